@@ -1,0 +1,1 @@
+"""The experiment file: typed, validated, and named."""

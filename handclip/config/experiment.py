@@ -1,0 +1,227 @@
+"""`ExperimentConfig`: everything an experiment file may say, with types, defaults, and why they are what they are."""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from handclip.config.losses import CrossEntropyConfig, LossConfig
+
+HAND_ASPECTS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
+"""The four aspects of an 11k Hands layout, in the order of the protocol's tables."""
+
+SINGLE_ASPECT = {"hd": "dorsal", "folder": "hand"}
+"""Data sets with one aspect only, and its name."""
+
+GalleryProtocol = Literal["gallery", "gallery_all"]
+Flip = Literal["none", "sum"]
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+class Section(BaseModel):
+    """A part of the file: unknown keys are errors, values cannot change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Augmentation(Section):
+    """Random changes to training images. The default is none: each is a choice to be reported."""
+
+    resize_crop: float = Field(1.0, ge=1, le=2)
+    """Resize to this multiple of the input size, then crop the input size at random (256 -> 224 is 1.143)."""
+    flip: Probability = 0.0
+    """Mirror with this probability. A mirrored right hand looks like a left one."""
+    rotation: float = Field(0.0, ge=0, le=180)
+    """Rotate by up to this many degrees either way; uncovered corners get the normalisation mean."""
+    scale: float = Field(0.0, ge=0, lt=1)
+    """Zoom by a factor from 1 - scale to 1 + scale."""
+    color_jitter: float = Field(0.0, ge=0, le=1)
+    """Change brightness, contrast and saturation by a factor from 1 - color_jitter to 1 + color_jitter."""
+    erasing: Probability = 0.0
+    """Erase a random rectangle (2 to 40 % of the area, filled with the normalisation mean) with this probability."""
+
+
+class ExperimentConfig(Section):
+    """One experiment: a model, its data, how it is trained, and how it is evaluated.
+
+    Paths are relative to the working directory.
+    """
+
+    # What is run
+    experiment: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    variant: Literal["baseline", "finetuned"] = "finetuned"
+    """`baseline` evaluates the pre-trained encoder as it is; `finetuned` trains."""
+    seed: int = Field(0, ge=0, lt=2**32)
+
+    # The data
+    dataset: Annotated[Literal["11k", "hd", "synthetic", "folder"], BeforeValidator(_lower)]
+    aspect: Literal["dorsal_r", "dorsal_l", "palmar_r", "palmar_l", "all", "dorsal", "hand"] = "dorsal_r"
+    """`all` trains the four aspects together, each (person, aspect) an identity, and evaluates each by itself."""
+    data_root: Path | None = None
+    """Folder of the data set; default `datasets/11k`, `datasets/HD`, `datasets/synthetic`."""
+    manifest: Path | None = None
+    """A manifest file, or a folder of them, made by `handclip prepare`."""
+    allow_missing: bool = False
+    """Prepare the data set although some of its images are absent (they are counted and reported)."""
+    train_split: Literal["train", "train_all"] = "train"
+    """`train_all` adds the validation images: nothing is left to select an epoch by, so the last one is kept."""
+
+    # The model
+    model: str = Field(min_length=1)
+    pretrained: str = "openai"
+    """An open_clip tag, a local weights file, or `none`."""
+    quick_gelu: bool | Literal["auto"] = "auto"
+    """`auto` takes the activation the weights were trained with."""
+    input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    """Pixels: one number for a square, or [height, width]; default the model's own."""
+    embedding: Literal["projected", "before_projection", "both"] = "projected"
+    bnneck: bool = False
+    """A batch-norm layer between the embedding (metric losses) and the classifiers (Luo et al. 2019)."""
+    test_feature: Literal["after_neck", "before_neck"] = "after_neck"
+    freeze: str = Field("none", pattern=r"^(none|all|all_but_last_[1-9]\d*)$")
+    """Part of the image encoder that does not train: `none`, `all`, or `all_but_last_2`, say."""
+    resume_from: Path | None = None
+    """A `.pth` of an earlier stage whose encoder training goes on from."""
+
+    # Training
+    losses: tuple[LossConfig, ...] = (CrossEntropyConfig(),)
+    epochs: PositiveInt = 30
+    batch_size: int = Field(32, ge=2)
+    sampler: Literal["auto", "random", "pk"] = "auto"
+    """`auto` draws P identities x K images whenever a loss needs positives, and single images at random otherwise."""
+    images_per_identity: int = Field(4, ge=2)
+    """K of P x K; P is batch_size / K."""
+    lr: float = Field(5e-5, gt=0)
+    """Learning rate of new parameters (classifiers, neck)."""
+    backbone_lr_scale: float = Field(0.1, ge=0, le=100)
+    """The encoder learns at lr times this."""
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup_epochs: float = Field(1.0, ge=0)
+    milestones: tuple[PositiveInt, ...] = (20, 25)
+    """Epochs after which the `step` schedule multiplies the learning rate by gamma."""
+    gamma: float = Field(0.1, gt=0, le=1)
+    gradient_clip: float = Field(1.0, ge=0)
+    """Largest norm of the gradient; 0 switches clipping off."""
+    augmentation: Augmentation = Augmentation()
+    monitor: Literal["val_map", "val_rank1"] = "val_map"
+    """What selects the best epoch, measured on the validation images of training identities."""
+    validation_interval: PositiveInt = 1
+    """Epochs from one validation to the next; the last epoch is always validated."""
+    early_stopping_patience: PositiveInt | None = None
+    """Stop after this many validations without a better `monitor`; default never."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` trains in bfloat16 where the hardware has it. Master weights and evaluation are always float32."""
+
+    # Evaluation
+    checkpoint: Path | None = None
+    """The trained model to evaluate; default the run's own best in `save_dir`."""
+    num_splits: int = Field(10, ge=1)
+    """How many of the manifest's query/gallery draws to evaluate."""
+    gallery_protocols: tuple[GalleryProtocol, ...] = Field(("gallery", "gallery_all"), min_length=1)
+    flip_settings: tuple[Flip, ...] = Field(("none", "sum"), min_length=1)
+    """`sum` adds the feature of the mirrored image before normalisation."""
+    eval_batch_size: PositiveInt = 64
+
+    # Where and on what
+    output_dir: Path = Path("train_logs")
+    save_dir: Path = Path("saved_models")
+    eval_dir: Path = Path("eval_logs")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    num_workers: int | Literal["auto"] = "auto"
+    """Processes that read and augment images; results do not depend on their number."""
+
+    PLACES: ClassVar[frozenset[str]] = frozenset({"output_dir", "save_dir", "eval_dir", "device", "num_workers"})
+    """Keys that say where and on what to run; they do not change what is computed."""
+    EVALUATION: ClassVar[frozenset[str]] = frozenset(
+        {"checkpoint", "num_splits", "gallery_protocols", "flip_settings", "eval_batch_size"}
+    )
+    """Keys that change how a model is evaluated, not the model."""
+    TRAINING: ClassVar[frozenset[str]] = frozenset(
+        {
+            "resume_from", "losses", "epochs", "batch_size", "sampler", "images_per_identity", "lr",
+            "backbone_lr_scale", "optimizer", "weight_decay", "schedule", "warmup_epochs", "milestones", "gamma",
+            "gradient_clip", "augmentation", "monitor", "validation_interval", "early_stopping_patience", "precision",
+            "freeze", "train_split", "bnneck", "test_feature",
+        }
+    )  # fmt: skip
+    """Keys that only training reads."""
+
+    @field_validator("losses")
+    @classmethod
+    def _not_empty(cls, value: tuple[LossConfig, ...]) -> tuple[LossConfig, ...]:
+        if not value:
+            raise ValueError("the list is empty; name at least one, such as `- type: cross_entropy`")
+        return value
+
+    @field_validator("num_workers")
+    @classmethod
+    def _not_negative(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("cannot be negative")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_only_aspect(cls, values: Any) -> Any:
+        """Where a data set has one aspect only, that is the aspect, so that `--set dataset=hd` needs no second key."""
+        if isinstance(values, dict):
+            only = SINGLE_ASPECT.get(str(values.get("dataset")).lower())
+            if only is not None:
+                return {**values, "aspect": only}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.dataset not in SINGLE_ASPECT and self.aspect not in (*HAND_ASPECTS, "all"):
+            raise ValueError(f"aspect: {self.dataset} has the aspects {', '.join(HAND_ASPECTS)} and all")
+        if self.dataset == "folder" and self.data_root is None and self.manifest is None:
+            raise ValueError("data_root: a folder data set needs the path of its folder")
+        if self.variant == "baseline" and (unused := sorted(self.model_fields_set & self.TRAINING)):
+            raise ValueError(f"{unused[0]}: has no effect with variant: baseline, which trains nothing")
+        if self.uses_pk_sampling and self.batch_size % self.images_per_identity:
+            raise ValueError(
+                f"batch_size: {self.batch_size} is not a multiple of images_per_identity ({self.images_per_identity}), "
+                "as P x K sampling needs"
+            )
+        if self.uses_pk_sampling and self.batch_size < 2 * self.images_per_identity:
+            raise ValueError(f"batch_size: {self.batch_size} holds one identity only; a positive needs a negative")
+        if self.sampler == "random" and (needy := [loss.type for loss in self.losses if loss.needs_positives]):
+            raise ValueError(f"sampler: random gives {needy[0]} no positives; use pk or auto")
+        if self.schedule != "step" and (set_ := sorted(self.model_fields_set & {"milestones", "gamma"})):
+            raise ValueError(f"{set_[0]}: is read only with schedule: step")
+        if self.schedule == "step" and list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("milestones: must rise from one to the next")
+        if self.warmup_epochs >= self.epochs and self.epochs > 1:
+            raise ValueError(f"warmup_epochs: {self.warmup_epochs:g} leaves nothing of {self.epochs} epochs")
+        if self.train_split == "train_all" and self.early_stopping_patience is not None:
+            raise ValueError("early_stopping_patience: train_split: train_all leaves no validation images to stop by")
+        if not self.bnneck and "test_feature" in self.model_fields_set:
+            raise ValueError("test_feature: is read only with bnneck: true")
+        return self
+
+    @property
+    def uses_pk_sampling(self) -> bool:
+        """Whether batches are drawn as P identities x K images."""
+        return self.sampler == "pk" or (self.sampler == "auto" and any(loss.needs_positives for loss in self.losses))
+
+    @property
+    def aspects(self) -> tuple[str, ...]:
+        """The aspects the run covers."""
+        return HAND_ASPECTS if self.aspect == "all" else (self.aspect,)
+
+    @property
+    def input_height_width(self) -> tuple[int, int] | None:
+        """`input_size` as (height, width) in pixels."""
+        return (self.input_size, self.input_size) if isinstance(self.input_size, int) else self.input_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values of every key: the resolved config."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,1 @@
+"""Data sets of hand photographs: manifests, splits, images."""

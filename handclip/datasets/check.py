@@ -1,0 +1,188 @@
+"""The rules that every manifest must obey, and the counts of the published protocol for complete data sets."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from handclip.datasets import hands11k, hd
+from handclip.datasets.manifest import Draw, Manifest
+from handclip.errors import DataError
+
+
+@dataclass(frozen=True)
+class ProtocolCounts:
+    """How many identities and images the splits of a complete data set have."""
+
+    train_identities: int
+    train_all: int
+    train: int
+    val: int
+    test_identities: int
+    test: int
+    query: int
+    gallery_identities: int
+    gallery: int
+    gallery_all: int
+
+
+FULL_COUNTS = {
+    ("11k", "dorsal_r"): ProtocolCounts(72, 962, 890, 72, 71, 1042, 971, 71, 71, 290),
+    ("11k", "dorsal_l"): ProtocolCounts(73, 808, 735, 73, 73, 1061, 988, 73, 73, 290),
+    ("11k", "palmar_r"): ProtocolCounts(72, 977, 905, 72, 71, 988, 917, 71, 71, 290),
+    ("11k", "palmar_l"): ProtocolCounts(76, 1004, 928, 76, 75, 1023, 948, 75, 75, 290),
+    ("hd", "dorsal"): ProtocolCounts(251, 2407, 2156, 251, 251, 2243, 1992, 464, 1593, 0),
+}
+
+
+def check_manifest(manifest: Manifest) -> list[str]:
+    """Every breach of the protocol as one sentence; an empty list for a sound manifest.
+
+    Checks that training, validation and test are disjoint where they must be, that each draw's query and gallery
+    partition the test images with one gallery image for each identity, that distractors are no one's own identity, that
+    labels are those of the data set, that files are in place, and the published counts if the data set is complete.
+    """
+    breaches = [*_splits(manifest), *_labels(manifest)]
+    for number, draw in enumerate(manifest.draws):
+        breaches += [f"draw {number}: {breach}" for breach in _draw(manifest, draw)]
+    breaches += _full_counts(manifest)
+    try:
+        manifest.verify_files()
+    except DataError as error:
+        breaches.append(str(error))
+    return breaches
+
+
+def _splits(manifest: Manifest) -> Iterator[str]:
+    train, val, test = (set(split) for split in (manifest.train, manifest.val, manifest.test))
+    for name, split in (("train", manifest.train), ("val", manifest.val), ("test", manifest.test)):
+        yield from _repeated(name, split)
+        if not split:
+            yield f"{name} has no images"
+    if not manifest.draws:
+        yield "there are no query/gallery draws"
+    if shared := train & val:
+        yield f"train and val share {_images(manifest, shared)}"
+    if shared := test & (train | val):
+        yield f"test shares {_images(manifest, shared)} with train and val"
+    if people := manifest.identities(train | val) & manifest.identities(test):
+        yield f"train and test share {_identities(manifest, people)}"
+    val_counts = Counter(manifest.images[index].identity for index in manifest.val)
+    if people := manifest.identities(train) - val_counts.keys():
+        yield f"val lacks {_identities(manifest, people)} of train"
+    if people := {identity for identity, count in val_counts.items() if count > 1}:
+        yield f"val has more than one image of {_identities(manifest, people)}"
+    galleries = {index for draw in manifest.draws for index in (*draw.gallery, *draw.gallery_all)}
+    if unused := set(range(len(manifest.images))) - train - val - test - galleries:
+        yield f"no split holds {_images(manifest, unused)}"
+    if people := manifest.identity_names.keys() - manifest.identities(range(len(manifest.images))):
+        yield f"there is no image of {_identities(manifest, people)}"
+
+
+def _labels(manifest: Manifest) -> Iterator[str]:
+    if people := manifest.identities(manifest.distractors) & _own_identities(manifest):
+        yield f"distractors have the labels of own {_identities(manifest, people)}"
+    if manifest.dataset == hands11k.DATASET:
+        offsets = hands11k.DISTRACTOR_OFFSETS.get(manifest.aspect, {})
+    elif manifest.dataset == hd.DATASET:
+        offsets = {hd.DISTRACTOR_FOLDER: hd.DISTRACTOR_OFFSET}
+        low = {one for one in manifest.identities(manifest.distractors) if one <= hd.DISTRACTOR_OFFSET}
+        if low:
+            yield f"distractors have labels of at most {hd.DISTRACTOR_OFFSET}: {_identities(manifest, low)}"
+    else:
+        return
+    wrong = {
+        identity for identity, name in manifest.identity_names.items() if identity != _label_of_name(name, offsets)
+    }
+    if wrong:
+        yield f"the label is not the number that the data set gives for {_identities(manifest, wrong)}"
+
+
+def _label_of_name(name: str, offsets: dict[str, int]) -> int | None:
+    """The integer that `0000012`, or with an offset `palmar_l/0000012`, stands for; None for anything else."""
+    source, _, number = name.rpartition("/")
+    if not (number.isascii() and number.isdigit()) or (source and source not in offsets):
+        return None
+    return int(number) + offsets.get(source, 0)
+
+
+def _draw(manifest: Manifest, draw: Draw) -> Iterator[str]:
+    query, gallery, gallery_all, test = (
+        set(one) for one in (draw.query, draw.gallery, draw.gallery_all, manifest.test)
+    )
+    distractors = set(manifest.distractors)
+    for name in ("query", "gallery", "gallery_all"):
+        yield from _repeated(name, getattr(draw, name))
+    if shared := query & gallery:
+        yield f"query and gallery share {_images(manifest, shared)}"
+    if absent := test - query - gallery:
+        yield f"neither query nor gallery holds {_images(manifest, absent)} of test"
+    if foreign := query - test:
+        yield f"query holds {_images(manifest, foreign)} not of test"
+    expected_distractors = distractors if manifest.dataset == hd.DATASET else set()
+    if foreign := gallery - test - expected_distractors:
+        yield f"gallery holds {_images(manifest, foreign)} not of test"
+    if absent := expected_distractors - gallery:
+        yield f"gallery lacks {_images(manifest, absent)} of distractors"
+    in_gallery = Counter(manifest.images[index].identity for index in gallery & test)
+    if people := manifest.identities(test) - in_gallery.keys():
+        yield f"gallery lacks {_identities(manifest, people)}"
+    if people := {identity for identity, count in in_gallery.items() if count > 1}:
+        yield f"gallery has more than one image of {_identities(manifest, people)}"
+    if "gallery_all" in manifest.gallery_protocols:
+        if absent := gallery - gallery_all:
+            yield f"gallery_all lacks {_images(manifest, absent)} of gallery"
+        if foreign := gallery_all - gallery - distractors:
+            yield f"gallery_all holds {_images(manifest, foreign)} neither of gallery nor of distractors"
+        in_gallery_all = Counter(manifest.images[index].identity for index in gallery_all)
+        if people := {identity for identity, count in in_gallery_all.items() if count > 1}:
+            yield f"gallery_all has more than one image of {_identities(manifest, people)}"
+
+
+def _full_counts(manifest: Manifest) -> Iterator[str]:
+    expected = FULL_COUNTS.get((manifest.dataset, manifest.aspect))
+    if expected is None or manifest.missing_images or manifest.unreadable_images:
+        return
+    if len(manifest.train_all) + len(manifest.test) != expected.train_all + expected.test:
+        return
+    found = {
+        "train_all identities": (len(manifest.identities(manifest.train_all)), expected.train_identities),
+        "train_all images": (len(manifest.train_all), expected.train_all),
+        "train images": (len(manifest.train), expected.train),
+        "val images": (len(manifest.val), expected.val),
+        "test identities": (len(manifest.identities(manifest.test)), expected.test_identities),
+        "test images": (len(manifest.test), expected.test),
+    }
+    for number, draw in enumerate(manifest.draws):
+        gallery_all_labels = len(manifest.identities(draw.gallery_all))
+        found |= {
+            f"query{number} images": (len(draw.query), expected.query),
+            f"gallery{number} identities": (len(manifest.identities(draw.gallery)), expected.gallery_identities),
+            f"gallery{number} images": (len(draw.gallery), expected.gallery),
+        }
+        if "gallery_all" in manifest.gallery_protocols:
+            found |= {
+                f"gallery{number}_all identities": (gallery_all_labels, expected.gallery_all),
+                f"gallery{number}_all images": (len(draw.gallery_all), expected.gallery_all),
+            }
+    for what, (count, published) in found.items():
+        if count != published:
+            yield f"{what}: {count:,}, where the complete data set has {published:,}"
+
+
+def _own_identities(manifest: Manifest) -> set[int]:
+    return manifest.identities({*manifest.train, *manifest.val, *manifest.test})
+
+
+def _repeated(name: str, indices: tuple[int, ...]) -> Iterator[str]:
+    if repeated := len(indices) - len(set(indices)):
+        yield f"{name} lists {repeated:,} images more than once"
+
+
+def _images(manifest: Manifest, indices: Iterable[int]) -> str:
+    paths = sorted(manifest.images[index].path for index in indices)
+    return f"{len(paths):,} images ({', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''})"
+
+
+def _identities(manifest: Manifest, identities: Iterable[int]) -> str:
+    names = [manifest.identity_names.get(identity, str(identity)) for identity in sorted(identities)]
+    return f"{len(names):,} identities ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

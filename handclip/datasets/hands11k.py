@@ -1,0 +1,215 @@
+"""11k Hands (Afifi, 2019): `HandInfo.csv` and `Hands/`, split by identity number into four aspects of the hand."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from handclip.datasets.images import ImageFacts, Progress, inspect_images
+from handclip.datasets.manifest import Manifest
+from handclip.datasets.splits import Exclusions, Identity, SeededDraws, Splits, assemble_manifest
+from handclip.errors import DataError
+
+DATASET = "11k"
+ASPECTS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
+LAST_TRAIN_IDENTITY = {"dorsal_r": 1050, "dorsal_l": 1037, "palmar_r": 1051, "palmar_l": 1042}
+# In `gallery_all` the same person's other hand or side is another identity: its number is moved out of the way.
+DISTRACTOR_OFFSETS = {
+    "dorsal_r": {"dorsal_l": 11_000_000, "palmar_r": 21_000_000, "palmar_l": 31_000_000},
+    "dorsal_l": {"dorsal_r": 11_000_000, "palmar_r": 21_000_000, "palmar_l": 31_000_000},
+    "palmar_r": {"dorsal_l": 11_000_000, "dorsal_r": 21_000_000, "palmar_l": 31_000_000},
+    "palmar_l": {"palmar_r": 11_000_000, "dorsal_r": 21_000_000, "dorsal_l": 31_000_000},
+}
+
+_ASPECT_TEXTS = {
+    "dorsal right": "dorsal_r",
+    "dorsal left": "dorsal_l",
+    "palmar right": "palmar_r",
+    "palmar left": "palmar_l",
+}
+_COLUMNS = ("id", "accessories", "aspectOfHand", "imageName")
+# Seven digits, so that no number plus an offset meets another.
+_LARGEST_IDENTITY = 9_999_999
+
+
+@dataclass(frozen=True)
+class HandInfoRow:
+    """What the protocol needs of one row of `HandInfo.csv`; `identity_text` has no surrounding spaces."""
+
+    identity: int
+    identity_text: str
+    aspect: str
+    image_name: str
+
+    @property
+    def path(self) -> str:
+        """The image's path relative to the data set's root."""
+        return f"Hands/{self.image_name}"
+
+
+def has_11k_layout(root: Path) -> bool:
+    """Whether the folder holds `HandInfo.csv` and `Hands/`."""
+    return (root / "HandInfo.csv").is_file() and (root / "Hands").is_dir()
+
+
+def read_hand_info(root: Path) -> list[HandInfoRow]:
+    """Read the rows without accessories from `root/HandInfo.csv`.
+
+    Any column order, line ends, UTF-8 or Windows-1252, and stray spaces are accepted.
+
+    Raises:
+        DataError: the layout is not that of 11k Hands, a column is missing, a value is not valid (names the line), or
+            an image is listed twice.
+    """
+    if not has_11k_layout(root):
+        raise DataError(f"{root} is not 11k Hands: expected {root / 'HandInfo.csv'} and the folder {root / 'Hands'}")
+    table = root / "HandInfo.csv"
+    reader = csv.reader(io.StringIO(_decode_text(table), newline=""), skipinitialspace=True)
+    header = [name.strip() for name in next(reader, [])]
+    missing = [column for column in _COLUMNS if column not in header]
+    if missing:
+        raise DataError(f"{table} lacks the column {', '.join(missing)}; it has {', '.join(header) or 'none'}")
+    rows: list[HandInfoRow] = []
+    line_of_image: dict[str, int] = {}
+    for cells in reader:
+        if not any(cell.strip() for cell in cells):
+            continue
+        where = f"{table}, line {reader.line_num}"
+        if len(cells) != len(header):
+            raise DataError(f"{where}: {len(cells)} values for {len(header)} columns")
+        values = {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
+        row, has_accessories = _parse_row(values, where)
+        if row.image_name in line_of_image:
+            raise DataError(f"{where}: {row.image_name} is already listed in line {line_of_image[row.image_name]}")
+        line_of_image[row.image_name] = reader.line_num
+        if not has_accessories:
+            rows.append(row)
+    return rows
+
+
+def prepare_11k(
+    root: Path,
+    *,
+    seed: int = 0,
+    num_draws: int = 10,
+    allow_missing: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Manifest]:
+    """Make the manifests of the four aspects, `gallery_all` included.
+
+    Args:
+        root: the folder that holds `HandInfo.csv` and `Hands/`.
+        allow_missing: leave out and count images that are absent or unreadable, instead of refusing.
+
+    Raises:
+        DataError: as for `read_hand_info`; images are absent or unreadable; there is no image at all.
+    """
+    rows = read_hand_info(root)
+    on_disk = {entry.name for entry in (root / "Hands").iterdir()}
+    present = [row for row in rows if row.image_name in on_disk]
+    if len(present) < len(rows) and not allow_missing:
+        absent = [row.image_name for row in rows if row.image_name not in on_disk]
+        raise DataError(
+            f"{len(absent):,} of the {len(rows):,} images without accessories in {root / 'HandInfo.csv'} are not in "
+            f"{root / 'Hands'}: {', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}; to work with a part of "
+            "the data set, pass --allow-missing"
+        )
+    facts = inspect_images(root, [row.path for row in present], allow_unreadable=allow_missing, progress=progress)
+    if not facts:
+        raise DataError(f"{root / 'Hands'} holds none of the images of {root / 'HandInfo.csv'}")
+    identities = {
+        aspect: _identities(row for row in rows if row.aspect == aspect and row.path in facts) for aspect in ASPECTS
+    }
+    splits = {aspect: _split(aspect, identities[aspect], seed, num_draws) for aspect in ASPECTS}
+    manifests = {}
+    for aspect in ASPECTS:
+        with_all = _with_gallery_all(aspect, splits)
+        manifests[aspect] = assemble_manifest(
+            dataset=DATASET,
+            aspect=aspect,
+            seed=seed,
+            root=root,
+            identities=[*identities[aspect], *_distractors(aspect, identities, with_all)],
+            splits=with_all,
+            facts=facts,
+            exclusions=_exclusions(aspect, rows, on_disk, facts),
+        )
+    return manifests
+
+
+def _identities(rows: Iterable[HandInfoRow]) -> list[Identity]:
+    by_identity: dict[int, list[HandInfoRow]] = {}
+    for row in rows:
+        by_identity.setdefault(row.identity, []).append(row)
+    return [
+        Identity(identity, min(row.identity_text for row in group), tuple(sorted(row.path for row in group)))
+        for identity, group in sorted(by_identity.items())
+    ]
+
+
+def _split(aspect: str, identities: Sequence[Identity], seed: int, num_draws: int) -> Splits:
+    train = [identity for identity in identities if identity.label <= LAST_TRAIN_IDENTITY[aspect]]
+    test = [identity for identity in identities if identity.label > LAST_TRAIN_IDENTITY[aspect]]
+    return SeededDraws(seed, DATASET, aspect).split(train, test, num_draws)
+
+
+def _with_gallery_all(aspect: str, splits: Mapping[str, Splits]) -> Splits:
+    """Give each draw of one aspect the galleries that all four aspects have in the draw of that number."""
+    draws = [
+        replace(draw, gallery_all={path for other in ASPECTS for path in splits[other].draws[number].gallery})
+        for number, draw in enumerate(splits[aspect].draws)
+    ]
+    return replace(splits[aspect], draws=draws)
+
+
+def _distractors(aspect: str, identities: Mapping[str, Sequence[Identity]], splits: Splits) -> list[Identity]:
+    """The other aspects' gallery identities, renumbered, with those of their images that some draw uses."""
+    used = {path for draw in splits.draws for path in draw.gallery_all}
+    return [
+        Identity(identity.label + offset, f"{other}/{identity.name}", tuple(sorted(used.intersection(identity.paths))))
+        for other, offset in DISTRACTOR_OFFSETS[aspect].items()
+        for identity in identities[other]
+        if not used.isdisjoint(identity.paths)
+    ]
+
+
+def _exclusions(
+    aspect: str, rows: Iterable[HandInfoRow], on_disk: set[str], facts: Mapping[str, ImageFacts]
+) -> Exclusions:
+    of_aspect = [row for row in rows if row.aspect == aspect]
+    present = [row for row in of_aspect if row.image_name in on_disk]
+    readable = [row for row in present if row.path in facts]
+    return Exclusions(
+        missing_images=len(of_aspect) - len(present),
+        unreadable_images=len(present) - len(readable),
+        empty_identities=len({row.identity for row in of_aspect} - {row.identity for row in readable}),
+    )
+
+
+def _parse_row(values: Mapping[str, str], where: str) -> tuple[HandInfoRow, bool]:
+    """One row, and whether the hand wears accessories."""
+    identity_text = values["id"]
+    if not (identity_text.isascii() and identity_text.isdigit()) or int(identity_text) > _LARGEST_IDENTITY:
+        raise DataError(f"{where}: id {identity_text!r} is not a whole number from 0 to {_LARGEST_IDENTITY:,}")
+    aspect = _ASPECT_TEXTS.get(" ".join(values["aspectOfHand"].lower().split()))
+    if aspect is None:
+        raise DataError(f"{where}: aspectOfHand {values['aspectOfHand']!r} is none of {', '.join(_ASPECT_TEXTS)}")
+    if values["accessories"] not in ("0", "1"):
+        raise DataError(f"{where}: accessories {values['accessories']!r} is neither 0 nor 1")
+    image_name = values["imageName"]
+    if image_name in ("", ".", "..") or "/" in image_name or "\\" in image_name:
+        raise DataError(f"{where}: imageName {image_name!r} is not the name of a file in Hands")
+    return HandInfoRow(int(identity_text), identity_text, aspect, image_name), values["accessories"] == "1"
+
+
+def _decode_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        # Latin-1, unlike Windows-1252, has a character for every byte; the columns in use are ASCII in both.
+        return data.decode("latin-1")

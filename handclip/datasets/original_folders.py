@@ -1,0 +1,145 @@
+"""Splits that the data sets' original scripts wrote as folders of copies, read as they are.
+
+A split root holds `train_all`, `train`, `val`, `test`, `query0`, `gallery0`, `gallery0_all`, `query1`, ... and each of
+these one folder for each identity, whose name is the label once converted to an integer.
+"""
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from handclip.datasets import hands11k, hd
+from handclip.datasets.images import IMAGE_EXTENSIONS, Progress, inspect_images
+from handclip.datasets.manifest import Manifest
+from handclip.datasets.splits import Exclusions, Identity, PathDraw, Splits, assemble_manifest
+from handclip.errors import DataError
+
+_FIXED_SPLITS = ("train_all", "train", "val", "test")
+
+
+def find_original_splits(root: Path, dataset: str) -> dict[str, Path]:
+    """The split root of each aspect that the original scripts prepared."""
+    if dataset == hands11k.DATASET:
+        folders = {aspect: root / f"train_val_test_split_{aspect}" for aspect in hands11k.ASPECTS}
+        return {aspect: folder for aspect, folder in folders.items() if folder.is_dir()}
+    if dataset == hd.DATASET:
+        for base in (root, root / "Original Images", root / "Original_Images"):
+            if (base / "train_val_test_split").is_dir():
+                return {hd.ASPECT: base / "train_val_test_split"}
+    return {}
+
+
+def has_original_splits(root: Path, dataset: str) -> bool:
+    """Whether the original scripts prepared at least one aspect."""
+    return bool(find_original_splits(root, dataset))
+
+
+def read_original_splits(root: Path, dataset: str, progress: Progress | None = None) -> dict[str, Manifest]:
+    """Read the manifests of all aspects that the original scripts prepared; their `seed` is None.
+
+    A file that occurs in several splits (same label, name and size) is one image.
+
+    Raises:
+        DataError: a folder is missing, a draw is missing, a folder's name is not an identity, `train_all` is not
+            `train` and `val` together, or images are unreadable.
+    """
+    found = find_original_splits(root, dataset)
+    if not found:
+        raise DataError(f"{root} holds no splits that the original {dataset} script prepared (train_val_test_split...)")
+    copies = {aspect: _Copies(folder) for aspect, folder in found.items()}
+    splits = {aspect: _read_splits(copies[aspect]) for aspect in found}
+    base = next(iter(found.values())).parent
+    paths = [path for aspect in found for path in copies[aspect].label_of]
+    facts = inspect_images(base, paths, progress=progress)
+    manifests = {}
+    for aspect in found:
+        paths_of: dict[int, list[str]] = defaultdict(list)
+        for path, label in copies[aspect].label_of.items():
+            paths_of[label].append(path)
+        names = copies[aspect].name_of
+        manifests[aspect] = assemble_manifest(
+            dataset=dataset,
+            aspect=aspect,
+            seed=None,
+            root=base,
+            identities=[Identity(label, names[label], tuple(paths_of[label])) for label in sorted(paths_of)],
+            splits=splits[aspect],
+            facts=facts,
+            exclusions=Exclusions(
+                ignored_files=copies[aspect].ignored_files, empty_identities=len(names) - len(paths_of)
+            ),
+        )
+    return manifests
+
+
+@dataclass
+class _Copies:
+    """The distinct images under one split root, each known by the path of its first copy."""
+
+    folder: Path
+    label_of: dict[str, int] = field(default_factory=dict)
+    name_of: dict[int, str] = field(default_factory=dict)
+    ignored_files: int = 0
+    _path_of: dict[tuple[int, str, int], str] = field(default_factory=dict)
+
+    def read(self, split: str) -> frozenset[str]:
+        """The images of one split."""
+        paths = set()
+        for identity_folder in sorted(entry for entry in (self.folder / split).iterdir() if entry.is_dir()):
+            text = identity_folder.name.strip()
+            if not (text.isascii() and text.isdigit()):
+                raise DataError(f"{identity_folder}: the folder's name is not an identity number")
+            label = int(text)
+            self.name_of.setdefault(label, text)
+            for file in sorted(identity_folder.iterdir()):
+                if file.suffix.lower() not in IMAGE_EXTENSIONS or file.name.startswith("."):
+                    self.ignored_files += 1
+                    continue
+                path = file.relative_to(self.folder.parent).as_posix()
+                path = self._path_of.setdefault((label, file.name, file.stat().st_size), path)
+                self.label_of[path] = label
+                paths.add(path)
+        return frozenset(paths)
+
+
+def _read_splits(copies: _Copies) -> Splits:
+    folder = copies.folder
+    missing = [split for split in _FIXED_SPLITS if not (folder / split).is_dir()]
+    if missing:
+        raise DataError(f"{folder} lacks the folder {', '.join(missing)}; prepare the data set again")
+    numbers = _draw_numbers(folder)
+    train_all, train, val, test = (copies.read(split) for split in _FIXED_SPLITS)
+    if train_all != train | val:
+        different = sorted(train_all ^ (train | val))
+        raise DataError(
+            f"{folder}: train_all is not train and val together: they differ in {len(different):,} images, for "
+            f"example {different[0]}; prepare the data set again"
+        )
+    draws = []
+    for number in numbers:
+        gallery_all = f"gallery{number}_all"
+        draws.append(
+            PathDraw(
+                query=copies.read(f"query{number}"),
+                gallery=copies.read(f"gallery{number}"),
+                gallery_all=copies.read(gallery_all) if (folder / gallery_all).is_dir() else frozenset(),
+            )
+        )
+    return Splits(train, val, test, draws)
+
+
+def _draw_numbers(folder: Path) -> range:
+    """The numbers of the draws, after checking that they run from 0 without a gap and each has all its folders."""
+    found: dict[str, set[int]] = {"query": set(), "gallery": set(), "gallery_all": set()}
+    for entry in folder.iterdir():
+        match = re.fullmatch(r"(query|gallery)([0-9]+)(_all)?", entry.name)
+        if match and entry.is_dir() and match[1] + (match[3] or "") in found:
+            found[match[1] + (match[3] or "")].add(int(match[2]))
+    expected = range(1 + max((*found["query"], *found["gallery"], *found["gallery_all"]), default=0))
+    missing = [f"{kind}{number}" for kind in ("query", "gallery") for number in expected if number not in found[kind]]
+    if found["gallery_all"]:
+        missing += [f"gallery{number}_all" for number in expected if number not in found["gallery_all"]]
+    if missing:
+        raise DataError(f"{folder} lacks the folder {', '.join(missing)}; prepare the data set again")
+    return expected

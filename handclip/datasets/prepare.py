@@ -1,0 +1,213 @@
+"""From a data set on disk to manifests on disk, once, so that everyone who compares uses the same splits."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from handclip.datasets import folder, hands11k, hd
+from handclip.datasets.check import check_manifest
+from handclip.datasets.folder import prepare_folder
+from handclip.datasets.hands11k import has_11k_layout, prepare_11k
+from handclip.datasets.hd import find_hd_folder, prepare_hd
+from handclip.datasets.images import Progress
+from handclip.datasets.manifest import Manifest
+from handclip.datasets.original_folders import find_original_splits, has_original_splits, read_original_splits
+from handclip.datasets.summary import split_table_csv, summarise
+from handclip.errors import ConfigError, DataError, did_you_mean
+from handclip.files import write_text
+
+ASPECTS: Mapping[str, tuple[str, ...]] = {
+    hands11k.DATASET: hands11k.ASPECTS,
+    hd.DATASET: (hd.ASPECT,),
+    folder.DATASET: (folder.ASPECT,),
+}
+"""The aspects of each data set."""
+
+Origin = Literal["manifests", "original_splits", "images"]
+"""Where manifests came from: files that were there, folders of the original scripts, or fresh draws over the images."""
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """The manifests of a data set by aspect, the folder of their files, and whether these were there already."""
+
+    manifests: dict[str, Manifest]
+    folder: Path
+    origin: Origin
+    unchanged: bool
+
+
+def manifest_path(out: Path, aspect: str) -> Path:
+    """The manifest file of an aspect in a folder of manifests."""
+    return out / f"manifest_{aspect}.json"
+
+
+def prepare(
+    dataset: str,
+    root: Path,
+    out: Path,
+    *,
+    seed: int = 0,
+    num_draws: int = 10,
+    allow_missing: bool = False,
+    deterministic_gallery: bool = False,
+    progress: Progress | None = None,
+) -> PreparedDataset:
+    """Write a manifest for each aspect, `summary.json` and `dataset_summary.csv` to `out`.
+
+    Splits are drawn from the images; where only folders prepared by the original scripts are left, those are read.
+    Doing it again is harmless: `out` may hold the very same manifests, but no others.
+
+    Args:
+        dataset: `11k`, `hd` or `folder`.
+        root: where the data set lies.
+        allow_missing: leave out and count absent or unreadable images, instead of refusing.
+        deterministic_gallery: HD only: the gallery image is the first of each identity, not a random one.
+
+    Raises:
+        ConfigError: an unknown data set, or an option that it does not have.
+        DataError: the data set is not as it should be, or `out` holds other manifests.
+        HandCLIPError: `out` cannot be written.
+    """
+    _require_known(dataset)
+    if num_draws < 1:
+        raise ConfigError(f"the number of draws must be at least 1, not {num_draws}")
+    if deterministic_gallery and dataset != hd.DATASET:
+        raise ConfigError(f"a deterministic gallery is defined for hd only, not for {dataset}")
+    if not _has_images(dataset, root) and has_original_splits(root, dataset):
+        return _store(_read_sound_original_splits(root, dataset, progress), out, "original_splits")
+    if dataset == hands11k.DATASET:
+        manifests = prepare_11k(root, seed=seed, num_draws=num_draws, allow_missing=allow_missing, progress=progress)
+    elif dataset == hd.DATASET:
+        manifests = prepare_hd(
+            root,
+            seed=seed,
+            num_draws=num_draws,
+            allow_missing=allow_missing,
+            deterministic_gallery=deterministic_gallery,
+            progress=progress,
+        )
+    else:
+        manifests = prepare_folder(root, seed=seed, num_draws=num_draws, allow_missing=allow_missing, progress=progress)
+    return _store(manifests, out, "images")
+
+
+def find_or_prepare(
+    dataset: str,
+    root: Path,
+    cache: Path,
+    *,
+    aspects: Sequence[str] | None = None,
+    seed: int = 0,
+    allow_missing: bool = False,
+    progress: Progress | None = None,
+) -> PreparedDataset:
+    """Load the manifests of a data set, or make and keep them on first use.
+
+    In this order: manifests in `root/manifests` (or those kept in `cache`), folders prepared by the original scripts,
+    the images themselves. What was made is kept in `root/manifests`, or in `cache` if `root` is read-only.
+
+    Args:
+        aspects: those that are needed, by default all of the data set.
+
+    Raises:
+        ConfigError: an unknown data set or aspect.
+        DataError: manifests or data set are not as they should be, or images of the manifests are gone.
+        HandCLIPError: the manifests cannot be written.
+    """
+    _require_known(dataset)
+    needed = ASPECTS[dataset] if aspects is None else tuple(aspects)
+    for aspect in needed:
+        if aspect not in ASPECTS[dataset]:
+            raise ConfigError(f"{dataset} has no aspect '{aspect}'.{did_you_mean(aspect, ASPECTS[dataset])}")
+    beside = root / "manifests"
+    # The cache serves any number of data sets, each under its own place on this machine.
+    cached = cache / f"{dataset}_{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:12]}"
+    for out in (beside, cached):
+        if all(manifest_path(out, aspect).is_file() for aspect in needed):
+            manifests = {aspect: _load_for(dataset, aspect, out) for aspect in needed}
+            return PreparedDataset(manifests, out, "manifests", unchanged=True)
+    out = beside if _is_writable(root) else cached
+    if set(needed) <= find_original_splits(root, dataset).keys():
+        return _store(_read_sound_original_splits(root, dataset, progress), out, "original_splits")
+    return prepare(dataset, root, out, seed=seed, allow_missing=allow_missing, progress=progress)
+
+
+def _require_known(dataset: str) -> None:
+    if dataset not in ASPECTS:
+        raise ConfigError(f"there is no data set '{dataset}'.{did_you_mean(dataset, ASPECTS)}")
+
+
+def _has_images(dataset: str, root: Path) -> bool:
+    if dataset == hands11k.DATASET:
+        return has_11k_layout(root)
+    return dataset != hd.DATASET or find_hd_folder(root) is not None
+
+
+def _load_for(dataset: str, aspect: str, out: Path) -> Manifest:
+    path = manifest_path(out, aspect)
+    manifest = Manifest.load(path)
+    if (manifest.dataset, manifest.aspect) != (dataset, aspect):
+        raise DataError(f"{path} is the manifest of {manifest.dataset} {manifest.aspect}, not of {dataset} {aspect}")
+    manifest.verify_files()
+    return manifest
+
+
+def _read_sound_original_splits(root: Path, dataset: str, progress: Progress | None) -> dict[str, Manifest]:
+    """Original splits that were prepared twice overlap, and nothing measured on them would be worth anything."""
+    manifests = read_original_splits(root, dataset, progress)
+    breaches = [f"{aspect}: {breach}" for aspect, manifest in manifests.items() for breach in check_manifest(manifest)]
+    if breaches:
+        raise DataError(
+            f"the splits that the original script prepared in {root} break the protocol; remove these folders and "
+            "prepare the data set again:" + "".join(f"\n  {breach}" for breach in breaches)
+        )
+    return manifests
+
+
+def _store(manifests: dict[str, Manifest], out: Path, origin: Origin) -> PreparedDataset:
+    unchanged = _holds_same(manifests, out)
+    for aspect, manifest in manifests.items():
+        path = manifest_path(out, aspect)
+        if not (path.is_file() and Manifest.load(path) == manifest):
+            manifest.save(path)
+    summary = {aspect: summarise(manifest) for aspect, manifest in manifests.items()}
+    _write_if_different(out / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    _write_if_different(out / "dataset_summary.csv", split_table_csv(manifests.values()))
+    return PreparedDataset(manifests, out, origin, unchanged)
+
+
+def _holds_same(manifests: Mapping[str, Manifest], out: Path) -> bool:
+    """Whether `out` holds these manifests already; an error if it holds others."""
+    if not out.exists():
+        return False
+    if not out.is_dir():
+        raise DataError(f"{out} is a file, not a folder for manifests")
+    present = sorted(out.glob("manifest_*.json"))
+    expected = {manifest_path(out, aspect): manifest for aspect, manifest in manifests.items()}
+    different = [
+        path.name for path in present if path not in expected or Manifest.load(path).sha256 != expected[path].sha256
+    ]
+    if different:
+        raise DataError(
+            f"{out} already holds other manifests ({', '.join(different)}), and nothing was overwritten; "
+            "choose another folder, or remove them"
+        )
+    return len(present) == len(expected)
+
+
+def _write_if_different(path: Path, text: str) -> None:
+    if not (path.is_file() and path.read_bytes() == text.encode("utf-8")):
+        write_text(path, text)
+
+
+def _is_writable(root: Path) -> bool:
+    """Whether the folder is meant to be written to, which its permission bits tell even the superuser."""
+    try:
+        return os.access(root, os.W_OK) and bool(root.stat().st_mode & 0o222)
+    except OSError:
+        return False

@@ -1,0 +1,107 @@
+"""Which images make up each training batch: P identities x K images, or images at random.
+
+An epoch's batches depend on the seed and the epoch alone, so an interrupted run goes on exactly where it stopped. Each
+image comes with a seed of its own for its augmentation.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from handclip.errors import DataError
+
+Item = tuple[int, int]
+"""Index of an image, and the seed of its augmentation."""
+
+
+class _EpochSampler(Sampler[list[Item]]):
+    def __init__(self, labels: Sequence[int], batch_size: int, seed: int) -> None:
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches come next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        for batch in self._batches(random):
+            seeds = random.integers(2**63, size=len(batch))
+            yield list(zip((int(index) for index in batch), (int(seed) for seed in seeds), strict=True))
+
+    def _batches(self, random: np.random.Generator) -> list[np.ndarray]:
+        raise NotImplementedError
+
+
+class RandomBatchSampler(_EpochSampler):
+    """Every image once an epoch, in random order, in batches of nearly equal size (at most `batch_size`)."""
+
+    def __init__(self, labels: Sequence[int], batch_size: int, seed: int) -> None:
+        super().__init__(labels, batch_size, seed)
+        if len(self.labels) < 2:
+            raise DataError(f"training needs at least two images, but there are {len(self.labels)}")
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch_size)
+
+    def _batches(self, random: np.random.Generator) -> list[np.ndarray]:
+        return np.array_split(random.permutation(len(self.labels)), len(self))
+
+
+class PKBatchSampler(_EpochSampler):
+    """Batches of P identities with K images each (Hermans et al. 2017), so that each anchor has K-1 positives.
+
+    Every image is drawn at least once an epoch: an identity's images are shuffled and cut into chunks of K, the last of
+    which is filled up from the same identity (one with fewer than K images repeats them, each under another
+    augmentation). A batch takes P identities among those with the most chunks left; where fewer are left, others are
+    drawn again.
+
+    Raises:
+        DataError: there are fewer than P identities.
+    """
+
+    def __init__(self, labels: Sequence[int], identities_per_batch: int, images_per_identity: int, seed: int) -> None:
+        super().__init__(labels, identities_per_batch * images_per_identity, seed)
+        self.identities_per_batch = identities_per_batch
+        self.images_per_identity = images_per_identity
+        self._images = [np.flatnonzero(self.labels == label) for label in np.unique(self.labels)]
+        if len(self._images) < identities_per_batch:
+            raise DataError(
+                f"a batch needs {identities_per_batch} identities (batch_size / images_per_identity), "
+                f"but there are {len(self._images)} to train on; lower batch_size or raise images_per_identity"
+            )
+        self._chunks = np.array([-(-len(images) // images_per_identity) for images in self._images])
+
+    @property
+    def small_identities(self) -> int:
+        """Identities with fewer than K images, which repeat some within a chunk."""
+        return sum(len(images) < self.images_per_identity for images in self._images)
+
+    def __len__(self) -> int:
+        # Taking the fullest identities first needs no more batches than either bound asks for.
+        return int(max(self._chunks.max(), -(-self._chunks.sum() // self.identities_per_batch)))
+
+    def _batches(self, random: np.random.Generator) -> list[np.ndarray]:
+        chunks = [self._shuffled_chunks(images, random) for images in self._images]
+        batches = []
+        while any(chunks):
+            left = np.array([len(own) for own in chunks])
+            fullest_first = np.lexsort((random.random(len(left)), -left))
+            drawn = [
+                chunks[i].pop() if chunks[i] else self._shuffled_chunks(self._images[i], random)[0]
+                for i in fullest_first[: self.identities_per_batch]
+            ]
+            batches.append(np.concatenate(drawn))
+        return [batches[i] for i in random.permutation(len(batches))]
+
+    def _shuffled_chunks(self, images: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
+        k = self.images_per_identity
+        order = random.permutation(images)
+        lacking = -len(order) % k
+        if lacking:
+            pool = order[: len(order) - len(order) % k] if len(order) > k else order
+            order = np.concatenate([order, random.choice(pool, lacking, replace=lacking > len(pool))])
+        return np.split(order, len(order) // k)

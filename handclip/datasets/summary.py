@@ -1,0 +1,103 @@
+"""What is in a data set: counts for each split, and how unevenly images are spread over identities."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+
+from handclip.datasets.manifest import Draw, Manifest
+
+
+@dataclass(frozen=True)
+class SplitRow:
+    """One split: `minimum` and `maximum` are images per identity, followed by how many identities have as many.
+
+    `imbalance` is maximum / minimum, None for an empty split; a split is balanced if all identities have equally many
+    images. `identities` and `images` include distractors, `distractor_identities` counts these alone.
+    """
+
+    split: str
+    identities: int
+    images: int
+    minimum: int
+    minimum_identities: int
+    maximum: int
+    maximum_identities: int
+    imbalance: float | None
+    balanced: bool
+    distractor_identities: int
+
+
+def summarise(manifest: Manifest) -> dict[str, int | str]:
+    """The counts of `summary.json` for one aspect; those of query and galleries are for the first draw."""
+    draw = manifest.draws[0] if manifest.draws else Draw((), ())
+    return {
+        "train_identities": len(manifest.identities(manifest.train_all)),
+        "train_images": len(manifest.train),
+        "val_images": len(manifest.val),
+        "train_all_images": len(manifest.train_all),
+        "test_identities": len(manifest.identities(manifest.test)),
+        "test_images": len(manifest.test),
+        "query_images": len(draw.query),
+        "gallery_images": len(draw.gallery),
+        "gallery_all_images": len(draw.gallery_all),
+        "missing_images": manifest.missing_images,
+        "unreadable_images": manifest.unreadable_images,
+        "ignored_files": manifest.ignored_files,
+        "empty_identities": manifest.empty_identities,
+        "single_image_train_identities": _single_image_identities(manifest, manifest.train_all),
+        "single_image_test_identities": _single_image_identities(manifest, manifest.test),
+        "sha256": manifest.sha256,
+    }
+
+
+def split_table(manifest: Manifest) -> list[SplitRow]:
+    """One row for each split; query and galleries are those of the first draw."""
+    splits = {
+        "train_all": manifest.train_all,
+        "train": manifest.train,
+        "val": manifest.val,
+        "test": manifest.test,
+    }
+    for draw in manifest.draws[:1]:
+        splits |= {"query0": draw.query, "gallery0": draw.gallery}
+        if "gallery_all" in manifest.gallery_protocols:
+            splits["gallery0_all"] = draw.gallery_all
+    distractors = manifest.identities(manifest.distractors)
+    return [_row(manifest, name, indices, distractors) for name, indices in splits.items()]
+
+
+def split_table_csv(manifests: Iterable[Manifest]) -> str:
+    """The split tables of several manifests as comma-separated text, with data set and aspect in front."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["dataset", "aspect", *(field.name for field in fields(SplitRow))])
+    for manifest in manifests:
+        for row in split_table(manifest):
+            values = asdict(row) | {"imbalance": "" if row.imbalance is None else f"{row.imbalance:.4g}"}
+            writer.writerow([manifest.dataset, manifest.aspect, *values.values()])
+    return text.getvalue()
+
+
+def _row(manifest: Manifest, split: str, indices: tuple[int, ...], distractors: set[int]) -> SplitRow:
+    images_of = Counter(manifest.images[index].identity for index in indices)
+    identities_with = Counter(images_of.values())
+    minimum, maximum = min(identities_with, default=0), max(identities_with, default=0)
+    return SplitRow(
+        split=split,
+        identities=len(images_of),
+        images=len(indices),
+        minimum=minimum,
+        minimum_identities=identities_with[minimum],
+        maximum=maximum,
+        maximum_identities=identities_with[maximum],
+        imbalance=maximum / minimum if indices else None,
+        balanced=minimum == maximum,
+        distractor_identities=len(images_of.keys() & distractors),
+    )
+
+
+def _single_image_identities(manifest: Manifest, indices: tuple[int, ...]) -> int:
+    images_of = Counter(manifest.images[index].identity for index in indices)
+    return sum(count == 1 for count in images_of.values())

@@ -1,0 +1,133 @@
+"""From a config to the images of training, validation and evaluation."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from handclip.config.experiment import ExperimentConfig
+from handclip.datasets.manifest import Manifest
+from handclip.datasets.prepare import find_or_prepare, manifest_path
+from handclip.datasets.synthetic import SyntheticHands, generate
+from handclip.datasets.torch_dataset import LabelledImage
+from handclip.engine.progress import progress_over
+from handclip.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Labelled images of the training identities; test identities are not in reach.
+
+    `identities` names each class; the label of an image is its index in it. Validation is retrieval: the query is the
+    validation image of an identity, the gallery one of its training images.
+    """
+
+    train: list[LabelledImage]
+    val_queries: list[LabelledImage]
+    val_gallery: list[LabelledImage]
+    identities: list[str]
+    left_out_identities: int
+    """Identities whose only image is their validation image: there is nothing to train on."""
+
+
+def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
+    """Return the manifest of each aspect that a config covers, preparing the data set on first use.
+
+    Raises:
+        HandCLIPError: the data set is not there or is not what it should be, or the manifest is of another one.
+    """
+    if config.manifest is not None:
+        return {aspect: _read_manifest(config, config.manifest, aspect) for aspect in config.aspects}
+    root = default_root(config)
+    if config.dataset == "synthetic":
+        with progress_over("drawing synthetic hands") as report:
+            generate(root, SyntheticHands(), report)
+    if not root.is_dir():
+        raise DataError(f"{root}: there is no such folder. Put the data set there, or name its place with data_root")
+    layout = "11k" if config.dataset == "synthetic" else config.dataset
+    with progress_over("reading images") as report:
+        prepared = find_or_prepare(
+            layout,
+            root,
+            _CACHE,
+            aspects=config.aspects,
+            allow_missing=config.allow_missing,
+            progress=report,
+        )
+    logger.info(_ORIGINS[prepared.origin].format(root=root, folder=prepared.folder))
+    return {aspect: prepared.manifests[aspect] for aspect in config.aspects}
+
+
+_CACHE = Path.home() / ".cache" / "handclip" / "manifests"
+_ORIGINS = {
+    "manifests": "Manifests read from {folder}.",
+    "original_splits": "Splits prepared by the original scripts in {root} are used as they are; manifests in {folder}.",
+    "images": "{root} was not prepared yet: it was now, with seed 0; manifests in {folder}.",
+}
+
+
+def _read_manifest(config: ExperimentConfig, path: Path, aspect: str) -> Manifest:
+    file = manifest_path(path, aspect) if path.is_dir() else path
+    manifest = Manifest.load(file, root=config.data_root)
+    wanted = ("11k" if config.dataset == "synthetic" else config.dataset, aspect)
+    if (manifest.dataset, manifest.aspect) != wanted:
+        raise DataError(
+            f"{file}: is the manifest of {manifest.dataset} {manifest.aspect}, not of {wanted[0]} {wanted[1]}"
+        )
+    manifest.verify_files()
+    return manifest
+
+
+def combined_sha256(manifests: dict[str, Manifest]) -> str:
+    """Return the manifest's hash, or one hash of several aspects' manifests."""
+    hashes = [manifests[aspect].sha256 for aspect in sorted(manifests)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def load_training_data(manifests: dict[str, Manifest], train_split: str) -> TrainingData:
+    """Collect the training and validation images; each (aspect, identity) is a class of its own.
+
+    Raises:
+        DataError: fewer than two identities have training images.
+    """
+    found: dict[tuple[str, int], list[int]] = {}
+    for aspect, manifest in manifests.items():
+        for index in manifest.train_all if train_split == "train_all" else manifest.train:
+            found.setdefault((aspect, manifest.images[index].identity), []).append(index)
+    classes = sorted(found)
+    if len(classes) < 2:
+        raise DataError(f"training needs at least two identities with images, but there are {len(classes)}")
+    label = {key: number for number, key in enumerate(classes)}
+
+    def labelled(aspect: str, index: int) -> LabelledImage:
+        manifest = manifests[aspect]
+        image = manifest.images[index]
+        return LabelledImage(manifest.path_of(index), image.sha256, label[aspect, image.identity])
+
+    random = np.random.default_rng(0)
+    queries, gallery, left_out = [], [], 0
+    for aspect, manifest in manifests.items():
+        for index in manifest.val if train_split == "train" else ():
+            key = (aspect, manifest.images[index].identity)
+            if key not in label:
+                left_out += 1
+                continue
+            queries.append(labelled(aspect, index))
+            gallery.append(labelled(aspect, int(random.choice(found[key]))))
+    return TrainingData(
+        train=[labelled(aspect, index) for aspect, identity in classes for index in found[aspect, identity]],
+        val_queries=queries,
+        val_gallery=gallery,
+        identities=[f"{aspect}/{manifests[aspect].identity_names[identity]}" for aspect, identity in classes],
+        left_out_identities=left_out,
+    )
+
+
+def default_root(config: ExperimentConfig) -> Path:
+    """Return the folder of the data set: `data_root`, or the place where the original code looked for it."""
+    named = {"11k": "11k", "hd": "HD", "synthetic": "synthetic"}
+    return config.data_root or Path("datasets") / named[config.dataset]

@@ -1,0 +1,85 @@
+"""One training step, as Lightning runs it."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from handclip.config.experiment import ExperimentConfig
+from handclip.datasets.sampling import PKBatchSampler, RandomBatchSampler
+from handclip.engine.criterion import TrainingCriterion
+from handclip.engine.optimization import build_optimizers, lr_factor
+from handclip.errors import TrainingError
+from handclip.loss.loss_factory import LossOutput
+from handclip.models.embedding_model import EmbeddingModel
+
+
+class TrainingModule(LightningModule):
+    """Model, criterion and optimizers.
+
+    Optimization is manual because the centres of a center loss have an optimizer of their own.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        model: EmbeddingModel,
+        criterion: TrainingCriterion,
+        sampler: PKBatchSampler | RandomBatchSampler,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.config = config
+        self.model = model
+        self.criterion = criterion
+        self.sampler = sampler
+        self.steps_taken = 0
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizers; the learning rate is set before each step from `lr_factor`."""
+        main, centres = build_optimizers(self.config, self.model, self.criterion)
+        for group in main.param_groups:
+            group["initial_lr"] = group["lr"]
+        return [main, centres] if centres else [main]
+
+    def on_train_epoch_start(self) -> None:
+        """Make whatever is random in the epoch depend on its number alone, so that resuming is exact."""
+        self.sampler.set_epoch(self.current_epoch)
+        torch.manual_seed(self.config.seed * 100_003 + self.current_epoch)
+        self.steps_taken = self.current_epoch * len(self.sampler)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> dict[str, Any]:
+        """Do one step; return the loss terms as detached scalars."""
+        images, labels = batch
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        factor = lr_factor(self.config, len(self.sampler), self.steps_taken)
+        for group in optimizers[0].param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+        output: LossOutput = self.criterion(embeddings=self.model(images), labels=labels)
+        self._check_finite(output)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.manual_backward(output.total)
+        self.criterion.unweight_center_gradients()
+        if self.config.gradient_clip:
+            main = [p for group in optimizers[0].param_groups for p in group["params"] if p.grad is not None]
+            clip_grad_norm_(main, self.config.gradient_clip)
+        for optimizer in optimizers:
+            optimizer.step()
+        self.steps_taken += 1
+        return {"loss": output.total.detach(), "terms": {name: t.detach() for name, t in output.terms.items()}}
+
+    def _check_finite(self, output: LossOutput) -> None:
+        if torch.isfinite(output.total):
+            return
+        bad = [f"{name} is {value.item():g}" for name, value in output.terms.items() if not torch.isfinite(value)]
+        raise TrainingError(
+            f"the loss stopped being finite in epoch {self.current_epoch + 1}, step {self.steps_taken + 1}: "
+            f"{', '.join(bad) or 'the weighted sum overflows'}. Lower lr or the loss's weight, or train with "
+            "precision: float32. The last good checkpoint was kept."
+        )

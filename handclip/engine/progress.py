@@ -1,0 +1,69 @@
+"""Progress on the screen: a live bar at a terminal, a line per epoch anywhere else."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True)
+
+
+def progress_bar() -> Progress:
+    """Return a bar with elapsed time and time to go, which shows only at a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        TimeElapsedColumn(),
+        TextColumn("to go"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+@contextmanager
+def progress_over(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar while the block runs; yield the function to call with (done, total)."""
+    with progress_bar() as bar:
+        task = bar.add_task(description, total=None, note="")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class TrainingProgress(Callback):
+    """A bar over all steps of a run, with the loss terms of the last step."""
+
+    def __init__(self, run: str, epochs: int, steps_per_epoch: int) -> None:
+        self.epochs = epochs
+        self.steps_per_epoch = steps_per_epoch
+        self._bar = progress_bar()
+        self._task = self._bar.add_task(run, total=epochs * steps_per_epoch, note="")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the bar, from where the run goes on."""
+        self._bar.update(self._task, completed=trainer.current_epoch * self.steps_per_epoch)
+        self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Advance by a step."""
+        if self._bar.disable:
+            return
+        note = " ".join(f"{name} {float(value):.3f}" for name, value in outputs["terms"].items())
+        description = f"epoch {trainer.current_epoch + 1}/{self.epochs}"
+        self._bar.update(self._task, advance=1, description=description, note=note)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take the bar away when training breaks off."""
+        self._bar.stop()

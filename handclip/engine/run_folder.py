@@ -1,0 +1,70 @@
+"""The files of one training run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from handclip.config.experiment import ExperimentConfig
+from handclip.config.naming import run_name
+from handclip.errors import HandCLIPError
+from handclip.files import write_text
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run writes: `train_logs/<run>/` and `saved_models/<run>*.pth`."""
+
+    run: str
+    folder: Path
+    best: Path
+    last: Path
+
+    @classmethod
+    def of(cls, config: ExperimentConfig) -> "RunFolder":
+        """Name the files of a config's run."""
+        run = run_name(config)
+        return cls(run, config.output_dir / run, config.save_dir / f"{run}.pth", config.save_dir / f"{run}_last.pth")
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.folder / "config.yml"
+
+    @property
+    def resume_state(self) -> Path:
+        """Everything training needs to go on after an interruption."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def result(self) -> Path:
+        """Written when training has ended: best epoch, seconds, images/s."""
+        return self.folder / "result.json"
+
+    def open(self, config: ExperimentConfig, *, resume: bool) -> None:
+        """Make the folder, or check that an interrupted run may go on in it.
+
+        Raises:
+            HandCLIPError: the run exists and `resume` was not asked for, or it was started with other settings.
+        """
+        existing = next((path for path in (self.folder, self.best, self.last) if path.exists()), None)
+        if existing is None:
+            self._write_config(config)
+            return
+        if not resume:
+            raise HandCLIPError(
+                f"{existing} exists already. Add --resume to go on with this run, or move it away to start anew"
+            )
+        if not self.config.is_file():
+            self._write_config(config)
+            return
+        before, now = yaml.safe_load(self.config.read_text(encoding="utf-8")), config.to_dict()
+        ignored = config.PLACES | config.EVALUATION
+        if changed := sorted(key for key in now if key not in ignored and before.get(key) != now[key]):
+            key = changed[0]
+            raise HandCLIPError(
+                f"{self.folder}: was started with {key}: {before.get(key)}, and cannot go on with {now[key]}"
+            )
+
+    def _write_config(self, config: ExperimentConfig) -> None:
+        write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))

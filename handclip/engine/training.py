@@ -1,0 +1,234 @@
+"""Training one experiment from its config to its checkpoints."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from handclip.config.experiment import ExperimentConfig
+from handclip.datasets.sampling import PKBatchSampler, RandomBatchSampler
+from handclip.datasets.torch_dataset import ImageDataset
+from handclip.datasets.transforms import ImageTransform
+from handclip.engine.criterion import TrainingCriterion
+from handclip.engine.data import TrainingData, combined_sha256, find_manifests, load_training_data
+from handclip.engine.hardware import choose_device, choose_precision, choose_workers, describe_environment
+from handclip.engine.keeper import RunKeeper
+from handclip.engine.module import TrainingModule
+from handclip.engine.progress import TrainingProgress
+from handclip.engine.run_folder import RunFolder
+from handclip.errors import CheckpointError, ConfigError
+from handclip.files import read_json, write_json
+from handclip.models.builder import build_model
+from handclip.models.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a finished (or deliberately stopped) run reports."""
+
+    run: str
+    checkpoint: Path
+    last_checkpoint: Path
+    folder: Path
+    best_epoch: int
+    epochs: int
+    seconds: float
+    images_per_second: float
+    finished: bool
+
+
+def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | None = None) -> TrainingResult:
+    """Train the model that a config describes and keep its best and its last checkpoint.
+
+    Args:
+        config: an experiment with `variant: finetuned`.
+        resume: go on with an interrupted run; a run that has ended is reported as it is.
+        stop_after: stop after this many epochs although the config has more; `resume` goes on from there.
+
+    Raises:
+        HandCLIPError: the config, the data, the weights or the run folder do not allow it, or the loss diverges.
+    """
+    if config.variant != "finetuned":
+        raise ConfigError("variant: baseline trains nothing; use `handclip evaluate`")
+    files = RunFolder.of(config)
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    manifests = find_manifests(config)
+    data = load_training_data(manifests, config.train_split)
+    seed_everything(config.seed, verbose=False)
+    model = build_model(config)
+    sampler = _build_sampler(config, data)
+    criterion = TrainingCriterion(config.losses, len(data.identities), model.encoder.embedding_dims)
+
+    files.open(config, resume=resume)
+    if resume and files.result.is_file():
+        logger.info(f"{files.run} has already ended; nothing is left to do.")
+        return _read_result(files)
+    with _log_file(files.folder / "train.log"):
+        if config.resume_from is not None:
+            _continue_criterion(criterion, data, config.resume_from)
+        _log_start(config, files, data, sampler, device, precision)
+        environment = describe_environment(device, precision)
+        write_json(files.folder / "environment.json", environment)
+        num_workers = choose_workers(config.num_workers)
+        keeper = RunKeeper(config, data, files, combined_sha256(manifests), num_workers, stop_after)
+        module = TrainingModule(config, model, criterion, sampler)
+        dataset = ImageDataset(data.train, ImageTransform(model.encoder.preprocessing, config.augmentation))
+        loader = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=device.type == "cuda",
+        )
+        _fit(config, module, loader, keeper, files, device, precision)
+        return _finish(config, module, keeper, files)
+
+
+def _build_sampler(config: ExperimentConfig, data: TrainingData) -> PKBatchSampler | RandomBatchSampler:
+    labels = [image.label for image in data.train]
+    if config.uses_pk_sampling:
+        identities = config.batch_size // config.images_per_identity
+        return PKBatchSampler(labels, identities, config.images_per_identity, config.seed)
+    return RandomBatchSampler(labels, config.batch_size, config.seed)
+
+
+def _continue_criterion(criterion: TrainingCriterion, data: TrainingData, path: Path) -> None:
+    """Take over the earlier stage's loss terms (its classifier, say) where both have them for the same identities."""
+    checkpoint = Checkpoint.load(path)
+    if checkpoint.identities != data.identities:
+        logger.info("The earlier stage knew other identities: every loss starts afresh.")
+        return
+    own = criterion.state_dict()
+    common = {
+        key: value for key, value in checkpoint.criterion_state.items() if key in own and own[key].shape == value.shape
+    }
+    criterion.load_state_dict({**own, **common})
+    logger.info(
+        f"Taken over from the earlier stage: the encoder and {len(common)} of {len(own)} tensors of the losses."
+    )
+
+
+def _fit(
+    config: ExperimentConfig,
+    module: TrainingModule,
+    loader: DataLoader[tuple[torch.Tensor, int]],
+    keeper: RunKeeper,
+    files: RunFolder,
+    device: torch.device,
+    precision: str,
+) -> None:
+    with warnings.catch_warnings():
+        # Lightning's advice on workers and logging intervals does not apply to loaders and logs made like these.
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer = Trainer(
+            accelerator={"cuda": "gpu"}.get(device.type, device.type),
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+            precision="bf16-mixed" if precision == "bfloat16" else "32-true",
+            max_epochs=config.epochs,
+            logger=TensorBoardLogger(files.folder, name=None, version="tensorboard"),
+            callbacks=[TrainingProgress(files.run, config.epochs, len(loader)), keeper],
+            enable_checkpointing=True,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+        )
+        resume_path = files.resume_state if files.resume_state.is_file() else None
+        if resume_path is not None:
+            logger.info(f"Going on from {resume_path}.")
+        trainer.fit(module, loader, ckpt_path=resume_path, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+
+
+def _finish(config: ExperimentConfig, module: TrainingModule, keeper: RunKeeper, files: RunFolder) -> TrainingResult:
+    history = keeper.history
+    finished = keeper.stop_after is None or len(history) >= config.epochs or len(history) < keeper.stop_after
+    images = sum(float(row["images_per_second"]) * float(row["seconds"]) for row in history)
+    epoch_seconds = sum(float(row["seconds"]) for row in history)
+    result = TrainingResult(
+        run=files.run,
+        checkpoint=files.best,
+        last_checkpoint=files.last,
+        folder=files.folder,
+        best_epoch=keeper.best_epoch,
+        epochs=len(history),
+        seconds=round(keeper.training_seconds, 1),
+        images_per_second=round(images / epoch_seconds, 1),
+        finished=finished,
+    )
+    if finished:
+        last = {name: float(value) for name, value in history[-1].items() if name.startswith("val_")}
+        keeper.save(module, len(history), last, last=True)
+        write_json(
+            files.result,
+            {
+                **result.__dict__,
+                "checkpoint": str(files.best),
+                "last_checkpoint": str(files.last),
+                "folder": str(files.folder),
+            },
+        )
+        logger.info(
+            f"Trained {result.epochs} epochs in {result.seconds:.0f} s ({result.images_per_second} images/s); "
+            f"best epoch {result.best_epoch}: {files.best}"
+        )
+    else:
+        logger.info(f"Stopped after epoch {len(history)} as asked; --resume goes on from there.")
+    return result
+
+
+def _read_result(files: RunFolder) -> TrainingResult:
+    values = read_json(files.result)
+    if not files.best.is_file():
+        raise CheckpointError(f"{files.best}: is gone, although {files.result} says that the run has ended")
+    return TrainingResult(**{**values, "checkpoint": files.best, "last_checkpoint": files.last, "folder": files.folder})
+
+
+def _log_start(
+    config: ExperimentConfig,
+    files: RunFolder,
+    data: TrainingData,
+    sampler: PKBatchSampler | RandomBatchSampler,
+    device: torch.device,
+    precision: str,
+) -> None:
+    losses = " + ".join(f"{loss.weight:g} x {loss.type}" for loss in config.losses)
+    logger.info(f"Run {files.run}")
+    logger.info(f"Training on {device} in {precision}; losses: {losses}")
+    logger.info(
+        f"{len(data.train):,} images of {len(data.identities)} identities, {len(sampler)} batches an epoch, "
+        f"{len(data.val_queries)} validation images"
+    )
+    if data.left_out_identities:
+        logger.info(f"Left out: {data.left_out_identities} identities whose only image is their validation image.")
+    if isinstance(sampler, PKBatchSampler) and sampler.small_identities:
+        logger.info(
+            f"{sampler.small_identities} identities have fewer than {config.images_per_identity} images, "
+            "which repeat within a batch."
+        )
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Copy what is logged to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger("handclip")
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()

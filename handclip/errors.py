@@ -1,0 +1,38 @@
+"""Errors meant for people: each message says what is wrong, where, and what to do.
+
+The command line prints such a message alone, without a traceback, and exits with `exit_code`.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class HandCLIPError(Exception):
+    """Anything a user can cause and can mend."""
+
+    exit_code = 1
+
+
+class ConfigError(HandCLIPError):
+    """The experiment file or the command line asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class DataError(HandCLIPError):
+    """An image, a metadata table, a manifest or a folder is not what it should be."""
+
+
+class CheckpointError(HandCLIPError):
+    """A weights file is missing, damaged, or belongs to another model."""
+
+
+class TrainingError(HandCLIPError):
+    """Training cannot go on (a loss that is not finite, say)."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the nearest known name, or the list of known names where none is near."""
+    known = sorted(known)
+    near = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known)}."

@@ -1,0 +1,103 @@
+"""Self-describing checkpoints: model, preprocessing, config and metrics in one file that loads without running code."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from handclip import __version__
+from handclip.datasets.transforms import Preprocessing
+from handclip.errors import CheckpointError
+from handclip.files import replacing
+from handclip.models.embedding_model import EmbeddingModel
+
+_FORMAT = "handclip-checkpoint"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `saved_models/<run>.pth` holds."""
+
+    run: str
+    epoch: int
+    config: dict[str, Any]
+    encoder_facts: dict[str, Any]
+    embedding_dims: dict[str, int]
+    preprocessing: dict[str, Any]
+    identities: list[str]
+    """Name of each training class, in the classifiers' order."""
+    manifest_sha256: str
+    metrics: dict[str, float]
+    model_state: dict[str, Tensor]
+    criterion_state: dict[str, Tensor]
+
+    def save(self, path: Path) -> None:
+        """Write the file beside its final name and rename it."""
+        with replacing(path) as temporary:
+            torch.save({"format": _FORMAT, "version": _VERSION, "handclip": __version__, **self.__dict__}, temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint":
+        """Read a checkpoint; nothing in it is executed.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, refused, or not a HandCLIP checkpoint.
+        """
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: no such checkpoint") from None
+        except IsADirectoryError:
+            raise CheckpointError(f"{path}: is a folder, not a checkpoint") from None
+        except Exception as error:  # pickle's and zip's own errors have no common base
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(
+                f"{path}: is damaged, or is not a checkpoint that may be loaded ({reason[:200]})"
+            ) from error
+        if not isinstance(loaded, dict) or loaded.get("format") != _FORMAT:
+            raise CheckpointError(
+                f"{path}: is not a HandCLIP checkpoint. Weights of OpenAI or open_clip are named under `pretrained:`"
+            )
+        if loaded["version"] != _VERSION:
+            raise CheckpointError(f"{path}: has format version {loaded['version']}; this HandCLIP reads {_VERSION}")
+        return cls(**{name: loaded[name] for name in cls.__dataclass_fields__})
+
+
+def describe_model(model: EmbeddingModel) -> dict[str, Any]:
+    """Return the part of a checkpoint that says what the model is."""
+    return {
+        "encoder_facts": dict(model.encoder.facts),
+        "embedding_dims": dict(model.encoder.embedding_dims),
+        "preprocessing": model.encoder.preprocessing.to_dict(),
+    }
+
+
+def check_same_model(checkpoint: Checkpoint, config: Mapping[str, Any], path: Path) -> None:
+    """Check that a checkpoint is of the model and preprocessing that a config describes.
+
+    Raises:
+        CheckpointError: names the first key that differs.
+    """
+    for key in ("model", "embedding"):
+        if checkpoint.config[key] != config[key]:
+            raise CheckpointError(
+                f"{path}: holds {key}: {checkpoint.config[key]}, but the config says {key}: {config[key]}"
+            )
+    quick_gelu = config["quick_gelu"]
+    if quick_gelu != "auto" and quick_gelu != checkpoint.encoder_facts["quick_gelu"]:
+        raise CheckpointError(
+            f"{path}: was trained with quick_gelu: {checkpoint.encoder_facts['quick_gelu']}, "
+            f"but the config says quick_gelu: {quick_gelu}"
+        )
+    size = config["input_size"]
+    trained = Preprocessing.from_dict(checkpoint.preprocessing)
+    if size is not None:
+        wanted = (size, size) if isinstance(size, int) else tuple(size)
+        if wanted != (trained.height, trained.width):
+            raise CheckpointError(
+                f"{path}: was trained on {trained.height}x{trained.width} pixels, but the config has input_size: {size}"
+            )

@@ -1,0 +1,31 @@
+"""Comparing a state dict with the model it is meant for."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from handclip.errors import CheckpointError
+
+
+def check_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Compare names and shapes before loading.
+
+    Raises:
+        CheckpointError: says how many entries match, are missing, are not known, or have another shape.
+    """
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in state_dict.items()}
+    missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
+    common = expected.keys() & given.keys()
+    reshaped = sorted(key for key in common if expected[key] != given[key])
+    if not (missing or unknown or reshaped):
+        return
+    findings = [f"{len(common) - len(reshaped)} of {len(expected)} entries match"]
+    if missing:
+        findings.append(f"{len(missing)} missing (such as {missing[0]})")
+    if unknown:
+        findings.append(f"{len(unknown)} not in this model (such as {unknown[0]})")
+    if reshaped:
+        key = reshaped[0]
+        findings.append(f"{len(reshaped)} of another shape ({key}: {given[key]}, the model has {expected[key]})")
+    raise CheckpointError(f"{source}: these weights belong to another model: {'; '.join(findings)}")

@@ -1,0 +1,213 @@
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from handclip.datasets.manifest import Draw, Manifest, ManifestImage
+from handclip.errors import DataError, HandCLIPError
+
+
+def make_manifest(root: Path, **changes: Any) -> Manifest:
+    """Two training identities and two test identities of two images each, and a distractor."""
+    identities = [1, 1, 2, 2, 8, 8, 9, 9, 11_000_008]
+    manifest = Manifest(
+        dataset="11k",
+        aspect="dorsal_r",
+        seed=0,
+        images=tuple(ManifestImage(f"Hands/{n}.jpg", one, f"{n:064x}", n + 1) for n, one in enumerate(identities)),
+        train=(0, 3),
+        val=(1, 2),
+        test=(4, 5, 6, 7),
+        draws=(Draw((4, 6), (5, 7), (5, 7, 8)), Draw((4, 7), (5, 6), (5, 6, 8))),
+        identity_names={1: "0000001", 2: "手", 8: "0000008", 9: "0000009", 11_000_008: "dorsal_l/0000008"},
+        missing_images=3,
+        unreadable_images=0,
+        root=root.resolve(),
+    )
+    return dataclasses.replace(manifest, **changes)
+
+
+def write_files(manifest: Manifest) -> None:
+    for index, image in enumerate(manifest.images):
+        manifest.path_of(index).parent.mkdir(exist_ok=True)
+        manifest.path_of(index).write_bytes(bytes(image.bytes))
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    change(value)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def test_save_and_load(tmp_path):
+    manifest = make_manifest(tmp_path / "data")
+    path = tmp_path / "out" / "manifest.json"
+    manifest.save(path)
+    assert Manifest.load(path) == manifest
+    assert Manifest.load(path, root=tmp_path) == dataclasses.replace(manifest, root=tmp_path.resolve())
+    first = path.read_bytes()
+    Manifest.load(path).save(path)
+    assert path.read_bytes() == first
+    assert '\n  ["Hands/0.jpg", 1, 1, "' in first.decode()
+
+
+def test_views(tmp_path):
+    manifest = make_manifest(tmp_path)
+    assert manifest.train_all == (0, 1, 2, 3)
+    assert manifest.distractors == (8,)
+    assert manifest.gallery_protocols == ("gallery", "gallery_all")
+    assert manifest.identities(manifest.test) == {8, 9}
+    assert manifest.path_of(8) == tmp_path.resolve() / "Hands" / "8.jpg"
+    assert make_manifest(tmp_path, draws=(Draw((4, 6), (5, 7)),)).gallery_protocols == ("gallery",)
+
+
+def test_hash_depends_on_everything_but_root(tmp_path):
+    manifest = make_manifest(tmp_path)
+    assert make_manifest(tmp_path / "elsewhere").sha256 == manifest.sha256
+    changes: list[dict[str, Any]] = [
+        {"dataset": "hd"},
+        {"aspect": "dorsal_l"},
+        {"seed": 1},
+        {"seed": None},
+        {"images": (dataclasses.replace(manifest.images[0], sha256="f" * 64), *manifest.images[1:])},
+        {"train": (0,)},
+        {"val": (1,)},
+        {"test": (4, 5, 6)},
+        {"draws": manifest.draws[:1]},
+        {"identity_names": {**manifest.identity_names, 2: "B"}},
+        {"missing_images": 0},
+        {"unreadable_images": 1},
+        {"ignored_files": 1},
+        {"empty_identities": 1},
+    ]
+    assert {field.name for field in dataclasses.fields(Manifest)} == {"root", *(key for one in changes for key in one)}
+    hashes = {make_manifest(tmp_path, **change).sha256 for change in changes}
+    assert len(hashes | {manifest.sha256}) == len(changes) + 1
+
+
+def test_hash_is_stable(tmp_path):
+    assert make_manifest(tmp_path).sha256 == "acbf3f18fa2bcd98f0463da41b3c12262d368749298a268779ad8a9921d0dc5a"
+
+
+@pytest.mark.parametrize(("root", "out"), [("data", "data/manifests"), ("data", "data"), ("HD/Images", "HD/manifests")])
+def test_data_and_manifest_can_be_moved_together(tmp_path, root, out):
+    manifest = make_manifest(tmp_path / "a" / root)
+    path = tmp_path / "a" / out / "manifest.json"
+    manifest.save(path)
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    moved = Manifest.load(tmp_path / "b" / out / "manifest.json")
+    assert moved.root == (tmp_path / "b" / root).resolve()
+
+
+def test_verify_files(tmp_path):
+    manifest = make_manifest(tmp_path)
+    write_files(manifest)
+    manifest.verify_files()
+    for index in (0, 3, 4, 8):
+        manifest.path_of(index).unlink()
+    manifest.path_of(5).write_bytes(b"another size")
+    with pytest.raises(DataError) as caught:
+        manifest.verify_files()
+    message = str(caught.value)
+    assert "of the 9 images" in message
+    assert "4 are gone (Hands/0.jpg, Hands/3.jpg, Hands/4.jpg, ...)" in message
+    assert "1 have another size (Hands/5.jpg)" in message
+
+
+def test_not_a_manifest(tmp_path):
+    path = tmp_path / "manifest.json"
+    with pytest.raises(DataError, match="there is no manifest"):
+        Manifest.load(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        Manifest.load(tmp_path)
+    for text in ("", "{", "\x00\xff", "[" * 100_000):
+        path.write_text(text, encoding="latin-1")
+        with pytest.raises(DataError, match="is not a HandCLIP manifest: it is not JSON"):
+            Manifest.load(path)
+    for text in ("[]", "{}", "3"):
+        path.write_text(text)
+        with pytest.raises(DataError, match="is not a HandCLIP manifest"):
+            Manifest.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.update(handclip_manifest=2), "format version 2, and this HandCLIP reads version 1"),
+        (lambda value: value.pop("train"), "'train' is missing"),
+        (lambda value: value.update(seed="0"), "'seed' is not of type int"),
+        (lambda value: value.pop("seed"), "'seed' is missing"),
+        (lambda value: value.update(missing_images=True), "'missing_images' is not of type int"),
+        (lambda value: value.update(missing_images=-1), "'missing_images' is negative"),
+        (lambda value: value["train"].append(9), "'train' holds index 9, but there are 9 images"),
+        (lambda value: value["val"].append(-1), "'val' holds index -1"),
+        (lambda value: value["test"].append(1.0), "'test' holds 1.0, which is not an index"),
+        (lambda value: value["draws"].append([]), "draw 2 is not an object"),
+        (lambda value: value["draws"][1]["query"].append(99), "draw 1: 'query' holds index 99"),
+        (lambda value: value["draws"][1].pop("gallery_all"), "draw 1: 'gallery_all' is missing"),
+        (lambda value: value["images"][3].pop(), "image 3 is not a list of path, identity, bytes and sha256"),
+        (lambda value: value["images"][3].__setitem__(1, -1), "image 3 has a negative identity"),
+        (lambda value: value["images"][3].__setitem__(3, "ab"), "image 3 has a malformed sha256"),
+        (lambda value: value["images"][3].__setitem__(0, "Hands/0.jpg"), "'images' lists a path twice"),
+        (lambda value: value["identity_names"].pop("8"), "'identity_names' lacks identity 8"),
+        (lambda value: value["identity_names"].update({"08": "x"}), "identity '08' is not a whole number"),
+        (lambda value: value["identity_names"].update({"8": 8}), "the name of identity 8 is not text"),
+        (lambda value: value.update(sha256="0" * 64), "the file was edited or damaged"),
+        (lambda value: value["train"].pop(), "the file was edited or damaged"),
+    ],
+)
+def test_edited_manifest_is_refused(tmp_path, change, message):
+    path = tmp_path / "manifest.json"
+    make_manifest(tmp_path).save(path)
+    edit(path, change)
+    with pytest.raises(DataError) as caught:
+        Manifest.load(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "image_path", ["/etc/passwd", "../a.jpg", "a/../../b.jpg", "C:\\a.jpg", "", ".", "a//b.jpg", "./a.jpg", "a\0b"]
+)
+def test_paths_that_leave_the_root_are_refused(tmp_path, image_path):
+    manifest = make_manifest(tmp_path)
+    bad = dataclasses.replace(manifest.images[0], path=image_path)
+    path = tmp_path / "manifest.json"
+    dataclasses.replace(manifest, images=(bad, *manifest.images[1:])).save(path)
+    with pytest.raises(DataError, match="which does not stay in the root"):
+        Manifest.load(path)
+
+
+def test_cannot_write(tmp_path):
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(HandCLIPError, match="cannot write"):
+        make_manifest(tmp_path).save(tmp_path / "manifest.json")
+
+
+def test_one_flipped_byte_is_noticed(tmp_path):
+    path = tmp_path / "manifest.json"
+    manifest = make_manifest(tmp_path / "data")
+    manifest.save(path)
+    original = path.read_bytes()
+
+    @given(st.integers(0, len(original) - 1), st.integers(1, 255))
+    @settings(derandomize=True, deadline=None, max_examples=300)
+    def flip(position: int, change: int) -> None:
+        data = bytearray(original)
+        data[position] ^= change
+        path.write_bytes(data)
+        try:
+            loaded = Manifest.load(path)
+        except DataError:
+            return
+        assert dataclasses.replace(loaded, root=manifest.root) == manifest
+
+    flip()
+    assert os.listdir(tmp_path) == ["manifest.json"]
