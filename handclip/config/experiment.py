@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from handclip.config.losses import CrossEntropyConfig, LossConfig
 
@@ -53,18 +53,20 @@ class ExperimentConfig(Section):
     Paths are relative to the working directory.
     """
 
-    # What is run
+    # What is run, on which data
     experiment: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     variant: Literal["baseline", "finetuned"] = "finetuned"
     """`baseline` evaluates the pre-trained encoder as it is; `finetuned` trains."""
     seed: int = Field(0, ge=0, lt=2**32)
-
-    # The data
+    model: str = Field(min_length=1)
     dataset: Annotated[Literal["11k", "hd", "synthetic", "folder"], BeforeValidator(_lower)]
     aspect: Literal["dorsal_r", "dorsal_l", "palmar_r", "palmar_l", "all", "dorsal", "hand"] = "dorsal_r"
     """`all` trains the four aspects together, each (person, aspect) an identity, and evaluates each by itself."""
     data_root: Path | None = None
-    """Folder of the data set; default `datasets/11k`, `datasets/HD`, `datasets/synthetic`."""
+    """Folder of the data set; default `datasets/11k`, `datasets/HD`, `datasets/synthetic`.
+
+    This and every other path may hold {model}, {dataset} and {aspect}.
+    """
     manifest: Path | None = None
     """A manifest file, or a folder of them, made by `handclip prepare`."""
     allow_missing: bool = False
@@ -73,7 +75,6 @@ class ExperimentConfig(Section):
     """`train_all` adds the validation images: nothing is left to select an epoch by, so the last one is kept."""
 
     # The model
-    model: str = Field(min_length=1)
     pretrained: str = "openai"
     """An open_clip tag, a local weights file, or `none`."""
     quick_gelu: bool | Literal["auto"] = "auto"
@@ -206,6 +207,20 @@ class ExperimentConfig(Section):
         if not self.bnneck and "test_feature" in self.model_fields_set:
             raise ValueError("test_feature: is read only with bnneck: true")
         return self
+
+    @field_validator("resume_from", "checkpoint", "manifest", "data_root", mode="after")
+    @classmethod
+    def _fill_in(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        """Replace {model}, {dataset} and {aspect} in a path, so that one config serves every aspect."""
+        if value is None or "{" not in str(value):
+            return value
+        known = {key: info.data.get(key, "") for key in ("model", "dataset", "aspect")}
+        try:
+            return Path(str(value).format_map(known))
+        except (KeyError, ValueError, IndexError):
+            raise ValueError(
+                f"{value}: a path may hold {{model}}, {{dataset}} and {{aspect}}, nothing else in braces"
+            ) from None
 
     @property
     def uses_pk_sampling(self) -> bool:

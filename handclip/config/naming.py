@@ -3,12 +3,13 @@
 import hashlib
 import json
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from handclip.config.experiment import ExperimentConfig
 
 _LONGEST_EXTRAS = 80
-_NAMED = frozenset({"experiment", "model", "dataset", "aspect", "epochs", "lr", "batch_size"})
+_NAMED = frozenset({"experiment", "model", "dataset", "aspect", "epochs", "lr", "batch_size", "variant"})
 
 
 def run_name(config: ExperimentConfig) -> str:
@@ -31,7 +32,7 @@ def _extras(config: ExperimentConfig) -> dict[str, Any]:
     ignored = _NAMED | config.PLACES | config.EVALUATION
     values = config.to_dict()
     fields = ExperimentConfig.model_fields
-    extras = {}
+    extras: dict[str, Any] = {}
     for key in sorted(values.keys() - ignored):
         if key == "losses":
             # The types stand in the name already; what remains is any option that is not its default.
@@ -42,6 +43,9 @@ def _extras(config: ExperimentConfig) -> dict[str, Any]:
             ]
             if config.variant == "finetuned" and any(options):
                 extras[key] = options
+        elif key == "resume_from" and values[key] is not None:
+            # A checkpoint is named after its run, so its name says what it is wherever it lies.
+            extras[key] = Path(values[key]).name
         elif values[key] != _plain(fields[key].get_default(call_default_factory=True)):
             extras[key] = values[key]
     return extras

@@ -1,0 +1,195 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from handclip.datasets.check import check_manifest
+from handclip.datasets.manifest import Manifest
+from handclip.datasets.original_folders import has_original_splits, read_original_splits
+from handclip.errors import DataError
+
+SPLITS = {
+    "train_all": {"0000012": "abc", "0000500": "d"},
+    "train": {"0000012": "ab", "0000500": ""},
+    "val": {"0000012": "c", "0000500": "d"},
+    "test": {"0001100": "efg", "1200000": "hi", "0001060": "j"},
+    "query0": {"0001100": "ef", "1200000": "h", "0001060": ""},
+    "gallery0": {"0001100": "g", "1200000": "i", "0001060": "j"},
+    "query1": {"0001100": "fg", "1200000": "i", "0001060": ""},
+    "gallery1": {"0001100": "e", "1200000": "h", "0001060": "j"},
+}
+GALLERY_ALL = {
+    "gallery0_all": {**SPLITS["gallery0"], "11001100": "x", "21001100": "y"},
+    "gallery1_all": {**SPLITS["gallery1"], "11001100": "z", "21001100": "y"},
+}
+Folders = dict[str, dict[str, str]]
+
+
+def write_splits(root: Path, splits: Folders) -> Path:
+    """Each letter is an image whose colour, and so whose bytes, are its own; each occurrence is a copy."""
+    for split, identities in splits.items():
+        for identity, letters in identities.items():
+            folder = root / split / identity
+            folder.mkdir(parents=True)
+            for letter in letters:
+                Image.new("RGB", (2, 2), (ord(letter), 0, 0)).save(folder / f"Hand_{letter}.jpg")
+    return root
+
+
+def write_11k(tmp_path: Path, splits: Folders = SPLITS | GALLERY_ALL) -> Path:
+    write_splits(tmp_path / "train_val_test_split_dorsal_r", splits)
+    return tmp_path
+
+
+def read_11k(root: Path) -> Manifest:
+    return read_original_splits(root, "11k")["dorsal_r"]
+
+
+def letters(manifest: Manifest, indices: tuple[int, ...]) -> str:
+    return "".join(sorted(Path(manifest.images[index].path).stem[-1] for index in indices))
+
+
+def test_11k(tmp_path):
+    root = write_11k(tmp_path)
+    assert has_original_splits(root, "11k")
+    manifest = read_11k(root)
+    assert (manifest.dataset, manifest.aspect, manifest.seed) == ("11k", "dorsal_r", None)
+    assert [letters(manifest, one) for one in (manifest.train, manifest.val, manifest.test)] == ["ab", "cd", "efghij"]
+    assert letters(manifest, manifest.train_all) == "abcd"
+    assert [(letters(manifest, draw.query), letters(manifest, draw.gallery)) for draw in manifest.draws] == [
+        ("efh", "gij"),
+        ("fgi", "ehj"),
+    ]
+    assert [letters(manifest, draw.gallery_all) for draw in manifest.draws] == ["gijxy", "ehjyz"]
+    assert len(manifest.images) == 13
+    assert manifest.images[0].path == "train_val_test_split_dorsal_r/train_all/0000012/Hand_a.jpg"
+    assert manifest.identities(manifest.distractors) == {11_001_100, 21_001_100}
+    assert manifest.identity_names[12] == "0000012"
+    assert check_manifest(manifest) == []
+
+
+def test_several_aspects_and_no_gallery_all(tmp_path):
+    write_11k(tmp_path, SPLITS)
+    write_splits(tmp_path / "train_val_test_split_palmar_l", SPLITS)
+    manifests = read_original_splits(tmp_path, "11k")
+    assert list(manifests) == ["dorsal_r", "palmar_l"]
+    assert manifests["palmar_l"].gallery_protocols == ("gallery",)
+    assert check_manifest(manifests["palmar_l"]) == []
+
+
+@pytest.mark.parametrize("where", [".", "Original Images", "Original_Images"])
+def test_d04_hd_labels_are_integers_and_not_ranks(tmp_path, where):
+    splits = {
+        "train_all": {"1": "ab"},
+        "train": {"1": "a"},
+        "val": {"1": "b"},
+        "test": {"448": "cd", "500": "ef"},
+        "query0": {"448": "c", "500": "e"},
+        "gallery0": {"1502": "xy", "448": "d", "500": "f"},
+    }
+    write_splits(tmp_path / where / "train_val_test_split", splits)
+    assert has_original_splits(tmp_path, "hd")
+    manifest = read_original_splits(tmp_path, "hd")["dorsal"]
+    draw = manifest.draws[0]
+    assert manifest.identities(draw.query) == {448, 500}
+    assert manifest.identities(draw.gallery) == {448, 500, 1502}
+    assert manifest.identities(manifest.distractors) == {1502}
+    assert manifest.images[0].path == "train_val_test_split/train_all/1/Hand_a.jpg"
+    assert check_manifest(manifest) == []
+
+
+def test_stray_space_in_a_folder_name(tmp_path):
+    root = write_11k(tmp_path)
+    split = root / "train_val_test_split_dorsal_r"
+    (split / "query0" / "1200000").rename(split / "query0" / "1200000 ")
+    manifest = read_11k(root)
+    assert manifest.identities(manifest.draws[0].query) == {1100, 1200000}
+    assert check_manifest(manifest) == []
+
+
+def test_same_name_with_another_size_is_another_image(tmp_path):
+    root = write_11k(tmp_path)
+    other = root / "train_val_test_split_dorsal_r" / "query0" / "0001100" / "Hand_e.jpg"
+    Image.new("RGB", (64, 64)).save(other)
+    breaches = check_manifest(read_11k(root))
+    assert any("draw 0: query holds 1 images" in breach and "not of test" in breach for breach in breaches)
+
+
+def test_other_files_and_empty_identities_are_counted(tmp_path):
+    root = write_11k(tmp_path)
+    split = root / "train_val_test_split_dorsal_r"
+    (split / "test" / "0001100" / "Thumbs.db").write_bytes(b"x")
+    (split / "test" / "0007777").mkdir()
+    manifest = read_11k(root)
+    assert (manifest.ignored_files, manifest.empty_identities) == (1, 1)
+    assert 7777 not in manifest.identity_names
+
+
+@pytest.mark.parametrize("split", ["train_all", "train", "val", "test", "query0", "gallery1", "gallery0_all"])
+def test_missing_folder(tmp_path, split):
+    root = write_11k(tmp_path)
+    shutil.rmtree(root / "train_val_test_split_dorsal_r" / split)
+    with pytest.raises(DataError, match=rf"train_val_test_split_dorsal_r lacks the folder {split}; prepare"):
+        read_11k(root)
+
+
+def test_gap_between_draws(tmp_path):
+    root = write_11k(tmp_path, SPLITS)
+    for name in ("query", "gallery"):
+        split = root / "train_val_test_split_dorsal_r"
+        (split / f"{name}1").rename(split / f"{name}2")
+    with pytest.raises(DataError, match="lacks the folder query1, gallery1"):
+        read_11k(root)
+
+
+def test_no_draws(tmp_path):
+    root = write_11k(tmp_path, {split: SPLITS[split] for split in ("train_all", "train", "val", "test")})
+    with pytest.raises(DataError, match="lacks the folder query0, gallery0"):
+        read_11k(root)
+
+
+def test_train_all_must_be_train_and_val(tmp_path):
+    root = write_11k(tmp_path)
+    (root / "train_val_test_split_dorsal_r" / "train" / "0000012" / "Hand_a.jpg").unlink()
+    with pytest.raises(DataError, match=r"differ in 1 images, for example .*train_all/0000012/Hand_a\.jpg"):
+        read_11k(root)
+
+
+def test_folder_name_that_is_no_number(tmp_path):
+    root = write_11k(tmp_path)
+    (root / "train_val_test_split_dorsal_r" / "val" / "anna").mkdir()
+    with pytest.raises(DataError, match=r"val/anna: the folder's name is not an identity number"):
+        read_11k(root)
+
+
+def test_unreadable_image(tmp_path):
+    root = write_11k(tmp_path)
+    (root / "train_val_test_split_dorsal_r" / "test" / "0001100" / "Hand_e.jpg").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"Hand_e\.jpg is not an image"):
+        read_11k(root)
+
+
+def test_nothing_there(tmp_path):
+    for dataset in ("11k", "hd", "folder"):
+        assert not has_original_splits(tmp_path, dataset)
+        with pytest.raises(DataError, match="holds no splits that the original"):
+            read_original_splits(tmp_path, dataset)
+
+
+def test_d62_preparing_twice_into_the_same_folders_is_noticed(tmp_path):
+    """The original scripts add a second random choice beside the first, and the splits overlap."""
+    again = {
+        "train": {"0000012": "c"},
+        "val": {"0000012": "a"},
+        "query0": {"0001100": "g"},
+        "gallery0": {"0001100": "f"},
+    }
+    splits = {split: dict(identities) for split, identities in (SPLITS | GALLERY_ALL).items()}
+    for split, identities in again.items():
+        for identity, added in identities.items():
+            splits[split][identity] += added
+    breaches = check_manifest(read_11k(write_11k(tmp_path, splits)))
+    assert any(breach.startswith("train and val share 2 images") for breach in breaches)
+    assert any(breach.startswith("draw 0: query and gallery share 2 images") for breach in breaches)
+    assert any(breach.startswith("draw 0: gallery has more than one image of 1 identities") for breach in breaches)

@@ -1,0 +1,267 @@
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from handclip.datasets.manifest import Manifest
+from handclip.datasets.prepare import ASPECTS, find_or_prepare, manifest_path, prepare
+from handclip.datasets.summary import split_table, summarise
+from handclip.errors import ConfigError, DataError, HandCLIPError
+
+ORIGINAL = {
+    "train_all": {"12": "ab"},
+    "train": {"12": "a"},
+    "val": {"12": "b"},
+    "test": {"1100": "cd", "1200": "ef"},
+    "query0": {"1100": "c", "1200": "e"},
+    "gallery0": {"1100": "d", "1200": "f"},
+}
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    root = tmp_path / "people"
+    for identity in range(6):
+        folder = root / f"person {identity}"
+        folder.mkdir(parents=True)
+        for number in range(identity + 1):
+            Image.new("RGB", (2, 2), (identity, number, 0)).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def hands(tmp_path: Path) -> Path:
+    root = tmp_path / "11k"
+    (root / "Hands").mkdir(parents=True)
+    rows = ["id,accessories,aspectOfHand,imageName"]
+    for aspect in ("dorsal right", "dorsal left", "palmar right", "palmar left"):
+        for identity in (12, 500, 1100, 1200):
+            for number in range(3):
+                name = f"{aspect} {identity} {number}.png"
+                Image.new("RGB", (1, 1), (identity % 256, number, 0)).save(root / "Hands" / name)
+                rows.append(f"{identity:07},0,{aspect},{name}")
+    (root / "HandInfo.csv").write_text("\n".join(rows))
+    return root
+
+
+def write_original(root: Path, splits: dict[str, dict[str, str]] = ORIGINAL) -> None:
+    for split, identities in splits.items():
+        for identity, letters in identities.items():
+            folder = root / "train_val_test_split_dorsal_r" / split / identity
+            folder.mkdir(parents=True, exist_ok=True)
+            for letter in letters:
+                Image.new("RGB", (1, 1), (ord(letter), 0, 0)).save(folder / f"{letter}.png")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_writes_manifests_and_summaries(hands, tmp_path):
+    prepared = prepare("11k", hands, tmp_path / "out", seed=2, num_draws=3)
+    assert (prepared.folder, prepared.origin, prepared.unchanged) == (tmp_path / "out", "images", False)
+    assert sorted(content(tmp_path / "out")) == [
+        "dataset_summary.csv",
+        *sorted(f"manifest_{aspect}.json" for aspect in ASPECTS["11k"]),
+        "summary.json",
+    ]
+    for aspect, manifest in prepared.manifests.items():
+        assert Manifest.load(manifest_path(tmp_path / "out", aspect)) == manifest
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary == {aspect: summarise(manifest) for aspect, manifest in prepared.manifests.items()}
+    assert summary["dorsal_l"] == {
+        "train_identities": 2,
+        "train_images": 4,
+        "val_images": 2,
+        "train_all_images": 6,
+        "test_identities": 2,
+        "test_images": 6,
+        "query_images": 4,
+        "gallery_images": 2,
+        "gallery_all_images": 8,
+        "missing_images": 0,
+        "unreadable_images": 0,
+        "ignored_files": 0,
+        "empty_identities": 0,
+        "single_image_train_identities": 0,
+        "single_image_test_identities": 0,
+        "sha256": prepared.manifests["dorsal_l"].sha256,
+    }
+    with (tmp_path / "out" / "dataset_summary.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 7
+    assert rows[6] == {
+        "dataset": "11k",
+        "aspect": "dorsal_r",
+        "split": "gallery0_all",
+        "identities": "8",
+        "images": "8",
+        "minimum": "1",
+        "minimum_identities": "8",
+        "maximum": "1",
+        "maximum_identities": "8",
+        "imbalance": "1",
+        "balanced": "True",
+        "distractor_identities": "6",
+    }
+
+
+def test_split_table_of_uneven_identities(people):
+    manifest = prepare("folder", people, people.parent / "out").manifests["hand"]
+    table = {row.split: row for row in split_table(manifest)}
+    assert list(table) == ["train_all", "train", "val", "test", "query0", "gallery0"]
+    sizes = [len(list((people / manifest.identity_names[one]).iterdir())) for one in manifest.identities(manifest.test)]
+    row = table["test"]
+    assert (row.identities, row.images, row.minimum, row.maximum) == (3, sum(sizes), min(sizes), max(sizes))
+    assert (row.minimum_identities, row.maximum_identities) == (1, 1)
+    assert row.imbalance == max(sizes) / min(sizes)
+    assert not row.balanced
+    assert table["val"].balanced
+    counts = summarise(manifest)
+    assert int(counts["single_image_train_identities"]) + int(counts["single_image_test_identities"]) == 1
+
+
+def test_d62_preparing_again_changes_nothing(hands, tmp_path):
+    out = tmp_path / "out"
+    prepare("11k", hands, out)
+    before = content(out)
+    times = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    again = prepare("11k", hands, out)
+    assert again.unchanged
+    assert content(out) == before
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == times
+    (out / "summary.json").unlink()
+    (out / "manifest_palmar_r.json").unlink()
+    assert not prepare("11k", hands, out).unchanged
+    assert content(out) == before
+
+
+def test_d62_other_manifests_are_never_overwritten(hands, people, tmp_path):
+    out = tmp_path / "out"
+    prepare("11k", hands, out)
+    before = content(out)
+    with pytest.raises(DataError, match=r"already holds other manifests \(manifest_dorsal_l\.json, .*nothing was over"):
+        prepare("11k", hands, out, seed=1)
+    with pytest.raises(DataError, match=r"already holds other manifests \(manifest_dorsal_l\.json, "):
+        prepare("folder", people, out)
+    assert content(out) == before
+
+
+def test_d62_importing_does_nothing_and_needs_no_torch(tmp_path):
+    code = "import sys, handclip.datasets.prepare as p; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=60)
+    assert not list(tmp_path.iterdir())
+
+
+def test_moved_data_set_is_the_same_content(people, tmp_path):
+    out = tmp_path / "elsewhere" / "out"
+    expected = prepare("folder", people, out).manifests["hand"]
+    moved = tmp_path / "moved"
+    shutil.move(people, moved)
+    again = prepare("folder", moved, out)
+    assert again.manifests["hand"].sha256 == expected.sha256
+    assert Manifest.load(manifest_path(out, "hand")).root == moved.resolve()
+
+
+def test_unwritable_out(people, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="is a file, not a folder for manifests"):
+        prepare("folder", people, tmp_path / "file")
+    (tmp_path / "out" / "summary.json").mkdir(parents=True)
+    with pytest.raises(HandCLIPError, match=r"cannot write .*summary\.json"):
+        prepare("folder", people, tmp_path / "out")
+
+
+def test_damaged_manifest_in_out(people, tmp_path):
+    (tmp_path / "manifest_hand.json").write_text("{}")
+    with pytest.raises(DataError, match=r"manifest_hand\.json is not a HandCLIP manifest"):
+        prepare("folder", people, tmp_path)
+
+
+def test_bad_requests(people, tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no data set 'folders'\. Did you mean 'folder'\?"):
+        prepare("folders", people, tmp_path)
+    with pytest.raises(ConfigError, match="number of draws must be at least 1, not 0"):
+        prepare("folder", people, tmp_path, num_draws=0)
+    with pytest.raises(ConfigError, match="deterministic gallery is defined for hd only"):
+        prepare("folder", people, tmp_path, deterministic_gallery=True)
+    with pytest.raises(ConfigError, match=r"11k has no aspect 'dorsal_x'\. Did you mean 'dorsal_r'\?"):
+        find_or_prepare("11k", people, tmp_path, aspects=["dorsal_x"])
+
+
+def test_prepare_reads_original_splits_where_the_images_are_not(tmp_path):
+    write_original(tmp_path / "11k")
+    prepared = prepare("11k", tmp_path / "11k", tmp_path / "out")
+    assert (prepared.origin, list(prepared.manifests)) == ("original_splits", ["dorsal_r"])
+    assert prepare("11k", tmp_path / "11k", tmp_path / "out").unchanged
+
+
+def test_first_use_prepares_and_keeps(hands, tmp_path):
+    first = find_or_prepare("11k", hands, tmp_path / "cache", aspects=["palmar_l"])
+    assert (first.origin, first.folder, first.unchanged) == ("images", hands / "manifests", False)
+    second = find_or_prepare("11k", hands, tmp_path / "cache", aspects=["palmar_l"], seed=9)
+    assert (second.origin, second.unchanged) == ("manifests", True)
+    assert second.manifests == {"palmar_l": first.manifests["palmar_l"]}
+    assert not (tmp_path / "cache").exists()
+    moved = tmp_path / "moved"
+    shutil.move(hands, moved)
+    third = find_or_prepare("11k", moved, tmp_path / "cache")
+    assert third.origin == "manifests"
+    assert third.manifests["palmar_l"].sha256 == first.manifests["palmar_l"].sha256
+
+
+def test_first_use_of_a_folder_data_set_is_stable(people, tmp_path):
+    first = find_or_prepare("folder", people, tmp_path / "cache")
+    shutil.copytree(people / "manifests", tmp_path / "copy")
+    assert prepare("folder", people, people / "manifests").unchanged
+    assert find_or_prepare("folder", people, tmp_path / "cache").manifests == first.manifests
+
+
+def test_first_use_of_read_only_data(hands, tmp_path):
+    hands.chmod(0o555)
+    try:
+        first = find_or_prepare("11k", hands, tmp_path / "cache")
+        assert first.folder.parent == tmp_path / "cache"
+        assert not (hands / "manifests").exists()
+        second = find_or_prepare("11k", hands, tmp_path / "cache")
+        assert (second.origin, second.manifests) == ("manifests", first.manifests)
+    finally:
+        hands.chmod(0o755)
+
+
+def test_first_use_prefers_original_splits_if_they_have_the_aspect(hands, tmp_path):
+    write_original(hands)
+    read = find_or_prepare("11k", hands, tmp_path / "cache", aspects=["dorsal_r"])
+    assert read.origin == "original_splits"
+    assert read.manifests["dorsal_r"].seed is None
+    assert find_or_prepare("11k", hands, tmp_path / "cache", aspects=["dorsal_r"]).origin == "manifests"
+    shutil.rmtree(hands / "manifests")
+    assert find_or_prepare("11k", hands, tmp_path / "cache", aspects=["palmar_l"]).origin == "images"
+
+
+def test_overlapping_original_splits_are_refused(tmp_path):
+    write_original(tmp_path / "11k", {**ORIGINAL, "query0": {"1100": "cd", "1200": "e"}})
+    with pytest.raises(DataError, match=r"break the protocol.*\n  dorsal_r: draw 0: query and gallery share 1 images"):
+        find_or_prepare("11k", tmp_path / "11k", tmp_path / "cache", aspects=["dorsal_r"])
+
+
+def test_manifest_whose_images_have_gone(hands, tmp_path):
+    find_or_prepare("11k", hands, tmp_path / "cache")
+    (hands / "Hands" / "palmar left 12 0.png").unlink()
+    with pytest.raises(DataError, match=r"1 are gone \(Hands/palmar left 12 0\.png\)"):
+        find_or_prepare("11k", hands, tmp_path / "cache", aspects=["palmar_l"])
+
+
+def test_manifest_of_another_data_set(hands, tmp_path):
+    prepare("11k", hands, hands / "manifests")
+    path = manifest_path(hands / "manifests", "dorsal_r")
+    shutil.copy(manifest_path(hands / "manifests", "dorsal_l"), path)
+    with pytest.raises(DataError, match=r"is the manifest of 11k dorsal_l, not of 11k dorsal_r"):
+        find_or_prepare("11k", hands, tmp_path / "cache")
