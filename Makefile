@@ -1,0 +1,37 @@
+# Everything runs in .venv, which `setup` makes. PYTHON names the interpreter to make it with: 3.11, for which
+# constraints.txt was tested.
+PYTHON ?= $(shell python3.11 -c "print('python3.11')" 2>/dev/null || echo python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: setup demo test check format bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	# torch first and by itself: pinned, so that nothing pulls in another build of it.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: setup  ## Train and evaluate every stage on synthetic hands; goes on where it stopped.
+	$(BIN)/handclip demo --out demo_out --resume
+
+test: setup
+	$(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python benchmarks/evaluation.py
+
+clean:
+	rm -rf .venv demo_out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
