@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,29 @@ def _read_manifest(config: ExperimentConfig, path: Path, aspect: str) -> Manifes
         )
     manifest.verify_files()
     return manifest
+
+
+def check_no_test_identity(trained_on: Sequence[str], manifests: Mapping[str, Manifest], source: str) -> None:
+    """Check that none of the identities that a checkpoint was trained on is a test identity here.
+
+    Args:
+        trained_on: the checkpoint's `aspect/identity` names.
+        manifests: the manifests about to be used, by aspect.
+        source: names the checkpoint in the error.
+
+    Raises:
+        DataError: says how many are, and the first of them.
+    """
+    tested = {
+        f"{aspect}/{manifest.identity_names[identity]}"
+        for aspect, manifest in manifests.items()
+        for identity in manifest.identities(manifest.test)
+    }
+    if leaked := sorted(tested.intersection(trained_on)):
+        raise DataError(
+            f"{source}: was trained on {len(leaked)} identities that this manifest tests on (such as {leaked[0]}); "
+            "it was made with another split. Use the manifest that it was trained with, or train it anew"
+        )
 
 
 def combined_sha256(manifests: dict[str, Manifest]) -> str:

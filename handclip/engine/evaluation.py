@@ -16,7 +16,7 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import run_name
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.torch_dataset import LabelledImage
-from handclip.engine.data import combined_sha256, find_manifests
+from handclip.engine.data import check_no_test_identity, combined_sha256, find_manifests
 from handclip.engine.features import Features, extract_features
 from handclip.engine.hardware import choose_device, choose_workers
 from handclip.engine.progress import progress_over
@@ -69,7 +69,7 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False) -> Evaluation
     run = run_name(config)
     folder = config.eval_dir / run
     manifests = find_manifests(config)
-    model, checkpoint = _load_model(config)
+    model, checkpoint = _load_model(config, manifests)
     identity = {
         "run": run,
         "dataset": config.dataset,
@@ -108,7 +108,7 @@ def checkpoint_path(config: ExperimentConfig) -> Path:
     return config.checkpoint or config.save_dir / f"{run_name(config)}.pth"
 
 
-def _load_model(config: ExperimentConfig) -> tuple[EmbeddingModel, str | None]:
+def _load_model(config: ExperimentConfig, manifests: Mapping[str, Manifest]) -> tuple[EmbeddingModel, str | None]:
     if config.variant == "baseline" and config.checkpoint is None:
         # Only `pretrained: none` draws weights; the same seed then gives the model that training starts from.
         torch.manual_seed(config.seed)
@@ -118,6 +118,7 @@ def _load_model(config: ExperimentConfig) -> tuple[EmbeddingModel, str | None]:
         raise HandCLIPError(f"{path}: there is no such model. Train it first, or name another with checkpoint")
     checkpoint = Checkpoint.load(path)
     check_same_model(checkpoint, config.to_dict(), path)
+    check_no_test_identity(checkpoint.identities, manifests, str(path))
     return model_from_checkpoint(checkpoint, str(path)), str(path)
 
 
@@ -197,12 +198,15 @@ def _rank_all(config: ExperimentConfig, manifest: Manifest, features: _FeatureTa
 def _rank_draw(
     manifest: Manifest, query: tuple[int, ...], gallery: tuple[int, ...], features: _FeatureTable, flip: str
 ) -> RankingResult:
-    return rank_gallery(
-        features.of(manifest, query, flip),
-        features.of(manifest, gallery, flip),
-        [manifest.images[index].identity for index in query],
-        [manifest.images[index].identity for index in gallery],
-    )
+    try:
+        return rank_gallery(
+            features.of(manifest, query, flip),
+            features.of(manifest, gallery, flip),
+            [manifest.images[index].identity for index in query],
+            [manifest.images[index].identity for index in gallery],
+        )
+    except ValueError as error:
+        raise DataError(f"{manifest.dataset} {manifest.aspect} cannot be evaluated: {error}") from error
 
 
 def _values(result: RankingResult) -> dict[str, float]:

@@ -17,7 +17,13 @@ from handclip.datasets.sampling import PKBatchSampler, RandomBatchSampler
 from handclip.datasets.torch_dataset import ImageDataset
 from handclip.datasets.transforms import ImageTransform
 from handclip.engine.criterion import TrainingCriterion
-from handclip.engine.data import TrainingData, combined_sha256, find_manifests, load_training_data
+from handclip.engine.data import (
+    TrainingData,
+    check_no_test_identity,
+    combined_sha256,
+    find_manifests,
+    load_training_data,
+)
 from handclip.engine.hardware import choose_device, choose_precision, choose_workers, describe_environment
 from handclip.engine.keeper import RunKeeper
 from handclip.engine.module import TrainingModule
@@ -25,7 +31,7 @@ from handclip.engine.progress import TrainingProgress
 from handclip.engine.run_folder import RunFolder
 from handclip.errors import CheckpointError, ConfigError
 from handclip.files import read_json, write_json
-from handclip.models.builder import build_model
+from handclip.models.builder import build_model, load_earlier_stage
 from handclip.models.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -64,8 +70,11 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
     precision = choose_precision(config.precision, device)
     manifests = find_manifests(config)
     data = load_training_data(manifests, config.train_split)
+    earlier = load_earlier_stage(config)
+    if earlier is not None:
+        check_no_test_identity(earlier.identities, manifests, f"resume_from: {config.resume_from}")
     seed_everything(config.seed, verbose=False)
-    model = build_model(config)
+    model = build_model(config, earlier)
     sampler = _build_sampler(config, data)
     criterion = TrainingCriterion(config.losses, len(data.identities), model.encoder.embedding_dims)
 
@@ -74,8 +83,8 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
         logger.info(f"{files.run} has already ended; nothing is left to do.")
         return _read_result(files)
     with _log_file(files.folder / "train.log"):
-        if config.resume_from is not None:
-            _continue_criterion(criterion, data, config.resume_from)
+        if earlier is not None:
+            _continue_criterion(criterion, data, earlier)
         _log_start(config, files, data, sampler, device, precision)
         environment = describe_environment(device, precision)
         write_json(files.folder / "environment.json", environment)
@@ -102,9 +111,8 @@ def _build_sampler(config: ExperimentConfig, data: TrainingData) -> PKBatchSampl
     return RandomBatchSampler(labels, config.batch_size, config.seed)
 
 
-def _continue_criterion(criterion: TrainingCriterion, data: TrainingData, path: Path) -> None:
+def _continue_criterion(criterion: TrainingCriterion, data: TrainingData, checkpoint: Checkpoint) -> None:
     """Take over the earlier stage's loss terms (its classifier, say) where both have them for the same identities."""
-    checkpoint = Checkpoint.load(path)
     if checkpoint.identities != data.identities:
         logger.info("The earlier stage knew other identities: every loss starts afresh.")
         return

@@ -1,7 +1,5 @@
 """From a config, or from a checkpoint, to a model."""
 
-from pathlib import Path
-
 from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.transforms import Preprocessing
 from handclip.errors import CheckpointError
@@ -13,16 +11,19 @@ from handclip.models.state_dict import check_state_dict
 from handclip.models.weights import load_clip_weights
 
 
-def build_model(config: ExperimentConfig) -> EmbeddingModel:
+def build_model(config: ExperimentConfig, earlier: Checkpoint | None = None) -> EmbeddingModel:
     """Build the model that training starts from, or that a baseline evaluates.
+
+    Args:
+        config: the experiment.
+        earlier: the checkpoint that training goes on from, as `load_earlier_stage` read it; it replaces `pretrained`.
 
     Raises:
         ConfigError: unknown model, weights, input size or number of blocks.
-        CheckpointError: weights or the checkpoint of `resume_from` are missing, damaged or of another model.
+        CheckpointError: weights are missing, damaged or of another model.
     """
-    if config.resume_from is not None:
-        checkpoint = load_earlier_stage(config, config.resume_from)
-        encoder = _encoder_of(checkpoint)
+    if earlier is not None:
+        encoder = _encoder_of(earlier)
     else:
         architecture(config.model)
         weights = load_clip_weights(config.model, config.pretrained, config.quick_gelu)
@@ -36,24 +37,29 @@ def build_model(config: ExperimentConfig) -> EmbeddingModel:
             preprocessing=weights.preprocessing,
         )
     model = EmbeddingModel(encoder, bnneck=config.bnneck, test_feature=config.test_feature)
-    if config.resume_from is not None:
-        state = {
-            key: value for key, value in checkpoint.model_state.items() if not key.startswith("necks.") or model.necks
-        }
-        state = {**{key: value for key, value in model.state_dict().items() if key.startswith("necks.")}, **state}
-        check_state_dict(model, state, str(config.resume_from))
-        model.load_state_dict(state)
+    if earlier is not None:
+        # A neck that only one of the two stages has starts afresh, or is left behind.
+        fresh = {key: value for key, value in model.state_dict().items() if key.startswith("necks.")}
+        taken = {k: v for k, v in earlier.model_state.items() if k in fresh or not k.startswith("necks.")}
+        check_state_dict(model, {**fresh, **taken}, f"resume_from: {config.resume_from}")
+        model.load_state_dict({**fresh, **taken})
     freeze_encoder(model.encoder, config.freeze)
     return model
 
 
-def load_earlier_stage(config: ExperimentConfig, path: Path) -> Checkpoint:
-    """Read the checkpoint of `resume_from` and check that it is of the same model."""
+def load_earlier_stage(config: ExperimentConfig) -> Checkpoint | None:
+    """Read the checkpoint of `resume_from`, if there is one, and check that it is of the same model.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another model or preprocessing.
+    """
+    if config.resume_from is None:
+        return None
     try:
-        checkpoint = Checkpoint.load(path)
+        checkpoint = Checkpoint.load(config.resume_from)
+        check_same_model(checkpoint, config.to_dict(), config.resume_from)
     except CheckpointError as error:
         raise CheckpointError(f"resume_from: {error}") from error
-    check_same_model(checkpoint, config.to_dict(), path)
     return checkpoint
 
 
