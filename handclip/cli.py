@@ -32,6 +32,9 @@ class Dataset(StrEnum):
     FOLDER = "folder"
 
 
+_INTERRUPTED = 130
+"""What Typer exits with after Ctrl-C, as shells do."""
+
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="Experiment file (YAML).")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the file; may be repeated.")
@@ -178,14 +181,12 @@ def _print_prepared(prepared: "PreparedDataset") -> None:
 
 
 def set_up_logging() -> None:
-    """Print what HandCLIP logs, plainly, and silence Lightning's own chatter."""
+    """Print what HandCLIP logs, plainly."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("handclip")
     logger.setLevel(logging.INFO)
     logger.handlers = [handler]
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def main() -> None:
@@ -200,6 +201,7 @@ def run(command: typer.Typer) -> None:
     except HandCLIPError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("Interrupted. Run the same command with --resume to go on.", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            print("Interrupted. What was being trained goes on with --resume.", file=sys.stderr)
+        raise

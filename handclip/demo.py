@@ -49,6 +49,7 @@ def run_demo(data: Path | None, out: Path, *, resume: bool = False) -> DemoResul
         raise HandCLIPError(f"{out} exists already. Add --resume to go on there, or choose another with --out")
     if data is not None and not has_11k_layout(data):
         raise DataError(f"{data}: is not in the layout of 11k Hands, which has HandInfo.csv and a folder Hands/")
+    synthetic = data is None
     if data is None:
         data = out / "synthetic_hands"
         logger.info(f"Synthetic hands of {SYNTHETIC.identities} people: {data}")
@@ -58,7 +59,7 @@ def run_demo(data: Path | None, out: Path, *, resume: bool = False) -> DemoResul
         prepared = prepare("11k", data, out / "manifests", allow_missing=True, progress=report)
     _describe(prepared)
 
-    outcomes = run_experiments(demo_configs(out), resume=resume)
+    outcomes = run_experiments(demo_configs(out, "synthetic" if synthetic else "photographs"), resume=resume)
     tables = {}
     for protocol in ("gallery", "gallery_all"):
         tables[protocol] = compare_outcomes(outcomes, gallery_protocol=protocol, flip="sum")
@@ -66,8 +67,13 @@ def run_demo(data: Path | None, out: Path, *, resume: bool = False) -> DemoResul
     return DemoResult(tables, out)
 
 
-def demo_configs(out: Path) -> list[ExperimentConfig]:
-    """Return the experiments in the order in which they have to run; everything is written below `out`."""
+def demo_configs(out: Path, hands: str) -> list[ExperimentConfig]:
+    """Return the experiments in the order in which they have to run; everything is written below `out`.
+
+    Args:
+        out: the folder to write to.
+        hands: `synthetic` or `photographs`, whose recipes differ in how long and on what they train.
+    """
     text = files("handclip.config").joinpath("demo.yml").read_text(encoding="utf-8")
     recipe: dict[str, dict[str, Any]] = yaml.safe_load(text)
     places = {
@@ -78,7 +84,13 @@ def demo_configs(out: Path) -> list[ExperimentConfig]:
     }
 
     def config(stage: str, **more: Any) -> ExperimentConfig:
-        values: Mapping[str, Any] = {**recipe["common"], **places, **recipe[stage], **more}
+        values: Mapping[str, Any] = {
+            **recipe["common"],
+            **places,
+            **recipe[stage],
+            **recipe[hands].get(stage, {}),
+            **more,
+        }
         return parse_config(values, source=f"demo.yml, {stage}")
 
     stage1 = config("stage1")

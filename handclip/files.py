@@ -11,6 +11,19 @@ from uuid import uuid4
 from handclip.errors import HandCLIPError
 
 
+def require_writable(folder: Path) -> None:
+    """Check that files can be written to a folder, or that it can be made, before hours are spent on what goes there.
+
+    Raises:
+        HandCLIPError: something that is not a folder is in its place, or permission is lacking.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise HandCLIPError(f"cannot write {folder}: {existing} is not a folder")
+    if not os.access(existing, os.W_OK):
+        raise HandCLIPError(f"cannot write {folder}: {existing} is read-only")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` on success, remove it on failure.

@@ -39,8 +39,9 @@ def main(
     for outcome in run_experiments(experiments, resume=resume):
         outcomes[outcome.config.model].append(outcome)
     for model, of_model in outcomes.items():
+        flip = max(of_model[0].config.flip_settings)  # "sum" where both were evaluated
         for protocol in of_model[0].evaluation.gallery_protocols:
-            comparison = compare_outcomes(of_model, gallery_protocol=protocol, flip="sum")
+            comparison = compare_outcomes(of_model, gallery_protocol=protocol, flip=flip)
             console.print(f"\n{model}")
             console.print(comparison.to_rich())
             name = f"stage2_loss_variants_{model}_{of_model[0].config.dataset}_{of_model[0].config.aspect}_{protocol}"

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from handclip.config.losses import CrossEntropyConfig, LossConfig
+from handclip.config.section import Section
 
 HAND_ASPECTS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
 """The four aspects of an 11k Hands layout, in the order of the protocol's tables."""
@@ -22,12 +23,6 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
-
-
-class Section(BaseModel):
-    """A part of the file: unknown keys are errors, values cannot change after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Augmentation(Section):
@@ -58,7 +53,7 @@ class ExperimentConfig(Section):
     variant: Literal["baseline", "finetuned"] = "finetuned"
     """`baseline` evaluates the pre-trained encoder as it is; `finetuned` trains."""
     seed: int = Field(0, ge=0, lt=2**32)
-    model: str = Field(min_length=1)
+    model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     dataset: Annotated[Literal["11k", "hd", "synthetic", "folder"], BeforeValidator(_lower)]
     aspect: Literal["dorsal_r", "dorsal_l", "palmar_r", "palmar_l", "all", "dorsal", "hand"] = "dorsal_r"
     """`all` trains the four aspects together, each (person, aspect) an identity, and evaluates each by itself."""
@@ -98,7 +93,7 @@ class ExperimentConfig(Section):
     """`auto` draws P identities x K images whenever a loss needs positives, and single images at random otherwise."""
     images_per_identity: int = Field(4, ge=2)
     """K of P x K; P is batch_size / K."""
-    lr: float = Field(5e-5, gt=0)
+    lr: float = Field(5e-5, gt=0, le=100)
     """Learning rate of new parameters (classifiers, neck)."""
     backbone_lr_scale: float = Field(0.1, ge=0, le=100)
     """The encoder learns at lr times this."""
@@ -126,8 +121,8 @@ class ExperimentConfig(Section):
     """The trained model to evaluate; default the run's own best in `save_dir`."""
     num_splits: int = Field(10, ge=1)
     """How many of the manifest's query/gallery draws to evaluate."""
-    gallery_protocols: tuple[GalleryProtocol, ...] = Field(("gallery", "gallery_all"), min_length=1)
-    flip_settings: tuple[Flip, ...] = Field(("none", "sum"), min_length=1)
+    gallery_protocols: tuple[GalleryProtocol, ...] = ("gallery", "gallery_all")
+    flip_settings: tuple[Flip, ...] = ("none", "sum")
     """`sum` adds the feature of the mirrored image before normalisation."""
     eval_batch_size: PositiveInt = 64
 
@@ -136,7 +131,7 @@ class ExperimentConfig(Section):
     save_dir: Path = Path("saved_models")
     eval_dir: Path = Path("eval_logs")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    num_workers: int | Literal["auto"] = "auto"
+    num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Processes that read and augment images; results do not depend on their number."""
 
     PLACES: ClassVar[frozenset[str]] = frozenset({"output_dir", "save_dir", "eval_dir", "device", "num_workers"})
@@ -155,25 +150,18 @@ class ExperimentConfig(Section):
     )  # fmt: skip
     """Keys that only training reads."""
 
-    @field_validator("losses")
+    @field_validator("losses", "gallery_protocols", "flip_settings")
     @classmethod
-    def _not_empty(cls, value: tuple[LossConfig, ...]) -> tuple[LossConfig, ...]:
+    def _not_empty(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         if not value:
-            raise ValueError("the list is empty; name at least one, such as `- type: cross_entropy`")
-        return value
-
-    @field_validator("num_workers")
-    @classmethod
-    def _not_negative(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 0:
-            raise ValueError("cannot be negative")
+            raise ValueError("the list is empty; name at least one")
         return value
 
     @model_validator(mode="before")
     @classmethod
     def _name_the_only_aspect(cls, values: Any) -> Any:
         """Where a data set has one aspect only, that is the aspect, so that `--set dataset=hd` needs no second key."""
-        if isinstance(values, dict):
+        if isinstance(values, dict) and values.get("aspect", "all") in (*HAND_ASPECTS, "all"):
             only = SINGLE_ASPECT.get(str(values.get("dataset")).lower())
             if only is not None:
                 return {**values, "aspect": only}
@@ -181,11 +169,15 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.dataset not in SINGLE_ASPECT and self.aspect not in (*HAND_ASPECTS, "all"):
+        only = SINGLE_ASPECT.get(self.dataset)
+        if only is None and self.aspect not in (*HAND_ASPECTS, "all"):
             raise ValueError(f"aspect: {self.dataset} has the aspects {', '.join(HAND_ASPECTS)} and all")
+        if only is not None and self.aspect != only:
+            raise ValueError(f"aspect: {self.dataset} has the aspect {only} only")
         if self.dataset == "folder" and self.data_root is None and self.manifest is None:
             raise ValueError("data_root: a folder data set needs the path of its folder")
-        if self.variant == "baseline" and (unused := sorted(self.model_fields_set & self.TRAINING)):
+        changed = self._changed()
+        if self.variant == "baseline" and (unused := sorted(changed & self.TRAINING)):
             raise ValueError(f"{unused[0]}: has no effect with variant: baseline, which trains nothing")
         if self.uses_pk_sampling and self.batch_size % self.images_per_identity:
             raise ValueError(
@@ -196,31 +188,36 @@ class ExperimentConfig(Section):
             raise ValueError(f"batch_size: {self.batch_size} holds one identity only; a positive needs a negative")
         if self.sampler == "random" and (needy := [loss.type for loss in self.losses if loss.needs_positives]):
             raise ValueError(f"sampler: random gives {needy[0]} no positives; use pk or auto")
-        if self.schedule != "step" and (set_ := sorted(self.model_fields_set & {"milestones", "gamma"})):
-            raise ValueError(f"{set_[0]}: is read only with schedule: step")
+        if self.schedule != "step" and (unused := sorted(changed & {"milestones", "gamma"})):
+            raise ValueError(f"{unused[0]}: is read only with schedule: step")
         if self.schedule == "step" and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError("milestones: must rise from one to the next")
         if self.warmup_epochs >= self.epochs and self.epochs > 1:
             raise ValueError(f"warmup_epochs: {self.warmup_epochs:g} leaves nothing of {self.epochs} epochs")
         if self.train_split == "train_all" and self.early_stopping_patience is not None:
             raise ValueError("early_stopping_patience: train_split: train_all leaves no validation images to stop by")
-        if not self.bnneck and "test_feature" in self.model_fields_set:
+        if not self.bnneck and "test_feature" in changed:
             raise ValueError("test_feature: is read only with bnneck: true")
+        if self.bnneck and not any(loss.uses_classifier for loss in self.losses):
+            raise ValueError("bnneck: the neck feeds classifiers, and no loss here has one; add cross_entropy, say")
         return self
 
-    @field_validator("resume_from", "checkpoint", "manifest", "data_root", mode="after")
+    def _changed(self) -> set[str]:
+        """Return the keys whose value is not the default, so that a resolved config can be read again."""
+        return {key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default}
+
+    @field_validator("resume_from", "checkpoint", "manifest", "data_root", "output_dir", "save_dir", "eval_dir")
     @classmethod
     def _fill_in(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         """Replace {model}, {dataset} and {aspect} in a path, so that one config serves every aspect."""
-        if value is None or "{" not in str(value):
-            return value
-        known = {key: info.data.get(key, "") for key in ("model", "dataset", "aspect")}
-        try:
-            return Path(str(value).format_map(known))
-        except (KeyError, ValueError, IndexError):
-            raise ValueError(
-                f"{value}: a path may hold {{model}}, {{dataset}} and {{aspect}}, nothing else in braces"
-            ) from None
+        if value is None:
+            return None
+        path = str(value)
+        for key in ("model", "dataset", "aspect"):
+            path = path.replace(f"{{{key}}}", info.data.get(key, ""))
+        if "{" in path:
+            raise ValueError(f"{value}: a path may hold {{model}}, {{dataset}} and {{aspect}}, nothing else in braces")
+        return Path(path)
 
     @property
     def uses_pk_sampling(self) -> bool:

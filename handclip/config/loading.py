@@ -39,10 +39,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file.{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    try:
-        values = yaml.load(text, _UniqueKeyLoader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
+    values = _parse_yaml(text, source=str(path))
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"{path}: should map keys to values, such as `model: vitb16`")
     return values
@@ -62,6 +59,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", key_node.start_mark)
@@ -70,14 +69,20 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _parse_yaml(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, _UniqueKeyLoader)  # a SafeLoader
+    except RecursionError:
+        raise ConfigError(f"{source}: is nested too deeply") from None
+    except Exception as error:  # on values such as 2020-13-45 PyYAML lets Python's own errors through
+        raise ConfigError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from error
+
+
 def _apply(override: str, values: dict[str, Any]) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set {override}: should be key=value, such as --set aspect=palmar_l")
-    try:
-        value = yaml.load(text, _UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML") from error
+    value = _parse_yaml(text, source=f"--set {override}")
     *sections, last = key.strip().split(".")
     target = values
     for section in sections:
@@ -89,25 +94,61 @@ def _apply(override: str, values: dict[str, Any]) -> None:
     target[last] = value
 
 
+_EXPECTED = {
+    "experiment": "letters, digits, dots, dashes and underscores, with a letter or digit first",
+    "model": "the name of a model, such as vitb16",
+    "quick_gelu": "true, false or auto",
+    "input_size": "a number of pixels above 0, or [height, width]",
+    "freeze": "none, all, or all_but_last_2, say",
+    "device": "auto, cpu, mps, cuda or cuda:0, say",
+    "num_workers": "auto, or a number from 0 up",
+}
+"""What to say of the keys whose type pydantic describes by a pattern, or by several findings."""
+
+
 def _explain(error: ValidationError) -> Iterator[str]:
     """Turn pydantic's findings into lines that name the key."""
+    explained = set()
     for finding in error.errors(include_url=False):
-        location = [str(part) for part in finding["loc"] if str(part) not in LOSS_TYPES]
-        if finding["type"] == "extra_forbidden":
+        location = _location(finding["loc"])
+        field = location[0] if location else ""
+        if field in _EXPECTED and finding["type"] != "missing":
+            if field not in explained:
+                yield f"{field}: should be {_EXPECTED[field]} (got {_shown(finding['input'])})"
+            explained.add(field)
+        elif finding["type"] == "extra_forbidden":
             yield _unknown_key(location, finding["loc"])
         elif finding["type"] == "missing":
             yield f"{_dotted(location)}: is required"
-        elif finding["type"] in ("union_tag_invalid", "union_tag_not_found"):
-            given = finding["input"].get("type") if isinstance(finding["input"], dict) else finding["input"]
-            if given is None:
-                yield f"{_dotted(location)}: needs a type, such as `type: triplet`"
-            else:
-                yield f"{_dotted(location)}.type: there is no loss '{given}'.{suggest_loss(str(given))}"
+        elif finding["type"] in ("union_tag_not_found", "model_attributes_type"):
+            yield f"{_dotted(location)}: needs a type, such as `type: triplet` (got {_shown(finding['input'])})"
+        elif finding["type"] == "union_tag_invalid":
+            given = str(finding["ctx"]["tag"])
+            yield f"{_dotted(location)}.type: there is no loss '{given}'.{suggest_loss(given)}"
         elif finding["type"] == "value_error":
             message = str(finding["ctx"]["error"])
-            yield f"{_dotted(location)}: {message}" if location else message
+            yield ": ".join(filter(None, [_dotted(location), message]))
         else:
-            yield f"{_dotted(location)}: {_lower_first(finding['msg'])} (got {finding['input']!r})"
+            # YAML has lists and mappings; pydantic calls them tuples and dictionaries.
+            message = _lower_first(finding["msg"].replace("tuple", "list").replace("dictionary", "mapping"))
+            yield f"{_dotted(location)}: {message} (got {_shown(finding['input'])})"
+
+
+def _location(path: Sequence[int | str]) -> list[str]:
+    """Return the keys and list positions of a finding, without the branches of unions that pydantic adds."""
+    if path[:1] == ("losses",):
+        return [str(part) for position, part in enumerate(path) if position != 2]
+    if path[:1] == ("augmentation",):
+        return [str(part) for part in path]
+    return [str(part) for position, part in enumerate(path) if position == 0 or isinstance(part, int)]
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits
+        return "something too long to show"
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _unknown_key(location: list[str], raw_location: tuple[int | str, ...]) -> str:
@@ -120,8 +161,7 @@ def _unknown_key(location: list[str], raw_location: tuple[int | str, ...]) -> st
         if key in Augmentation.model_fields:
             return f"unknown key '{key}': it is an option of augmentation; put it under `augmentation:`"
     elif section[0] == "losses":
-        tag = next((str(part) for part in raw_location if str(part) in LOSS_TYPES), "")
-        known = list(LOSS_TYPES[tag].model_fields) if tag else list(LOSS_TYPES)
+        known = list(LOSS_TYPES[str(raw_location[2])].model_fields)
     else:
         known = list(Augmentation.model_fields)
     if section and key in ExperimentConfig.model_fields:

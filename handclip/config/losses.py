@@ -13,8 +13,9 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from handclip.config.section import Section
 from handclip.errors import ConfigError, did_you_mean
 
 OTHER_NAMES = {"ce": "cross_entropy", "id": "cross_entropy", "softmax": "cross_entropy", "tri": "triplet"}
@@ -27,19 +28,17 @@ def _check_radians(margin: float) -> float:
     return margin
 
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Radians = Annotated[float, AfterValidator(_check_radians)]
 
 
-class LossOptions(BaseModel):
+class LossOptions(Section):
     """What every loss has: a type, a weight in the sum, and two facts that decide how it is fed.
 
     `needs_positives`: it compares images of one batch, so a batch must hold several images per identity.
     `uses_classifier`: it owns one weight vector (or more) per identity and scores features against them.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     needs_positives: ClassVar[bool] = False
     uses_classifier: ClassVar[bool] = False

@@ -33,6 +33,9 @@ def _extras(config: ExperimentConfig) -> dict[str, Any]:
     values = config.to_dict()
     fields = ExperimentConfig.model_fields
     extras: dict[str, Any] = {}
+    if config.model.startswith("coca_"):
+        # Alone among the models these end in another's name: `a_coca` with `ViT-B-32` would read the same.
+        extras["model"] = config.model
     for key in sorted(values.keys() - ignored):
         if key == "losses":
             # The types stand in the name already; what remains is any option that is not its default.

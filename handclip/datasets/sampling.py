@@ -37,7 +37,11 @@ class _EpochSampler(Sampler[list[Item]]):
 
 
 class RandomBatchSampler(_EpochSampler):
-    """Every image once an epoch, in random order, in batches of nearly equal size (at most `batch_size`)."""
+    """Every image once an epoch, in random order, in batches of nearly equal size, at most `batch_size`.
+
+    No batch holds a single image, which batch norm could not train on: batches of two become one of three where the
+    number of images is odd.
+    """
 
     def __init__(self, labels: Sequence[int], batch_size: int, seed: int) -> None:
         super().__init__(labels, batch_size, seed)
@@ -45,7 +49,8 @@ class RandomBatchSampler(_EpochSampler):
             raise DataError(f"training needs at least two images, but there are {len(self.labels)}")
 
     def __len__(self) -> int:
-        return -(-len(self.labels) // self.batch_size)
+        images = len(self.labels)
+        return min(-(-images // self.batch_size), images // 2)
 
     def _batches(self, random: np.random.Generator) -> list[np.ndarray]:
         return np.array_split(random.permutation(len(self.labels)), len(self))

@@ -67,7 +67,7 @@ class ImageTransform:
         if seed is None:
             raise ValueError("an augmenting transform needs a seed for each image")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU as well
             return self._erase(self._normalise(self._augment(pixels)))  # type: ignore[no-any-return]
 
 

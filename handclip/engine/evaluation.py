@@ -1,6 +1,7 @@
 """Evaluating a model by the protocol: every draw, gallery and flip setting from features made once."""
 
 import csv
+import hashlib
 import io
 import logging
 import time
@@ -21,7 +22,7 @@ from handclip.engine.features import Features, extract_features
 from handclip.engine.hardware import choose_device, choose_workers
 from handclip.engine.progress import progress_over
 from handclip.errors import DataError, HandCLIPError
-from handclip.files import read_json, write_json, write_text
+from handclip.files import read_json, require_writable, write_json, write_text
 from handclip.metrics import RankingResult, rank_gallery
 from handclip.models.builder import build_model, model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint, check_same_model
@@ -68,19 +69,29 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False) -> Evaluation
     start = time.perf_counter()
     run = run_name(config)
     folder = config.eval_dir / run
+    require_writable(folder)
+    device = choose_device(config.device)
+    # The model comes first: what is wrong with the config should show before images are read.
+    model, checkpoint = _load_model(config)
     manifests = find_manifests(config)
-    model, checkpoint = _load_model(config, manifests)
+    if checkpoint is not None:
+        check_no_test_identity(checkpoint.identities, manifests, str(checkpoint_path(config)))
     identity = {
         "run": run,
         "dataset": config.dataset,
         "aspect": config.aspect,
         "model": config.model,
-        "checkpoint": checkpoint,
+        "checkpoint": str(checkpoint_path(config)) if checkpoint is not None else None,
+        "weights_sha256": _weights_sha256(model),
         "manifest_sha256": combined_sha256(manifests),
+        "settings": {
+            "num_splits": config.num_splits,
+            "gallery_protocols": list(config.gallery_protocols),
+            "flip_settings": list(config.flip_settings),
+        },
     }
     if not overwrite:
         _refuse_other_evaluation(folder / "metrics.json", identity)
-    device = choose_device(config.device)
     with progress_over(f"embedding images of {run}") as report:
         features = _extract_all(config, manifests, model.to(device), report)
     rankings = {aspect: _rank_all(config, manifest, features) for aspect, manifest in manifests.items()}
@@ -108,7 +119,7 @@ def checkpoint_path(config: ExperimentConfig) -> Path:
     return config.checkpoint or config.save_dir / f"{run_name(config)}.pth"
 
 
-def _load_model(config: ExperimentConfig, manifests: Mapping[str, Manifest]) -> tuple[EmbeddingModel, str | None]:
+def _load_model(config: ExperimentConfig) -> tuple[EmbeddingModel, Checkpoint | None]:
     if config.variant == "baseline" and config.checkpoint is None:
         # Only `pretrained: none` draws weights; the same seed then gives the model that training starts from.
         torch.manual_seed(config.seed)
@@ -118,8 +129,16 @@ def _load_model(config: ExperimentConfig, manifests: Mapping[str, Manifest]) -> 
         raise HandCLIPError(f"{path}: there is no such model. Train it first, or name another with checkpoint")
     checkpoint = Checkpoint.load(path)
     check_same_model(checkpoint, config.to_dict(), path)
-    check_no_test_identity(checkpoint.identities, manifests, str(path))
-    return model_from_checkpoint(checkpoint, str(path)), str(path)
+    return model_from_checkpoint(checkpoint, str(path)), checkpoint
+
+
+def _weights_sha256(model: EmbeddingModel) -> str:
+    """Return a hash of the weights alone; that of the file depends on where and when it was written."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from handclip.engine.hardware import peak_memory_mib
 from handclip.engine.module import TrainingModule
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.validation import validate
+from handclip.errors import DataError
 from handclip.files import replacing, write_text
 from handclip.models.checkpoint import Checkpoint, describe_model
 
@@ -58,6 +59,7 @@ class RunKeeper(LightningCheckpoint):
     def state_dict(self) -> dict[str, Any]:
         """Return what an interrupted run needs to go on."""
         return {
+            "manifest_sha256": self.manifest_sha256,
             "history": self.history,
             "best_epoch": self.best_epoch,
             "best_value": self.best_value,
@@ -66,8 +68,27 @@ class RunKeeper(LightningCheckpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
+        """Undo `state_dict`.
+
+        Raises:
+            DataError: the run was started on other images, or on the same ones in other roles.
+        """
+        if state_dict["manifest_sha256"] != self.manifest_sha256:
+            raise DataError(
+                f"{self.files.folder}: was started with manifest {state_dict['manifest_sha256'][:12]}, "
+                f"and cannot go on with {self.manifest_sha256[:12]}: the data have changed"
+            )
         self.__dict__.update(state_dict)
+
+    @property
+    def has_lost_patience(self) -> bool:
+        """Whether early stopping has ended the run."""
+        patience = self.config.early_stopping_patience
+        return patience is not None and self.validations_without_gain >= patience
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train no further epoch where the run that goes on had reached its end."""
+        trainer.should_stop = self._should_stop()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the epoch's sums and clock."""
@@ -110,12 +131,11 @@ class RunKeeper(LightningCheckpoint):
         with replacing(self.files.resume_state) as temporary:
             trainer.save_checkpoint(temporary, weights_only=False)
 
-        patience = self.config.early_stopping_patience
-        if patience is not None and self.validations_without_gain >= patience:
-            logger.info(f"No better {self.config.monitor} in {patience} validations: training stops early.")
-            trainer.should_stop = True
-        if self.stop_after is not None and epoch >= self.stop_after:
-            trainer.should_stop = True
+        if self.has_lost_patience:
+            logger.info(
+                f"No better {self.config.monitor} in {self.validations_without_gain} validations: training stops early."
+            )
+        trainer.should_stop = self._should_stop()
 
     def save(self, module: TrainingModule, epoch: int, metrics: dict[str, float], last: bool = False) -> None:
         """Write the best or the last checkpoint."""
@@ -142,8 +162,11 @@ class RunKeeper(LightningCheckpoint):
             num_workers=self.num_workers,
         )
 
+    def _should_stop(self) -> bool:
+        return self.has_lost_patience or (self.stop_after is not None and len(self.history) >= self.stop_after)
+
     def _validate(self, module: TrainingModule, epoch: int) -> dict[str, float]:
-        due = epoch % self.config.validation_interval == 0 or epoch == self.config.epochs or epoch == self.stop_after
+        due = epoch % self.config.validation_interval == 0 or epoch == self.config.epochs
         return self.validate_now(module) if due and self.data.val_queries else {}
 
     def _select(self, row: Row, epoch: int, module: TrainingModule) -> None:

@@ -1,5 +1,6 @@
 """One training step, as Lightning runs it."""
 
+import math
 from typing import Any
 
 import torch
@@ -61,25 +62,26 @@ class TrainingModule(LightningModule):
             group["lr"] = group["initial_lr"] * factor
 
         output: LossOutput = self.criterion(embeddings=self.model(images), labels=labels)
-        self._check_finite(output)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.manual_backward(output.total)
         self.criterion.unweight_center_gradients()
-        if self.config.gradient_clip:
-            main = [p for group in optimizers[0].param_groups for p in group["params"] if p.grad is not None]
-            clip_grad_norm_(main, self.config.gradient_clip)
+        main = [p for group in optimizers[0].param_groups for p in group["params"] if p.grad is not None]
+        gradient_norm = clip_grad_norm_(main, self.config.gradient_clip or math.inf)
+        self._check_finite(output, gradient_norm)
         for optimizer in optimizers:
             optimizer.step()
         self.steps_taken += 1
         return {"loss": output.total.detach(), "terms": {name: t.detach() for name, t in output.terms.items()}}
 
-    def _check_finite(self, output: LossOutput) -> None:
-        if torch.isfinite(output.total):
+    def _check_finite(self, output: LossOutput, gradient_norm: Tensor) -> None:
+        """Refuse a step that would spoil the weights: a loss may be finite and its gradient not."""
+        if torch.isfinite(output.total) and torch.isfinite(gradient_norm):
             return
         bad = [f"{name} is {value.item():g}" for name, value in output.terms.items() if not torch.isfinite(value)]
+        overflow = "the gradient" if torch.isfinite(output.total) else "the weighted sum"
         raise TrainingError(
             f"the loss stopped being finite in epoch {self.current_epoch + 1}, step {self.steps_taken + 1}: "
-            f"{', '.join(bad) or 'the weighted sum overflows'}. Lower lr or the loss's weight, or train with "
+            f"{', '.join(bad) or f'{overflow} overflows'}. Lower lr or the loss's weight, or train with "
             "precision: float32. The last good checkpoint was kept."
         )

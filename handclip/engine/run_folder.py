@@ -56,6 +56,11 @@ class RunFolder:
                 f"{existing} exists already. Add --resume to go on with this run, or move it away to start anew"
             )
         if not self.config.is_file():
+            if existing != self.folder:
+                raise HandCLIPError(
+                    f"{existing} exists, but the records of its run in {self.folder} are gone, so it cannot go on. "
+                    "Move it away to start anew"
+                )
             self._write_config(config)
             return
         before, now = yaml.safe_load(self.config.read_text(encoding="utf-8")), config.to_dict()

@@ -1,6 +1,7 @@
 """Training one experiment from its config to its checkpoints."""
 
 import logging
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from handclip.engine.module import TrainingModule
 from handclip.engine.progress import TrainingProgress
 from handclip.engine.run_folder import RunFolder
 from handclip.errors import CheckpointError, ConfigError
-from handclip.files import read_json, write_json
+from handclip.files import read_json, require_writable, write_json
 from handclip.models.builder import build_model, load_earlier_stage
 from handclip.models.checkpoint import Checkpoint
 
@@ -66,15 +67,18 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
     if config.variant != "finetuned":
         raise ConfigError("variant: baseline trains nothing; use `handclip evaluate`")
     files = RunFolder.of(config)
+    for folder in (files.folder, files.best.parent):
+        require_writable(folder)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
-    manifests = find_manifests(config)
-    data = load_training_data(manifests, config.train_split)
+    # The model comes first: what is wrong with the config should show before images are read.
     earlier = load_earlier_stage(config)
-    if earlier is not None:
-        check_no_test_identity(earlier.identities, manifests, f"resume_from: {config.resume_from}")
     seed_everything(config.seed, verbose=False)
     model = build_model(config, earlier)
+    manifests = find_manifests(config)
+    data = load_training_data(manifests, config.train_split)
+    if earlier is not None:
+        check_no_test_identity(earlier.identities, manifests, f"resume_from: {config.resume_from}")
     sampler = _build_sampler(config, data)
     criterion = TrainingCriterion(config.losses, len(data.identities), model.encoder.embedding_dims)
 
@@ -135,9 +139,7 @@ def _fit(
     device: torch.device,
     precision: str,
 ) -> None:
-    with warnings.catch_warnings():
-        # Lightning's advice on workers and logging intervals does not apply to loaders and logs made like these.
-        warnings.filterwarnings("ignore", module="lightning")
+    with _quiet_lightning():
         trainer = Trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             devices=[device.index or 0] if device.type == "cuda" else 1,
@@ -154,14 +156,18 @@ def _fit(
         resume_path = files.resume_state if files.resume_state.is_file() else None
         if resume_path is not None:
             logger.info(f"Going on from {resume_path}.")
-        trainer.fit(module, loader, ckpt_path=resume_path, weights_only=True)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        interrupt_handler = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(module, loader, ckpt_path=resume_path, weights_only=True)
+        except SystemExit as end:
+            # Lightning answers Ctrl-C by ignoring further ones and leaving with exit code 1.
+            signal.signal(signal.SIGINT, interrupt_handler)
+            raise KeyboardInterrupt from end
 
 
 def _finish(config: ExperimentConfig, module: TrainingModule, keeper: RunKeeper, files: RunFolder) -> TrainingResult:
     history = keeper.history
-    finished = keeper.stop_after is None or len(history) >= config.epochs or len(history) < keeper.stop_after
+    finished = len(history) >= config.epochs or keeper.has_lost_patience
     images = sum(float(row["images_per_second"]) * float(row["seconds"]) for row in history)
     epoch_seconds = sum(float(row["seconds"]) for row in history)
     result = TrainingResult(
@@ -228,15 +234,34 @@ def _log_start(
 
 
 @contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Silence what Lightning says of its own; its advice does not apply to loaders and logs made like these."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [lightning.level for lightning in loggers]
+    for lightning in loggers:
+        lightning.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        for lightning, level in zip(loggers, levels, strict=True):
+            lightning.setLevel(level)
+
+
+@contextmanager
 def _log_file(path: Path) -> Iterator[None]:
-    """Copy what is logged to a file."""
+    """Copy what is logged to a file, also where no command line has set up logging."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("handclip")
+    level = root.level
     root.addHandler(handler)
+    root.setLevel(min(root.getEffectiveLevel(), logging.INFO))
     try:
         yield
     finally:
+        root.setLevel(level)
         root.removeHandler(handler)
         handler.close()

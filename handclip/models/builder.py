@@ -16,12 +16,14 @@ def build_model(config: ExperimentConfig, earlier: Checkpoint | None = None) -> 
 
     Args:
         config: the experiment.
-        earlier: the checkpoint that training goes on from, as `load_earlier_stage` read it; it replaces `pretrained`.
+        earlier: the checkpoint of `resume_from`, where `load_earlier_stage` has read it already. It replaces
+            `pretrained`.
 
     Raises:
         ConfigError: unknown model, weights, input size or number of blocks.
-        CheckpointError: weights are missing, damaged or of another model.
+        CheckpointError: weights, or the checkpoint of `resume_from`, are missing, damaged or of another model.
     """
+    earlier = earlier or load_earlier_stage(config)
     if earlier is not None:
         encoder = _encoder_of(earlier)
     else:
@@ -44,7 +46,7 @@ def build_model(config: ExperimentConfig, earlier: Checkpoint | None = None) -> 
         check_state_dict(model, {**fresh, **taken}, f"resume_from: {config.resume_from}")
         model.load_state_dict({**fresh, **taken})
     freeze_encoder(model.encoder, config.freeze)
-    return model
+    return model.train()
 
 
 def load_earlier_stage(config: ExperimentConfig) -> Checkpoint | None:

@@ -14,7 +14,7 @@ from handclip.errors import CheckpointError
 from handclip.files import replacing
 from handclip.models.embedding_model import EmbeddingModel
 
-_FORMAT = "handclip-checkpoint"
+FORMAT = "handclip-checkpoint"
 _VERSION = 1
 
 
@@ -37,8 +37,10 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write the file beside its final name and rename it."""
-        with replacing(path) as temporary:
-            torch.save({"format": _FORMAT, "version": _VERSION, "handclip": __version__, **self.__dict__}, temporary)
+        content = {"format": FORMAT, "version": _VERSION, "handclip": __version__, **self.__dict__}
+        # Given a path, torch.save hides a full or read-only disk behind errors of its own.
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            torch.save(content, file)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -58,12 +60,14 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path}: is damaged, or is not a checkpoint that may be loaded ({reason[:200]})"
             ) from error
-        if not isinstance(loaded, dict) or loaded.get("format") != _FORMAT:
+        if not isinstance(loaded, dict) or loaded.get("format") != FORMAT:
             raise CheckpointError(
                 f"{path}: is not a HandCLIP checkpoint. Weights of OpenAI or open_clip are named under `pretrained:`"
             )
-        if loaded["version"] != _VERSION:
-            raise CheckpointError(f"{path}: has format version {loaded['version']}; this HandCLIP reads {_VERSION}")
+        if loaded.get("version") != _VERSION:
+            raise CheckpointError(f"{path}: has format version {loaded.get('version')}; this HandCLIP reads {_VERSION}")
+        if missing := sorted(cls.__dataclass_fields__.keys() - loaded.keys()):
+            raise CheckpointError(f"{path}: is damaged: it lacks {', '.join(missing)}")
         return cls(**{name: loaded[name] for name in cls.__dataclass_fields__})
 
 
@@ -87,11 +91,11 @@ def check_same_model(checkpoint: Checkpoint, config: Mapping[str, Any], path: Pa
             raise CheckpointError(
                 f"{path}: holds {key}: {checkpoint.config[key]}, but the config says {key}: {config[key]}"
             )
-    quick_gelu = config["quick_gelu"]
-    if quick_gelu != "auto" and quick_gelu != checkpoint.encoder_facts["quick_gelu"]:
+    quick_gelu, trained_with = config["quick_gelu"], checkpoint.encoder_facts["quick_gelu"]
+    if quick_gelu != "auto" and trained_with is not None and quick_gelu != trained_with:
         raise CheckpointError(
-            f"{path}: was trained with quick_gelu: {checkpoint.encoder_facts['quick_gelu']}, "
-            f"but the config says quick_gelu: {quick_gelu}"
+            f"{path}: was trained with quick_gelu: {str(trained_with).lower()}, "
+            f"but the config says quick_gelu: {str(quick_gelu).lower()}"
         )
     size = config["input_size"]
     trained = Preprocessing.from_dict(checkpoint.preprocessing)

@@ -103,6 +103,8 @@ class CLIPImageEncoder(ImageEncoder):
         if vision.timm_model_name:
             vision.timm_model_pretrained = False
         tower = _build_vision_tower(description["embed_dim"], vision, quick_gelu=quick_gelu)
+        if quick_gelu and isinstance(tower, TimmModel):
+            raise ConfigError(f"quick_gelu: true: {name} is built by timm, which does not have this activation")
         if state_dict is not None:
             check_state_dict(tower, state_dict, source)
             tower.load_state_dict(state_dict)
@@ -117,8 +119,7 @@ class CLIPImageEncoder(ImageEncoder):
         self.embedding_dims = _select_embeddings(tower, embedding, name)
         extra = dict(preprocessing or {})
         self.preprocessing = Preprocessing(size[0], size[1], **extra)
-        uses_quick_gelu = any(isinstance(module, QuickGELU) for module in tower.modules())
-        self.facts = {"architecture": open_clip_name(name), "quick_gelu": uses_quick_gelu, "weights": source}
+        self.facts = {"architecture": open_clip_name(name), "quick_gelu": _uses_quick_gelu(tower), "weights": source}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Encode images of shape (B, 3, height, width)."""
@@ -177,6 +178,11 @@ def _residual_stages(tower: ModifiedResNet) -> tuple[nn.Module, ...]:
     return (tower.layer1, tower.layer2, tower.layer3, tower.layer4)
 
 
+def _uses_quick_gelu(tower: nn.Module) -> bool | None:
+    """Return None where there is nothing to choose: RN50's family has ReLU."""
+    return None if isinstance(tower, ModifiedResNet) else any(isinstance(m, QuickGELU) for m in tower.modules())
+
+
 def _undo_zero_residuals(tower: ModifiedResNet) -> None:
     """Let every layer learn from the first step: a block's last norm at zero keeps the gradient from those before."""
     for stage in _residual_stages(tower):
@@ -219,17 +225,20 @@ def _resize_tower(tower: nn.Module, name: str, old: tuple[int, int], new: tuple[
     Raises:
         ConfigError: the size does not divide into the tower's grid.
     """
+    if isinstance(tower, VisionTransformer):
+        step = tower.patch_size
+    elif isinstance(tower, ModifiedResNet):
+        step = (32, 32)
+    else:
+        step = getattr(getattr(tower.trunk, "patch_embed", None), "patch_size", (1, 1))
+    for side, pixels, cell in (("height", new[0], step[0]), ("width", new[1], step[1])):
+        if pixels < cell or pixels % cell:
+            raise ConfigError(f"input_size: {name} needs a {side} that is a multiple of {cell} pixels, not {pixels}")
     if isinstance(tower, TimmModel):
         if hasattr(tower.trunk, "set_input_size"):
             tower.set_input_size(new)
         return
-    if isinstance(tower, VisionTransformer):
-        owner, step = tower, tuple(tower.patch_size)
-    else:
-        owner, step = tower.attnpool, (32, 32)
-    for side, pixels, cell in (("height", new[0], step[0]), ("width", new[1], step[1])):
-        if pixels < cell or pixels % cell:
-            raise ConfigError(f"input_size: {name} needs a {side} that is a multiple of {cell} pixels, not {pixels}")
+    owner: Any = tower.attnpool if isinstance(tower, ModifiedResNet) else tower
     old_grid, new_grid = ((size[0] // step[0], size[1] // step[1]) for size in (old, new))
     resized = resize_position_embedding(owner.positional_embedding.data, old_grid, new_grid)
     owner.positional_embedding = nn.Parameter(resized, requires_grad=owner.positional_embedding.requires_grad)

@@ -1,18 +1,22 @@
 """CLIP weights: by open_clip tag, or from a local file in OpenAI's or open_clip's layout."""
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
 import torch
+from huggingface_hub import constants as hub_constants
+from huggingface_hub import get_session
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from handclip.errors import CheckpointError, ConfigError, did_you_mean
+from handclip.models.checkpoint import FORMAT
 from handclip.models.clip_encoder import ALIASES, open_clip_name
 
 _OPENAI_MARKERS = ("input_resolution", "context_length", "vocab_size")
@@ -63,7 +67,7 @@ def load_clip_weights(model: str, pretrained: str, quick_gelu: bool | Literal["a
         preprocessing, source = {}, str(path)
     if quick_gelu != "auto" and trained_with is not None and quick_gelu != trained_with:
         raise ConfigError(
-            f"quick_gelu: {str(quick_gelu).lower()}: {source} was trained with quick_gelu: {not quick_gelu}"
+            f"quick_gelu: {str(quick_gelu).lower()}: {source} was trained with quick_gelu: {str(trained_with).lower()}"
         )
     if trained_with is None:
         trained_with = by_name if quick_gelu == "auto" else quick_gelu
@@ -92,6 +96,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: holds more than plain weights and was not loaded ({_first_line(error)})"
         ) from error
+    if isinstance(loaded, dict) and loaded.get("format") == FORMAT:
+        raise CheckpointError(f"{path}: is a HandCLIP checkpoint; to train on from it, name it under `resume_from:`")
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
@@ -113,16 +119,32 @@ def visual_part(state_dict: Mapping[str, Tensor], source: str) -> dict[str, Tens
 def _fetch(model: str, tag: str, entry: Mapping[str, Any]) -> Path:
     """Return the file of a tag from the local cache or the hub."""
     try:
-        return Path(open_clip.download_pretrained(dict(entry)))
+        with _giving_up_at_once():
+            return Path(open_clip.download_pretrained(dict(entry)))
     except Exception as error:  # every transport of the hub's client has errors of its own
         hub, url = entry.get("hf_hub"), entry.get("url")
-        wanted = f"open_clip_model.safetensors of https://huggingface.co/{hub.strip('/')}" if hub else url
+        repository, _, file = hub.rpartition("/") if hub else ("", "", "")
+        wanted = f"{file or 'open_clip_model.safetensors'} of https://huggingface.co/{repository}" if hub else url
         also = f", or {url}" if hub and url else ""
         raise CheckpointError(
             f"the weights '{tag}' of {model} are not cached here and could not be fetched ({type(error).__name__}).\n"
             f"Fetch {wanted}{also} on a machine with a network, copy the file here, and name it in the config:\n"
             f"  pretrained: path/to/the/file"
         ) from error
+
+
+@contextmanager
+def _giving_up_at_once() -> Iterator[None]:
+    """Use the hub's cache alone where the hub cannot be reached; left to itself its client retries for a minute."""
+    offline = hub_constants.HF_HUB_OFFLINE
+    try:
+        get_session().head(hub_constants.ENDPOINT, timeout=10)
+    except Exception:  # whatever the transport raises
+        hub_constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        hub_constants.HF_HUB_OFFLINE = offline
 
 
 def _is_torchscript(path: Path) -> bool:

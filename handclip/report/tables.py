@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 METRIC_TITLES = {
@@ -45,11 +46,12 @@ class Comparison:
 
     def to_rich(self) -> Table:
         """Return the table for the screen."""
-        table = Table(title=self.protocol, title_justify="left", title_style="bold", caption_justify="left")
-        table.add_column("Stage")
-        table.add_column("Losses")
+        table = Table(title=self.protocol, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        # A narrow terminal may fold a cell, but never cut it off.
+        table.add_column("Stage", overflow="fold")
+        table.add_column("Losses", overflow="fold")
         for title in (*METRIC_TITLES.values(), "Training s", "Images/s"):
-            table.add_column(title, justify="right")
+            table.add_column(title, justify="right", overflow="fold")
         best = {name: max(row.mean[name] for row in self.rows) for name in METRIC_TITLES}
         for row in self.rows:
             cells = [

@@ -1,0 +1,106 @@
+import csv
+import json
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_study import LOSSES, baseline_values, metrics_without_time, tiny_values, write_config
+
+REPOSITORY = Path(__file__).parents[2]
+EVALUATOR = "run_eval_clip.py"
+VARIANTS = "experiments/stage2_finetune_image_encoder_loss_variants/train_stage2_loss_variants.py"
+
+RunHere = Callable[..., tuple[int, str, str]]
+
+
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a script as its users do, from the repository's root."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment.pop("COLUMNS", None)
+    command = [sys.executable, script, *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunHere:
+    """Run a script in this process, which saves the seconds that importing torch takes."""
+
+    def run(script: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+        return (int(end.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def test_the_unified_evaluator(run_here: RunHere, manifests: Path, tmp_path: Path) -> None:
+    values = baseline_values(manifests, eval_dir=str(tmp_path / "eval_logs"))
+    config = write_config(tmp_path / "baseline.yml", values)
+    answer = run(EVALUATOR, "--config", config)
+    assert answer.returncode == 0, answer.stderr
+    [metrics] = tmp_path.glob("eval_logs/*/metrics.json")
+    assert str(metrics.parent / "eval.log") in answer.stdout
+    for line in (f"Config:           {config}", "  Split  1/3: Rank-1", "  Average:     Rank-1"):
+        assert line in answer.stdout
+    before = metrics_without_time(metrics)
+    code, out, _ = run_here(EVALUATOR, config)
+    assert code == 0
+    assert "  Average:     Rank-1" in out
+    assert metrics_without_time(metrics) == before
+
+
+@pytest.mark.parametrize("arguments", [[], ["--config", "missing.yml", "missing.yml"], ["--config", "missing.yml"]])
+def test_d57_the_unified_evaluator_fails_with_an_exit_code(arguments: list[str], run_here: RunHere) -> None:
+    code, _, err = run_here(EVALUATOR, *arguments)
+    assert code == 2
+    assert err.startswith("Error: ")
+
+
+def places(folder: Path) -> dict[str, str]:
+    return {key: str(folder / key) for key in ("output_dir", "save_dir", "eval_dir")}
+
+
+def test_d18_the_loss_variants_are_trained_evaluated_and_compared(
+    run_here: RunHere, manifests: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "configs").mkdir()
+    for name in ("ce", "ce_triplet"):
+        values = tiny_values(manifests, losses=LOSSES[name], epochs=1, **places(tmp_path))
+        write_config(tmp_path / "configs" / f"train_{name}.yml", values)
+    arguments = ["--configs", tmp_path / "configs", "--out", tmp_path / "result_logs"]
+    answer = run(VARIANTS, *arguments)
+    assert answer.returncode == 0, answer.stderr
+    assert "[2/2] tiny: cross_entropy + triplet" in answer.stderr
+    for text in ("gallery protocol: gallery_all", "Rank-1", "mAP trapezoid", "ce + triplet"):
+        assert text in answer.stdout
+    tables = sorted(path.name for path in (tmp_path / "result_logs").iterdir())
+    names = [f"stage2_loss_variants_vit_small_11k_dorsal_r_{protocol}" for protocol in ("gallery", "gallery_all")]
+    assert tables == sorted(f"{name}.{kind}" for name in names for kind in ("csv", "json", "md"))
+    with (tmp_path / "result_logs" / f"{names[0]}.csv").open(newline="") as file:
+        assert [row["losses"] for row in csv.DictReader(file)] == ["ce", "ce + triplet"]
+
+    assert run_here(VARIANTS, *arguments)[0] == 1
+    code, _, err = run_here(VARIANTS, *arguments, "--resume")
+    assert code == 0
+    assert err.count("has already ended") == 2
+
+
+def test_one_loss_variant_alone(run_here: RunHere, manifests: Path, tmp_path: Path) -> None:
+    values = tiny_values(manifests, losses=LOSSES["ce_arcface"], epochs=1, flip_settings=["none"], **places(tmp_path))
+    config = write_config(tmp_path / "one.yml", values)
+    code, out, err = run_here(VARIANTS, "--config", config, "--out", tmp_path / "out", "--set", "aspect=palmar_l")
+    assert code == 0, err
+    assert "ce + arcface" in out
+    [table] = (tmp_path / "out").glob("*palmar_l_gallery.json")
+    assert [row["losses"] for row in json.loads(table.read_text())["rows"]] == ["ce + arcface"]
+
+
+def test_an_empty_folder_of_variants(run_here: RunHere, tmp_path: Path) -> None:
+    code, _, err = run_here(VARIANTS, "--configs", tmp_path)
+    assert (code, err) == (2, f"Error: {tmp_path}: there are no experiment files (*.yml)\n")

@@ -1,0 +1,108 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config_strategies import configs, pairs
+from hypothesis import given, settings
+
+from handclip.config.experiment import ExperimentConfig
+from handclip.config.loading import load_config, parse_config
+from handclip.config.naming import run_name
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+STAGE1 = "stage1_frozen_text_vitb16_11k_dorsal_r_e30_lr0001_bs32_losscross_entropy"
+BASE = {"experiment": "a", "model": "vitb16", "dataset": "11k"}
+
+
+def name(**values: Any) -> str:
+    return run_name(parse_config({**BASE, **values}, "test"))
+
+
+def test_stage1_is_named_as_stage2_expects_it() -> None:
+    stage1 = run_name(load_config(CONFIGS / "train_stage1_frozen_text" / "train_vitb16_11k_dorsal_r.yml"))
+    assert stage1 == STAGE1
+    for path in sorted((CONFIGS / "train_stage2_loss_variants").glob("train_vitb16_*.yml")):
+        assert load_config(path).resume_from == Path("saved_models") / f"{stage1}.pth"
+
+
+@pytest.mark.parametrize("model", ["vitb16", "rn50"])
+@pytest.mark.parametrize("override", ["aspect=palmar_l", "dataset=hd"])
+def test_an_override_leads_to_the_stage1_of_that_aspect(model: str, override: str) -> None:
+    stage1 = load_config(CONFIGS / "train_stage1_frozen_text" / f"train_{model}_11k_dorsal_r.yml", [override])
+    stage2 = load_config(CONFIGS / "train_stage2_loss_variants" / f"train_{model}_11k_dorsal_r_ce.yml", [override])
+    assert stage2.resume_from == Path("saved_models") / f"{run_name(stage1)}.pth"
+
+
+def test_shipped_configs_have_different_names() -> None:
+    names = [run_name(load_config(path)) for path in sorted(CONFIGS.rglob("*.yml"))]
+    assert len(names) >= 14
+    assert len(set(names)) == len(names)
+
+
+def test_a_baseline_is_named_without_training_keys() -> None:
+    assert name(variant="baseline") == "a_vitb16_11k_dorsal_r"
+
+
+def test_other_differences_are_appended_readably() -> None:
+    assert name(seed=3, freeze="all", bnneck=True).endswith("_losscross_entropy_bnneck-true_freeze-all_seed-3")
+    assert name(losses=[{"type": "cross_entropy"}, {"type": "triplet"}]).endswith("_losscross_entropy+triplet")
+
+
+def test_d54_learning_rates_keep_apart() -> None:
+    rates = [1e-5, 1e-4, 0.1, 0.01, 1.0, 10.0, 100.0, 5e-5, 0.05, 0.5, 5.0, 0.125, 1.25, 12.5]
+    names = {name(lr=rate) for rate in rates}
+    assert len(names) == len(rates)
+    assert name(lr="5e-5") == name(lr=0.00005)
+
+
+def test_d54_options_of_a_loss_keep_apart() -> None:
+    lists = [
+        [{"type": "cross_entropy"}, {"type": "triplet", **options}]
+        for options in ({}, {"margin": 0.2}, {"margin": 0.25}, {"weight": 0.2}, {"soft": True}, {"normalize": False})
+    ]
+    assert len({name(losses=losses) for losses in lists}) == len(lists)
+    assert name(losses=[{"type": "triplet", "margin": 0.3}]) == name(losses=[{"type": "triplet"}])
+
+
+def test_d54_experiment_and_model_cannot_run_into_each_other() -> None:
+    first = run_name(parse_config({**BASE, "experiment": "a_coca", "model": "ViT-B-32"}, "test"))
+    second = run_name(parse_config({**BASE, "experiment": "a", "model": "coca_ViT-B-32"}, "test"))
+    assert first != second
+
+
+def test_only_coca_models_end_in_the_name_of_another() -> None:
+    from handclip.models.clip_encoder import clip_model_names
+
+    names = set(clip_model_names())
+    ambiguous = {
+        model
+        for model in names
+        for position, letter in enumerate(model)
+        if letter == "_" and model[position + 1 :] in names
+    }
+    assert ambiguous and all(model.startswith("coca_") for model in ambiguous)
+
+
+def computed(config: ExperimentConfig) -> dict[str, Any]:
+    """What decides the trained model; a checkpoint to start from is known by its name."""
+    ignored = config.PLACES | config.EVALUATION
+    values = {key: value for key, value in config.to_dict().items() if key not in ignored}
+    if config.resume_from is not None:
+        values["resume_from"] = config.resume_from.name
+    return values
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(pairs())
+def test_d54_names_are_equal_exactly_where_the_computation_is(pair: tuple[ExperimentConfig, ExperimentConfig]) -> None:
+    one, other = pair
+    assert (run_name(one) == run_name(other)) == (computed(one) == computed(other))
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(configs())
+def test_d43_names_are_plain_and_stable(config: ExperimentConfig) -> None:
+    again = parse_config(config.to_dict(), "test")
+    assert run_name(again) == run_name(config)
+    assert set(run_name(config)) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+.")
+    assert len(run_name(config)) < 230

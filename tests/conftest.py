@@ -1,0 +1,45 @@
+"""What every test relies on: no network, one thread, and tiny CLIP models that open_clip knows by name."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import handclip  # noqa: F401  (before a test imports open_clip, and with it torchvision)
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; sums do not depend on the machine then
+
+_TEXT = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}
+_VIT = {"image_size": 64, "layers": 3, "width": 64, "head_width": 32, "patch_size": 16}
+_RN = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64, "patch_size": None}
+TINY_MODELS: dict[str, dict[str, Any]] = {
+    "tiny-vit": {"embed_dim": 32, "vision_cfg": _VIT, "text_cfg": _TEXT},
+    "tiny-vit-quickgelu": {"embed_dim": 32, "quick_gelu": True, "vision_cfg": _VIT, "text_cfg": _TEXT},
+    "tiny-rn": {"embed_dim": 32, "vision_cfg": _RN, "text_cfg": _TEXT},
+    "tiny-timm-vit": {
+        "embed_dim": 32,
+        "vision_cfg": {
+            "timm_model_name": "test_vit",
+            "timm_pool": "token",
+            "timm_proj": "linear",
+            "image_size": 160,
+        },
+        "text_cfg": _TEXT,
+    },
+    "tiny-timm-cnn": {
+        "embed_dim": 32,
+        "vision_cfg": {"timm_model_name": "test_convnext", "timm_pool": "avg", "timm_proj": "", "image_size": 64},
+        "text_cfg": _TEXT,
+    },
+}
+
+
+@pytest.fixture
+def tiny_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let open_clip know `TINY_MODELS` as it knows its own architectures."""
+    from open_clip import factory
+
+    monkeypatch.setattr(factory, "_MODEL_CONFIGS", {**factory._MODEL_CONFIGS, **TINY_MODELS})
+    yield

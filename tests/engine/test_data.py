@@ -1,0 +1,111 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_study import HANDS, load_manifest, tiny_config
+
+from handclip.datasets.manifest import Manifest
+from handclip.engine.data import combined_sha256, default_root, find_manifests, load_training_data
+from handclip.errors import DataError
+
+ASPECTS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
+
+
+def test_labels_are_dense_and_belong_to_the_identities(manifests: Path) -> None:
+    manifest = load_manifest(manifests)
+    data = load_training_data({"dorsal_r": manifest}, "train")
+    assert {image.label for image in data.train} == set(range(len(data.identities)))
+    names = {manifest.path_of(index): manifest.identity_names[manifest.images[index].identity]
+             for index in manifest.train_all}  # fmt: skip
+    for image in (*data.train, *data.val_queries, *data.val_gallery):
+        assert data.identities[image.label] == f"dorsal_r/{names[image.path]}"
+    assert [image.path for image in data.train] == [manifest.path_of(index) for index in manifest.train]
+
+
+def test_d02_validation_is_retrieval_among_training_identities(manifests: Path) -> None:
+    manifest = load_manifest(manifests)
+    data = load_training_data({"dorsal_r": manifest}, "train")
+    assert [image.path for image in data.val_queries] == [manifest.path_of(index) for index in manifest.val]
+    trained_on = {image.path for image in data.train}
+    assert {image.path for image in data.val_gallery} < trained_on
+    assert trained_on.isdisjoint(image.path for image in data.val_queries)
+    assert [image.label for image in data.val_gallery] == [image.label for image in data.val_queries]
+    assert load_training_data({"dorsal_r": manifest}, "train") == data
+
+
+def test_train_all_leaves_nothing_to_validate(manifests: Path) -> None:
+    manifest = load_manifest(manifests)
+    data = load_training_data({"dorsal_r": manifest}, "train_all")
+    assert len(data.train) == len(manifest.train_all)
+    assert data.val_queries == data.val_gallery == []
+
+
+def test_each_aspect_of_a_person_is_an_identity(manifests: Path) -> None:
+    data = load_training_data({aspect: load_manifest(manifests, aspect) for aspect in ASPECTS}, "train")
+    people = [f"{number:07}" for number in range(1, HANDS.identities // 2 + 1)]
+    assert sorted(data.identities) == sorted(f"{aspect}/{person}" for aspect in ASPECTS for person in people)
+    assert {image.label for image in data.train} == set(range(4 * len(people)))
+    for query, found in zip(data.val_queries, data.val_gallery, strict=True):
+        assert query.label == found.label
+
+
+def without_training_images(manifest: Manifest, identities: set[int]) -> Manifest:
+    kept = tuple(index for index in manifest.train if manifest.images[index].identity not in identities)
+    return replace(manifest, train=kept)
+
+
+def test_identities_without_training_images_are_counted(manifests: Path) -> None:
+    data = load_training_data({"dorsal_r": without_training_images(load_manifest(manifests), {2, 3})}, "train")
+    assert (data.left_out_identities, len(data.identities), len(data.val_queries)) == (2, 4, 4)
+    with pytest.raises(DataError, match="at least two identities with images, but there are 1"):
+        load_training_data({"dorsal_r": without_training_images(load_manifest(manifests), {2, 3, 4, 5, 6})}, "train")
+
+
+def test_one_hash_names_several_manifests(manifests: Path) -> None:
+    found = find_manifests(tiny_config(manifests, aspect="all"))
+    assert tuple(found) == ASPECTS
+    assert combined_sha256({"dorsal_r": found["dorsal_r"]}) == found["dorsal_r"].sha256
+    assert combined_sha256(found) == combined_sha256(dict(reversed(found.items())))
+    assert combined_sha256(found) not in {manifest.sha256 for manifest in found.values()}
+
+
+def test_a_manifest_may_be_named_by_file_or_folder(manifests: Path) -> None:
+    by_file = tiny_config(manifests, manifest=str(manifests / "manifest_{aspect}.json"), aspect="palmar_l")
+    assert find_manifests(by_file) == find_manifests(tiny_config(manifests, aspect="palmar_l"))
+
+
+def test_the_manifest_of_another_aspect_or_data_set_is_refused(manifests: Path) -> None:
+    path = str(manifests / "manifest_palmar_l.json")
+    with pytest.raises(DataError, match="is the manifest of 11k palmar_l, not of 11k dorsal_r"):
+        find_manifests(tiny_config(manifests, manifest=path))
+    with pytest.raises(DataError, match="not of hd dorsal"):
+        find_manifests(tiny_config(manifests, manifest=path, dataset="hd"))
+
+
+def test_a_data_set_is_prepared_on_first_use(hands: Path, here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "handclip")
+    (here / "datasets").mkdir()
+    for name in ("Hands", "HandInfo.csv"):
+        (here / "datasets" / "11k").mkdir(exist_ok=True)
+        (here / "datasets" / "11k" / name).symlink_to(hands / name)
+    config = tiny_config(here, manifest=None)
+    first = find_manifests(config)
+    assert "datasets/11k was not prepared yet: it was now, with seed 0" in caplog.text
+    caplog.clear()
+    assert find_manifests(config)["dorsal_r"] == first["dorsal_r"]
+    assert "Manifests read from datasets/11k/manifests" in caplog.text
+    assert first["dorsal_r"].seed == 0
+
+
+def test_data_are_looked_for_where_the_original_code_did() -> None:
+    places = {
+        dataset: default_root(tiny_config(Path(), manifest=None, dataset=dataset)).as_posix()
+        for dataset in ("11k", "hd", "synthetic")
+    }
+    assert places == {"11k": "datasets/11k", "hd": "datasets/HD", "synthetic": "datasets/synthetic"}
+    assert default_root(tiny_config(Path(), manifest=None, data_root="elsewhere")) == Path("elsewhere")
+
+
+def test_a_data_set_that_is_not_there(here: Path) -> None:
+    with pytest.raises(DataError, match=r"datasets/HD: there is no such folder\. .* data_root"):
+        find_manifests(tiny_config(here, manifest=None, dataset="hd"))

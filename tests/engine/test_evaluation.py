@@ -1,0 +1,367 @@
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_study import (
+    HANDS,
+    baseline_config,
+    load_manifest,
+    metrics_without_time,
+    read_table,
+    tiny_config,
+)
+
+from handclip.datasets import torch_dataset
+from handclip.datasets.images import read_image
+from handclip.datasets.prepare import prepare
+from handclip.datasets.synthetic import generate
+from handclip.datasets.transforms import ImageTransform
+from handclip.engine import evaluation as evaluation_module
+from handclip.engine.evaluation import METRICS, Evaluation, evaluate
+from handclip.engine.features import extract_features
+from handclip.engine.training import TrainingResult, train
+from handclip.errors import CheckpointError, DataError, HandCLIPError
+from handclip.models.builder import model_from_checkpoint
+from handclip.models.checkpoint import Checkpoint
+from handclip.models.embedding_model import EmbeddingModel
+from handclip.report.tables import evaluation_text
+
+
+def stage1_config(manifests: Path, stage1: TrainingResult, **changes: Any) -> Any:
+    return tiny_config(manifests, experiment="stage1", checkpoint=str(stage1.checkpoint), **changes)
+
+
+@pytest.fixture(scope="module")
+def evaluated(manifests: Path, stage1: TrainingResult, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    """The stage-1 model on its own aspect; read it, do not change it."""
+    place = tmp_path_factory.mktemp("evaluated")
+    return evaluate(stage1_config(manifests, stage1, eval_dir=str(place)))
+
+
+def test_metrics_json_has_the_promised_keys(evaluated: Evaluation, manifests: Path, stage1: TrainingResult) -> None:
+    metrics = json.loads((evaluated.folder / "metrics.json").read_text())
+    assert metrics == evaluated.metrics
+    assert (metrics["dataset"], metrics["aspect"], metrics["model"]) == ("11k", "dorsal_r", "vit_small")
+    assert metrics["checkpoint"] == str(stage1.checkpoint)
+    assert metrics["manifest_sha256"] == load_manifest(manifests).sha256
+    assert metrics["seconds"] > 0
+    settings = [(entry["gallery_protocol"], entry["flip"]) for entry in metrics["results"]]
+    assert settings == [("gallery", "none"), ("gallery", "sum"), ("gallery_all", "none"), ("gallery_all", "sum")]
+    for entry in metrics["results"]:
+        assert (entry["num_splits"], len(entry["splits"]), entry["unmatched_queries"]) == (3, 3, 0)
+        for values in (entry["mean"], entry["std"], *entry["splits"]):
+            assert list(values) == ["rank1", "rank5", "rank10", "map", "map_trapezoid"]
+            assert all(0 <= value <= 1 for value in values.values())
+    assert "per_aspect" not in metrics
+
+
+def test_d45_metrics_are_ordered(evaluated: Evaluation) -> None:
+    for entry in evaluated.metrics["results"]:
+        for values in entry["splits"]:
+            assert values["rank1"] <= values["rank5"] <= values["rank10"]
+            assert values["rank1"] <= values["map"]
+            # One relevant image a query.
+            assert values["map_trapezoid"] == pytest.approx((values["rank1"] + values["map"]) / 2)
+
+
+def test_d03_the_choices_stand_beside_the_numbers(evaluated: Evaluation) -> None:
+    text = evaluation_text(evaluated.metrics, {})
+    for line in (
+        "Gallery protocol: gallery; flip: none; AP: plain and trapezoid",
+        "Gallery protocol: gallery_all; flip: image + mirrored image; AP: plain and trapezoid",
+        "  Split  3/3: ",
+        "  Average: ",
+    ):
+        assert line in text
+
+
+def test_mean_and_spread_follow_from_the_draws(evaluated: Evaluation) -> None:
+    rows = read_table(evaluated.folder / "per_split.csv")
+    assert len(rows) == 4 * 3
+    for entry in evaluated.metrics["results"]:
+        own = [
+            row for row in rows if (row["gallery_protocol"], row["flip"]) == (entry["gallery_protocol"], entry["flip"])
+        ]
+        for name in METRICS:
+            values = [float(row[name]) for row in own]
+            assert entry["mean"][name] == pytest.approx(np.mean(values), abs=1e-12)
+            assert entry["std"][name] == pytest.approx(np.std(values), abs=1e-12)
+
+
+def test_d52_rank_k_follows_from_the_ranks_of_the_queries(evaluated: Evaluation, manifests: Path) -> None:
+    rows = read_table(evaluated.folder / "per_query.csv")
+    manifest = load_manifest(manifests)
+    for entry in evaluated.metrics["results"]:
+        for number, values in enumerate(entry["splits"]):
+            key = (entry["gallery_protocol"], entry["flip"], str(number))
+            own = [row for row in rows if (row["gallery_protocol"], row["flip"], row["split"]) == key]
+            assert [row["image"] for row in own] == [manifest.images[i].path for i in manifest.draws[number].query]
+            ranks = np.array([int(row["rank"]) for row in own])
+            for k in (1, 5, 10):
+                assert values[f"rank{k}"] == pytest.approx(np.mean(ranks <= k))
+
+
+def test_d41_metrics_equal_a_float64_brute_force(
+    evaluated: Evaluation, manifests: Path, stage1: TrainingResult
+) -> None:
+    model = model_from_checkpoint(Checkpoint.load(stage1.checkpoint), "test").eval()
+    transform = ImageTransform(model.encoder.preprocessing)
+    manifest = load_manifest(manifests)
+
+    def feature(index: int, flip: str) -> np.ndarray:
+        with Image.open(manifest.path_of(index)) as image:
+            pixels = transform(image.convert("RGB"), None)[None]
+        with torch.no_grad():
+            value = model.embed(pixels)[0].double()
+            if flip == "sum":
+                value = value + model.embed(pixels.flip(-1))[0].double()
+        return np.asarray(value / value.norm())
+
+    for entry in evaluated.metrics["results"]:
+        features: dict[int, np.ndarray] = {}
+        for number, values in enumerate(entry["splits"]):
+            draw = manifest.draws[number]
+            gallery = getattr(draw, entry["gallery_protocol"])
+            for index in {*draw.query, *gallery} - features.keys():
+                features[index] = feature(index, entry["flip"])
+            ranks = []
+            for query in draw.query:
+                own = manifest.images[query].identity
+                score = {g: float(features[query] @ features[g]) for g in gallery}
+                [right] = [g for g in gallery if manifest.images[g].identity == own]
+                ranks.append(1 + sum(score[g] >= score[right] for g in gallery if g != right))
+            for k in (1, 5, 10):
+                assert values[f"rank{k}"] == pytest.approx(np.mean([rank <= k for rank in ranks]), abs=1e-6)
+            assert values["map"] == pytest.approx(np.mean([1 / rank for rank in ranks]), abs=1e-6)
+
+
+@pytest.mark.parametrize(("flips", "passes"), [(["none"], 1), (["sum"], 2), (["none", "sum"], 2)])
+def test_each_distinct_image_is_encoded_once(
+    flips: list[str], passes: int, manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: Counter[str] = Counter()
+    embedded = 0
+
+    def spy_read(path: Path, sha256: str | None = None) -> Any:
+        read[path.name] += 1
+        return read_image(path, sha256)
+
+    def spy_embed(self: EmbeddingModel, images: torch.Tensor) -> torch.Tensor:
+        nonlocal embedded
+        embedded += len(images)
+        assert not self.training
+        assert images.dtype == torch.float32
+        return embed(self, images)
+
+    embed = EmbeddingModel.embed
+    monkeypatch.setattr(torch_dataset, "read_image", spy_read)
+    monkeypatch.setattr(EmbeddingModel, "embed", spy_embed)
+    result = evaluate(baseline_config(manifests, flip_settings=flips))
+
+    manifest = load_manifest(manifests)
+    used = {index for draw in manifest.draws[:3] for index in (*draw.query, *draw.gallery_all)}
+    assert read == {manifest.path_of(index).name: 1 for index in used}
+    assert embedded == passes * len(used)
+    assert result.metrics["distinct_images"] == len(used)
+    assert [entry["flip"] for entry in result.metrics["results"]] == flips * 2
+
+
+def test_flip_settings_differ_and_do_not_depend_on_each_other(
+    evaluated: Evaluation, manifests: Path, stage1: TrainingResult, here: Path
+) -> None:
+    alone = evaluate(stage1_config(manifests, stage1, flip_settings=["none"]))
+    assert alone.result("gallery_all", "none") == evaluated.result("gallery_all", "none")
+    assert evaluated.result("gallery_all", "none")["splits"] != evaluated.result("gallery_all", "sum")["splits"]
+    with pytest.raises(KeyError, match="flip sum"):
+        alone.result("gallery", "sum")
+
+
+def test_d34_features_do_not_depend_on_labels(manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[list[Path], np.ndarray, list[int]]] = []
+
+    def spy(model: Any, images: Any, **options: Any) -> Any:
+        plain, mirrored = extract_features(model, images, **options)
+        seen.append(([image.path for image in images], plain.copy(), [image.label for image in images]))
+        return plain, mirrored
+
+    monkeypatch.setattr(evaluation_module, "extract_features", spy)
+    manifest = load_manifest(manifests)
+    order = np.random.default_rng(0).permutation(manifest.test)
+    images = list(manifest.images)
+    for index, other in zip(manifest.test, order, strict=True):
+        images[index] = replace(manifest.images[index], identity=manifest.images[other].identity)
+    replace(manifest, images=tuple(images)).save(here / "permuted.json")
+
+    right = evaluate(baseline_config(manifests))
+    permuted = evaluate(baseline_config(manifests, manifest=str(here / "permuted.json"), eval_dir="permuted"))
+    assert seen[0][0] == seen[1][0]
+    assert np.array_equal(seen[0][1], seen[1][1])
+    assert {*seen[0][2], *seen[1][2]} == {-1}
+    assert right.metrics["results"] != permuted.metrics["results"]
+    # A permuted gallery lacks some identities; their queries are counted, not scored.
+    unmatched = sum(row["rank"] == "0" for row in read_table(permuted.folder / "per_query.csv"))
+    assert unmatched == sum(entry["unmatched_queries"] for entry in permuted.metrics["results"]) > 0
+
+
+def test_d46_evaluating_again_writes_the_same_file(manifests: Path, here: Path, stage1: TrainingResult) -> None:
+    config = stage1_config(manifests, stage1)
+    folder = evaluate(config).folder
+    names = ("metrics.json", "per_split.csv", "per_query.csv")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    first = metrics_without_time(folder / "metrics.json"), *((folder / name).read_bytes() for name in names[1:])
+    evaluate(config.model_copy(update={"num_workers": 1}))
+    assert first == (
+        metrics_without_time(folder / "metrics.json"),
+        *((folder / name).read_bytes() for name in names[1:]),
+    )
+
+
+def test_d46_other_weights_or_settings_do_not_replace_an_evaluation(
+    manifests: Path, here: Path, stage1: TrainingResult
+) -> None:
+    evaluate(stage1_config(manifests, stage1))
+    [path] = here.rglob("metrics.json")
+    before = path.read_bytes()
+    # Under the same name, other weights.
+    checkpoint = Checkpoint.load(stage1.checkpoint)
+    state = {key: value + 0.01 if value.is_floating_point() else value for key, value in checkpoint.model_state.items()}
+    replace(checkpoint, model_state=state).save(here / "other.pth")
+    for change, key in (
+        ({"checkpoint": here / "other.pth"}, "checkpoint"),
+        ({"num_splits": 2}, "settings"),
+        ({"flip_settings": ("none",)}, "settings"),
+    ):
+        config = stage1_config(manifests, stage1).model_copy(update=change)
+        with pytest.raises(HandCLIPError, match=rf"holds an evaluation with {key}: .*--overwrite"):
+            evaluate(config)
+        assert path.read_bytes() == before
+    evaluate(config, overwrite=True)
+    assert path.read_bytes() != before
+
+    (here / "same_name.pth").write_bytes(stage1.checkpoint.read_bytes())
+    retrained = stage1_config(manifests, stage1, eval_dir="retrained").model_copy(
+        update={"checkpoint": here / "same_name.pth"}
+    )
+    evaluate(retrained)
+    (here / "other.pth").replace(here / "same_name.pth")
+    with pytest.raises(HandCLIPError, match="holds an evaluation with weights_sha256"):
+        evaluate(retrained)
+
+
+def test_all_aspects_are_the_mean_of_each(manifests: Path, here: Path) -> None:
+    together = evaluate(baseline_config(manifests, aspect="all")).metrics
+    assert list(together["per_aspect"]) == ["dorsal_r", "dorsal_l", "palmar_r", "palmar_l"]
+    for aspect, part in together["per_aspect"].items():
+        alone = evaluate(baseline_config(manifests, aspect=aspect)).metrics
+        assert part["results"] == alone["results"]
+        assert part["manifest_sha256"] == alone["manifest_sha256"] == load_manifest(manifests, aspect).sha256
+    for number, entry in enumerate(together["results"]):
+        parts = [part["results"][number] for part in together["per_aspect"].values()]
+        for name in METRICS:
+            assert entry["mean"][name] == pytest.approx(np.mean([part["mean"][name] for part in parts]))
+            means = [np.mean([part["splits"][draw][name] for part in parts]) for draw in range(3)]
+            assert entry["std"][name] == pytest.approx(np.std(means))
+        assert entry["queries"] == sum(part["queries"] for part in parts)
+
+
+def test_training_all_aspects_evaluates_each(manifests: Path, here: Path) -> None:
+    config = tiny_config(manifests, aspect="all", epochs=1)
+    result = train(config)
+    assert len(Checkpoint.load(result.checkpoint).identities) == 4 * HANDS.identities // 2
+    metrics = evaluate(config).metrics
+    assert metrics["checkpoint"] == f"saved_models/{result.run}.pth"
+    assert len(metrics["per_aspect"]) == 4
+
+
+def people_folder(root: Path, identities: int = 8, images: int = 3) -> Path:
+    random = np.random.default_rng(0)
+    for identity in range(identities):
+        folder = root / f"человек {identity}"
+        folder.mkdir(parents=True)
+        for number in range(images):
+            pixels = random.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"фото {number}.png")
+    return root
+
+
+def test_a_data_set_without_distractors_has_one_gallery(here: Path) -> None:
+    people = people_folder(here / "people")
+    config = baseline_config(here, dataset="folder", data_root=str(people), manifest=None, aspect="hand")
+    result = evaluate(config)
+    assert result.gallery_protocols == ("gallery",)
+    assert result.metrics["aspect"] == "hand"
+    only = config.model_copy(update={"gallery_protocols": ("gallery_all",), "eval_dir": here / "other"})
+    with pytest.raises(DataError, match="gallery_protocols: gallery_all: folder has only gallery"):
+        evaluate(only)
+
+
+def test_a_draw_too_many_is_refused(manifests: Path, here: Path) -> None:
+    with pytest.raises(DataError, match="num_splits: 11: the dorsal_r manifest has 10 draws"):
+        evaluate(baseline_config(manifests, num_splits=11))
+
+
+def test_a_data_set_without_queries_cannot_be_evaluated(here: Path) -> None:
+    generate(here / "single", replace(HANDS, images_per_aspect=1))
+    prepare("11k", here / "single", here / "manifests")
+    # Ids 1 and 1104 have a second photograph, with a ring, which the protocol leaves out.
+    with pytest.raises(DataError, match="11k dorsal_r cannot be evaluated"):
+        evaluate(baseline_config(here / "manifests"))
+    with pytest.raises(DataError, match="at least two identities"):
+        train(tiny_config(here / "manifests"))
+
+
+def test_a_model_trained_on_test_identities_is_refused(manifests: Path, here: Path, stage1: TrainingResult) -> None:
+    manifest = load_manifest(manifests)
+    replace(manifest, train=manifest.test[::2], val=manifest.test[1::2], test=manifest.train_all).save(here / "m.json")
+    for function in (evaluate, train):
+        config = tiny_config(
+            here / "m.json", manifest=str(here / "m.json"), checkpoint=str(stage1.checkpoint),
+            resume_from=str(stage1.checkpoint),
+        )  # fmt: skip
+        with pytest.raises(DataError, match="was trained on 6 identities that this manifest tests on"):
+            function(config)
+
+
+def test_features_that_are_not_finite_are_refused(manifests: Path, here: Path, stage1: TrainingResult) -> None:
+    checkpoint = Checkpoint.load(stage1.checkpoint)
+    name = next(key for key in checkpoint.model_state if key.endswith("proj"))
+    state = {**checkpoint.model_state, name: checkpoint.model_state[name] * float("nan")}
+    replace(checkpoint, model_state=state).save(here / "spoilt.pth")
+    with pytest.raises(HandCLIPError, match=r"features are not finite .*Hand_"):
+        evaluate(tiny_config(manifests, checkpoint=str(here / "spoilt.pth")))
+    assert not (here / "eval_logs").exists()
+
+
+def test_a_model_that_is_missing_or_another_is_refused(manifests: Path, here: Path, stage1: TrainingResult) -> None:
+    with pytest.raises(HandCLIPError, match=r"there is no such model\. Train it first"):
+        evaluate(tiny_config(manifests))
+    with pytest.raises(CheckpointError, match="holds model: vit_small, but the config says model: rn_small"):
+        evaluate(stage1_config(manifests, stage1, model="rn_small"))
+    with pytest.raises(CheckpointError, match="was trained on 32x32 pixels"):
+        evaluate(stage1_config(manifests, stage1, input_size=64))
+
+
+def test_d51_hd_is_trained_and_evaluated_without_an_aspect_of_its_own(here: Path) -> None:
+    random = np.random.default_rng(0)
+    people = {"1-501": [1, 2, 3, 448, 449, 450], "502-712": [502, 712]}
+    for folder, identities in people.items():
+        (here / "datasets/HD/Original Images" / folder).mkdir(parents=True)
+        for identity in identities:
+            for number in (1, 2, 3):
+                pixels = random.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(here / "datasets/HD/Original Images" / folder / f"{identity}_{number}.jpg")
+    config = tiny_config(here, dataset="hd", manifest=None, epochs=1)
+    train(config)
+    result = evaluate(config)
+    assert (result.metrics["dataset"], result.metrics["aspect"]) == ("hd", "dorsal")
+    assert result.gallery_protocols == ("gallery",)
+    # D-04: labels are the data set's own numbers, so that queries find their gallery images.
+    entry = result.result("gallery", "none")
+    assert (entry["unmatched_queries"], entry["gallery_images"]) == (0, [3 + 2 * 3])
+    assert entry["mean"]["rank10"] == 1.0

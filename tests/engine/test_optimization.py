@@ -1,0 +1,229 @@
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from handclip.config.experiment import ExperimentConfig
+from handclip.config.loading import parse_config
+from handclip.engine import optimization
+from handclip.engine.criterion import TrainingCriterion
+from handclip.engine.optimization import build_optimizers, lr_factor
+from handclip.errors import ConfigError
+from handclip.models.builder import build_model
+from handclip.models.embedding_model import EmbeddingModel
+
+CE, TRIPLET, CENTER, ARCFACE = ({"type": name} for name in ("cross_entropy", "triplet", "center", "arcface"))
+COMBINATIONS = {
+    "ce": [CE],
+    "ce_triplet": [CE, TRIPLET],
+    "ce_center": [CE, CENTER],
+    "ce_arcface": [CE, ARCFACE],
+    "ce_triplet_center": [CE, TRIPLET, CENTER],
+}
+LABELS = torch.tensor([0, 0, 1, 1])
+
+
+def make_config(**values: Any) -> ExperimentConfig:
+    base = {"experiment": "a", "model": "vit_small", "dataset": "11k", "pretrained": "none", "input_size": 32}
+    return parse_config({**base, **values}, "test")
+
+
+def make(config: ExperimentConfig, num_classes: int = 2) -> tuple[EmbeddingModel, TrainingCriterion]:
+    torch.manual_seed(0)
+    model = build_model(config)
+    return model, TrainingCriterion(config.losses, num_classes, model.encoder.embedding_dims)
+
+
+# One step
+
+
+def take_step(config: ExperimentConfig, model: EmbeddingModel, criterion: TrainingCriterion, images: Tensor) -> None:
+    main, centres = build_optimizers(config, model, criterion)
+    criterion(embeddings=model(images), labels=LABELS).total.backward()
+    criterion.unweight_center_gradients()
+    for optimizer in (main, centres):
+        if optimizer is not None:
+            optimizer.step()
+
+
+def has_no_gradient_by_nature(name: str) -> bool:
+    """A bias of all keys of an attention shifts each query's scores by one number, which softmax takes out again."""
+    return name.endswith("attnpool.k_proj.bias")
+
+
+def check_one_step(config: ExperimentConfig, size: int) -> None:
+    model, criterion = make(config)
+    whole = nn.ModuleDict({"model": model, "criterion": criterion})
+    before = {name: tensor.detach().clone() for name, tensor in whole.state_dict().items()}
+    images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(1))
+    take_step(config, model, criterion, images)
+    after = whole.state_dict()
+    parameters = dict(whole.named_parameters())
+    for name, parameter in parameters.items():
+        if not parameter.requires_grad:
+            assert parameter.grad is None, name
+            assert torch.equal(after[name], before[name]), f"{name} is frozen but has moved"
+            continue
+        assert parameter.grad is not None, f"{name} has no gradient"
+        assert torch.isfinite(parameter.grad).all(), name
+        if has_no_gradient_by_nature(name):
+            others = parameters[name.replace("k_proj", "q_proj")].grad
+            assert others is not None and parameter.grad.abs().max() < 1e-3 * others.abs().max() + 1e-7
+            continue
+        assert parameter.grad.any(), f"the gradient of {name} is zero"
+        assert not torch.equal(after[name], before[name]), f"{name} is trainable but has not moved"
+    for name, module in model.encoder.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            stays = not module.weight.requires_grad
+            key = f"model.encoder.{name}.running_mean"
+            assert torch.equal(after[key], before[key]) is stays, name
+
+
+@pytest.mark.parametrize("losses", COMBINATIONS)
+@pytest.mark.parametrize("freeze", ["none", "all_but_last_1"])
+@pytest.mark.parametrize(("model", "size"), [("vit_small", 32), ("rn_small", 64)])
+def test_d10_d15_what_is_trainable_moves_and_what_is_frozen_does_not(
+    model: str, size: int, freeze: str, losses: str
+) -> None:
+    config = make_config(
+        model=model, input_size=size, freeze=freeze, losses=COMBINATIONS[losses], batch_size=4, images_per_identity=2
+    )
+    check_one_step(config, size)
+
+
+@pytest.mark.parametrize(("model", "size"), [("vitb16", 32), ("rn50", 64)])
+def test_d10_the_full_backbones_move_too(model: str, size: int) -> None:
+    values = {"batch_size": 4, "images_per_identity": 2, "losses": [*COMBINATIONS["ce_triplet_center"], ARCFACE]}
+    check_one_step(make_config(model=model, input_size=size, **values), size)
+
+
+@pytest.mark.parametrize("freeze", ["none", "all"])
+def test_d10_both_embeddings_and_their_necks_move(freeze: str) -> None:
+    values = {"embedding": "both", "bnneck": True, "freeze": freeze, "losses": [*COMBINATIONS["ce_triplet_center"]]}
+    check_one_step(make_config(batch_size=4, images_per_identity=2, **values), 32)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize(("model", "size"), [("vit_small", 32), ("rn_small", 64)])
+def test_d10_parameters_move_on_a_gpu(model: str, size: int) -> None:
+    config = make_config(model=model, input_size=size, losses=COMBINATIONS["ce_triplet_center"])
+    parts = [part.cuda() for part in make(config)]
+    whole = nn.ModuleDict({"model": parts[0], "criterion": parts[1]})
+    before = {name: parameter.detach().clone() for name, parameter in whole.named_parameters()}
+    main, centres = build_optimizers(config, *parts)  # type: ignore[arg-type]
+    parts[1](embeddings=parts[0](torch.randn(4, 3, size, size).cuda()), labels=LABELS.cuda()).total.backward()
+    for optimizer in filter(None, (main, centres)):
+        optimizer.step()
+    for name, parameter in whole.named_parameters():
+        if not has_no_gradient_by_nature(name):
+            assert torch.equal(parameter, before[name]) is not parameter.requires_grad, name
+
+
+# Which parameter is where
+
+
+@pytest.mark.parametrize("losses", COMBINATIONS)
+@pytest.mark.parametrize("model", ["vit_small", "rn_small"])
+@pytest.mark.parametrize("freeze", ["none", "all_but_last_1", "all"])
+def test_d15_every_trainable_parameter_is_in_one_optimizer(model: str, freeze: str, losses: str) -> None:
+    config = make_config(
+        model=model, input_size=64, freeze=freeze, losses=COMBINATIONS[losses], bnneck=True, embedding="both"
+    )
+    built = make(config)
+    optimizers = [optimizer for optimizer in build_optimizers(config, *built) if optimizer is not None]
+    held = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    trainable = {id(p) for module in built for p in module.parameters() if p.requires_grad}
+    assert len(held) == len(set(held))
+    assert set(held) == trainable
+    assert (len(optimizers) == 2) is ("center" in losses)
+
+
+def test_d36_each_group_has_its_own_learning_rate_and_decay() -> None:
+    config = make_config(
+        lr=0.01, backbone_lr_scale=0.5, weight_decay=0.3, bnneck=True, losses=[CE, {"type": "center", "lr": 0.25}]
+    )
+    model, criterion = make(config)
+    main, centres = build_optimizers(config, model, criterion)
+    assert isinstance(main, torch.optim.AdamW)
+    assert {group["name"]: (group["lr"], group["weight_decay"]) for group in main.param_groups} == {
+        "encoder": (0.005, 0.3),
+        "encoder (no decay)": (0.005, 0.0),
+        "new": (0.01, 0.3),
+        "new (no decay)": (0.01, 0.0),
+    }
+    for group in main.param_groups:
+        assert all((p.ndim < 2) is group["name"].endswith("(no decay)") for p in group["params"])
+    encoder = {id(p) for p in model.encoder.parameters()}
+    for group in main.param_groups:
+        assert all((id(p) in encoder) is group["name"].startswith("encoder") for p in group["params"])
+    assert isinstance(centres, torch.optim.SGD)
+    (group,) = centres.param_groups
+    assert (group["name"], group["lr"], group.get("momentum"), group["weight_decay"]) == ("centers", 0.25, 0, 0)
+
+
+def test_adam_is_adam() -> None:
+    config = make_config(optimizer="adam")
+    main, centres = build_optimizers(config, *make(config))
+    assert type(main) is torch.optim.Adam and centres is None
+
+
+def test_nothing_to_train_is_an_error() -> None:
+    config = make_config(freeze="all", losses=[TRIPLET])
+    with pytest.raises(ConfigError, match="freeze: nothing is left to train"):
+        build_optimizers(config, *make(config))
+
+
+def test_d15_a_forgotten_parameter_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config()
+    monkeypatch.setattr(optimization, "_decay_groups", lambda name, p, lr, decay: [{"params": p[1:], "lr": lr}])
+    with pytest.raises(AssertionError, match="is trainable but in no optimizer"):
+        build_optimizers(config, *make(config))
+
+
+# The learning rate over time
+
+
+def curve(steps_per_epoch: int, **values: Any) -> list[float]:
+    config = make_config(**values)
+    return [lr_factor(config, steps_per_epoch, step) for step in range(config.epochs * steps_per_epoch)]
+
+
+def test_d36_cosine_is_half_a_period() -> None:
+    steps, epochs, warmup = 28, 10, 2
+    factors = curve(steps, epochs=epochs, warmup_epochs=warmup)
+    first, last = warmup * steps, epochs * steps - 1
+    for step, factor in enumerate(factors):
+        if step < first:
+            expected = 0.01 + 0.99 * step / first
+        else:
+            expected = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - first) / (last - first)))
+        assert factor == pytest.approx(expected, abs=1e-12)
+    assert factors[0] == pytest.approx(0.01)
+    assert factors[first] == 1.0
+    assert factors[-1] == pytest.approx(0.01)
+    assert all(one < other for one, other in pairwise(factors[: first + 1]))
+    assert all(one > other for one, other in pairwise(factors[first:]))
+
+
+def test_d36_steps_fall_after_their_milestones() -> None:
+    factors = curve(4, epochs=10, warmup_epochs=1, schedule="step", milestones=[3, 7], gamma=0.5)
+    expected = [0.01 + 0.99 * step / 4 for step in range(4)] + [1.0] * 8 + [0.5] * 16 + [0.25] * 12
+    assert factors == pytest.approx(expected)
+
+
+def test_d36_constant_stays_after_the_warm_up() -> None:
+    assert curve(5, epochs=4, warmup_epochs=0, schedule="constant") == [1.0] * 20
+    assert curve(4, epochs=3, warmup_epochs=0.5, schedule="constant") == pytest.approx([0.01, 0.505, *[1.0] * 10])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step", "constant"])
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+@pytest.mark.parametrize("warmup", [0, 0.5, 1])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_the_factor_is_always_between_0_and_1(schedule: str, epochs: int, warmup: float, steps: int) -> None:
+    factors = curve(steps, epochs=epochs, warmup_epochs=warmup, schedule=schedule)
+    assert all(0 < factor <= 1 for factor in factors)
+    assert len(factors) == epochs * steps

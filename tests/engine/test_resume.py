@@ -1,0 +1,212 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_study import (
+    HANDS,
+    LOSSES,
+    load_manifest,
+    loss_columns,
+    same_weights,
+    tiny_config,
+    tiny_values,
+    weights,
+    write_config,
+)
+
+from handclip.datasets.manifest import Manifest
+from handclip.datasets.prepare import prepare
+from handclip.engine.keeper import RunKeeper
+from handclip.engine.run_folder import RunFolder
+from handclip.engine.training import TrainingResult, train
+from handclip.errors import DataError, HandCLIPError
+
+AUGMENTATION = {"flip": 0.5, "color_jitter": 0.2, "resize_crop": 1.2}
+
+
+def in_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place.mkdir()
+    monkeypatch.chdir(place)
+    return place
+
+
+def assert_same_run(first: Path, second: Path, result: TrainingResult) -> None:
+    """Two working directories hold the same run to the last digit."""
+    for path in (result.checkpoint, result.last_checkpoint):
+        assert same_weights(weights(first / path), weights(second / path))
+        loaded = [torch.load(place / path, weights_only=True) for place in (first, second)]
+        assert loaded[0]["epoch"] == loaded[1]["epoch"]
+        assert loaded[0]["metrics"] == loaded[1]["metrics"]
+    tables = [loss_columns(place / result.folder / "metrics.csv") for place in (first, second)]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+    ("losses", "interval"), [("ce_arcface", 1), ("ce_triplet_center", 1), ("ce_triplet_center", 2)]
+)
+def test_d21_two_runs_with_resume_equal_one(
+    losses: str, interval: int, manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(
+        manifests,
+        losses=LOSSES[losses],
+        epochs=4,
+        bnneck=True,
+        warmup_epochs=1.5,
+        augmentation=AUGMENTATION,
+        validation_interval=interval,
+    )
+    in_folder(tmp_path / "in one go", monkeypatch)
+    whole = train(config)
+    in_folder(tmp_path / "in two", monkeypatch)
+    # With an interval of 2, this stops between two validations.
+    half = train(config, stop_after=3 if interval == 2 else 2)
+    assert not half.finished
+    assert not (half.folder / "result.json").exists()
+    resumed = train(config, resume=True)
+    assert (resumed.finished, resumed.epochs, resumed.best_epoch) == (True, 4, whole.best_epoch)
+    assert_same_run(tmp_path / "in one go", tmp_path / "in two", whole)
+
+
+def test_a_run_that_stops_at_once_trains_nothing_more(manifests: Path, here: Path) -> None:
+    config = tiny_config(manifests, epochs=4)
+    first = train(config, stop_after=2)
+    assert (first.epochs, train(config, resume=True, stop_after=2).epochs) == (2, 2)
+
+
+def test_resuming_a_finished_run_reports_it(manifests: Path, here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "handclip")
+    config = tiny_config(manifests)
+    result = train(config)
+    before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
+    assert train(config, resume=True) == result
+    assert "has already ended" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before
+
+
+def test_d64_patience_survives_an_interruption(manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = iter([0.9, 0.5, 0.5, 0.99])
+
+    def validate_now(self: RunKeeper, module: Any) -> dict[str, float]:
+        return {"val_rank1": 0.0, "val_rank5": 0.0, "val_rank10": 0.0, "val_map": next(script)}
+
+    monkeypatch.setattr(RunKeeper, "validate_now", validate_now)
+    config = tiny_config(manifests, epochs=6, early_stopping_patience=2)
+    train(config, stop_after=2)
+    result = train(config, resume=True)
+    assert (result.epochs, result.best_epoch, result.finished) == (3, 1, True)
+
+    # Killed after the last epoch, before the result was written: no further epoch is trained.
+    (result.folder / "result.json").unlink()
+    assert train(config, resume=True).epochs == 3
+
+
+def test_killed_before_the_result_was_written(manifests: Path, here: Path) -> None:
+    config = tiny_config(manifests)
+    result = train(config)
+    before = weights(result.last_checkpoint)
+    (result.folder / "result.json").unlink()
+    result.last_checkpoint.unlink()
+    again = train(config, resume=True)
+    assert (again.epochs, again.best_epoch) == (2, result.best_epoch)
+    assert same_weights(weights(again.last_checkpoint), before)
+
+
+def test_killed_before_the_first_epoch_ended(manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config(manifests)
+    in_folder(tmp_path / "killed", monkeypatch)
+    RunFolder.of(config).open(config, resume=False)
+    result = train(config, resume=True)
+    in_folder(tmp_path / "not killed", monkeypatch)
+    train(config)
+    assert_same_run(tmp_path / "killed", tmp_path / "not killed", result)
+
+
+def test_an_existing_run_is_refused_and_left_alone(manifests: Path, here: Path) -> None:
+    config = tiny_config(manifests)
+    result = train(config)
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    with pytest.raises(HandCLIPError, match=r"exists already. Add --resume"):
+        train(config)
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
+
+    # The model alone is reason enough, and cannot go on without its records.
+    result.folder.rename(here / "moved")
+    with pytest.raises(HandCLIPError, match=rf"{result.run}.pth exists already"):
+        train(config)
+    with pytest.raises(HandCLIPError, match="cannot go on"):
+        train(config, resume=True)
+
+
+def test_other_settings_are_refused(manifests: Path, here: Path) -> None:
+    config = tiny_config(manifests)
+    train(config, stop_after=1)
+    # The name holds most settings; what is recorded in the folder is checked all the same.
+    other = tiny_config(manifests, lr=2e-3)
+    RunFolder.of(config).folder.rename(RunFolder.of(other).folder)
+    with pytest.raises(HandCLIPError, match=r"was started with lr: 0.001, and cannot go on with 0.002"):
+        train(other, resume=True)
+
+
+def test_the_number_of_workers_may_change(manifests: Path, here: Path) -> None:
+    train(tiny_config(manifests), stop_after=1)
+    assert train(tiny_config(manifests, num_workers=1, eval_batch_size=5), resume=True).epochs == 2
+
+
+def test_changed_data_are_refused(manifests: Path, hands: Path, here: Path) -> None:
+    prepare("11k", hands, here / "other", seed=1)
+    train(tiny_config(here / "manifest.json", manifest=_copy(manifests, here / "manifest.json")), stop_after=1)
+    changed = _copy(here / "other", here / "manifest.json")
+    with pytest.raises(DataError, match="the data have changed"):
+        train(tiny_config(here / "manifest.json", manifest=changed), resume=True)
+
+
+def _copy(manifests: Path, path: Path) -> str:
+    load_manifest(manifests).save(path)
+    assert len(Manifest.load(path).train) == HANDS.identities // 2 * (HANDS.images_per_aspect - 1)
+    return str(path)
+
+
+@pytest.mark.parametrize("signal_sent", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_at_any_moment(
+    signal_sent: signal.Signals, manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = tiny_values(manifests, losses=LOSSES["ce_triplet_center"], epochs=8)
+    config = tiny_config(manifests, losses=LOSSES["ce_triplet_center"], epochs=8)
+    place = in_folder(tmp_path / "interrupted", monkeypatch)
+    file = write_config(place / "tiny.yml", values)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(
+        [sys.executable, "-c", "from handclip.cli import main; main()", "train", str(file)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if line.startswith("Epoch 1/"):
+                process.send_signal(signal_sent)
+                break
+        lines += process.stderr.readlines()
+    printed = "".join(lines)
+    if signal_sent == signal.SIGINT:
+        assert process.returncode == 130
+        assert printed.endswith("Interrupted. What was being trained goes on with --resume.\n")
+        assert "Traceback" not in printed
+        # One plain line for each thing that happened, and nothing of the libraries' own.
+        assert not [word for word in ("Warning", "GPU", "TPU", "Trainer.fit", "Tip") if word in printed]
+    else:
+        assert process.returncode == -signal.SIGKILL
+    assert not list(place.rglob("result.json"))
+
+    result = train(config, resume=True)
+    in_folder(tmp_path / "whole", monkeypatch)
+    train(config)
+    assert_same_run(tmp_path / "interrupted", tmp_path / "whole", result)

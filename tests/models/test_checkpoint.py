@@ -1,0 +1,250 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from handclip.config.loading import parse_config
+from handclip.errors import CheckpointError, HandCLIPError
+from handclip.models.builder import build_model, load_earlier_stage, model_from_checkpoint
+from handclip.models.checkpoint import Checkpoint, describe_model
+from handclip.models.embedding_model import EmbeddingModel
+
+BASE = {"experiment": "a", "model": "vit_small", "dataset": "11k", "pretrained": "none", "input_size": 32}
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def make(seed: int = 0, **values: Any) -> tuple[EmbeddingModel, Checkpoint]:
+    torch.manual_seed(seed)
+    config = parse_config({**BASE, **values}, "test")
+    model = build_model(config)
+    for neck in model.necks.values():
+        neck.running_mean.uniform_(-1, 1)
+    checkpoint = Checkpoint(
+        run="run",
+        epoch=3,
+        config=config.to_dict(),
+        identities=["dorsal_r/手", "dorsal_r/0002"],
+        manifest_sha256="0" * 64,
+        metrics={"val_map": 0.5},
+        model_state=model.state_dict(),
+        criterion_state={"by_embedding.x": torch.zeros(2)},
+        **describe_model(model),
+    )
+    return model, checkpoint
+
+
+def features(model: EmbeddingModel, images: torch.Tensor = IMAGES) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval().embed(images)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"model": "rn_small", "embedding": "both"},
+        {"bnneck": True, "test_feature": "before_neck", "embedding": "before_projection"},
+        {"bnneck": True, "quick_gelu": True},
+        {"input_size": (48, 32)},
+    ],
+)
+def test_d43_a_checkpoint_describes_itself(tmp_path: Path, values: dict[str, Any]) -> None:
+    model, checkpoint = make(**values)
+    path = tmp_path / "new" / "run.pth"
+    checkpoint.save(path)
+    loaded = Checkpoint.load(path)
+    for field in Checkpoint.__dataclass_fields__:
+        if not field.endswith("_state"):
+            assert getattr(loaded, field) == getattr(checkpoint, field), field
+    assert loaded.criterion_state["by_embedding.x"].equal(torch.zeros(2))
+    rebuilt = model_from_checkpoint(loaded, str(path))
+    size = model.encoder.preprocessing
+    images = torch.randn(2, 3, size.height, size.width)
+    assert torch.equal(features(rebuilt, images), features(model, images))
+    assert rebuilt.encoder.preprocessing == size
+    assert rebuilt.encoder.facts == model.encoder.facts
+    assert describe_model(rebuilt) == describe_model(model)
+
+
+def test_d44_the_file_holds_what_it_promises(tmp_path: Path) -> None:
+    _, checkpoint = make()
+    checkpoint.save(tmp_path / "run.pth")
+    content = torch.load(tmp_path / "run.pth", weights_only=True)
+    assert content.keys() == {"format", "version", "handclip", *Checkpoint.__dataclass_fields__}
+    assert content["metrics"] == {"val_map": 0.5} and content["encoder_facts"]["weights"] == "none (random)"
+    assert content["preprocessing"].keys() == {"height", "width", "mean", "std", "interpolation"}
+
+
+def test_d43_the_config_in_it_is_plain_data() -> None:
+    _, checkpoint = make(losses=[{"type": "triplet"}], augmentation={"flip": 0.5})
+
+    def check(value: Any) -> None:
+        assert value is None or type(value) in (str, int, float, bool, list, dict), type(value)
+        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            check(inner)
+
+    for part in (checkpoint.config, checkpoint.encoder_facts, checkpoint.embedding_dims, checkpoint.preprocessing):
+        check(part)
+
+
+def test_loading_leaves_the_random_state_alone(tmp_path: Path) -> None:
+    _, checkpoint = make()
+    checkpoint.save(tmp_path / "run.pth")
+    before = torch.random.get_rng_state()
+    Checkpoint.load(tmp_path / "run.pth")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("saved", "asked", "message"),
+    [
+        ({}, {"model": "rn_small"}, "holds model: vit_small, but the config says model: rn_small"),
+        ({}, {"embedding": "both"}, "holds embedding: projected, but the config says embedding: both"),
+        ({}, {"input_size": 64}, "was trained on 32x32 pixels, but the config has input_size: 64"),
+        ({"input_size": (48, 32)}, {"input_size": (32, 48)}, "was trained on 48x32 pixels"),
+        ({}, {"quick_gelu": True}, "was trained with quick_gelu: false, but the config says quick_gelu: true"),
+        ({"quick_gelu": True}, {"quick_gelu": False}, "was trained with quick_gelu: true"),
+    ],
+)
+def test_another_model_is_an_error(tmp_path: Path, saved: dict[str, Any], asked: dict[str, Any], message: str) -> None:
+    path = tmp_path / "run.pth"
+    make(**saved)[1].save(path)
+    config = parse_config({**BASE, **saved, **asked, "resume_from": str(path)}, "test")
+    with pytest.raises(CheckpointError) as caught:
+        build_model(config)
+    assert message in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_an_activation_that_the_model_does_not_have_is_no_contradiction(tmp_path: Path) -> None:
+    path = tmp_path / "run.pth"
+    make(model="rn_small", quick_gelu=True)[1].save(path)
+    for quick_gelu in (True, False, "auto"):
+        values = {**BASE, "model": "rn_small", "quick_gelu": quick_gelu, "resume_from": str(path)}
+        build_model(parse_config(values, "test"))
+
+
+def test_what_the_config_leaves_open_is_taken_from_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "run.pth"
+    make(input_size=(48, 32), quick_gelu=True)[1].save(path)
+    config = parse_config({**BASE, "input_size": None, "resume_from": str(path)}, "test")
+    encoder = build_model(config).encoder
+    assert (encoder.preprocessing.height, encoder.preprocessing.width) == (48, 32)
+    assert encoder.facts["quick_gelu"] is True
+
+
+@pytest.mark.parametrize("neck_before", [False, True])
+@pytest.mark.parametrize("neck_after", [False, True])
+@pytest.mark.parametrize("model_name", ["vit_small", "rn_small"])
+def test_d20_stage_2_starts_with_the_features_of_stage_1(
+    tmp_path: Path, model_name: str, neck_before: bool, neck_after: bool
+) -> None:
+    stage1, checkpoint = make(model=model_name, bnneck=neck_before)
+    path = tmp_path / "stage1.pth"
+    checkpoint.save(path)
+    torch.manual_seed(99)
+    values = {**BASE, "model": model_name, "bnneck": neck_after, "resume_from": str(path)}
+    stage2 = build_model(parse_config(values, "test"))
+    with torch.no_grad():
+        old, new = (model.eval()(IMAGES)["projected"] for model in (stage1, stage2))
+    assert torch.equal(new.features, old.features)
+    assert bool(stage2.necks) is neck_after
+    if neck_before and neck_after:
+        assert torch.equal(new.neck_features, old.neck_features)
+
+
+def test_d20_a_missing_stage_1_is_an_error(tmp_path: Path) -> None:
+    config = parse_config({**BASE, "resume_from": str(tmp_path / "a.pth")}, "test")
+    with pytest.raises(CheckpointError, match=r"resume_from: .*a\.pth: no such checkpoint"):
+        load_earlier_stage(config)
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        build_model(config)
+
+
+def test_d42_a_state_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
+    _, checkpoint = make()
+    checkpoint.model_state.clear()
+    checkpoint.model_state["text.weight"] = torch.zeros(2)
+    checkpoint.save(tmp_path / "run.pth")
+    config = parse_config({**BASE, "resume_from": str(tmp_path / "run.pth")}, "test")
+    with pytest.raises(CheckpointError, match=r"run\.pth: these weights belong to another model: 0 of \d+ entries"):
+        build_model(config)
+    with pytest.raises(CheckpointError, match="0 of"):
+        model_from_checkpoint(Checkpoint.load(tmp_path / "run.pth"), "run.pth")
+
+
+def test_d42_one_lost_entry_is_an_error(tmp_path: Path) -> None:
+    _, checkpoint = make()
+    del checkpoint.model_state["encoder.tower.ln_post.weight"]
+    with pytest.raises(CheckpointError, match=r"1 missing \(such as encoder\.tower\.ln_post\.weight\)"):
+        model_from_checkpoint(checkpoint, "run.pth")
+
+
+@pytest.mark.parametrize("value", [{"conv1.weight": torch.zeros(2)}, [1], {"format": "other"}, torch.zeros(1)])
+def test_a_file_of_another_program(tmp_path: Path, value: Any) -> None:
+    torch.save(value, tmp_path / "run.pth")
+    with pytest.raises(CheckpointError, match=r"is not a HandCLIP checkpoint\. Weights of OpenAI .* `pretrained:`"):
+        Checkpoint.load(tmp_path / "run.pth")
+
+
+def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
+    torch.save({"format": "handclip-checkpoint", "version": 99}, tmp_path / "run.pth")
+    with pytest.raises(CheckpointError, match="has format version 99; this HandCLIP reads 1"):
+        Checkpoint.load(tmp_path / "run.pth")
+    torch.save({"format": "handclip-checkpoint"}, tmp_path / "run.pth")
+    with pytest.raises(CheckpointError, match="has format version None"):
+        Checkpoint.load(tmp_path / "run.pth")
+    torch.save({"format": "handclip-checkpoint", "version": 1, "run": "a"}, tmp_path / "run.pth")
+    with pytest.raises(CheckpointError, match="is damaged: it lacks config, criterion_state"):
+        Checkpoint.load(tmp_path / "run.pth")
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.999])
+def test_a_truncated_checkpoint(tmp_path: Path, keep: float) -> None:
+    path = tmp_path / "run.pth"
+    make()[1].save(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    with pytest.raises(CheckpointError, match=r"run\.pth: is damaged"):
+        Checkpoint.load(path)
+
+
+def test_a_folder_or_text_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a folder"):
+        Checkpoint.load(tmp_path)
+    (tmp_path / "a.pth").write_text("hello")
+    with pytest.raises(CheckpointError, match="is damaged, or is not a checkpoint"):
+        Checkpoint.load(tmp_path / "a.pth")
+
+
+class _Payload:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    torch.save({"format": "handclip-checkpoint", "x": _Payload(f"touch {trace}")}, tmp_path / "run.pth")
+    with pytest.raises(CheckpointError, match="not a checkpoint that may be loaded"):
+        Checkpoint.load(tmp_path / "run.pth")
+    assert not trace.exists()
+
+
+def test_a_checkpoint_that_cannot_be_written(tmp_path: Path) -> None:
+    _, checkpoint = make()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HandCLIPError, match="cannot write"):
+        checkpoint.save(tmp_path / "file" / "run.pth")
+    (tmp_path / "run.pth").mkdir()
+    with pytest.raises(HandCLIPError, match="cannot write"):
+        checkpoint.save(tmp_path / "run.pth")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run.pth"]
+
+
+def test_a_handclip_checkpoint_is_no_pretrained_file(tmp_path: Path) -> None:
+    make()[1].save(tmp_path / "run.pth")
+    with pytest.raises(CheckpointError, match="resume_from"):
+        build_model(parse_config({**BASE, "pretrained": str(tmp_path / "run.pth")}, "test"))

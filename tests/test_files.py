@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+
+from handclip.errors import HandCLIPError
+from handclip.files import read_json, replacing, write_json, write_text
+
+
+def test_text_keeps_its_line_ends_and_alphabet(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "text.csv"
+    write_text(path, "ä\r\n手\n")
+    assert path.read_bytes() == "ä\r\n手\n".encode()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    value = {"名": [1, 2.5, None, True], "inner": {}}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+
+
+def test_json_refuses_nan_and_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, 1)
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, float("nan"))
+    assert read_json(path) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            assert path.read_text() == "old"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_parent_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HandCLIPError, match=r"cannot write .*file/a\.txt"):
+        write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_a_folder_in_the_way_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(HandCLIPError, match="cannot write"):
+        write_text(tmp_path / "a.txt", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_name_too_long_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(HandCLIPError, match="cannot write"):
+        write_text(tmp_path / ("x" * 300), "x")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"{'a': 1}"])
+def test_damaged_json_is_a_clear_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(HandCLIPError, match="is damaged or is not JSON"):
+        read_json(path)
+
+
+def test_missing_json_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(HandCLIPError, match="no such file"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(HandCLIPError):
+        read_json(tmp_path)
