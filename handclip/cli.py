@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from handclip.console import ConsoleHandler, progress_over, stdout
 from handclip.errors import ConfigError, HandCLIPError
 
 # Heavy parts are imported inside the commands, so that `handclip --help` answers at once.
@@ -55,13 +56,12 @@ def demo(
 ) -> None:
     """Run all stages on synthetic hands (or on DIR) and print one table."""
     from handclip.demo import run_demo
-    from handclip.report.screen import console
 
     result = run_demo(data, out, resume=resume)
     for table in result.tables.values():
-        console.print()
-        console.print(table.to_rich())
-    console.print(
+        stdout.print()
+        stdout.print(table.to_rich())
+    stdout.print(
         f"\nEverything was written to {result.folder}/: comparison_*.md, .csv and .json, train_logs/, "
         "eval_logs/, saved_models/",
         soft_wrap=True,
@@ -85,15 +85,14 @@ def prepare(
     ] = None,
 ) -> None:
     """Draw the splits of a data set and write them as manifests; or check a manifest."""
-    from handclip.report.screen import console
-
     if check is not None:
+        if dataset is not None or root is not None or out is not None:
+            raise ConfigError("prepare --check takes a manifest and nothing else")
         _check(check)
         return
     if dataset is None or root is None or out is None:
         raise ConfigError("prepare needs a data set, --root and --out: handclip prepare 11k --root DIR --out DIR")
     from handclip.datasets.prepare import prepare as prepare_dataset
-    from handclip.engine.progress import progress_over
 
     with progress_over("reading images") as report:
         prepared = prepare_dataset(
@@ -107,7 +106,7 @@ def prepare(
         )
     _print_prepared(prepared)
     unchanged = " (unchanged)" if prepared.unchanged else ""
-    console.print(f"Manifests, summary.json and dataset_summary.csv are in {out}{unchanged}", soft_wrap=True)
+    stdout.print(f"Manifests, summary.json and dataset_summary.csv are in {out}{unchanged}", soft_wrap=True)
 
 
 @app.command()
@@ -145,7 +144,6 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
     experiment = load_config(path, overrides)
     from handclip.engine.evaluation import evaluate as evaluate_experiment
     from handclip.files import write_text
-    from handclip.report.screen import console
     from handclip.report.tables import evaluation_text
 
     evaluation = evaluate_experiment(experiment, overwrite=overwrite)
@@ -153,8 +151,8 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
     text = evaluation_text(evaluation.metrics, facts)
     log = evaluation.folder / "eval.log"
     write_text(log, text)
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-    console.print(
+    stdout.print(text, highlight=False, markup=False, soft_wrap=True)
+    stdout.print(
         f"Log: {log}\nFor programs: {evaluation.folder}/metrics.json, per_split.csv, per_query.csv", soft_wrap=True
     )
 
@@ -162,31 +160,28 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
 def _check(path: Path) -> None:
     from handclip.datasets.check import check_manifest
     from handclip.datasets.manifest import Manifest
-    from handclip.report.screen import console
 
     manifest = Manifest.load(path)
     breaches = check_manifest(manifest)
     if breaches:
         raise HandCLIPError("\n".join(f"{path}: {breach}" for breach in breaches))
-    console.print(
+    stdout.print(
         f"{path}: {len(manifest.images):,} images, {len(manifest.draws)} draws: keeps to the protocol", soft_wrap=True
     )
 
 
 def _print_prepared(prepared: "PreparedDataset") -> None:
-    from handclip.report.screen import console, split_tables
+    from handclip.report.screen import split_tables
 
     for table in split_tables(prepared.manifests):
-        console.print(table)
+        stdout.print(table)
 
 
 def set_up_logging() -> None:
-    """Print what HandCLIP logs, plainly."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    """Print what HandCLIP logs."""
     logger = logging.getLogger("handclip")
     logger.setLevel(logging.INFO)
-    logger.handlers = [handler]
+    logger.handlers = [ConsoleHandler()]
 
 
 def main() -> None:

@@ -12,10 +12,10 @@ import yaml
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import parse_config
 from handclip.config.naming import run_name
+from handclip.console import progress_over
 from handclip.datasets.hands11k import has_11k_layout
 from handclip.datasets.prepare import PreparedDataset, prepare
 from handclip.datasets.synthetic import SyntheticHands, generate
-from handclip.engine.progress import progress_over
 from handclip.engine.study import run_experiments
 from handclip.errors import DataError, HandCLIPError
 from handclip.report.comparison import compare_outcomes, write_comparison

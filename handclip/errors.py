@@ -5,6 +5,7 @@ The command line prints such a message alone, without a traceback, and exits wit
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class HandCLIPError(Exception):
@@ -36,3 +37,23 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = get_close_matches(name, known, n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known)}."
+
+
+def missing_file(path: Path, pattern: str, key: str = "") -> ConfigError:
+    """Return the error for a file that is named but not there, with the nearest name of those beside it.
+
+    Args:
+        path: the file that was looked for.
+        pattern: which files could have been meant, such as `*.pth`.
+        key: the key of the experiment file that names it.
+    """
+    beside = sorted(str(other) for other in path.parent.glob(pattern)) if path.parent.is_dir() else []
+    near = get_close_matches(str(path), beside, n=1, cutoff=0.6)
+    if near:
+        hint = f" Did you mean '{near[0]}'?"
+    elif beside:
+        names = [Path(other).name for other in beside]
+        hint = f" {path.parent}/ holds {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}."
+    else:
+        hint = f" There is no {pattern} in {path.parent}/."
+    return ConfigError(f"{key + ': ' if key else ''}{path}: no such file.{hint}")

@@ -31,9 +31,9 @@ def main(
         raise ConfigError(f"{configs}: there are no experiment files (*.yml)")
     experiments = [load_config(path, set_ or []) for path in paths]
 
+    from handclip.console import stdout
     from handclip.engine.study import run_experiments
     from handclip.report.comparison import compare_outcomes, write_comparison
-    from handclip.report.screen import console
 
     outcomes = defaultdict(list)
     for outcome in run_experiments(experiments, resume=resume):
@@ -42,11 +42,11 @@ def main(
         flip = max(of_model[0].config.flip_settings)  # "sum" where both were evaluated
         for protocol in of_model[0].evaluation.gallery_protocols:
             comparison = compare_outcomes(of_model, gallery_protocol=protocol, flip=flip)
-            console.print(f"\n{model}")
-            console.print(comparison.to_rich())
+            stdout.print(f"\n{model}")
+            stdout.print(comparison.to_rich())
             name = f"stage2_loss_variants_{model}_{of_model[0].config.dataset}_{of_model[0].config.aspect}_{protocol}"
             write_comparison(comparison, out, name)
-    console.print(f"\nThe tables are in {out}/", soft_wrap=True)
+    stdout.print(f"\nThe tables are in {out}/", soft_wrap=True)
 
 
 if __name__ == "__main__":

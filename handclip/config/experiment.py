@@ -83,7 +83,7 @@ class ExperimentConfig(Section):
     freeze: str = Field("none", pattern=r"^(none|all|all_but_last_[1-9]\d*)$")
     """Part of the image encoder that does not train: `none`, `all`, or `all_but_last_2`, say."""
     resume_from: Path | None = None
-    """A `.pth` of an earlier stage whose encoder training goes on from."""
+    """A `.pth` of an earlier stage whose encoder training goes on from; it takes the place of `pretrained`."""
 
     # Training
     losses: tuple[LossConfig, ...] = (CrossEntropyConfig(),)

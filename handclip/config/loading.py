@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from handclip.config.experiment import Augmentation, ExperimentConfig
 from handclip.config.losses import LOSS_TYPES, suggest_loss
-from handclip.errors import ConfigError, did_you_mean
+from handclip.errors import ConfigError, did_you_mean, missing_file
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -34,9 +34,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        beside = sorted(str(other) for other in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        hint = did_you_mean(str(path), beside) if beside else f" There are no .yml files in {path.parent}/."
-        raise ConfigError(f"{path}: no such file.{hint}") from None
+        raise missing_file(path, "*.yml") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     values = _parse_yaml(text, source=str(path))

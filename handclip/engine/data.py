@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from handclip.config.experiment import ExperimentConfig
+from handclip.console import progress_over
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import find_or_prepare, manifest_path
 from handclip.datasets.synthetic import SyntheticHands, generate
 from handclip.datasets.torch_dataset import LabelledImage
-from handclip.engine.progress import progress_over
-from handclip.errors import DataError
+from handclip.errors import ConfigError, DataError, missing_file
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,9 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
         with progress_over("drawing synthetic hands") as report:
             generate(root, SyntheticHands(), report)
     if not root.is_dir():
-        raise DataError(f"{root}: there is no such folder. Put the data set there, or name its place with data_root")
+        raise ConfigError(
+            f"data_root: {root}: there is no such folder. Put the data set there, or name its place with data_root"
+        )
     layout = "11k" if config.dataset == "synthetic" else config.dataset
     with progress_over("reading images") as report:
         prepared = find_or_prepare(
@@ -73,6 +75,8 @@ _ORIGINS = {
 
 def _read_manifest(config: ExperimentConfig, path: Path, aspect: str) -> Manifest:
     file = manifest_path(path, aspect) if path.is_dir() else path
+    if not file.exists():
+        raise missing_file(file, "manifest_*.json", key="manifest")
     manifest = Manifest.load(file, root=config.data_root)
     wanted = ("11k" if config.dataset == "synthetic" else config.dataset, aspect)
     if (manifest.dataset, manifest.aspect) != wanted:

@@ -15,13 +15,13 @@ import torch
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import run_name
+from handclip.console import progress_over
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.torch_dataset import LabelledImage
 from handclip.engine.data import check_no_test_identity, combined_sha256, find_manifests
 from handclip.engine.features import Features, extract_features
 from handclip.engine.hardware import choose_device, choose_workers
-from handclip.engine.progress import progress_over
-from handclip.errors import DataError, HandCLIPError
+from handclip.errors import DataError, HandCLIPError, missing_file
 from handclip.files import read_json, require_writable, write_json, write_text
 from handclip.metrics import RankingResult, rank_gallery
 from handclip.models.builder import build_model, model_from_checkpoint
@@ -125,8 +125,8 @@ def _load_model(config: ExperimentConfig) -> tuple[EmbeddingModel, Checkpoint | 
         torch.manual_seed(config.seed)
         return build_model(config), None
     path = checkpoint_path(config)
-    if not path.is_file():
-        raise HandCLIPError(f"{path}: there is no such model. Train it first, or name another with checkpoint")
+    if not path.exists():
+        raise missing_file(path, "*.pth", key="checkpoint" if config.checkpoint else "this run is not trained yet")
     checkpoint = Checkpoint.load(path)
     check_same_model(checkpoint, config.to_dict(), path)
     return model_from_checkpoint(checkpoint, str(path)), checkpoint

@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 import time
+from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -127,7 +128,7 @@ class RunKeeper(LightningCheckpoint):
         for name, value in row.items():
             if name != "epoch" and trainer.logger is not None:
                 trainer.logger.log_metrics({name: float(value)}, step=epoch)
-        logger.info(describe_row(row, self.config.epochs))
+        logger.info(describe_row(row, self.config.epochs) + self._time_to_go())
         with replacing(self.files.resume_state) as temporary:
             trainer.save_checkpoint(temporary, weights_only=False)
 
@@ -168,6 +169,11 @@ class RunKeeper(LightningCheckpoint):
     def _validate(self, module: TrainingModule, epoch: int) -> dict[str, float]:
         due = epoch % self.config.validation_interval == 0 or epoch == self.config.epochs
         return self.validate_now(module) if due and self.data.val_queries else {}
+
+    def _time_to_go(self) -> str:
+        epochs = self.config.epochs - len(self.history)
+        seconds = epochs * self.training_seconds / len(self.history)
+        return f"; {timedelta(seconds=round(seconds))} to go" if epochs else ""
 
     def _select(self, row: Row, epoch: int, module: TrainingModule) -> None:
         metrics = {name: float(value) for name, value in row.items() if name.startswith("val_")}

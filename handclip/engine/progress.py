@@ -1,39 +1,10 @@
-"""Progress on the screen: a live bar at a terminal, a line per epoch anywhere else."""
+"""A live bar over a training run."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(stderr=True)
-
-
-def progress_bar() -> Progress:
-    """Return a bar with elapsed time and time to go, which shows only at a terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-        TimeElapsedColumn(),
-        TextColumn("to go"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
-
-
-@contextmanager
-def progress_over(description: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar while the block runs; yield the function to call with (done, total)."""
-    with progress_bar() as bar:
-        task = bar.add_task(description, total=None, note="")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+from handclip.console import progress_bar
 
 
 class TrainingProgress(Callback):

@@ -155,6 +155,7 @@ def _fit(
         )
         resume_path = files.resume_state if files.resume_state.is_file() else None
         if resume_path is not None:
+            _check_loadable(resume_path)
             logger.info(f"Going on from {resume_path}.")
         interrupt_handler = signal.getsignal(signal.SIGINT)
         try:
@@ -163,6 +164,16 @@ def _fit(
             # Lightning answers Ctrl-C by ignoring further ones and leaving with exit code 1.
             signal.signal(signal.SIGINT, interrupt_handler)
             raise KeyboardInterrupt from end
+
+
+def _check_loadable(path: Path) -> None:
+    """Check that the state to go on from is whole, before Lightning fails over it half-way."""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle's and zip's own errors have no common base
+        raise CheckpointError(
+            f"{path}: is damaged, and the run cannot go on from it; move {path.parent.parent} away to start anew"
+        ) from error
 
 
 def _finish(config: ExperimentConfig, module: TrainingModule, keeper: RunKeeper, files: RunFolder) -> TrainingResult:

@@ -2,7 +2,7 @@
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.transforms import Preprocessing
-from handclip.errors import CheckpointError
+from handclip.errors import CheckpointError, missing_file
 from handclip.models.checkpoint import Checkpoint, check_same_model
 from handclip.models.clip_encoder import CLIPImageEncoder, architecture
 from handclip.models.embedding_model import EmbeddingModel
@@ -53,10 +53,13 @@ def load_earlier_stage(config: ExperimentConfig) -> Checkpoint | None:
     """Read the checkpoint of `resume_from`, if there is one, and check that it is of the same model.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of another model or preprocessing.
+        ConfigError: it is not there.
+        CheckpointError: it is damaged, or of another model or preprocessing.
     """
     if config.resume_from is None:
         return None
+    if not config.resume_from.exists():
+        raise missing_file(config.resume_from, "*.pth", key="resume_from")
     try:
         checkpoint = Checkpoint.load(config.resume_from)
         check_same_model(checkpoint, config.to_dict(), config.resume_from)

@@ -1,19 +1,11 @@
 """What is shown at the terminal."""
 
-import os
-import sys
 from collections.abc import Iterator, Mapping
 
-from rich.console import Console
 from rich.table import Table
 
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.summary import split_table
-
-_WIDTH_OF_FILES = 140
-"""Columns where the output goes to a file or a pipe, which wraps nothing."""
-
-console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_FILES)
 
 
 def split_tables(manifests: Mapping[str, Manifest]) -> Iterator[Table]:

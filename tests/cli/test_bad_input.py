@@ -1,5 +1,4 @@
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,7 +146,6 @@ def test_a_config_that_is_not_there(handclip: Handclip, config: Callable[..., Pa
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("missing.pth", None, "resume_from: missing.pth: no such checkpoint"),
         ("text.pth", b"hello", "resume_from: text.pth: is damaged, or is not a checkpoint"),
         ("empty.pth", b"", "resume_from: empty.pth: is damaged"),
         ("other.pth", {"a": torch.zeros(1)}, "resume_from: other.pth: is not a HandCLIP checkpoint"),
@@ -158,10 +156,27 @@ def test_resume_from_what_is_no_checkpoint(
 ) -> None:
     if isinstance(content, bytes):
         (here / name).write_bytes(content)
-    elif content is not None:
+    else:
         torch.save(content, here / name)
     assert_refused(handclip("train", config(resume_from=name)), text)
     assert not (here / "train_logs").exists()
+
+
+def test_a_checkpoint_that_is_not_there(handclip: Handclip, config: Callable[..., Path], here: Path) -> None:
+    answer = handclip("train", config(resume_from="saved_models/stage1.pth"))
+    assert_refused(answer, "resume_from: saved_models/stage1.pth: no such file. There is no *.pth", code=2)
+    (here / "saved_models").mkdir()
+    (here / "saved_models" / "stage_1.pth").touch()
+    answer = handclip("train", config(resume_from="saved_models/stage1.pth"))
+    assert_refused(answer, "Did you mean 'saved_models/stage_1.pth'?", code=2)
+    answer = handclip("evaluate", config(checkpoint="saved_models/stage2.pth"))
+    assert_refused(answer, "checkpoint: saved_models/stage2.pth: no such file", code=2)
+    assert_refused(handclip("evaluate", config()), "this run is not trained yet: saved_models/tiny_", code=2)
+
+
+def test_prepare_check_takes_nothing_else(handclip: Handclip, manifests: Path) -> None:
+    answer = handclip("prepare", "11k", "--check", manifests / "manifest_dorsal_r.json")
+    assert_refused(answer, "prepare --check takes a manifest and nothing else", code=2)
 
 
 def test_resume_from_another_architecture(handclip: Handclip, config: Callable[..., Path], here: Path) -> None:
@@ -214,9 +229,7 @@ def test_weights_that_cannot_be_fetched(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(here / "empty_cache"))
     values = tiny_values if command == "train" else baseline_values
     path = write_config(here / "tiny.yml", values(manifests, model="vitb16", pretrained="openai", input_size=None))
-    start = time.perf_counter()
     answer = handclip(command, path)
-    assert time.perf_counter() - start < 5
     assert_refused(
         answer,
         "the weights 'openai' of vitb16 are not cached here and could not be fetched",
@@ -226,7 +239,7 @@ def test_weights_that_cannot_be_fetched(
 
 
 def test_a_manifest_that_is_not_there(handclip: Handclip, config: Callable[..., Path]) -> None:
-    assert_refused(handclip("train", config(manifest="nowhere")), "nowhere")
+    assert_refused(handclip("train", config(manifest="nowhere")), "manifest: nowhere: no such file", code=2)
     assert_refused(handclip("prepare", "--check", "nowhere.json"), "nowhere.json")
 
 

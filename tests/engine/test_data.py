@@ -6,7 +6,7 @@ from tiny_study import HANDS, load_manifest, tiny_config
 
 from handclip.datasets.manifest import Manifest
 from handclip.engine.data import combined_sha256, default_root, find_manifests, load_training_data
-from handclip.errors import DataError
+from handclip.errors import ConfigError, DataError
 
 ASPECTS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
 
@@ -107,5 +107,5 @@ def test_data_are_looked_for_where_the_original_code_did() -> None:
 
 
 def test_a_data_set_that_is_not_there(here: Path) -> None:
-    with pytest.raises(DataError, match=r"datasets/HD: there is no such folder\. .* data_root"):
+    with pytest.raises(ConfigError, match=r"datasets/HD: there is no such folder\. .* data_root"):
         find_manifests(tiny_config(here, manifest=None, dataset="hd"))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from handclip.config.loading import parse_config
-from handclip.errors import CheckpointError, ConfigError
+from handclip.errors import ConfigError
 from handclip.models.builder import build_model
 from handclip.models.embedding_model import EmbeddingModel
 
@@ -46,7 +46,7 @@ def test_the_seed_decides_random_weights() -> None:
         ({"pretrained": "openai"}, ConfigError, "pretrained: 'openai' is neither a file nor a set of weights"),
         ({"input_size": 100}, ConfigError, "input_size: vit_small needs a height that is a multiple of 16"),
         ({"freeze": "all_but_last_9"}, ConfigError, "freeze: all_but_last_9: the encoder has only 7 blocks"),
-        ({"resume_from": "no/such.pth"}, CheckpointError, r"resume_from: no/such\.pth: no such checkpoint"),
+        ({"resume_from": "no/such.pth"}, ConfigError, r"resume_from: no/such\.pth: no such file"),
     ],
 )
 def test_what_cannot_be_built_is_explained(values: dict[str, Any], error: type[Exception], message: str) -> None:

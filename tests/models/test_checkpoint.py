@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from handclip.config.loading import parse_config
-from handclip.errors import CheckpointError, HandCLIPError
+from handclip.errors import CheckpointError, ConfigError, HandCLIPError
 from handclip.models.builder import build_model, load_earlier_stage, model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint, describe_model
 from handclip.models.embedding_model import EmbeddingModel
@@ -156,7 +156,7 @@ def test_d20_stage_2_starts_with_the_features_of_stage_1(
 
 def test_d20_a_missing_stage_1_is_an_error(tmp_path: Path) -> None:
     config = parse_config({**BASE, "resume_from": str(tmp_path / "a.pth")}, "test")
-    with pytest.raises(CheckpointError, match=r"resume_from: .*a\.pth: no such checkpoint"):
+    with pytest.raises(ConfigError, match=r"resume_from: .*a\.pth: no such file"):
         load_earlier_stage(config)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         build_model(config)
