@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from handclip.config.loading import parse_config
+from handclip.cores import available_cores
 from handclip.datasets.images import read_image
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import prepare
 from handclip.datasets.synthetic import SyntheticHands, generate
 from handclip.datasets.transforms import ImageTransform
 from handclip.engine.evaluation import METRICS, evaluate
-from handclip.engine.hardware import available_cores
 from handclip.metrics import rank_gallery
 from handclip.models.builder import build_model
 

@@ -143,15 +143,12 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
 
     experiment = load_config(path, overrides)
     from handclip.engine.evaluation import evaluate as evaluate_experiment
-    from handclip.files import write_text
-    from handclip.report.tables import evaluation_text
+    from handclip.report.tables import evaluation_text, write_evaluation_log
 
     evaluation = evaluate_experiment(experiment, overwrite=overwrite)
     facts = {"Config": str(path), "Experiment": experiment.experiment, "Variant": experiment.variant}
-    text = evaluation_text(evaluation.metrics, facts)
-    log = evaluation.folder / "eval.log"
-    write_text(log, text)
-    stdout.print(text, highlight=False, markup=False, soft_wrap=True)
+    log = write_evaluation_log(evaluation.folder, evaluation.metrics, facts)
+    stdout.print(evaluation_text(evaluation.metrics, facts), highlight=False, markup=False, soft_wrap=True)
     stdout.print(
         f"Log: {log}\nFor programs: {evaluation.folder}/metrics.json, per_split.csv, per_query.csv", soft_wrap=True
     )

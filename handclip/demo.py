@@ -18,7 +18,7 @@ from handclip.datasets.prepare import PreparedDataset, prepare
 from handclip.datasets.synthetic import SyntheticHands, generate
 from handclip.engine.study import run_experiments
 from handclip.errors import DataError, HandCLIPError
-from handclip.report.comparison import compare_outcomes, write_comparison
+from handclip.report.comparison import compare_outcomes, write_comparison, write_evaluation_logs
 from handclip.report.tables import Comparison
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,8 @@ def run_demo(data: Path | None, out: Path, *, resume: bool = False) -> DemoResul
         prepared = prepare("11k", data, out / "manifests", allow_missing=True, progress=report)
     _describe(prepared)
 
-    outcomes = run_experiments(demo_configs(out, "synthetic" if synthetic else "photographs"), resume=resume)
+    outcomes, _ = run_experiments(demo_configs(out, "synthetic" if synthetic else "photographs"), resume=resume)
+    write_evaluation_logs(outcomes)
     tables = {}
     for protocol in ("gallery", "gallery_all"):
         tables[protocol] = compare_outcomes(outcomes, gallery_protocol=protocol, flip="sum")

@@ -69,5 +69,10 @@ def test_every_config_key_and_loss_is_explained():
                     assert f"`{option}: {field.default:g}`" in row, f"docs/losses.md: {name}.{option} is another"
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_document_holds_a_placeholder(document: Path):
+    assert not re.search(r"^[A-Z]+_[A-Z_]+$|TODO|TBD|XXX", document.read_text(encoding="utf-8"), re.M)
+
+
 def test_the_readme_promises_only_what_the_continuous_integration_runs():
     assert "make check test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")

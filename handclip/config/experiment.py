@@ -101,6 +101,7 @@ class ExperimentConfig(Section):
     weight_decay: float = Field(1e-4, ge=0)
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     warmup_epochs: float = Field(1.0, ge=0)
+    """Linear, from 1 %; a run of one epoch warms up over half of it."""
     milestones: tuple[PositiveInt, ...] = (20, 25)
     """Epochs after which the `step` schedule multiplies the learning rate by gamma."""
     gamma: float = Field(0.1, gt=0, le=1)
@@ -134,10 +135,12 @@ class ExperimentConfig(Section):
     num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Processes that read and augment images; results do not depend on their number."""
 
-    PLACES: ClassVar[frozenset[str]] = frozenset({"output_dir", "save_dir", "eval_dir", "device", "num_workers"})
+    PLACES: ClassVar[frozenset[str]] = frozenset(
+        {"data_root", "output_dir", "save_dir", "eval_dir", "device", "num_workers"}
+    )
     """Keys that say where and on what to run; they do not change what is computed."""
     EVALUATION: ClassVar[frozenset[str]] = frozenset(
-        {"checkpoint", "num_splits", "gallery_protocols", "flip_settings", "eval_batch_size"}
+        {"checkpoint", "num_splits", "gallery_protocols", "flip_settings", "eval_batch_size", "test_feature"}
     )
     """Keys that change how a model is evaluated, not the model."""
     TRAINING: ClassVar[frozenset[str]] = frozenset(
@@ -145,7 +148,7 @@ class ExperimentConfig(Section):
             "resume_from", "losses", "epochs", "batch_size", "sampler", "images_per_identity", "lr",
             "backbone_lr_scale", "optimizer", "weight_decay", "schedule", "warmup_epochs", "milestones", "gamma",
             "gradient_clip", "augmentation", "monitor", "validation_interval", "early_stopping_patience", "precision",
-            "freeze", "train_split", "bnneck", "test_feature",
+            "freeze", "train_split", "bnneck",
         }
     )  # fmt: skip
     """Keys that only training reads."""
@@ -192,8 +195,8 @@ class ExperimentConfig(Section):
             raise ValueError(f"{unused[0]}: is read only with schedule: step")
         if self.schedule == "step" and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError("milestones: must rise from one to the next")
-        if self.warmup_epochs >= self.epochs and self.epochs > 1:
-            raise ValueError(f"warmup_epochs: {self.warmup_epochs:g} leaves nothing of {self.epochs} epochs")
+        if self.warmup_epochs > self.epochs / 2 and "warmup_epochs" in changed:
+            raise ValueError(f"warmup_epochs: {self.warmup_epochs:g} is more than half of the {self.epochs} epochs")
         if self.train_split == "train_all" and self.early_stopping_patience is not None:
             raise ValueError("early_stopping_patience: train_split: train_all leaves no validation images to stop by")
         if not self.bnneck and "test_feature" in changed:

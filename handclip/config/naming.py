@@ -30,6 +30,8 @@ def run_name(config: ExperimentConfig) -> str:
 
 def _extras(config: ExperimentConfig) -> dict[str, Any]:
     ignored = _NAMED | config.PLACES | config.EVALUATION
+    if config.dataset == "folder":
+        ignored -= {"data_root"}  # alone among the data sets it has no name but its place
     values = config.to_dict()
     fields = ExperimentConfig.model_fields
     extras: dict[str, Any] = {}

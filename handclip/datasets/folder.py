@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from handclip.config.experiment import SINGLE_ASPECT
 from handclip.datasets.images import IMAGE_EXTENSIONS, Progress, inspect_images
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.splits import Exclusions, Identity, SeededDraws, assemble_manifest
 from handclip.errors import DataError
 
 DATASET = "folder"
-ASPECT = "hand"
+ASPECT = SINGLE_ASPECT[DATASET]
 
 
 def prepare_folder(

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from handclip.config.experiment import HAND_ASPECTS
 from handclip.datasets.images import ImageFacts, Progress, inspect_images
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.splits import Exclusions, Identity, SeededDraws, Splits, assemble_manifest
 from handclip.errors import DataError
 
 DATASET = "11k"
-ASPECTS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
+ASPECTS = HAND_ASPECTS
 LAST_TRAIN_IDENTITY = {"dorsal_r": 1050, "dorsal_l": 1037, "palmar_r": 1051, "palmar_l": 1042}
 # In `gallery_all` the same person's other hand or side is another identity: its number is moved out of the way.
 DISTRACTOR_OFFSETS = {
@@ -56,7 +57,7 @@ def has_11k_layout(root: Path) -> bool:
 def read_hand_info(root: Path) -> list[HandInfoRow]:
     """Read the rows without accessories from `root/HandInfo.csv`.
 
-    Any column order, line ends, UTF-8 or Windows-1252, and stray spaces are accepted.
+    Any column order, line ends, UTF-8 or Latin-1, and stray spaces are accepted.
 
     Raises:
         DataError: the layout is not that of 11k Hands, a column is missing, a value is not valid (names the line), or

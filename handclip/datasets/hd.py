@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from handclip.config.experiment import SINGLE_ASPECT
 from handclip.datasets.images import ImageFacts, Progress, inspect_images
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.splits import Exclusions, Identity, PathDraw, SeededDraws, all_paths, assemble_manifest
 from handclip.errors import DataError
 
 DATASET = "hd"
-ASPECT = "dorsal"
+ASPECT = SINGLE_ASPECT[DATASET]
 LAST_TRAIN_IDENTITY = 447
 DISTRACTOR_OFFSET = 1000
 

@@ -1,7 +1,6 @@
 """Reading photographs: whatever the file holds, an upright 8-bit RGB image or a `DataError` that names the file."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from handclip.cores import available_cores
 from handclip.errors import DataError
 
 MAX_PIXELS = 200_000_000
@@ -81,7 +81,7 @@ def inspect_images(
     facts: dict[str, ImageFacts] = {}
     failures: list[DataError] = []
     # Threads, not processes: hashing and Pillow's decoders release the interpreter lock.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, available_cores())) as pool:
         for done, (path, result) in enumerate(zip(paths, pool.map(inspect, paths), strict=True), start=1):
             if isinstance(result, DataError):
                 failures.append(result)

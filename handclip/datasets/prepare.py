@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from handclip.datasets.original_folders import find_original_splits, has_origina
 from handclip.datasets.summary import split_table_csv, summarise
 from handclip.errors import ConfigError, DataError, did_you_mean
 from handclip.files import write_text
+
+logger = logging.getLogger(__name__)
 
 ASPECTS: Mapping[str, tuple[str, ...]] = {
     hands11k.DATASET: hands11k.ASPECTS,
@@ -80,6 +83,11 @@ def prepare(
         raise ConfigError(f"a deterministic gallery is defined for hd only, not for {dataset}")
     if not _has_images(dataset, root) and has_original_splits(root, dataset):
         return _store(_read_sound_original_splits(root, dataset, progress), out, "original_splits")
+    if has_original_splits(root, dataset):
+        logger.info(
+            f"{root} also holds splits that the original scripts prepared. They were not used: new ones are drawn from "
+            "the images. (A config without `manifest` uses the prepared ones.)"
+        )
     if dataset == hands11k.DATASET:
         manifests = prepare_11k(root, seed=seed, num_draws=num_draws, allow_missing=allow_missing, progress=progress)
     elif dataset == hd.DATASET:

@@ -1,6 +1,7 @@
 """Photographs as training examples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch.utils.data import Dataset
 
 from handclip.datasets.images import read_image
 from handclip.datasets.transforms import ImageTransform
+from handclip.errors import HandCLIPError
 
 
 @dataclass(frozen=True)
@@ -37,3 +39,16 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         index, seed = item if isinstance(item, tuple) else (item, None)
         image = self.images[index]
         return self.transform(read_image(image.path, image.sha256), seed), image.label
+
+
+@contextmanager
+def plain_worker_errors() -> Iterator[None]:
+    """Give an error of a worker process the message it had there; DataLoader puts a whole traceback into it."""
+    try:
+        yield
+    except HandCLIPError as error:
+        kind = f"{type(error).__module__}.{type(error).__qualname__}: "
+        _, found, message = str(error).rpartition(kind)
+        if not found:
+            raise
+        raise type(error)(message.strip()) from None

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,9 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
         HandCLIPError: the data set is not there or is not what it should be, or the manifest is of another one.
     """
     if config.manifest is not None:
-        return {aspect: _read_manifest(config, config.manifest, aspect) for aspect in config.aspects}
+        manifests = {aspect: _read_manifest(config, config.manifest, aspect) for aspect in config.aspects}
+        _report_left_out(manifests)
+        return manifests
     root = default_root(config)
     if config.dataset == "synthetic":
         with progress_over("drawing synthetic hands") as report:
@@ -62,7 +64,9 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
             progress=report,
         )
     logger.info(_ORIGINS[prepared.origin].format(root=root, folder=prepared.folder))
-    return {aspect: prepared.manifests[aspect] for aspect in config.aspects}
+    manifests = {aspect: prepared.manifests[aspect] for aspect in config.aspects}
+    _report_left_out(manifests)
+    return manifests
 
 
 _CACHE = Path.home() / ".cache" / "handclip" / "manifests"
@@ -71,6 +75,15 @@ _ORIGINS = {
     "original_splits": "Splits prepared by the original scripts in {root} are used as they are; manifests in {folder}.",
     "images": "{root} was not prepared yet: it was now, with seed 0; manifests in {folder}.",
 }
+
+
+def _report_left_out(manifests: Mapping[str, Manifest]) -> None:
+    for aspect, manifest in manifests.items():
+        if manifest.missing_images or manifest.unreadable_images:
+            logger.info(
+                f"The {aspect} manifest leaves out {manifest.missing_images:,} absent and "
+                f"{manifest.unreadable_images:,} unreadable images."
+            )
 
 
 def _read_manifest(config: ExperimentConfig, path: Path, aspect: str) -> Manifest:
@@ -87,27 +100,48 @@ def _read_manifest(config: ExperimentConfig, path: Path, aspect: str) -> Manifes
     return manifest
 
 
-def check_no_test_identity(trained_on: Sequence[str], manifests: Mapping[str, Manifest], source: str) -> None:
-    """Check that none of the identities that a checkpoint was trained on is a test identity here.
+def check_not_tested_on(training_images: Iterable[str], manifests: Mapping[str, Manifest], source: str) -> None:
+    """Check that a model was trained on none of the images that it is about to be tested on.
 
     Args:
-        trained_on: the checkpoint's `aspect/identity` names.
+        training_images: hashes of the images that the checkpoint was trained on.
         manifests: the manifests about to be used, by aspect.
         source: names the checkpoint in the error.
 
     Raises:
-        DataError: says how many are, and the first of them.
+        DataError: says how many there are, and the first of them.
     """
-    tested = {
-        f"{aspect}/{manifest.identity_names[identity]}"
-        for aspect, manifest in manifests.items()
-        for identity in manifest.identities(manifest.test)
-    }
-    if leaked := sorted(tested.intersection(trained_on)):
+    seen = set(training_images)
+    leaked = [
+        manifest.images[index].path
+        for manifest in manifests.values()
+        for index in manifest.test
+        if manifest.images[index].sha256 in seen
+    ]
+    if leaked:
         raise DataError(
-            f"{source}: was trained on {len(leaked)} identities that this manifest tests on (such as {leaked[0]}); "
+            f"{source}: was trained on {len(leaked):,} images that this manifest tests on (such as {leaked[0]}); "
             "it was made with another split. Use the manifest that it was trained with, or train it anew"
         )
+
+
+def people_known_from_other_aspects(trained_on: Iterable[str], manifests: Mapping[str, Manifest]) -> dict[str, int]:
+    """Count test identities whose other hand, or other side, was trained on.
+
+    The aspects of 11k Hands split people at different numbers, so a few are training people in one aspect and test
+    people in another. Published results have them too.
+
+    Args:
+        trained_on: the checkpoint's `aspect/identity` names.
+        manifests: the manifests tested on, by aspect.
+    """
+    trained = [name.split("/", 1) for name in trained_on]
+    counts = {}
+    for aspect, manifest in manifests.items():
+        elsewhere = {person for other, person in trained if other != aspect} if manifest.dataset == "11k" else set()
+        tested = {manifest.identity_names[identity] for identity in manifest.identities(manifest.test)}
+        counts[aspect] = len(tested & elsewhere)
+    return counts
 
 
 def combined_sha256(manifests: dict[str, Manifest]) -> str:

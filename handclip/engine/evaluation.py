@@ -18,10 +18,10 @@ from handclip.config.naming import run_name
 from handclip.console import progress_over
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.torch_dataset import LabelledImage
-from handclip.engine.data import check_no_test_identity, combined_sha256, find_manifests
+from handclip.engine.data import check_not_tested_on, combined_sha256, find_manifests, people_known_from_other_aspects
 from handclip.engine.features import Features, extract_features
 from handclip.engine.hardware import choose_device, choose_workers
-from handclip.errors import DataError, HandCLIPError, missing_file
+from handclip.errors import CheckpointError, DataError, HandCLIPError, missing_file
 from handclip.files import read_json, require_writable, write_json, write_text
 from handclip.metrics import RankingResult, rank_gallery
 from handclip.models.builder import build_model, model_from_checkpoint
@@ -57,11 +57,16 @@ class Evaluation:
         raise KeyError(f"{gallery_protocol}, flip {flip} was not evaluated")
 
 
-def evaluate(config: ExperimentConfig, *, overwrite: bool = False) -> Evaluation:
+def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool = False) -> Evaluation:
     """Evaluate a baseline or a trained model and write `eval_logs/<run>/`.
 
     `metrics.json` holds what was measured, `per_split.csv` each draw, `per_query.csv` the rank of the right identity
     for each query. Evaluating the same model on the same manifest again writes the same numbers.
+
+    Args:
+        config: a baseline, or the experiment that trained the model.
+        overwrite: replace another evaluation of the same name.
+        reuse: where this very evaluation was done before, return what it wrote.
 
     Raises:
         HandCLIPError: model or data are missing or do not fit, or the folder holds another evaluation.
@@ -75,7 +80,13 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False) -> Evaluation
     model, checkpoint = _load_model(config)
     manifests = find_manifests(config)
     if checkpoint is not None:
-        check_no_test_identity(checkpoint.identities, manifests, str(checkpoint_path(config)))
+        check_not_tested_on(checkpoint.training_images, manifests, str(checkpoint_path(config)))
+    known = people_known_from_other_aspects(checkpoint.identities if checkpoint else [], manifests)
+    if any(known.values()):
+        logger.info(
+            "Test people whose other hand or side was trained on: "
+            + ", ".join(f"{aspect} {count}" for aspect, count in known.items() if count)
+        )
     identity = {
         "run": run,
         "dataset": config.dataset,
@@ -88,10 +99,14 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False) -> Evaluation
             "num_splits": config.num_splits,
             "gallery_protocols": list(config.gallery_protocols),
             "flip_settings": list(config.flip_settings),
+            "test_feature": config.test_feature,
         },
     }
-    if not overwrite:
-        _refuse_other_evaluation(folder / "metrics.json", identity)
+    before = read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else None
+    if before is not None and not overwrite:
+        _refuse_other_evaluation(folder / "metrics.json", before, identity)
+        if reuse:
+            return Evaluation(run, folder, before)
     with progress_over(f"embedding images of {run}") as report:
         features = _extract_all(config, manifests, model.to(device), report)
     rankings = {aspect: _rank_all(config, manifest, features) for aspect, manifest in manifests.items()}
@@ -100,6 +115,9 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False) -> Evaluation
         "feature_dim": model.feature_dim,
         "parameters": sum(parameter.numel() for parameter in model.encoder.parameters()),
         "distinct_images": len(features.images),
+        "missing_images": sum(manifest.missing_images for manifest in manifests.values()),
+        "unreadable_images": sum(manifest.unreadable_images for manifest in manifests.values()),
+        "test_people_known_from_other_aspects": sum(known.values()),
         "seconds": round(time.perf_counter() - start, 2),
         "results": _summarise(rankings),
     }
@@ -129,7 +147,10 @@ def _load_model(config: ExperimentConfig) -> tuple[EmbeddingModel, Checkpoint | 
         raise missing_file(path, "*.pth", key="checkpoint" if config.checkpoint else "this run is not trained yet")
     checkpoint = Checkpoint.load(path)
     check_same_model(checkpoint, config.to_dict(), path)
-    return model_from_checkpoint(checkpoint, str(path)), checkpoint
+    if checkpoint.config["bnneck"] != config.bnneck:
+        has = "has a BNNeck" if checkpoint.config["bnneck"] else "has no BNNeck"
+        raise CheckpointError(f"{path}: {has}, but the config says bnneck: {str(config.bnneck).lower()}")
+    return model_from_checkpoint(checkpoint, str(path), config.test_feature), checkpoint
 
 
 def _weights_sha256(model: EmbeddingModel) -> str:
@@ -137,7 +158,7 @@ def _weights_sha256(model: EmbeddingModel) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.contiguous().numpy().tobytes())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -264,10 +285,7 @@ def _summarise(rankings: Mapping[str, Rankings]) -> list[dict[str, Any]]:
     return entries
 
 
-def _refuse_other_evaluation(path: Path, identity: dict[str, Any]) -> None:
-    if not path.exists():
-        return
-    before = read_json(path)
+def _refuse_other_evaluation(path: Path, before: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     for key, value in identity.items():
         if before.get(key) != value:
             raise HandCLIPError(

@@ -7,8 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from handclip.datasets.torch_dataset import ImageDataset, LabelledImage
+from handclip.datasets.torch_dataset import ImageDataset, LabelledImage, plain_worker_errors
 from handclip.datasets.transforms import ImageTransform
+from handclip.engine.hardware import full_float32
 from handclip.errors import HandCLIPError
 from handclip.models.embedding_model import EmbeddingModel
 
@@ -45,14 +46,16 @@ def extract_features(
         HandCLIPError: a feature is not finite.
     """
     dataset = ImageDataset(images, ImageTransform(model.encoder.preprocessing))
-    loader = DataLoader(dataset, batch_size, num_workers=num_workers, pin_memory=device.type == "cuda")
+    # Starting a worker takes longer than reading a batch, so a few images are read right here.
+    workers = min(num_workers, len(images) // batch_size)
+    loader = DataLoader(dataset, batch_size, num_workers=workers, pin_memory=device.type == "cuda")
     plain = np.empty((len(images), model.feature_dim), np.float32)
     mirrored = np.empty_like(plain) if flip else None
     was_training = model.training
     model.eval()
     done = 0
     try:
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False), full_float32(), plain_worker_errors():
             for pixels, _ in loader:
                 pixels = pixels.to(device, non_blocking=True)
                 rows = slice(done, done + len(pixels))

@@ -1,10 +1,10 @@
 """What to run on, and a record of it."""
 
 import importlib.metadata
-import os
 import platform
-import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from handclip import __version__
+from handclip.cores import available_cores
 from handclip.errors import ConfigError
 
 _RECORDED = (
@@ -58,9 +59,15 @@ def choose_workers(num_workers: int | str) -> int:
     return num_workers if isinstance(num_workers, int) else max(1, min(8, available_cores() - 1))
 
 
-def available_cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute float32 convolutions in float32; by default a GPU rounds their inputs to the ten bits of TF32."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
@@ -80,10 +87,19 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
     }
 
 
-def peak_memory_mib() -> float:
-    """Return the largest resident memory of this process so far, in MiB."""
+def peak_memory_mib() -> float | None:
+    """Return the largest resident memory of this process so far, in MiB; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def peak_gpu_memory_mib(device: torch.device) -> float | None:
+    """Return the most GPU memory that tensors have taken so far, in MiB; None without a CUDA device."""
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
 
 
 def _processor() -> str:

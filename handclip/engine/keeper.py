@@ -12,11 +12,11 @@ from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.engine.data import TrainingData
-from handclip.engine.hardware import peak_memory_mib
+from handclip.engine.hardware import peak_gpu_memory_mib, peak_memory_mib
 from handclip.engine.module import TrainingModule
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.validation import validate
-from handclip.errors import DataError
+from handclip.errors import ConfigError, DataError
 from handclip.files import replacing, write_text
 from handclip.models.checkpoint import Checkpoint, describe_model
 
@@ -38,6 +38,7 @@ class RunKeeper(LightningCheckpoint):
         data: TrainingData,
         files: RunFolder,
         manifest_sha256: str,
+        precision: str,
         num_workers: int,
         stop_after: int | None = None,
     ) -> None:
@@ -45,6 +46,7 @@ class RunKeeper(LightningCheckpoint):
         self.data = data
         self.files = files
         self.manifest_sha256 = manifest_sha256
+        self.precision = precision
         self.num_workers = num_workers
         self.stop_after = stop_after
         self.history: list[Row] = []
@@ -61,6 +63,7 @@ class RunKeeper(LightningCheckpoint):
         """Return what an interrupted run needs to go on."""
         return {
             "manifest_sha256": self.manifest_sha256,
+            "precision": self.precision,
             "history": self.history,
             "best_epoch": self.best_epoch,
             "best_value": self.best_value,
@@ -73,11 +76,17 @@ class RunKeeper(LightningCheckpoint):
 
         Raises:
             DataError: the run was started on other images, or on the same ones in other roles.
+            ConfigError: it was started in another precision.
         """
         if state_dict["manifest_sha256"] != self.manifest_sha256:
             raise DataError(
                 f"{self.files.folder}: was started with manifest {state_dict['manifest_sha256'][:12]}, "
                 f"and cannot go on with {self.manifest_sha256[:12]}: the data have changed"
+            )
+        if state_dict["precision"] != self.precision:
+            raise ConfigError(
+                f"{self.files.folder}: was started in {state_dict['precision']}, but this machine chooses "
+                f"{self.precision}. Go on where it was started, or start anew with precision: {self.precision}"
             )
         self.__dict__.update(state_dict)
 
@@ -120,7 +129,7 @@ class RunKeeper(LightningCheckpoint):
             **self._validate(pl_module, epoch),
             "images_per_second": round(self._images / seconds, 1),
             "seconds": round(seconds, 2),
-            "peak_memory_mib": round(peak_memory_mib()),
+            **self._peak_memory(pl_module),
         }
         self._select(row, epoch, pl_module)
         self.history.append(row)
@@ -146,6 +155,7 @@ class RunKeeper(LightningCheckpoint):
             config=self.config.to_dict(),
             **describe_model(module.model),
             identities=self.data.identities,
+            training_images=sorted({image.sha256 for image in self.data.train}),
             manifest_sha256=self.manifest_sha256,
             metrics=metrics,
             model_state=_on_cpu(module.model.state_dict()),
@@ -169,6 +179,10 @@ class RunKeeper(LightningCheckpoint):
     def _validate(self, module: TrainingModule, epoch: int) -> dict[str, float]:
         due = epoch % self.config.validation_interval == 0 or epoch == self.config.epochs
         return self.validate_now(module) if due and self.data.val_queries else {}
+
+    def _peak_memory(self, module: TrainingModule) -> Row:
+        peaks = {"peak_memory_mib": peak_memory_mib(), "peak_gpu_memory_mib": peak_gpu_memory_mib(module.device)}
+        return {name: round(peak) for name, peak in peaks.items() if peak is not None}
 
     def _time_to_go(self) -> str:
         epochs = self.config.epochs - len(self.history)

@@ -17,6 +17,9 @@ from handclip.errors import TrainingError
 from handclip.loss.loss_factory import LossOutput
 from handclip.models.embedding_model import EmbeddingModel
 
+_MOST_STEPS = 10**9
+"""More steps than any run takes, so that no two seeds share a step's random numbers."""
+
 
 class TrainingModule(LightningModule):
     """Model, criterion and optimizers.
@@ -46,14 +49,19 @@ class TrainingModule(LightningModule):
             group["initial_lr"] = group["lr"]
         return [main, centres] if centres else [main]
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Choose the batches of the epoch to go on with: workers fetch the first ones before the epoch starts."""
+        self.sampler.set_epoch(checkpoint["epoch"] + 1)
+
     def on_train_epoch_start(self) -> None:
-        """Make whatever is random in the epoch depend on its number alone, so that resuming is exact."""
+        """Choose the batches of the epoch."""
         self.sampler.set_epoch(self.current_epoch)
-        torch.manual_seed(self.config.seed * 100_003 + self.current_epoch)
         self.steps_taken = self.current_epoch * len(self.sampler)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> dict[str, Any]:
         """Do one step; return the loss terms as detached scalars."""
+        # Whatever is random in a step depends on its number alone, so that going on after an interruption is exact.
+        torch.manual_seed(self.config.seed * _MOST_STEPS + self.steps_taken)
         images, labels = batch
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
@@ -83,5 +91,5 @@ class TrainingModule(LightningModule):
         raise TrainingError(
             f"the loss stopped being finite in epoch {self.current_epoch + 1}, step {self.steps_taken + 1}: "
             f"{', '.join(bad) or f'{overflow} overflows'}. Lower lr or the loss's weight, or train with "
-            "precision: float32. The last good checkpoint was kept."
+            "precision: float32."
         )

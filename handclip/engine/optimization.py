@@ -24,7 +24,8 @@ def lr_factor(config: ExperimentConfig, steps_per_epoch: int, step: int) -> floa
     Linear warm-up from 1 % over `warmup_epochs`; then `cosine`: half a period down to 1 % at the last step;
     `step`: times gamma after each milestone epoch; or `constant`.
     """
-    warmup = round(config.warmup_epochs * steps_per_epoch)
+    # A run of one epoch, whose warm-up would be all of it, warms up over half.
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), config.epochs * steps_per_epoch // 2)
     if step < warmup:
         return _WARMUP_START + (1 - _WARMUP_START) * step / warmup
     if config.schedule == "step":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from handclip.config.experiment import ExperimentConfig
 from handclip.engine.evaluation import Evaluation, evaluate
 from handclip.engine.training import TrainingResult, train
+from handclip.errors import HandCLIPError
 
 _SHORT_NAMES = {"cross_entropy": "ce"}
 
@@ -36,6 +37,14 @@ class Outcome:
         )
 
 
+@dataclass(frozen=True)
+class Failure:
+    """An experiment that broke off, and why."""
+
+    config: ExperimentConfig
+    error: HandCLIPError
+
+
 def run_experiment(config: ExperimentConfig, *, resume: bool = False) -> Outcome:
     """Train where there is something to train, then evaluate.
 
@@ -43,14 +52,34 @@ def run_experiment(config: ExperimentConfig, *, resume: bool = False) -> Outcome
         HandCLIPError: see `train` and `evaluate`.
     """
     training = train(config, resume=resume) if config.variant == "finetuned" else None
-    return Outcome(config, training, evaluate(config))
+    return Outcome(config, training, evaluate(config, reuse=resume))
 
 
-def run_experiments(configs: Sequence[ExperimentConfig], *, resume: bool = False) -> list[Outcome]:
-    """Run experiments in order; the next may go on from what an earlier one saved."""
-    outcomes = []
+def run_experiments(
+    configs: Sequence[ExperimentConfig], *, resume: bool = False, keep_going: bool = False
+) -> tuple[list[Outcome], list[Failure]]:
+    """Run experiments in order; the next may go on from what an earlier one saved.
+
+    Args:
+        configs: the experiments.
+        resume: go on with what was interrupted, and keep what has ended.
+        keep_going: when one fails, go on with the next.
+
+    Returns:
+        What succeeded and, with `keep_going`, what failed.
+
+    Raises:
+        HandCLIPError: an experiment failed, without `keep_going`.
+    """
+    outcomes, failures = [], []
     for number, config in enumerate(configs, start=1):
         losses = " + ".join(loss.type for loss in config.losses) if config.variant == "finetuned" else "no training"
-        logger.info(f"\n[{number}/{len(configs)}] {config.experiment}: {losses}")
-        outcomes.append(run_experiment(config, resume=resume))
-    return outcomes
+        logger.info(f"\n[{number}/{len(configs)}] {config.experiment}, {config.model}: {losses}")
+        try:
+            outcomes.append(run_experiment(config, resume=resume))
+        except HandCLIPError as error:
+            if not keep_going:
+                raise
+            logger.error(f"Failed: {error}")
+            failures.append(Failure(config, error))
+    return outcomes, failures

@@ -4,7 +4,7 @@ import logging
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,22 +15,28 @@ from torch.utils.data import DataLoader
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.sampling import PKBatchSampler, RandomBatchSampler
-from handclip.datasets.torch_dataset import ImageDataset
+from handclip.datasets.torch_dataset import ImageDataset, plain_worker_errors
 from handclip.datasets.transforms import ImageTransform
 from handclip.engine.criterion import TrainingCriterion
 from handclip.engine.data import (
     TrainingData,
-    check_no_test_identity,
+    check_not_tested_on,
     combined_sha256,
     find_manifests,
     load_training_data,
 )
-from handclip.engine.hardware import choose_device, choose_precision, choose_workers, describe_environment
+from handclip.engine.hardware import (
+    choose_device,
+    choose_precision,
+    choose_workers,
+    describe_environment,
+    full_float32,
+)
 from handclip.engine.keeper import RunKeeper
 from handclip.engine.module import TrainingModule
 from handclip.engine.progress import TrainingProgress
 from handclip.engine.run_folder import RunFolder
-from handclip.errors import CheckpointError, ConfigError
+from handclip.errors import CheckpointError, ConfigError, TrainingError
 from handclip.files import read_json, require_writable, write_json
 from handclip.models.builder import build_model, load_earlier_stage
 from handclip.models.checkpoint import Checkpoint
@@ -67,6 +73,10 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
     if config.variant != "finetuned":
         raise ConfigError("variant: baseline trains nothing; use `handclip evaluate`")
     files = RunFolder.of(config)
+    if resume and files.result.is_file():
+        files.open(config, resume=True)
+        logger.info(f"{files.run} has already ended; nothing is left to do.")
+        return _read_result(files)
     for folder in (files.folder, files.best.parent):
         require_writable(folder)
     device = choose_device(config.device)
@@ -78,14 +88,11 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
     manifests = find_manifests(config)
     data = load_training_data(manifests, config.train_split)
     if earlier is not None:
-        check_no_test_identity(earlier.identities, manifests, f"resume_from: {config.resume_from}")
+        check_not_tested_on(earlier.training_images, manifests, f"resume_from: {config.resume_from}")
     sampler = _build_sampler(config, data)
     criterion = TrainingCriterion(config.losses, len(data.identities), model.encoder.embedding_dims)
 
     files.open(config, resume=resume)
-    if resume and files.result.is_file():
-        logger.info(f"{files.run} has already ended; nothing is left to do.")
-        return _read_result(files)
     with _log_file(files.folder / "train.log"):
         if earlier is not None:
             _continue_criterion(criterion, data, earlier)
@@ -93,7 +100,7 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
         environment = describe_environment(device, precision)
         write_json(files.folder / "environment.json", environment)
         num_workers = choose_workers(config.num_workers)
-        keeper = RunKeeper(config, data, files, combined_sha256(manifests), num_workers, stop_after)
+        keeper = RunKeeper(config, data, files, combined_sha256(manifests), precision, num_workers, stop_after)
         module = TrainingModule(config, model, criterion, sampler)
         dataset = ImageDataset(data.train, ImageTransform(model.encoder.preprocessing, config.augmentation))
         loader = DataLoader(
@@ -159,7 +166,12 @@ def _fit(
             logger.info(f"Going on from {resume_path}.")
         interrupt_handler = signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit(module, loader, ckpt_path=resume_path, weights_only=True)
+            with plain_worker_errors(), full_float32() if precision == "float32" else nullcontext():
+                trainer.fit(module, loader, ckpt_path=resume_path, weights_only=True)
+        except TrainingError as error:
+            kept = files.resume_state.is_file()
+            state = "The last good checkpoint was kept." if kept else "No epoch was finished, so nothing was saved."
+            raise TrainingError(f"{error} {state}") from error
         except SystemExit as end:
             # Lightning answers Ctrl-C by ignoring further ones and leaving with exit code 1.
             signal.signal(signal.SIGINT, interrupt_handler)

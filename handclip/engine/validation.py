@@ -4,6 +4,7 @@ import torch
 
 from handclip.datasets.torch_dataset import LabelledImage
 from handclip.engine.features import extract_features
+from handclip.errors import TrainingError
 from handclip.metrics import rank_gallery
 from handclip.models.embedding_model import EmbeddingModel
 
@@ -21,12 +22,17 @@ def validate(
 
     Returns:
         `val_rank1`, `val_rank5`, `val_rank10` and `val_map` as fractions.
+
+    Raises:
+        TrainingError: the features cannot be ranked.
     """
     features, _ = extract_features(
         model, [*queries, *gallery], device=device, batch_size=batch_size, num_workers=num_workers
     )
     count = len(queries)
-    result = rank_gallery(
-        features[:count], features[count:], [image.label for image in queries], [image.label for image in gallery]
-    )
+    labels = [image.label for image in queries], [image.label for image in gallery]
+    try:
+        result = rank_gallery(features[:count], features[count:], *labels)
+    except ValueError as error:
+        raise TrainingError(f"validation is not possible, the model has collapsed: {error}. Lower lr") from error
     return {f"val_rank{k}": result.rank(k) for k in (1, 5, 10)} | {"val_map": result.map}

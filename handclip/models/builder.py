@@ -68,10 +68,26 @@ def load_earlier_stage(config: ExperimentConfig) -> Checkpoint | None:
     return checkpoint
 
 
-def model_from_checkpoint(checkpoint: Checkpoint, source: str) -> EmbeddingModel:
-    """Rebuild a trained model from its file alone."""
+def model_from_checkpoint(checkpoint: Checkpoint, source: str, test_feature: str | None = None) -> EmbeddingModel:
+    """Rebuild a trained model from its file alone.
+
+    Args:
+        checkpoint: what the file holds.
+        source: names the file in errors.
+        test_feature: `after_neck` or `before_neck`, default as it was trained with.
+
+    Raises:
+        CheckpointError: the weights do not belong to the model that the file describes.
+    """
     config = checkpoint.config
-    model = EmbeddingModel(_encoder_of(checkpoint), bnneck=config["bnneck"], test_feature=config["test_feature"])
+    model = EmbeddingModel(
+        _encoder_of(checkpoint), bnneck=config["bnneck"], test_feature=test_feature or config["test_feature"]
+    )
+    if model.encoder.embedding_dims != checkpoint.embedding_dims:
+        raise CheckpointError(
+            f"{source}: holds embeddings {checkpoint.embedding_dims}, but {config['model']} has "
+            f"{model.encoder.embedding_dims}"
+        )
     check_state_dict(model, checkpoint.model_state, source)
     model.load_state_dict(checkpoint.model_state)
     return model

@@ -30,6 +30,8 @@ class Checkpoint:
     preprocessing: dict[str, Any]
     identities: list[str]
     """Name of each training class, in the classifiers' order."""
+    training_images: list[str]
+    """Hash of each image it was trained on, sorted."""
     manifest_sha256: str
     metrics: dict[str, float]
     model_state: dict[str, Tensor]

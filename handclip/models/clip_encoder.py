@@ -106,6 +106,7 @@ class CLIPImageEncoder(ImageEncoder):
         if quick_gelu and isinstance(tower, TimmModel):
             raise ConfigError(f"quick_gelu: true: {name} is built by timm, which does not have this activation")
         if state_dict is not None:
+            state_dict = {**_missing_counters(tower, state_dict), **state_dict}
             check_state_dict(tower, state_dict, source)
             tower.load_state_dict(state_dict)
         elif isinstance(tower, ModifiedResNet):
@@ -162,15 +163,17 @@ class CLIPImageEncoder(ImageEncoder):
         if trunk_blocks is None:
             raise ConfigError(f"freeze: {self.facts['architecture']} cannot be frozen in part; use none or all")
         inner = {id(parameter) for block in trunk_blocks for parameter in block.parameters()}
-        names = [name for name, parameter in tower.trunk.named_parameters() if id(parameter) not in inner]
-        stem = [p for name, p in tower.trunk.named_parameters() if name in names and not name.startswith(_AFTER_TRUNK)]
-        after = [p for name, p in tower.trunk.named_parameters() if name in names and name.startswith(_AFTER_TRUNK)]
+        outer = {name: p for name, p in tower.trunk.named_parameters() if id(p) not in inner}
+        # ConvNeXt calls the norm behind its stages norm_pre; in a ViT that is the one before its blocks.
+        behind = (*_BEHIND_BLOCKS, "norm_pre.") if hasattr(tower.trunk, "stages") else _BEHIND_BLOCKS
+        after = [p for name, p in outer.items() if name.startswith(behind)]
+        stem = [p for name, p in outer.items() if not name.startswith(behind)]
         blocks = [stem, *([block] for block in trunk_blocks)]
         blocks[-1] += [*after, tower.head]
         return blocks
 
 
-_AFTER_TRUNK = ("norm", "fc_norm", "head", "attn_pool", "final_conv", "norm_pre.")
+_BEHIND_BLOCKS = ("norm.", "fc_norm.", "head.", "attn_pool.", "final_conv.")
 """Prefixes of what a timm trunk holds behind its blocks."""
 
 
@@ -181,6 +184,12 @@ def _residual_stages(tower: ModifiedResNet) -> tuple[nn.Module, ...]:
 def _uses_quick_gelu(tower: nn.Module) -> bool | None:
     """Return None where there is nothing to choose: RN50's family has ReLU."""
     return None if isinstance(tower, ModifiedResNet) else any(isinstance(m, QuickGELU) for m in tower.modules())
+
+
+def _missing_counters(tower: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return batch norm's counters of batches where an old file lacks them; nothing depends on their value."""
+    own = tower.state_dict()
+    return {key: own[key] for key in own if key.endswith("num_batches_tracked") and key not in state_dict}
 
 
 def _undo_zero_residuals(tower: ModifiedResNet) -> None:
@@ -250,6 +259,7 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def native_input_size(name: str) -> tuple[int, int]:
-    """Return the (height, width) in pixels that the architecture was made for."""
-    return _pair(CLIPVisionCfg(**architecture(name)["vision_cfg"]).image_size)
+def has_choice_of_activation(name: str) -> bool:
+    """Return whether the tower exists with GELU and with QuickGELU: open_clip's own ViTs do."""
+    vision = CLIPVisionCfg(**architecture(name)["vision_cfg"])
+    return not vision.timm_model_name and not isinstance(vision.layers, (list, tuple))

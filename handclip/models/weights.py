@@ -17,7 +17,7 @@ from torch import Tensor
 
 from handclip.errors import CheckpointError, ConfigError, did_you_mean
 from handclip.models.checkpoint import FORMAT
-from handclip.models.clip_encoder import ALIASES, open_clip_name
+from handclip.models.clip_encoder import ALIASES, architecture, has_choice_of_activation, open_clip_name
 
 _OPENAI_MARKERS = ("input_resolution", "context_length", "vocab_size")
 """Entries that only OpenAI's own files have."""
@@ -39,22 +39,23 @@ def load_clip_weights(model: str, pretrained: str, quick_gelu: bool | Literal["a
     Args:
         model: a name from `clip_model_names()`.
         pretrained: an open_clip tag such as `openai`, a path, or `none`.
-        quick_gelu: `auto` takes the activation from the tag, from OpenAI's marks in the file, or else from the model's
-            name: the short names (`vitb16`) and open_clip's `-quickgelu` names mean QuickGELU.
+        quick_gelu: `auto` takes the activation from the tag, from OpenAI's marks in the file, or from the model's name:
+            the short names (`vitb16`) stand for OpenAI's models, and they and open_clip's `-quickgelu` names mean
+            QuickGELU. Where none of these tells, it has to be given.
 
     Raises:
         ConfigError: no such tag or file, or `quick_gelu` contradicts what the weights were trained with.
         CheckpointError: the file cannot be fetched or read, or holds no visual tower.
     """
-    by_name = model in ALIASES or model.endswith("-quickgelu")
+    by_name = model in ALIASES or bool(architecture(model).get("quick_gelu"))
     if pretrained == "none":
         return ClipWeights(None, by_name if quick_gelu == "auto" else quick_gelu, "none (random)")
 
     trained_with: bool | None
     tag = open_clip.get_pretrained_cfg(open_clip_name(model), pretrained)
     if tag:
-        trained_with = bool(tag.get("quick_gelu", model.endswith("-quickgelu")))
-        state_dict = read_state_dict(_fetch(model, pretrained, tag))
+        trained_with = bool(tag.get("quick_gelu") or architecture(model).get("quick_gelu"))
+        state_dict = read_state_dict(_fetch(model, pretrained, tag, trained_with and not by_name))
         preprocessing = {key: tag[key] for key in ("mean", "std", "interpolation") if key in tag}
         source = f"open_clip {pretrained}"
     else:
@@ -65,6 +66,11 @@ def load_clip_weights(model: str, pretrained: str, quick_gelu: bool | Literal["a
         state_dict = read_state_dict(path)
         trained_with = True if any(mark in state_dict for mark in _OPENAI_MARKERS) else None
         preprocessing, source = {}, str(path)
+        if trained_with is None and quick_gelu == "auto" and not by_name and has_choice_of_activation(model):
+            raise ConfigError(
+                f"quick_gelu: {path} does not tell which activation it was trained with; add quick_gelu: true to the "
+                "config for OpenAI's weights, quick_gelu: false for others"
+            )
     if quick_gelu != "auto" and trained_with is not None and quick_gelu != trained_with:
         raise ConfigError(
             f"quick_gelu: {str(quick_gelu).lower()}: {source} was trained with quick_gelu: {str(trained_with).lower()}"
@@ -77,7 +83,8 @@ def load_clip_weights(model: str, pretrained: str, quick_gelu: bool | Literal["a
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a `.safetensors` file, a state dict saved by torch, or OpenAI's TorchScript archive.
 
-    Nothing in the file is executed: pickled code is refused.
+    Pickled code is refused. (A TorchScript archive holds a program of its own, in a language without access to files;
+    for weights from strangers `.safetensors` is the safest.)
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds something else.
@@ -116,7 +123,7 @@ def visual_part(state_dict: Mapping[str, Tensor], source: str) -> dict[str, Tens
     return {key: value.float() if value.is_floating_point() else value for key, value in visual.items()}
 
 
-def _fetch(model: str, tag: str, entry: Mapping[str, Any]) -> Path:
+def _fetch(model: str, tag: str, entry: Mapping[str, Any], needs_quick_gelu: bool) -> Path:
     """Return the file of a tag from the local cache or the hub."""
     try:
         with _giving_up_at_once():
@@ -129,7 +136,7 @@ def _fetch(model: str, tag: str, entry: Mapping[str, Any]) -> Path:
         raise CheckpointError(
             f"the weights '{tag}' of {model} are not cached here and could not be fetched ({type(error).__name__}).\n"
             f"Fetch {wanted}{also} on a machine with a network, copy the file here, and name it in the config:\n"
-            f"  pretrained: path/to/the/file"
+            f"  pretrained: path/to/the/file" + ("\n  quick_gelu: true" if needs_quick_gelu else "")
         ) from error
 
 

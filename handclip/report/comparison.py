@@ -6,7 +6,7 @@ from pathlib import Path
 from handclip.engine.study import Outcome
 from handclip.errors import HandCLIPError
 from handclip.files import write_json, write_text
-from handclip.report.tables import Comparison, ComparisonRow, protocol_line
+from handclip.report.tables import Comparison, ComparisonRow, protocol_line, write_evaluation_log
 
 
 def compare_outcomes(
@@ -47,3 +47,10 @@ def write_comparison(comparison: Comparison, folder: Path, name: str = "comparis
     write_text(folder / f"{name}.md", comparison.to_markdown())
     write_text(folder / f"{name}.csv", comparison.to_csv())
     write_json(folder / f"{name}.json", comparison.to_dict())
+
+
+def write_evaluation_logs(outcomes: Sequence[Outcome]) -> None:
+    """Write the `eval.log` of every outcome."""
+    for outcome in outcomes:
+        facts = {"Experiment": outcome.config.experiment, "Variant": outcome.config.variant}
+        write_evaluation_log(outcome.evaluation.folder, outcome.evaluation.metrics, facts)

@@ -4,10 +4,13 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+
+from handclip.files import write_text
 
 METRIC_TITLES = {
     "rank1": "Rank-1",
@@ -91,6 +94,13 @@ def protocol_line(metrics: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
         f"({galleries} images); flip: {entry['flip']}; {entry['num_splits']} draws, mean ± std; "
         f"manifest {metrics['manifest_sha256'][:12]}"
     )
+
+
+def write_evaluation_log(folder: Path, metrics: Mapping[str, Any], facts: Mapping[str, str]) -> Path:
+    """Write `eval.log`, one evaluation as text, into the folder of the evaluation; return its path."""
+    path = folder / "eval.log"
+    write_text(path, evaluation_text(metrics, facts))
+    return path
 
 
 def evaluation_text(metrics: Mapping[str, Any], facts: Mapping[str, str]) -> str:

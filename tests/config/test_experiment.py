@@ -32,7 +32,7 @@ def make(**values: Any) -> ExperimentConfig:
         ({"milestones": [3], "schedule": "constant"}, "milestones: is read only with schedule: step"),
         ({"milestones": [3, 2], "schedule": "step"}, "milestones: must rise"),
         ({"milestones": [3, 3], "schedule": "step"}, "milestones: must rise"),
-        ({"epochs": 5, "warmup_epochs": 5}, "warmup_epochs: 5 leaves nothing of 5 epochs"),
+        ({"epochs": 5, "warmup_epochs": 3}, "warmup_epochs: 3 is more than half of the 5 epochs"),
         ({"train_split": "train_all", "early_stopping_patience": 3}, "early_stopping_patience: train_split: train_all"),
         ({"test_feature": "before_neck"}, "test_feature: is read only with bnneck: true"),
         ({"bnneck": True, "losses": TRIPLET}, "bnneck: the neck feeds classifiers"),

@@ -181,7 +181,7 @@ def test_a_missing_file_suggests_the_nearest() -> None:
 
 
 def test_a_missing_file_in_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no such file\. There are no \.yml files in"):
+    with pytest.raises(ConfigError, match=r"no such file\. There is no \*\.yml in"):
         load_config(tmp_path / "a.yml")
     with pytest.raises(ConfigError, match="no such file"):
         load_config(tmp_path / "no" / "folder.yml")

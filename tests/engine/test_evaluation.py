@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from handclip.datasets.prepare import prepare
 from handclip.datasets.synthetic import generate
 from handclip.datasets.transforms import ImageTransform
 from handclip.engine import evaluation as evaluation_module
+from handclip.engine.data import people_known_from_other_aspects
 from handclip.engine.evaluation import METRICS, Evaluation, evaluate
 from handclip.engine.features import extract_features
 from handclip.engine.training import TrainingResult, train
@@ -324,7 +326,7 @@ def test_a_model_trained_on_test_identities_is_refused(manifests: Path, here: Pa
             here / "m.json", manifest=str(here / "m.json"), checkpoint=str(stage1.checkpoint),
             resume_from=str(stage1.checkpoint),
         )  # fmt: skip
-        with pytest.raises(DataError, match="was trained on 6 identities that this manifest tests on"):
+        with pytest.raises(DataError, match="was trained on 12 images that this manifest tests on"):
             function(config)
 
 
@@ -365,3 +367,50 @@ def test_d51_hd_is_trained_and_evaluated_without_an_aspect_of_its_own(here: Path
     entry = result.result("gallery", "none")
     assert (entry["unmatched_queries"], entry["gallery_images"]) == (0, [3 + 2 * 3])
     assert entry["mean"]["rank10"] == 1.0
+
+
+def test_an_error_in_a_worker_process_is_one_sentence(hands: Path, here: Path) -> None:
+    """DataLoader wraps the error of a worker in a whole traceback."""
+    shutil.copytree(hands, here / "hands")
+    manifest = prepare("11k", here / "hands", here / "manifests").manifests["dorsal_r"]
+    image = manifest.path_of(manifest.test[0])
+    data = image.read_bytes()
+    image.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(DataError, match=r"has changed since the manifest was made") as error:
+        evaluate(baseline_config(here / "manifests", num_workers=1, eval_batch_size=4))
+    assert "Traceback" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_feature_that_is_compared_is_the_config_s_choice(manifests: Path, here: Path) -> None:
+    trained = train(tiny_config(manifests, bnneck=True, epochs=1))
+    checkpoint = Checkpoint.load(trained.checkpoint)
+    images = torch.randn(4, 3, 32, 32)
+    features = {}
+    for choice in ("after_neck", "before_neck"):
+        model = model_from_checkpoint(checkpoint, "", choice).eval()
+        with torch.no_grad():
+            [embedding] = model(images).values()
+            features[choice] = model.embed(images)
+        expected = embedding.neck_features if choice == "after_neck" else embedding.features
+        assert torch.equal(features[choice], expected)
+        config = tiny_config(manifests, bnneck=True, epochs=1, test_feature=choice, eval_dir=choice)
+        assert evaluate(config).metrics["settings"]["test_feature"] == choice
+    assert not torch.equal(features["after_neck"], features["before_neck"])
+    with pytest.raises(CheckpointError, match="has a BNNeck, but the config says bnneck: false"):
+        evaluate(tiny_config(manifests, epochs=1, checkpoint=str(trained.checkpoint), eval_dir="c"))
+
+
+def test_people_known_from_another_aspect_are_counted(manifests: Path) -> None:
+    manifest = load_manifest(manifests, "dorsal_r")
+    person = manifest.identity_names[manifest.images[manifest.test[0]].identity]
+    trained_on = [f"palmar_l/{person}", "palmar_l/0000001", f"dorsal_r/{person}"]
+    assert people_known_from_other_aspects(trained_on, {"dorsal_r": manifest}) == {"dorsal_r": 1}
+
+
+def test_an_evaluation_that_was_done_is_reused_when_asked(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = evaluate(baseline_config(manifests))
+    monkeypatch.setattr(evaluation_module, "_extract_all", None)
+    assert evaluate(baseline_config(manifests), reuse=True) == first

@@ -4,8 +4,8 @@ import os
 import pytest
 import torch
 
+from handclip.cores import available_cores
 from handclip.engine.hardware import (
-    available_cores,
     choose_device,
     choose_precision,
     choose_workers,

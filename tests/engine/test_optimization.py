@@ -101,7 +101,7 @@ def test_d10_the_full_backbones_move_too(model: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("freeze", ["none", "all"])
-def test_d10_both_embeddings_and_their_necks_move(freeze: str) -> None:
+def test_d10_d50_both_embeddings_and_their_necks_move(freeze: str) -> None:
     values = {"embedding": "both", "bnneck": True, "freeze": freeze, "losses": [*COMBINATIONS["ce_triplet_center"]]}
     check_one_step(make_config(batch_size=4, images_per_identity=2, **values), 32)
 

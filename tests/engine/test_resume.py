@@ -47,10 +47,11 @@ def assert_same_run(first: Path, second: Path, result: TrainingResult) -> None:
 
 
 @pytest.mark.parametrize(
-    ("losses", "interval"), [("ce_arcface", 1), ("ce_triplet_center", 1), ("ce_triplet_center", 2)]
+    ("losses", "interval", "workers"),
+    [("ce_arcface", 1, 0), ("ce_arcface", 1, 1), ("ce_triplet_center", 1, 0), ("ce_triplet_center", 2, 1)],
 )
 def test_d21_two_runs_with_resume_equal_one(
-    losses: str, interval: int, manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    losses: str, interval: int, workers: int, manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(
         manifests,
@@ -60,6 +61,7 @@ def test_d21_two_runs_with_resume_equal_one(
         warmup_epochs=1.5,
         augmentation=AUGMENTATION,
         validation_interval=interval,
+        num_workers=workers,
     )
     in_folder(tmp_path / "in one go", monkeypatch)
     whole = train(config)

@@ -205,7 +205,7 @@ def test_d02_training_and_selection_read_images_of_training_identities_only(
     assert manifest.identities(manifest.val) <= manifest.identities(manifest.train)
 
 
-def test_d40_best_differs_from_last_when_last_is_worse_and_of_equals_the_later_is_kept(
+def test_d40_d47_best_differs_from_last_when_last_is_worse_and_of_equals_the_later_is_kept(
     manifests: Path, here: Path, scripted_validation: Any
 ) -> None:
     states = scripted_validation(0.5, 0.9, 0.9, 0.3)
@@ -359,7 +359,7 @@ def test_config_errors_come_before_images_are_read(manifests: Path, here: Path) 
     nowhere = {"manifest": None, "data_root": str(here / "nowhere")}
     with pytest.raises(ConfigError, match=r"no model 'vit_smal'.*vit_small"):
         train(tiny_config(manifests, model="vit_smal", **nowhere))
-    with pytest.raises(DataError, match="nowhere"):
+    with pytest.raises(ConfigError, match="nowhere"):
         train(tiny_config(manifests, **nowhere))
     assert not list(here.iterdir())
 

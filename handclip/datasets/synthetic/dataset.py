@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +15,7 @@ from uuid import uuid4
 
 from PIL import Image
 
+from handclip.cores import available_cores
 from handclip.datasets.synthetic.people import ASPECTS, Person
 from handclip.datasets.synthetic.photograph import photograph
 from handclip.errors import ConfigError, DataError, HandCLIPError, did_you_mean
@@ -128,7 +128,7 @@ def _save(job: tuple[SyntheticHands, int, str, int, Path]) -> None:
 
 def _in_processes(function: Callable[[Any], None], jobs: list[Any]) -> Iterator[None]:
     """Call `function` on every job, on all available cores where that pays; results come in order."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     if cores == 1 or len(jobs) <= _POOL_FROM:
         yield from map(function, jobs)
         return

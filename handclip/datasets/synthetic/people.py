@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from handclip.config.experiment import HAND_ASPECTS
 from handclip.datasets.synthetic.geometry import Anatomy, Array
 
-ASPECTS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
+ASPECTS = HAND_ASPECTS
 
 # Names and shares as in 11k Hands; the tones run from the lighter to the darker end of each.
 _SKIN_COLOURS = ("very fair", "fair", "medium", "dark")
