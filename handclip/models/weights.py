@@ -1,5 +1,6 @@
 """CLIP weights: by open_clip tag, or from a local file in OpenAI's or open_clip's layout."""
 
+import logging
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from torch import Tensor
 from handclip.errors import CheckpointError, ConfigError, did_you_mean
 from handclip.models.checkpoint import FORMAT
 from handclip.models.clip_encoder import ALIASES, architecture, has_choice_of_activation, open_clip_name
+
+logger = logging.getLogger(__name__)
 
 _OPENAI_MARKERS = ("input_resolution", "context_length", "vocab_size")
 """Entries that only OpenAI's own files have."""
@@ -41,7 +44,7 @@ def load_clip_weights(model: str, pretrained: str, quick_gelu: bool | Literal["a
         pretrained: an open_clip tag such as `openai`, a path, or `none`.
         quick_gelu: `auto` takes the activation from the tag, from OpenAI's marks in the file, or from the model's name:
             the short names (`vitb16`) stand for OpenAI's models, and they and open_clip's `-quickgelu` names mean
-            QuickGELU. Where none of these tells, it has to be given.
+            QuickGELU. Where only the name tells, and it tells GELU, a warning says so.
 
     Raises:
         ConfigError: no such tag or file, or `quick_gelu` contradicts what the weights were trained with.
@@ -67,9 +70,9 @@ def load_clip_weights(model: str, pretrained: str, quick_gelu: bool | Literal["a
         trained_with = True if any(mark in state_dict for mark in _OPENAI_MARKERS) else None
         preprocessing, source = {}, str(path)
         if trained_with is None and quick_gelu == "auto" and not by_name and has_choice_of_activation(model):
-            raise ConfigError(
-                f"quick_gelu: {path} does not tell which activation it was trained with; add quick_gelu: true to the "
-                "config for OpenAI's weights, quick_gelu: false for others"
+            logger.warning(
+                f"{path} does not tell which activation it was trained with: GELU is taken, as {model} has it. "
+                "If these are OpenAI's weights, add quick_gelu: true to the config."
             )
     if quick_gelu != "auto" and trained_with is not None and quick_gelu != trained_with:
         raise ConfigError(

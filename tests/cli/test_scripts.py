@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -76,13 +77,16 @@ def test_d18_the_loss_variants_are_trained_evaluated_and_compared(
     arguments = ["--configs", tmp_path / "configs", "--out", tmp_path / "result_logs"]
     answer = run(VARIANTS, *arguments)
     assert answer.returncode == 0, answer.stderr
-    assert "[2/2] tiny: cross_entropy + triplet" in answer.stderr
+    assert "[2/2] tiny, vit_small: cross_entropy + triplet" in answer.stderr
     for text in ("gallery protocol: gallery_all", "Rank-1", "mAP trapezoid", "ce + triplet"):
         assert text in answer.stdout
     tables = sorted(path.name for path in (tmp_path / "result_logs").iterdir())
     names = [f"stage2_loss_variants_vit_small_11k_dorsal_r_{protocol}" for protocol in ("gallery", "gallery_all")]
-    assert tables == sorted(f"{name}.{kind}" for name in names for kind in ("csv", "json", "md"))
-    with (tmp_path / "result_logs" / f"{names[0]}.csv").open(newline="") as file:
+    plain = [re.sub(r"_[0-9a-f]{8}\.", ".", name) for name in tables]
+    assert plain == sorted(f"{name}.{kind}" for name in names for kind in ("csv", "json", "md"))
+    assert len(list((tmp_path / "eval_dir").glob("*/eval.log"))) == 2
+    [table] = (tmp_path / "result_logs").glob(f"{names[0]}_????????.csv")
+    with table.open(newline="") as file:
         assert [row["losses"] for row in csv.DictReader(file)] == ["ce", "ce + triplet"]
 
     assert run_here(VARIANTS, *arguments)[0] == 1
@@ -97,8 +101,32 @@ def test_one_loss_variant_alone(run_here: RunHere, manifests: Path, tmp_path: Pa
     code, out, err = run_here(VARIANTS, "--config", config, "--out", tmp_path / "out", "--set", "aspect=palmar_l")
     assert code == 0, err
     assert "ce + arcface" in out
-    [table] = (tmp_path / "out").glob("*palmar_l_gallery.json")
+    [table] = (tmp_path / "out").glob("*palmar_l_gallery_????????.json")
     assert [row["losses"] for row in json.loads(table.read_text())["rows"]] == ["ce + arcface"]
+
+
+def test_variants_whose_stage_1_is_not_there(run_here: RunHere, manifests: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        values = tiny_values(manifests, resume_from=f"saved_models/{name}.pth", **places(tmp_path))
+        write_config(tmp_path / f"{name}.yml", values)
+    code, _, err = run_here(VARIANTS, "--configs", tmp_path)
+    assert code == 2
+    assert "which is not there yet: saved_models/a.pth, saved_models/b.pth" in err
+
+
+def test_a_variant_that_fails_does_not_stop_the_others(run_here: RunHere, manifests: Path, tmp_path: Path) -> None:
+    for number, batch_size in enumerate((64, 8)):
+        values = tiny_values(
+            manifests, epochs=1, batch_size=batch_size, losses=LOSSES["ce_triplet"], **places(tmp_path)
+        )
+        write_config(tmp_path / f"train_vit_small_{number}.yml", values)
+    (tmp_path / "train_other_model.yml").write_text("not: chosen")
+    arguments = ["--configs", tmp_path, "--model", "vit_small", "--out", tmp_path / "out"]
+    code, out, err = run_here(VARIANTS, *arguments)
+    assert code == 1
+    assert "1 of 2 variants failed" in err
+    assert "a batch needs 32 identities" in err
+    assert "Rank-1" in out
 
 
 def test_an_empty_folder_of_variants(run_here: RunHere, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def make(seed: int = 0, **values: Any) -> tuple[EmbeddingModel, Checkpoint]:
         epoch=3,
         config=config.to_dict(),
         identities=["dorsal_r/手", "dorsal_r/0002"],
+        training_images=["a" * 64],
         manifest_sha256="0" * 64,
         metrics={"val_map": 0.5},
         model_state=model.state_dict(),
@@ -158,7 +159,7 @@ def test_d20_a_missing_stage_1_is_an_error(tmp_path: Path) -> None:
     config = parse_config({**BASE, "resume_from": str(tmp_path / "a.pth")}, "test")
     with pytest.raises(ConfigError, match=r"resume_from: .*a\.pth: no such file"):
         load_earlier_stage(config)
-    with pytest.raises(CheckpointError, match="no such checkpoint"):
+    with pytest.raises(ConfigError, match="no such file"):
         build_model(config)
 
 
