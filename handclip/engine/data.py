@@ -34,6 +34,11 @@ class TrainingData:
     left_out_identities: int
     """Identities whose only image is their validation image: there is nothing to train on."""
 
+    @property
+    def val_aspects(self) -> list[str]:
+        """The aspect of each validation query."""
+        return [self.identities[image.label].split("/", 1)[0] for image in self.val_queries]
+
 
 def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
     """Return the manifest of each aspect that a config covers, preparing the data set on first use.

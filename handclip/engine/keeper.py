@@ -168,6 +168,7 @@ class RunKeeper(LightningCheckpoint):
             module.model,
             self.data.val_queries,
             self.data.val_gallery,
+            self.data.val_aspects,
             device=module.device,
             batch_size=self.config.eval_batch_size,
             num_workers=self.num_workers,
