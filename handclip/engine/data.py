@@ -83,12 +83,10 @@ _ORIGINS = {
 
 
 def _report_left_out(manifests: Mapping[str, Manifest]) -> None:
-    for aspect, manifest in manifests.items():
-        if manifest.missing_images or manifest.unreadable_images:
-            logger.info(
-                f"The {aspect} manifest leaves out {manifest.missing_images:,} absent and "
-                f"{manifest.unreadable_images:,} unreadable images."
-            )
+    absent = sum(manifest.missing_images for manifest in manifests.values())
+    unreadable = sum(manifest.unreadable_images for manifest in manifests.values())
+    if absent or unreadable:
+        logger.info(f"The data set is not complete: left out {absent:,} absent and {unreadable:,} unreadable images.")
 
 
 def _read_manifest(config: ExperimentConfig, path: Path, aspect: str) -> Manifest:

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 from tiny_study import HANDS, load_manifest, tiny_config
 
 from handclip.datasets.manifest import Manifest
+from handclip.datasets.prepare import prepare
 from handclip.engine.data import combined_sha256, default_root, find_manifests, load_training_data
 from handclip.errors import ConfigError, DataError
 
@@ -109,3 +111,16 @@ def test_data_are_looked_for_where_the_original_code_did() -> None:
 def test_a_data_set_that_is_not_there(here: Path) -> None:
     with pytest.raises(ConfigError, match=r"datasets/HD: there is no such folder\. .* data_root"):
         find_manifests(tiny_config(here, manifest=None, dataset="hd"))
+
+
+def test_what_a_manifest_leaves_out_is_said(hands: Path, here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "handclip")
+    shutil.copytree(hands, here / "hands")
+    manifest = prepare("11k", here / "hands", here / "whole").manifests["dorsal_r"]
+    find_manifests(tiny_config(here / "whole"))
+    assert "not complete" not in caplog.text
+    manifest.path_of(manifest.test[0]).unlink()
+    manifest.path_of(manifest.test[1]).write_bytes(b"spoilt")
+    prepare("11k", here / "hands", here / "part", allow_missing=True)
+    find_manifests(tiny_config(here / "part"))
+    assert "not complete: left out 1 absent and 1 unreadable images." in caplog.text
