@@ -132,6 +132,17 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
     return Evaluation(run, folder, metrics)
 
 
+def require_no_evaluation(config: ExperimentConfig) -> None:
+    """Check that an experiment about to be trained has not been evaluated, before hours are spent on it.
+
+    Raises:
+        HandCLIPError: names the evaluation that is in the way.
+    """
+    metrics = config.eval_dir / run_name(config) / "metrics.json"
+    if metrics.exists():
+        raise HandCLIPError(f"{metrics} holds an earlier evaluation of a run of this name; move {metrics.parent} away")
+
+
 def checkpoint_path(config: ExperimentConfig) -> Path:
     """Return the checkpoint that a `finetuned` config evaluates."""
     return config.checkpoint or config.save_dir / f"{run_name(config)}.pth"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.engine.evaluation import Evaluation, evaluate
+from handclip.engine.evaluation import Evaluation, evaluate, require_no_evaluation
 from handclip.engine.training import TrainingResult, train
 from handclip.errors import HandCLIPError
 
@@ -51,6 +51,8 @@ def run_experiment(config: ExperimentConfig, *, resume: bool = False) -> Outcome
     Raises:
         HandCLIPError: see `train` and `evaluate`.
     """
+    if config.variant == "finetuned" and not resume:
+        require_no_evaluation(config)
     training = train(config, resume=resume) if config.variant == "finetuned" else None
     return Outcome(config, training, evaluate(config, reuse=resume))
 
