@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from handclip import __version__
 from handclip.console import ConsoleHandler, progress_over, stdout
 from handclip.errors import ConfigError, HandCLIPError
 
@@ -43,8 +44,18 @@ Overrides = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        stdout.print(f"handclip {__version__}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
-def _set_up() -> None:
+def _set_up(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
     set_up_logging()
 
 
@@ -81,14 +92,15 @@ def prepare(
         bool, typer.Option("--deterministic-gallery", help="HD only: the gallery holds each identity's first image.")
     ] = False,
     check: Annotated[
-        Path | None, typer.Option(metavar="MANIFEST", help="Check a manifest against the protocol instead.")
+        Path | None, typer.Option(metavar="MANIFEST", help="Check a manifest, or a folder of them, instead.")
     ] = None,
 ) -> None:
     """Draw the splits of a data set and write them as manifests; or check a manifest."""
     if check is not None:
         if dataset is not None or root is not None or out is not None:
             raise ConfigError("prepare --check takes a manifest and nothing else")
-        _check(check)
+        for path in sorted(check.glob("manifest_*.json")) if check.is_dir() else [check]:
+            _check(path)
         return
     if dataset is None or root is None or out is None:
         raise ConfigError("prepare needs a data set, --root and --out: handclip prepare 11k --root DIR --out DIR")

@@ -136,9 +136,9 @@ class ExperimentConfig(Section):
     """Processes that read and augment images; results do not depend on their number."""
 
     PLACES: ClassVar[frozenset[str]] = frozenset(
-        {"data_root", "output_dir", "save_dir", "eval_dir", "device", "num_workers"}
+        {"data_root", "allow_missing", "output_dir", "save_dir", "eval_dir", "device", "num_workers"}
     )
-    """Keys that say where and on what to run; they do not change what is computed."""
+    """Keys that say where and on what to run. What is computed follows from the others and the manifest's hash."""
     EVALUATION: ClassVar[frozenset[str]] = frozenset(
         {"checkpoint", "num_splits", "gallery_protocols", "flip_settings", "eval_batch_size", "test_feature"}
     )

@@ -114,7 +114,7 @@ def prepare_11k(
         raise DataError(
             f"{len(absent):,} of the {len(rows):,} images without accessories in {root / 'HandInfo.csv'} are not in "
             f"{root / 'Hands'}: {', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}; to work with a part of "
-            "the data set, pass --allow-missing"
+            "the data set, pass --allow-missing (in a config, allow_missing: true)"
         )
     facts = inspect_images(root, [row.path for row in present], allow_unreadable=allow_missing, progress=progress)
     if not facts:

@@ -94,7 +94,7 @@ def inspect_images(
         more = f"\n  and {len(failures) - 10:,} more" if len(failures) > 10 else ""
         raise DataError(
             f"{len(failures):,} of {len(paths):,} images cannot be read:{first}{more}\n"
-            "Mend or remove them, or leave them out with --allow-missing"
+            "Mend or remove them, or leave them out with --allow-missing (in a config, allow_missing: true)"
         )
     return facts
 

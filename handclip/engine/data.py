@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from handclip.config.experiment import ExperimentConfig
 from handclip.console import progress_over
 from handclip.datasets.manifest import Manifest
-from handclip.datasets.prepare import find_or_prepare, manifest_path
+from handclip.datasets.prepare import PreparedDataset, find_or_prepare, manifest_path
 from handclip.datasets.synthetic import SyntheticHands, generate
 from handclip.datasets.torch_dataset import LabelledImage
 from handclip.errors import ConfigError, DataError, missing_file
@@ -68,18 +69,30 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
             allow_missing=config.allow_missing,
             progress=report,
         )
+    if not config.allow_missing:
+        _require_complete(prepared)
     logger.info(_ORIGINS[prepared.origin].format(root=root, folder=prepared.folder))
     manifests = {aspect: prepared.manifests[aspect] for aspect in config.aspects}
     _report_left_out(manifests)
     return manifests
 
 
-_CACHE = Path.home() / ".cache" / "handclip" / "manifests"
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "handclip" / "manifests"
 _ORIGINS = {
     "manifests": "Manifests read from {folder}.",
     "original_splits": "Splits prepared by the original scripts in {root} are used as they are; manifests in {folder}.",
     "images": "{root} was not prepared yet: it was now, with seed 0; manifests in {folder}.",
 }
+
+
+def _require_complete(prepared: PreparedDataset) -> None:
+    """Refuse manifests that somebody made with images left out, unless the config allows it too."""
+    if left_out := sum(m.missing_images + m.unreadable_images for m in prepared.manifests.values()):
+        raise DataError(
+            f"the manifests in {prepared.folder} were made without {left_out:,} images that were absent or unreadable. "
+            "To work with this part of the data set add allow_missing: true to the config; if it is complete by now, "
+            "remove these manifests"
+        )
 
 
 def _report_left_out(manifests: Mapping[str, Manifest]) -> None:

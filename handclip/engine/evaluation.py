@@ -21,6 +21,7 @@ from handclip.datasets.torch_dataset import LabelledImage
 from handclip.engine.data import check_not_tested_on, combined_sha256, find_manifests, people_known_from_other_aspects
 from handclip.engine.features import Features, extract_features
 from handclip.engine.hardware import choose_device, choose_workers
+from handclip.engine.run_folder import RunFolder
 from handclip.errors import CheckpointError, DataError, HandCLIPError, missing_file
 from handclip.files import read_json, require_writable, write_json, write_text
 from handclip.metrics import RankingResult, rank_gallery
@@ -80,6 +81,7 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
     model, checkpoint = _load_model(config)
     manifests = find_manifests(config)
     if checkpoint is not None:
+        _warn_of_unfinished_training(config)
         check_not_tested_on(checkpoint.training_images, manifests, str(checkpoint_path(config)))
     known = people_known_from_other_aspects(checkpoint.identities if checkpoint else [], manifests)
     if any(known.values()):
@@ -112,6 +114,7 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
     rankings = {aspect: _rank_all(config, manifest, features) for aspect, manifest in manifests.items()}
     metrics: dict[str, Any] = {
         **identity,
+        "trained_epochs": checkpoint.epoch if checkpoint else 0,
         "feature_dim": model.feature_dim,
         "parameters": sum(parameter.numel() for parameter in model.encoder.parameters()),
         "distinct_images": len(features.images),
@@ -141,6 +144,12 @@ def require_no_evaluation(config: ExperimentConfig) -> None:
     metrics = config.eval_dir / run_name(config) / "metrics.json"
     if metrics.exists():
         raise HandCLIPError(f"{metrics} holds an earlier evaluation of a run of this name; move {metrics.parent} away")
+
+
+def _warn_of_unfinished_training(config: ExperimentConfig) -> None:
+    files = RunFolder.of(config)
+    if config.checkpoint is None and files.folder.is_dir() and not files.result.is_file():
+        logger.warning(f"Training of this run has not ended: what is evaluated is the best so far. See {files.folder}/")
 
 
 def checkpoint_path(config: ExperimentConfig) -> Path:

@@ -97,6 +97,8 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
         if earlier is not None:
             _continue_criterion(criterion, data, earlier)
         _log_start(config, files, data, sampler, device, precision)
+        for aspect, manifest in manifests.items():
+            logger.info(f"Manifest of {aspect}: {manifest.root}, sha256 {manifest.sha256}")
         environment = describe_environment(device, precision)
         write_json(files.folder / "environment.json", environment)
         num_workers = choose_workers(config.num_workers)

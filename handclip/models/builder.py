@@ -2,7 +2,7 @@
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.transforms import Preprocessing
-from handclip.errors import CheckpointError, missing_file
+from handclip.errors import CheckpointError, ConfigError, missing_file
 from handclip.models.checkpoint import Checkpoint, check_same_model
 from handclip.models.clip_encoder import CLIPImageEncoder, architecture
 from handclip.models.embedding_model import EmbeddingModel
@@ -59,7 +59,8 @@ def load_earlier_stage(config: ExperimentConfig) -> Checkpoint | None:
     if config.resume_from is None:
         return None
     if not config.resume_from.exists():
-        raise missing_file(config.resume_from, "*.pth", key="resume_from")
+        missing = missing_file(config.resume_from, "*.pth", key="resume_from")
+        raise ConfigError(f"{missing} Train the stage that it names first")
     try:
         checkpoint = Checkpoint.load(config.resume_from)
         check_same_model(checkpoint, config.to_dict(), config.resume_from)

@@ -29,6 +29,7 @@ def split_tables(manifests: Mapping[str, Manifest]) -> Iterator[Table]:
             "absent": manifest.missing_images,
             "unreadable": manifest.unreadable_images,
             "no image files": manifest.ignored_files,
+            "identities without images of their own": manifest.empty_identities,
         }
         if any(left_out.values()):
             table.caption = "Left out: " + ", ".join(f"{count:,} {what}" for what, count in left_out.items() if count)

@@ -131,6 +131,9 @@ def evaluation_text(metrics: Mapping[str, Any], facts: Mapping[str, str]) -> str
         lines.append(f"  Std:         {_metric_line(entry['std'])}")
         if entry["unmatched_queries"]:
             lines.append(f"  Left out: {entry['unmatched_queries']} queries without a relevant gallery image")
+    lines += ["", "Averages"]
+    for entry in metrics["results"]:
+        lines.append(f"  {entry['gallery_protocol']:<12}flip {entry['flip']:<5} {_metric_line(entry['mean'])}")
     return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,8 @@ from tiny_study import (
     write_config,
 )
 
+from handclip import __version__
+
 Handclip = Callable[..., Any]
 
 
@@ -244,3 +246,21 @@ def test_help_imports_nothing_heavy() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env={**os.environ, "TERM": "dumb"})
+
+
+def test_the_version(handclip: Handclip) -> None:
+    answer = handclip("--version")
+    assert (answer.code, answer.out) == (0, f"handclip {__version__}\n")
+
+
+def test_check_takes_a_folder(handclip: Handclip, manifests: Path) -> None:
+    answer = handclip("prepare", "--check", manifests)
+    assert answer.code == 0
+    assert answer.out.count("keeps to the protocol") == 4
+
+
+def test_an_evaluation_ends_with_its_averages(handclip: Handclip, manifests: Path, here: Path) -> None:
+    answer = handclip("evaluate", write_config(here / "baseline.yml", baseline_values(manifests)))
+    *_, averages = answer.out.split("Averages")
+    for setting in ("gallery     flip none", "gallery     flip sum", "gallery_all flip none", "gallery_all flip sum"):
+        assert setting in averages

@@ -124,3 +124,16 @@ def test_what_a_manifest_leaves_out_is_said(hands: Path, here: Path, caplog: pyt
     prepare("11k", here / "hands", here / "part", allow_missing=True)
     find_manifests(tiny_config(here / "part"))
     assert "not complete: left out 1 absent and 1 unreadable images." in caplog.text
+
+
+def test_manifests_of_a_part_of_the_data_are_used_only_when_allowed(hands: Path, here: Path) -> None:
+    shutil.copytree(hands, here / "hands")
+    next((here / "hands" / "Hands").iterdir()).unlink()
+    part = {"manifest": None, "data_root": str(here / "hands")}
+    with pytest.raises(DataError, match="--allow-missing"):
+        find_manifests(tiny_config(here, **part))
+    find_manifests(tiny_config(here, **part, aspect="all", allow_missing=True))
+    assert (here / "hands" / "manifests").is_dir()
+    with pytest.raises(DataError, match=r"were made without 1 images .* allow_missing: true"):
+        find_manifests(tiny_config(here, **part, aspect="all"))
+    find_manifests(tiny_config(here, **part, aspect="all", allow_missing=True))

@@ -414,3 +414,17 @@ def test_an_evaluation_that_was_done_is_reused_when_asked(
     first = evaluate(baseline_config(manifests))
     monkeypatch.setattr(evaluation_module, "_extract_all", None)
     assert evaluate(baseline_config(manifests), reuse=True) == first
+
+
+def test_evaluating_a_run_that_has_not_ended_is_said(
+    manifests: Path, here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config(manifests, epochs=3)
+    train(config, stop_after=1)
+    evaluation = evaluate(config)
+    assert "Training of this run has not ended" in caplog.text
+    assert evaluation.metrics["trained_epochs"] == 1
+    caplog.clear()
+    train(config, resume=True)
+    evaluate(config, overwrite=True)
+    assert "has not ended" not in caplog.text
