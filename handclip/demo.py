@@ -49,7 +49,7 @@ def run_demo(data: Path | None, out: Path, *, resume: bool = False) -> DemoResul
         raise HandCLIPError(f"{out} exists already. Add --resume to go on there, or choose another with --out")
     if data is not None and not has_11k_layout(data):
         raise DataError(f"{data}: is not in the layout of 11k Hands, which has HandInfo.csv and a folder Hands/")
-    synthetic = data is None
+    hands = "photographs" if data is not None else "synthetic"
     if data is None:
         data = out / "synthetic_hands"
         logger.info(f"Synthetic hands of {SYNTHETIC.identities} people: {data}")
@@ -59,7 +59,7 @@ def run_demo(data: Path | None, out: Path, *, resume: bool = False) -> DemoResul
         prepared = prepare("11k", data, out / "manifests", allow_missing=True, progress=report)
     _describe(prepared)
 
-    outcomes, _ = run_experiments(demo_configs(out, "synthetic" if synthetic else "photographs"), resume=resume)
+    outcomes, _ = run_experiments(demo_configs(out, hands), resume=resume)
     write_evaluation_logs(outcomes)
     tables = {}
     for protocol in ("gallery", "gallery_all"):

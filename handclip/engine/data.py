@@ -59,10 +59,9 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
         raise ConfigError(
             f"data_root: {root}: there is no such folder. Put the data set there, or name its place with data_root"
         )
-    layout = "11k" if config.dataset == "synthetic" else config.dataset
     with progress_over("reading images") as report:
         prepared = find_or_prepare(
-            layout,
+            _layout(config),
             root,
             _CACHE,
             aspects=config.aspects,
@@ -83,6 +82,11 @@ _ORIGINS = {
     "original_splits": "Splits prepared by the original scripts in {root} are used as they are; manifests in {folder}.",
     "images": "{root} was not prepared yet: it was now, with seed 0; manifests in {folder}.",
 }
+
+
+def _layout(config: ExperimentConfig) -> str:
+    """Return the data set whose layout the images have; synthetic hands have that of 11k Hands."""
+    return "11k" if config.dataset == "synthetic" else config.dataset
 
 
 def _require_complete(prepared: PreparedDataset) -> None:
@@ -107,7 +111,7 @@ def _read_manifest(config: ExperimentConfig, path: Path, aspect: str) -> Manifes
     if not file.exists():
         raise missing_file(file, "manifest_*.json", key="manifest")
     manifest = Manifest.load(file, root=config.data_root)
-    wanted = ("11k" if config.dataset == "synthetic" else config.dataset, aspect)
+    wanted = (_layout(config), aspect)
     if (manifest.dataset, manifest.aspect) != wanted:
         raise DataError(
             f"{file}: is the manifest of {manifest.dataset} {manifest.aspect}, not of {wanted[0]} {wanted[1]}"

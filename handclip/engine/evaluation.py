@@ -110,7 +110,7 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
         if reuse:
             return Evaluation(run, folder, before)
     with progress_over(f"embedding images of {run}") as report:
-        features = _extract_all(config, manifests, model.to(device), report)
+        features = _extract_all(config, manifests, model.to(device), device, report)
     rankings = {aspect: _rank_all(config, manifest, features) for aspect, manifest in manifests.items()}
     metrics: dict[str, Any] = {
         **identity,
@@ -198,6 +198,7 @@ def _extract_all(
     config: ExperimentConfig,
     manifests: Mapping[str, Manifest],
     model: EmbeddingModel,
+    device: torch.device,
     report: Callable[[int, int], None],
 ) -> _FeatureTable:
     wanted: dict[Path, LabelledImage] = {}
@@ -210,7 +211,7 @@ def _extract_all(
     plain, mirrored = extract_features(
         model,
         images,
-        device=choose_device(config.device),
+        device=device,
         batch_size=config.eval_batch_size,
         num_workers=choose_workers(config.num_workers),
         flip="sum" in config.flip_settings,

@@ -4,7 +4,7 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.transforms import Preprocessing
 from handclip.errors import CheckpointError, ConfigError, missing_file
 from handclip.models.checkpoint import Checkpoint, check_same_model
-from handclip.models.clip_encoder import CLIPImageEncoder, architecture
+from handclip.models.clip_encoder import CLIPImageEncoder
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.models.freezing import freeze_encoder
 from handclip.models.state_dict import check_state_dict
@@ -27,7 +27,6 @@ def build_model(config: ExperimentConfig, earlier: Checkpoint | None = None) -> 
     if earlier is not None:
         encoder = _encoder_of(earlier)
     else:
-        architecture(config.model)
         weights = load_clip_weights(config.model, config.pretrained, config.quick_gelu)
         encoder = CLIPImageEncoder(
             config.model,

@@ -5,26 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tiny_study import make_hands, make_manifests
 
 from handclip import cli
-
-
-@pytest.fixture(scope="session")
-def hands(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_hands(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="session")
-def manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_manifests(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @dataclass(frozen=True)

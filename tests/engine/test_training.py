@@ -189,9 +189,9 @@ def test_d31_centres_move_and_their_loss_falls(manifests: Path, here: Path, monk
     assert (centers[0] - start[0]).norm(dim=1).min() > 0.1
 
 
-def test_d02_training_and_selection_read_images_of_training_identities_only(
-    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def images_read(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of the image files that are read during the test."""
     read: set[str] = set()
 
     def spy(path: Path, sha256: str | None = None) -> Any:
@@ -199,9 +199,15 @@ def test_d02_training_and_selection_read_images_of_training_identities_only(
         return read_image(path, sha256)
 
     monkeypatch.setattr(torch_dataset, "read_image", spy)
+    return read
+
+
+def test_d02_training_and_selection_read_images_of_training_identities_only(
+    manifests: Path, here: Path, images_read: set[str]
+) -> None:
     train(tiny_config(manifests))
     manifest = load_manifest(manifests)
-    assert read == {manifest.path_of(index).name for index in manifest.train_all}
+    assert images_read == {manifest.path_of(index).name for index in manifest.train_all}
     assert manifest.identities(manifest.val) <= manifest.identities(manifest.train)
 
 
@@ -244,18 +250,11 @@ def test_validation_is_due_every_interval_and_at_the_end(manifests: Path, here: 
 
 
 def test_train_all_trains_on_validation_images_and_keeps_the_last_epoch(
-    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+    manifests: Path, here: Path, images_read: set[str]
 ) -> None:
-    read: set[str] = set()
-
-    def spy(path: Path, sha256: str | None = None) -> Any:
-        read.add(path.name)
-        return read_image(path, sha256)
-
-    monkeypatch.setattr(torch_dataset, "read_image", spy)
     result = train(tiny_config(manifests, train_split="train_all"))
     manifest = load_manifest(manifests)
-    assert read == {manifest.path_of(index).name for index in manifest.train_all}
+    assert images_read == {manifest.path_of(index).name for index in manifest.train_all}
     assert result.best_epoch == 2
     assert same_weights(weights(result.checkpoint), weights(result.last_checkpoint))
     assert "val_map" not in read_table(result.folder / "metrics.csv")[0]
