@@ -32,6 +32,7 @@ format: setup
 
 bench: setup
 	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/training_step.py
 
 clean:
 	rm -rf .venv demo_out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

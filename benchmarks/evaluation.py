@@ -17,7 +17,8 @@ from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import prepare
 from handclip.datasets.synthetic import SyntheticHands, generate
 from handclip.datasets.transforms import ImageTransform
-from handclip.engine.evaluation import METRICS, evaluate
+from handclip.engine.evaluation import evaluate
+from handclip.engine.summary import METRICS
 from handclip.metrics import rank_gallery
 from handclip.models.builder import build_model
 

@@ -25,6 +25,10 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
+def _none(value: Any) -> Any:
+    return None if value == "none" else value
+
+
 class Augmentation(Section):
     """Random changes to training images. The default is none: each is a choice to be reported."""
 
@@ -40,6 +44,17 @@ class Augmentation(Section):
     """Change brightness, contrast and saturation by a factor from 1 - color_jitter to 1 + color_jitter."""
     erasing: Probability = 0.0
     """Erase a random rectangle (2 to 40 % of the area, filled with the normalisation mean) with this probability."""
+
+
+class Reranking(Section):
+    """k-reciprocal re-ranking (Zhong et al., CVPR 2017), with the paper's parameters."""
+
+    k1: PositiveInt = 20
+    """Neighbours whose agreement is compared."""
+    k2: PositiveInt = 6
+    """Nearest images, the image itself among them, whose neighbours are averaged."""
+    lambda_: Probability = Field(0.3, alias="lambda")
+    """Share of the original distance in the final one."""
 
 
 class ExperimentConfig(Section):
@@ -71,15 +86,19 @@ class ExperimentConfig(Section):
 
     # The model
     pretrained: str = "openai"
-    """An open_clip tag, a local weights file, or `none`."""
+    """A tag of open_clip (CLIP) or timm (CNNs), a local weights file, or `none`."""
     quick_gelu: bool | Literal["auto"] = "auto"
     """`auto` takes the activation the weights were trained with."""
     input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     """Pixels: one number for a square, or [height, width]; default the model's own."""
     embedding: Literal["projected", "before_projection", "both"] = "projected"
-    bnneck: bool = False
-    """A batch-norm layer between the embedding (metric losses) and the classifiers (Luo et al. 2019)."""
-    test_feature: Literal["after_neck", "before_neck"] = "after_neck"
+    relative_position: Literal["published", "intended"] = "published"
+    """Reading of the relative position encoding in MBA-Net's spatial attention: as coded, or as described."""
+    neck: Literal["none", "bnneck", "hidden"] = "none"
+    """What stands between an embedding (metric losses) and its classifiers: nothing, a batch-norm layer
+    (Luo et al. 2019), or a hidden layer (linear, batch norm, leaky ReLU, dropout), which is MBA-Net's head."""
+    test_feature: Literal["auto", "after_neck", "before_neck"] = "auto"
+    """What is compared; `auto` is `after_neck` for a BNNeck, `before_neck` for a hidden layer."""
     freeze: str = Field("none", pattern=r"^(none|all|all_but_last_[1-9]\d*)$")
     """Part of the image encoder that does not train: `none`, `all`, or `all_but_last_2`, say."""
     resume_from: Path | None = None
@@ -94,9 +113,9 @@ class ExperimentConfig(Section):
     images_per_identity: int = Field(4, ge=2)
     """K of P x K; P is batch_size / K."""
     lr: float = Field(5e-5, gt=0, le=100)
-    """Learning rate of new parameters (classifiers, neck)."""
+    """Learning rate of new parameters (classifiers, neck, MBA-Net's attention)."""
     backbone_lr_scale: float = Field(0.1, ge=0, le=100)
-    """The encoder learns at lr times this."""
+    """The pre-trained encoder learns at lr times this."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     weight_decay: float = Field(1e-4, ge=0)
     schedule: Literal["cosine", "step", "constant"] = "cosine"
@@ -125,6 +144,8 @@ class ExperimentConfig(Section):
     gallery_protocols: tuple[GalleryProtocol, ...] = ("gallery", "gallery_all")
     flip_settings: tuple[Flip, ...] = ("none", "sum")
     """`sum` adds the feature of the mirrored image before normalisation."""
+    rerank: Annotated[Reranking | None, BeforeValidator(_none)] = None
+    """Re-rank every number of this evaluation; `none` or a section, `{}` having the paper's parameters."""
     eval_batch_size: PositiveInt = 64
 
     # Where and on what
@@ -140,7 +161,7 @@ class ExperimentConfig(Section):
     )
     """Keys that say where and on what to run. What is computed follows from the others and the manifest's hash."""
     EVALUATION: ClassVar[frozenset[str]] = frozenset(
-        {"checkpoint", "num_splits", "gallery_protocols", "flip_settings", "eval_batch_size", "test_feature"}
+        {"checkpoint", "num_splits", "gallery_protocols", "flip_settings", "rerank", "eval_batch_size", "test_feature"}
     )
     """Keys that change how a model is evaluated, not the model."""
     TRAINING: ClassVar[frozenset[str]] = frozenset(
@@ -148,7 +169,7 @@ class ExperimentConfig(Section):
             "resume_from", "losses", "epochs", "batch_size", "sampler", "images_per_identity", "lr",
             "backbone_lr_scale", "optimizer", "weight_decay", "schedule", "warmup_epochs", "milestones", "gamma",
             "gradient_clip", "augmentation", "monitor", "validation_interval", "early_stopping_patience", "precision",
-            "freeze", "train_split", "bnneck",
+            "freeze", "train_split", "neck",
         }
     )  # fmt: skip
     """Keys that only training reads."""
@@ -199,10 +220,10 @@ class ExperimentConfig(Section):
             raise ValueError(f"warmup_epochs: {self.warmup_epochs:g} is more than half of the {self.epochs} epochs")
         if self.train_split == "train_all" and self.early_stopping_patience is not None:
             raise ValueError("early_stopping_patience: train_split: train_all leaves no validation images to stop by")
-        if not self.bnneck and "test_feature" in changed:
-            raise ValueError("test_feature: is read only with bnneck: true")
-        if self.bnneck and not any(loss.uses_classifier for loss in self.losses):
-            raise ValueError("bnneck: the neck feeds classifiers, and no loss here has one; add cross_entropy, say")
+        if self.neck == "none" and "test_feature" in changed:
+            raise ValueError("test_feature: is read only with a neck: bnneck or hidden")
+        if self.neck != "none" and not any(loss.uses_classifier for loss in self.losses):
+            raise ValueError("neck: it feeds classifiers, and no loss here has one; add cross_entropy, say")
         return self
 
     def _changed(self) -> set[str]:
@@ -239,4 +260,4 @@ class ExperimentConfig(Section):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values of every key: the resolved config."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", by_alias=True)

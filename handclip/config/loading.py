@@ -7,8 +7,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from handclip.config.experiment import Augmentation, ExperimentConfig
+from handclip.config.experiment import Augmentation, ExperimentConfig, Reranking
 from handclip.config.losses import LOSS_TYPES, suggest_loss
+from handclip.config.section import Section
 from handclip.errors import ConfigError, did_you_mean, missing_file
 
 
@@ -25,8 +26,31 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """
     values = read_yaml(path)
     for override in overrides:
-        _apply(override, values)
+        apply_override(override, values)
     return parse_config(values, source=str(path))
+
+
+DATA_KEYS = frozenset({"dataset", "aspect", "manifest", "data_root"})
+"""Keys that say which images are used."""
+
+
+def load_trained_config(path: Path, overrides: Sequence[str]) -> ExperimentConfig | None:
+    """Read an experiment file without the overrides that change its data: what a cross-domain evaluation evaluates.
+
+    Args:
+        path: the YAML file.
+        overrides: as in `load_config`; those of other keys stay.
+
+    Returns:
+        None where no override changes the data, or where the file alone is no whole experiment.
+    """
+    staying = [override for override in overrides if override.partition("=")[0].strip() not in DATA_KEYS]
+    if len(staying) == len(overrides):
+        return None
+    try:
+        return load_config(path, staying)
+    except ConfigError:
+        return None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -76,7 +100,16 @@ def _parse_yaml(text: str, source: str) -> Any:
         raise ConfigError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def _apply(override: str, values: dict[str, Any]) -> None:
+def apply_override(override: str, values: dict[str, Any]) -> None:
+    """Set one key of a file's values, in place.
+
+    Args:
+        override: `key=value` with the value in YAML; dots reach into sections.
+        values: what the file holds.
+
+    Raises:
+        ConfigError: it is no such thing, or what it reaches into is no section.
+    """
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set {override}: should be key=value, such as --set aspect=palmar_l")
@@ -102,6 +135,8 @@ _EXPECTED = {
     "num_workers": "auto, or a number from 0 up",
 }
 """What to say of the keys whose type pydantic describes by a pattern, or by several findings."""
+
+_SECTIONS: dict[str | int, type[Section]] = {"augmentation": Augmentation, "rerank": Reranking}
 
 
 def _explain(error: ValidationError) -> Iterator[str]:
@@ -136,7 +171,7 @@ def _location(path: Sequence[int | str]) -> list[str]:
     """Return the keys and list positions of a finding, without the branches of unions that pydantic adds."""
     if path[:1] == ("losses",):
         return [str(part) for position, part in enumerate(path) if position != 2]
-    if path[:1] == ("augmentation",):
+    if path[:1] and path[0] in _SECTIONS:
         return [str(part) for part in path]
     return [str(part) for position, part in enumerate(path) if position == 0 or isinstance(part, int)]
 
@@ -156,15 +191,20 @@ def _unknown_key(location: list[str], raw_location: tuple[int | str, ...]) -> st
         for loss in LOSS_TYPES.values():
             if key in loss.model_fields and key != "type":
                 return f"unknown key '{key}': it is an option of a loss; put it under `losses: - type: {_tag(loss)}`"
-        if key in Augmentation.model_fields:
-            return f"unknown key '{key}': it is an option of augmentation; put it under `augmentation:`"
+        for name, options in _SECTIONS.items():
+            if key in _keys(options):
+                return f"unknown key '{key}': it is an option of {name}; put it under `{name}:`"
     elif section[0] == "losses":
         known = list(LOSS_TYPES[str(raw_location[2])].model_fields)
     else:
-        known = list(Augmentation.model_fields)
+        known = _keys(_SECTIONS[section[0]])
     if section and key in ExperimentConfig.model_fields:
         return f"unknown key '{_dotted(location)}': '{key}' belongs at the top level of the file"
     return f"unknown key '{_dotted(location)}'.{did_you_mean(key, known)}"
+
+
+def _keys(section: type[Section]) -> list[str]:
+    return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def _tag(loss: type[Any]) -> str:

@@ -6,9 +6,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from handclip.config.experiment import ExperimentConfig
+from handclip.config.experiment import ExperimentConfig, Reranking
 
 _LONGEST_EXTRAS = 80
+_LONGEST_NAME = 240
 _NAMED = frozenset({"experiment", "model", "dataset", "aspect", "epochs", "lr", "batch_size", "variant"})
 
 
@@ -26,6 +27,17 @@ def run_name(config: ExperimentConfig) -> str:
     extras = {key: _short(value) for key, value in _extras(config).items()}
     suffix = "".join(f"_{key}-{value}" for key, value in extras.items())
     return name + (suffix if len(suffix) <= _LONGEST_EXTRAS else f"_x-{_digest(suffix, 12)}")
+
+
+def evaluation_name(run: str, *, on: str = "", rerank: Reranking | None = None) -> str:
+    """Return the name of an evaluation: its run's, `_on_{other data}` across domains, and `_rerank-...`.
+
+    File systems end names at 255 bytes; a longer one is cut and ends in a hash.
+    """
+    name = run + (f"_on_{on}" if on else "")
+    if rerank is not None:
+        name += f"_rerank-k1-{rerank.k1}-k2-{rerank.k2}-lambda-{rerank.lambda_:g}"
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 15]}_x-{_digest(name, 12)}"
 
 
 def _extras(config: ExperimentConfig) -> dict[str, Any]:

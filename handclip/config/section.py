@@ -14,8 +14,9 @@ class Section(BaseModel):
     @classmethod
     def _true_is_no_number(cls, values: Any) -> Any:
         """Refuse true where a number is wanted: YAML reads `yes` and `on` as true, and Python takes true for 1."""
+        fields = {field.alias or name: field for name, field in cls.model_fields.items()}
         for key, value in values.items() if isinstance(values, dict) else ():
-            field = cls.model_fields.get(key) if isinstance(key, str) else None
+            field = fields.get(key) if isinstance(key, str) else None
             if isinstance(value, bool) and field and bool not in (field.annotation, *get_args(field.annotation)):
                 raise ValueError(
                     f"{key}: cannot be {str(value).lower()} (which is also how YAML reads yes, no, on, off)"

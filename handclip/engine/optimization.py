@@ -51,8 +51,10 @@ def build_optimizers(
     """
     centres = criterion.center_parameters()
     centre_ids = {id(parameter) for parameter, _ in centres}
-    encoder = [p for p in model.encoder.parameters() if p.requires_grad]
-    others = [*model.necks.parameters(), *criterion.parameters()]
+    added = model.encoder.new_parameters()
+    added_ids = {id(parameter) for parameter in added}
+    encoder = [p for p in model.encoder.parameters() if p.requires_grad and id(p) not in added_ids]
+    others = [*added, *model.necks.parameters(), *criterion.parameters()]
     new = [p for p in others if p.requires_grad and id(p) not in centre_ids]
     if not encoder and not new:
         raise ConfigError("freeze: nothing is left to train: the encoder is frozen and no loss has weights of its own")

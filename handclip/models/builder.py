@@ -1,14 +1,12 @@
 """From a config, or from a checkpoint, to a model."""
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.datasets.transforms import Preprocessing
 from handclip.errors import CheckpointError, ConfigError, missing_file
 from handclip.models.checkpoint import Checkpoint, check_same_model
-from handclip.models.clip_encoder import CLIPImageEncoder
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.models.freezing import freeze_encoder
+from handclip.models.registry import build_encoder, check_keys, rebuild_encoder
 from handclip.models.state_dict import check_state_dict
-from handclip.models.weights import load_clip_weights
 
 
 def build_model(config: ExperimentConfig, earlier: Checkpoint | None = None) -> EmbeddingModel:
@@ -20,24 +18,13 @@ def build_model(config: ExperimentConfig, earlier: Checkpoint | None = None) -> 
             `pretrained`.
 
     Raises:
-        ConfigError: unknown model, weights, input size or number of blocks.
+        ConfigError: unknown model, weights, input size or number of blocks, or a key that the model does not read.
         CheckpointError: weights, or the checkpoint of `resume_from`, are missing, damaged or of another model.
     """
+    check_keys(config)
     earlier = earlier or load_earlier_stage(config)
-    if earlier is not None:
-        encoder = _encoder_of(earlier)
-    else:
-        weights = load_clip_weights(config.model, config.pretrained, config.quick_gelu)
-        encoder = CLIPImageEncoder(
-            config.model,
-            state_dict=weights.state_dict,
-            quick_gelu=weights.quick_gelu,
-            input_size=config.input_height_width,
-            embedding=config.embedding,
-            source=weights.source,
-            preprocessing=weights.preprocessing,
-        )
-    model = EmbeddingModel(encoder, bnneck=config.bnneck, test_feature=config.test_feature)
+    encoder = rebuild_encoder(earlier) if earlier is not None else build_encoder(config)
+    model = EmbeddingModel(encoder, neck=config.neck, test_feature=config.test_feature)
     if earlier is not None:
         # A neck that only one of the two stages has starts afresh, or is left behind.
         fresh = {key: value for key, value in model.state_dict().items() if key.startswith("necks.")}
@@ -62,7 +49,7 @@ def load_earlier_stage(config: ExperimentConfig) -> Checkpoint | None:
         raise ConfigError(f"{missing} Train the stage that it names first")
     try:
         checkpoint = Checkpoint.load(config.resume_from)
-        check_same_model(checkpoint, config.to_dict(), config.resume_from)
+        check_same_model(checkpoint, config.to_dict(), config.resume_from, same_neck=False)
     except CheckpointError as error:
         raise CheckpointError(f"resume_from: {error}") from error
     return checkpoint
@@ -74,14 +61,14 @@ def model_from_checkpoint(checkpoint: Checkpoint, source: str, test_feature: str
     Args:
         checkpoint: what the file holds.
         source: names the file in errors.
-        test_feature: `after_neck` or `before_neck`, default as it was trained with.
+        test_feature: `auto`, `after_neck` or `before_neck`, default as it was trained with.
 
     Raises:
         CheckpointError: the weights do not belong to the model that the file describes.
     """
     config = checkpoint.config
     model = EmbeddingModel(
-        _encoder_of(checkpoint), bnneck=config["bnneck"], test_feature=test_feature or config["test_feature"]
+        rebuild_encoder(checkpoint), neck=config["neck"], test_feature=test_feature or config["test_feature"]
     )
     if model.encoder.embedding_dims != checkpoint.embedding_dims:
         raise CheckpointError(
@@ -91,15 +78,3 @@ def model_from_checkpoint(checkpoint: Checkpoint, source: str, test_feature: str
     check_state_dict(model, checkpoint.model_state, source)
     model.load_state_dict(checkpoint.model_state)
     return model
-
-
-def _encoder_of(checkpoint: Checkpoint) -> CLIPImageEncoder:
-    trained = Preprocessing.from_dict(checkpoint.preprocessing)
-    return CLIPImageEncoder(
-        checkpoint.config["model"],
-        quick_gelu=bool(checkpoint.encoder_facts["quick_gelu"]),
-        input_size=(trained.height, trained.width),
-        embedding=checkpoint.config["embedding"],
-        source=str(checkpoint.encoder_facts["weights"]),
-        preprocessing={"mean": trained.mean, "std": trained.std, "interpolation": trained.interpolation},
-    )

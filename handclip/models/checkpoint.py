@@ -15,7 +15,7 @@ from handclip.files import replacing
 from handclip.models.embedding_model import EmbeddingModel
 
 FORMAT = "handclip-checkpoint"
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Checkpoint:
     identities: list[str]
     """Name of each training class, in the classifiers' order."""
     training_images: list[str]
-    """Hash of each image it was trained on, sorted."""
+    """Hash of each image it was trained on, in this stage or an earlier one, sorted."""
     manifest_sha256: str
     metrics: dict[str, float]
     model_state: dict[str, Tensor]
@@ -82,23 +82,29 @@ def describe_model(model: EmbeddingModel) -> dict[str, Any]:
     }
 
 
-def check_same_model(checkpoint: Checkpoint, config: Mapping[str, Any], path: Path) -> None:
+def check_same_model(checkpoint: Checkpoint, config: Mapping[str, Any], path: Path, *, same_neck: bool = True) -> None:
     """Check that a checkpoint is of the model and preprocessing that a config describes.
+
+    Args:
+        checkpoint: what the file holds.
+        config: the config's values.
+        path: names the file in errors.
+        same_neck: whether the neck must be the same too; a later stage may have another one.
 
     Raises:
         CheckpointError: names the first key that differs.
     """
-    for key in ("model", "embedding"):
+    for key in ("model", "embedding", *(["neck"] if same_neck else [])):
         if checkpoint.config[key] != config[key]:
             raise CheckpointError(
                 f"{path}: holds {key}: {checkpoint.config[key]}, but the config says {key}: {config[key]}"
             )
-    quick_gelu, trained_with = config["quick_gelu"], checkpoint.encoder_facts["quick_gelu"]
-    if quick_gelu != "auto" and trained_with is not None and quick_gelu != trained_with:
-        raise CheckpointError(
-            f"{path}: was trained with quick_gelu: {str(trained_with).lower()}, "
-            f"but the config says quick_gelu: {str(quick_gelu).lower()}"
-        )
+    for key in sorted(config.keys() & checkpoint.encoder_facts.keys()):
+        wanted, fact = config[key], checkpoint.encoder_facts[key]
+        if wanted != "auto" and fact is not None and wanted != fact:
+            raise CheckpointError(
+                f"{path}: was trained with {key}: {str(fact).lower()}, but the config says {key}: {str(wanted).lower()}"
+            )
     size = config["input_size"]
     trained = Preprocessing.from_dict(checkpoint.preprocessing)
     if size is not None:

@@ -14,7 +14,7 @@ from handclip.datasets.transforms import Preprocessing
 from handclip.errors import ConfigError, did_you_mean
 from handclip.models.encoder import ImageEncoder
 from handclip.models.position_embedding import resize_position_embedding
-from handclip.models.state_dict import check_state_dict
+from handclip.models.state_dict import load_checked
 
 ALIASES = {
     "vitb16": "ViT-B-16",
@@ -106,9 +106,7 @@ class CLIPImageEncoder(ImageEncoder):
         if quick_gelu and isinstance(tower, TimmModel):
             raise ConfigError(f"quick_gelu: true: {name} is built by timm, which does not have this activation")
         if state_dict is not None:
-            state_dict = {**_missing_counters(tower, state_dict), **state_dict}
-            check_state_dict(tower, state_dict, source)
-            tower.load_state_dict(state_dict)
+            load_checked(tower, state_dict, source)
         elif isinstance(tower, ModifiedResNet):
             _undo_zero_residuals(tower)
         native = _pair(vision.image_size)
@@ -184,12 +182,6 @@ def _residual_stages(tower: ModifiedResNet) -> tuple[nn.Module, ...]:
 def _uses_quick_gelu(tower: nn.Module) -> bool | None:
     """Return None where there is nothing to choose: RN50's family has ReLU."""
     return None if isinstance(tower, ModifiedResNet) else any(isinstance(m, QuickGELU) for m in tower.modules())
-
-
-def _missing_counters(tower: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return batch norm's counters of batches where an old file lacks them; nothing depends on their value."""
-    own = tower.state_dict()
-    return {key: own[key] for key in own if key.endswith("num_batches_tracked") and key not in state_dict}
 
 
 def _undo_zero_residuals(tower: ModifiedResNet) -> None:

@@ -1,5 +1,6 @@
 """An image encoder and what turns its embeddings into the feature that is compared."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Self
 
 import torch
@@ -20,17 +21,21 @@ class Embedding(NamedTuple):
 
 
 class EmbeddingModel(nn.Module):
-    """Image encoder with an optional BNNeck for each of its embeddings.
+    """Image encoder with an optional neck on each of its embeddings.
 
-    The BNNeck (Luo et al. 2019, "Bag of Tricks and a Strong Baseline for Deep Person Re-identification") is a
-    batch-norm layer without bias between the embedding, which the metric losses shape, and the classifiers.
+    The neck stands between the embedding, which the metric losses shape, and the classifiers. `bnneck` is a batch-norm
+    layer without bias (Luo et al. 2019, "Bag of Tricks and a Strong Baseline for Deep Person Re-identification");
+    `hidden` is linear, batch norm, leaky ReLU and dropout (Baisa et al. 2022, "Multi-Branch with Attention Network for
+    Hand-Based Person Recognition"), and is for training: what it gives is by default not what is compared.
     """
 
-    def __init__(self, encoder: ImageEncoder, *, bnneck: bool = False, test_feature: str = "after_neck") -> None:
+    def __init__(self, encoder: ImageEncoder, *, neck: str = "none", test_feature: str = "auto") -> None:
         super().__init__()
         self.encoder = encoder
-        self.necks = nn.ModuleDict({name: _neck(dim) for name, dim in encoder.embedding_dims.items()} if bnneck else {})
-        self.test_feature = test_feature
+        make_neck = _NECKS[neck]
+        self.necks = nn.ModuleDict({name: make_neck(dim) for name, dim in encoder.embedding_dims.items() if make_neck})
+        after = test_feature == "after_neck" or (test_feature == "auto" and neck == "bnneck")
+        self.test_feature = "after_neck" if after else "before_neck"
 
     def forward(self, images: Tensor) -> dict[str, Embedding]:
         """Encode images of shape (B, 3, height, width) for training."""
@@ -58,7 +63,18 @@ class EmbeddingModel(nn.Module):
         return self
 
 
-def _neck(dim: int) -> nn.BatchNorm1d:
+def _bnneck(dim: int) -> nn.Module:
     neck = nn.BatchNorm1d(dim)
     neck.bias.requires_grad_(False)
     return neck
+
+
+def _hidden_layer(dim: int) -> nn.Module:
+    linear, norm = nn.Linear(dim, dim), nn.BatchNorm1d(dim)
+    nn.init.kaiming_normal_(linear.weight, mode="fan_out")
+    nn.init.zeros_(linear.bias)
+    nn.init.normal_(norm.weight, 1.0, 0.02)
+    return nn.Sequential(linear, norm, nn.LeakyReLU(0.1), nn.Dropout(0.5))
+
+
+_NECKS: dict[str, Callable[[int], nn.Module] | None] = {"none": None, "bnneck": _bnneck, "hidden": _hidden_layer}

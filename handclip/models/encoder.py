@@ -27,3 +27,7 @@ class ImageEncoder(nn.Module):
 
         What follows the last block (a final norm, a projection) belongs to it.
         """
+
+    def new_parameters(self) -> Sequence[nn.Parameter]:
+        """Return the parameters that no pre-trained weights cover; they get the learning rate of new layers."""
+        return ()

@@ -7,6 +7,21 @@ from torch import Tensor, nn
 from handclip.errors import CheckpointError
 
 
+def load_checked(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Load weights that are the model's to the last entry.
+
+    Batch norm's counters of batches may be absent, as they are in old files: nothing depends on their value.
+
+    Raises:
+        CheckpointError: as `check_state_dict`.
+    """
+    own = model.state_dict()
+    counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
+    complete = {**counters, **state_dict}
+    check_state_dict(model, complete, source)
+    model.load_state_dict(complete)
+
+
 def check_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
     """Compare names and shapes before loading.
 
@@ -22,9 +37,9 @@ def check_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source:
         return
     findings = [f"{len(common) - len(reshaped)} of {len(expected)} entries match"]
     if missing:
-        findings.append(f"{len(missing)} missing (such as {missing[0]})")
+        findings.append(f"{len(missing)} missing (such as {', '.join(missing[:3])})")
     if unknown:
-        findings.append(f"{len(unknown)} not in this model (such as {unknown[0]})")
+        findings.append(f"{len(unknown)} not in this model (such as {', '.join(unknown[:3])})")
     if reshaped:
         key = reshaped[0]
         findings.append(f"{len(reshaped)} of another shape ({key}: {given[key]}, the model has {expected[key]})")

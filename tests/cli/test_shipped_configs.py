@@ -9,53 +9,92 @@ import pytest
 from handclip.config.loading import load_config
 from handclip.config.naming import run_name
 
-REPOSITORY = Path(__file__).parents[2]
+CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {"input_size": 32, "num_workers": 0, "device": "cpu", "num_splits": 2}
 SHORT = {"epochs": 1, "batch_size": 8, "images_per_identity": 2, "warmup_epochs": 0, "precision": "float32"}
-SMALLER = {"vitb16": "vit_small", "rn50": "rn_small"}
+SMALLER = {"vitb16": "vit_small", "rn50": "rn_small", "mbanet": "mbanet_small", "resnet50": "resnet_small"}
+CLIP, CNN = ["vitb16", "rn50"], ["mbanet", "resnet50"]
+LOSSES = ["ce", "ce_arcface", "ce_center", "ce_triplet", "ce_triplet_center"]
 
 Handclip = Callable[..., Any]
 
 
-def shipped(folder: str) -> list[Path]:
-    return sorted((REPOSITORY / "configs" / folder).glob("*.yml"))
+def stage1_of(model: str) -> Path:
+    return (
+        CONFIGS / ("train_stage1_frozen_text" if model in CLIP else "train_mbanet") / f"train_{model}_11k_dorsal_r.yml"
+    )
+
+
+def stage2_of(model: str) -> list[Path]:
+    folder = "train_stage2_loss_variants" if model in CLIP else "train_mbanet"
+    return [CONFIGS / folder / f"train_{model}_11k_dorsal_r_{losses}.yml" for losses in LOSSES]
+
+
+RECIPES = [
+    *sorted((CONFIGS / "train_clip_handid").glob("*.yml")),
+    CONFIGS / "train_mbanet" / "train_mbanet_11k_dorsal_r_own_recipe.yml",
+]
 
 
 def settings(**values: object) -> list[str]:
     return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
 
 
-@pytest.mark.parametrize("model", ["vitb16", "rn50"])
+def test_every_experiment_file_is_tried_here() -> None:
+    tried = {*RECIPES}
+    for model in SMALLER:
+        tried |= {
+            CONFIGS / "eval_stage0_baseline" / f"eval_{model}_11k_dorsal_r.yml",
+            stage1_of(model),
+            *stage2_of(model),
+        }
+    assert tried == {path for path in CONFIGS.rglob("*.yml") if path.parent.name != "studies"}
+
+
+@pytest.mark.parametrize("model", SMALLER)
 def test_d19_every_config_runs_from_stage_0_to_stage_2(
     model: str, handclip: Handclip, manifests: Path, here: Path
 ) -> None:
     small = {**SMALL, "model": SMALLER[model], "manifest": manifests}
-    [baseline] = [path for path in shipped("eval_stage0_baseline") if model in path.name]
+    baseline = CONFIGS / "eval_stage0_baseline" / f"eval_{model}_11k_dorsal_r.yml"
     assert handclip("evaluate", baseline, *settings(**small, pretrained="none")).code == 0
 
-    [stage1] = [path for path in shipped("train_stage1_frozen_text") if model in path.name]
-    answer = handclip("train", stage1, *settings(**small, **SHORT, pretrained="none"))
+    answer = handclip("train", stage1_of(model), *settings(**small, **SHORT, pretrained="none"))
     assert answer.code == 0, answer.err
     [checkpoint] = [path for path in here.glob("saved_models/*.pth") if not path.stem.endswith("_last")]
 
-    variants = [path for path in shipped("train_stage2_loss_variants") if model in path.name]
-    assert [path.stem.split("dorsal_r_")[1] for path in variants] == [
-        "ce", "ce_arcface", "ce_center", "ce_triplet", "ce_triplet_center",
-    ]  # fmt: skip
-    for path in variants:
+    for path in stage2_of(model):
         changes = settings(**small, **SHORT, resume_from=checkpoint)
         answer = handclip("train", path, *changes)
         assert answer.code == 0, answer.err
         assert handclip("evaluate", path, *changes).code == 0
-    assert len(list((here / "eval_logs").iterdir())) == 1 + len(variants)
+    assert len(list((here / "eval_logs").iterdir())) == 1 + len(LOSSES)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_d19_the_recipes_of_others_run(path: Path, handclip: Handclip, manifests: Path, here: Path) -> None:
+    model = SMALLER[load_config(path).model]
+    changes = settings(**SMALL, **SHORT, model=model, manifest=manifests, pretrained="none")
+    answer = handclip("train", path, *changes)
+    assert answer.code == 0, answer.err
+    assert handclip("evaluate", path, *changes).code == 0
 
 
 @pytest.mark.parametrize("aspect", ["dorsal_r", "palmar_l"])
-@pytest.mark.parametrize("path", shipped("train_stage2_loss_variants"), ids=lambda path: path.stem)
-def test_stage_2_starts_where_stage_1_of_the_same_aspect_is_saved(path: Path, aspect: str) -> None:
-    config = load_config(path, [f"aspect={aspect}"])
-    stage1 = load_config(
-        REPOSITORY / "configs" / "train_stage1_frozen_text" / f"train_{config.model}_11k_dorsal_r.yml",
-        [f"aspect={aspect}"],
-    )
-    assert config.resume_from == stage1.save_dir / f"{run_name(stage1)}.pth"
+@pytest.mark.parametrize("model", SMALLER)
+def test_stage_2_starts_where_stage_1_of_the_same_aspect_is_saved(model: str, aspect: str) -> None:
+    stage1 = load_config(stage1_of(model), [f"aspect={aspect}"])
+    for path in stage2_of(model):
+        assert load_config(path, [f"aspect={aspect}"]).resume_from == stage1.save_dir / f"{run_name(stage1)}.pth"
+
+
+@pytest.mark.parametrize("model", CNN)
+def test_the_peers_train_on_clips_terms(model: str) -> None:
+    """Only what belongs to the network, and names, may differ; MBA-Net's input is given CLIP's size."""
+    own = {"experiment", "model", "pretrained", "input_size", "neck", "resume_from"}
+    for peer, clip in zip(
+        [stage1_of(model), *stage2_of(model)], [stage1_of("vitb16"), *stage2_of("vitb16")], strict=True
+    ):
+        ours, theirs = load_config(peer).to_dict(), load_config(clip).to_dict()
+        assert {key for key in ours if ours[key] != theirs[key]} <= own
+        assert ours["input_size"] == (224 if model == "mbanet" else None)

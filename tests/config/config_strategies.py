@@ -23,7 +23,9 @@ _LOSS = st.one_of(
 _KEYS: dict[str, st.SearchStrategy[Any]] = {
     "experiment": st.sampled_from(["a", "a_coca", "a_vitb16", "a_11k_all", "stage1_frozen_text", "x-1.0"]),
     "variant": st.sampled_from(["finetuned", "baseline"]),
-    "model": st.sampled_from(["vitb16", "vit_small", "coca_ViT-B-32", "ViT-B-32", "RN50", "rn50", "convnext_base_w"]),
+    "model": st.sampled_from(
+        ["vitb16", "vit_small", "coca_ViT-B-32", "ViT-B-32", "RN50", "rn50", "convnext_base_w", "mbanet_small"]
+    ),
     "dataset": st.sampled_from(["11k", "hd", "HD", "synthetic", "folder"]),
     "aspect": st.sampled_from([*HAND_ASPECTS, "all"]),
     "seed": st.integers(0, 12),
@@ -35,8 +37,9 @@ _KEYS: dict[str, st.SearchStrategy[Any]] = {
     "quick_gelu": st.sampled_from(["auto", True, False]),
     "input_size": st.sampled_from([None, 112, 224, (224, 128), (128, 224)]),
     "embedding": st.sampled_from(["projected", "before_projection", "both"]),
-    "bnneck": st.booleans(),
-    "test_feature": st.sampled_from(["after_neck", "before_neck"]),
+    "relative_position": st.sampled_from(["published", "intended"]),
+    "neck": st.sampled_from(["none", "bnneck", "hidden"]),
+    "test_feature": st.sampled_from(["auto", "after_neck", "before_neck"]),
     "freeze": st.sampled_from(["none", "all", "all_but_last_1", "all_but_last_11"]),
     "resume_from": st.sampled_from([None, "saved_models/a.pth", "saved_models/b.pth"]),
     "losses": st.lists(_LOSS, min_size=1, max_size=3),
@@ -64,6 +67,7 @@ _KEYS: dict[str, st.SearchStrategy[Any]] = {
     "num_splits": st.integers(1, 10),
     "gallery_protocols": st.sampled_from([("gallery",), ("gallery", "gallery_all")]),
     "flip_settings": st.sampled_from([("none",), ("none", "sum")]),
+    "rerank": st.sampled_from([None, {}, {"k1": 10, "lambda": 0.5}]),
     "eval_batch_size": st.sampled_from([1, 64]),
     "output_dir": st.sampled_from(["train_logs", "elsewhere"]),
     "save_dir": st.sampled_from(["saved_models", "elsewhere/{model}"]),

@@ -12,6 +12,7 @@ from handclip.config.loading import load_config, parse_config
 from handclip.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(path for path in (ROOT / "configs").rglob("*.yml") if path.parent.name != "studies")
 STAGE1 = ROOT / "configs" / "train_stage1_frozen_text" / "train_vitb16_11k_dorsal_r.yml"
 
 SEED_EXAMPLE = """\
@@ -62,7 +63,7 @@ def test_the_first_description_loads_word_for_word(tmp_path: Path) -> None:
     assert config.output_dir == Path("train_logs") and config.uses_pk_sampling
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yml")), ids=lambda path: str(path.stem))
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: str(path.stem))
 def test_every_shipped_config_loads(path: Path) -> None:
     config = load_config(path)
     assert path.stem.startswith(f"{'eval' if config.variant == 'baseline' else 'train'}_{config.model}_11k_dorsal_r")
@@ -85,6 +86,13 @@ def test_d53_an_exponent_is_a_number(tmp_path: Path, text: str) -> None:
         ("erasing: 0.5", "unknown key 'erasing': it is an option of augmentation"),
         ("triplet: {margin: 0.3}", "unknown key 'triplet'."),
         ("augmentation: {flp: 0.5}", "unknown key 'augmentation.flp'. Did you mean 'flip'?"),
+        ("rerank: {k3: 4}", "unknown key 'rerank.k3'. Known: k1, k2, lambda."),
+        ("rerank: {lambda_: 0.4}", "unknown key 'rerank.lambda_'. Did you mean 'lambda'?"),
+        ("lambda: 0.4", "unknown key 'lambda': it is an option of rerank; put it under `rerank:`"),
+        ("rerank: default", "rerank: input should be a valid mapping"),
+        ("rerank: {lambda: true}", "rerank: lambda: cannot be true"),
+        ("rerank: {lambda: 1.5}", "rerank.lambda: input should be less than or equal to 1"),
+        ("rerank: {k1: 0}", "rerank.k1: input should be greater than 0"),
         ("augmentation: {seed: 1}", "'seed' belongs at the top level"),
         ("losses: [{type: triplet, epochs: 3}]", "unknown key 'losses[0].epochs': 'epochs' belongs at the top level"),
         ("losses: [{type: cross_entropy}, {type: triplet, margn: 1}]", "'losses[1].margn'. Did you mean 'margin'?"),
@@ -111,7 +119,7 @@ def test_d53_an_exponent_is_a_number(tmp_path: Path, text: str) -> None:
         ("lr:", "lr: input should be a valid number (got None)"),
         ("augmentation: {rotation: true}", "augmentation: rotation: cannot be true"),
         ("augmentation:", "augmentation: input should be a valid mapping"),
-        ("bnneck: 3", "bnneck: input should be a valid boolean"),
+        ("neck: 3", "neck: input should be 'none', 'bnneck' or 'hidden'"),
         ("quick_gelu: maybe", "quick_gelu: should be true, false or auto (got 'maybe')"),
         ("input_size: [1, 2, 3]", "input_size: should be a number of pixels above 0, or [height, width]"),
         ("input_size: large", "input_size: should be a number of pixels"),
@@ -281,3 +289,19 @@ def test_a_garbage_override_is_a_config_error_and_nothing_else(override: str) ->
         load_config(STAGE1, [override])
     except ConfigError as error:
         assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", None),
+        ("rerank: none", None),
+        ("rerank:", None),
+        ("rerank: {}", {"k1": 20, "k2": 6, "lambda": 0.3}),
+        ("rerank: {k1: 10, lambda: 0}", {"k1": 10, "k2": 6, "lambda": 0.0}),
+    ],
+)
+def test_reranking_is_off_or_a_section(text: str, expected: dict[str, float] | None, tmp_path: Path) -> None:
+    config = load(tmp_path, f"{MINIMUM}{text}\n")
+    assert config.to_dict()["rerank"] == expected
+    assert parse_config(config.to_dict(), "test") == config

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import load_config, parse_config
-from handclip.config.naming import run_name
+from handclip.config.naming import evaluation_name, run_name
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STAGE1 = "stage1_frozen_text_vitb16_11k_dorsal_r_e30_lr0001_bs32_losscross_entropy"
@@ -34,7 +34,7 @@ def test_an_override_leads_to_the_stage1_of_that_aspect(model: str, override: st
 
 
 def test_shipped_configs_have_different_names() -> None:
-    names = [run_name(load_config(path)) for path in sorted(CONFIGS.rglob("*.yml"))]
+    names = [run_name(load_config(path)) for path in sorted(CONFIGS.rglob("*.yml")) if path.parent.name != "studies"]
     assert len(names) >= 14
     assert len(set(names)) == len(names)
 
@@ -44,7 +44,7 @@ def test_a_baseline_is_named_without_training_keys() -> None:
 
 
 def test_other_differences_are_appended_readably() -> None:
-    assert name(seed=3, freeze="all", bnneck=True).endswith("_losscross_entropy_bnneck-true_freeze-all_seed-3")
+    assert name(seed=3, freeze="all", neck="bnneck").endswith("_losscross_entropy_freeze-all_neck-bnneck_seed-3")
     assert name(losses=[{"type": "cross_entropy"}, {"type": "triplet"}]).endswith("_losscross_entropy+triplet")
 
 
@@ -71,9 +71,9 @@ def test_d54_experiment_and_model_cannot_run_into_each_other() -> None:
 
 
 def test_only_coca_models_end_in_the_name_of_another() -> None:
-    from handclip.models.clip_encoder import clip_model_names
+    from handclip.models.registry import model_names
 
-    names = set(clip_model_names())
+    names = set(model_names())
     ambiguous = {
         model
         for model in names
@@ -106,3 +106,13 @@ def test_d43_names_are_plain_and_stable(config: ExperimentConfig) -> None:
     assert run_name(again) == run_name(config)
     assert set(run_name(config)) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+.")
     assert len(run_name(config)) < 230
+
+
+def test_evaluations_of_a_run_keep_apart() -> None:
+    run = name(variant="baseline")
+    rerank = parse_config({**BASE, "rerank": {"lambda": 0.25}}, "test").rerank
+    assert evaluation_name(run) == run == name(variant="baseline", rerank={})
+    assert evaluation_name(run, on="hd_dorsal") == f"{run}_on_hd_dorsal"
+    assert evaluation_name(run, on="hd_dorsal", rerank=rerank) == f"{run}_on_hd_dorsal_rerank-k1-20-k2-6-lambda-0.25"
+    long = {evaluation_name("r" * 230, on=on, rerank=rerank) for on in ("hd_dorsal", "11k_palmar_l")}
+    assert len(long) == 2 and max(map(len, long)) <= 240

@@ -49,13 +49,23 @@ def take_step(config: ExperimentConfig, model: EmbeddingModel, criterion: Traini
             optimizer.step()
 
 
-def has_no_gradient_by_nature(name: str) -> bool:
-    """A bias of all keys of an attention shifts each query's scores by one number, which softmax takes out again."""
-    return name.endswith("attnpool.k_proj.bias")
+def has_no_gradient_by_nature(name: str) -> str | None:
+    """Return a parameter whose gradient is large beside this one's, where that is zero but for rounding.
+
+    A bias of all keys of an attention shifts each query's scores by one number, which softmax takes out again; the
+    biases in MBA-Net's spatial attention shift whole channels, which batch norm takes out again.
+    """
+    if name.endswith("attnpool.k_proj.bias"):
+        return name.replace("k_proj", "q_proj")
+    return name.replace("bias", "weight") if "sam_att" in name and name.endswith("_conv.0.bias") else None
 
 
 def check_one_step(config: ExperimentConfig, size: int) -> None:
     model, criterion = make(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("gamma"):
+            # MBA-Net's attention starts as the identity: until gamma moves, nothing behind it has a gradient.
+            nn.init.constant_(parameter, 0.5)
     whole = nn.ModuleDict({"model": model, "criterion": criterion})
     before = {name: tensor.detach().clone() for name, tensor in whole.state_dict().items()}
     images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(1))
@@ -69,8 +79,8 @@ def check_one_step(config: ExperimentConfig, size: int) -> None:
             continue
         assert parameter.grad is not None, f"{name} has no gradient"
         assert torch.isfinite(parameter.grad).all(), name
-        if has_no_gradient_by_nature(name):
-            others = parameters[name.replace("k_proj", "q_proj")].grad
+        if large := has_no_gradient_by_nature(name):
+            others = parameters[large].grad
             assert others is not None and parameter.grad.abs().max() < 1e-3 * others.abs().max() + 1e-7
             continue
         assert parameter.grad.any(), f"the gradient of {name} is zero"
@@ -84,7 +94,9 @@ def check_one_step(config: ExperimentConfig, size: int) -> None:
 
 @pytest.mark.parametrize("losses", COMBINATIONS)
 @pytest.mark.parametrize("freeze", ["none", "all_but_last_1"])
-@pytest.mark.parametrize(("model", "size"), [("vit_small", 32), ("rn_small", 64)])
+@pytest.mark.parametrize(
+    ("model", "size"), [("vit_small", 32), ("rn_small", 64), ("resnet_small", 64), ("mbanet_small", 64)]
+)
 def test_d10_d15_what_is_trainable_moves_and_what_is_frozen_does_not(
     model: str, size: int, freeze: str, losses: str
 ) -> None:
@@ -102,7 +114,7 @@ def test_d10_the_full_backbones_move_too(model: str, size: int) -> None:
 
 @pytest.mark.parametrize("freeze", ["none", "all"])
 def test_d10_d50_both_embeddings_and_their_necks_move(freeze: str) -> None:
-    values = {"embedding": "both", "bnneck": True, "freeze": freeze, "losses": [*COMBINATIONS["ce_triplet_center"]]}
+    values = {"embedding": "both", "neck": "bnneck", "freeze": freeze, "losses": [*COMBINATIONS["ce_triplet_center"]]}
     check_one_step(make_config(batch_size=4, images_per_identity=2, **values), 32)
 
 
@@ -126,12 +138,21 @@ def test_d10_parameters_move_on_a_gpu(model: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("losses", COMBINATIONS)
-@pytest.mark.parametrize("model", ["vit_small", "rn_small"])
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("vit_small", {"embedding": "both"}),
+        ("rn_small", {"embedding": "both"}),
+        ("resnet_small", {}),
+        ("mbanet_small", {}),
+    ],
+)
+@pytest.mark.parametrize("neck", ["bnneck", "hidden"])
 @pytest.mark.parametrize("freeze", ["none", "all_but_last_1", "all"])
-def test_d15_every_trainable_parameter_is_in_one_optimizer(model: str, freeze: str, losses: str) -> None:
-    config = make_config(
-        model=model, input_size=64, freeze=freeze, losses=COMBINATIONS[losses], bnneck=True, embedding="both"
-    )
+def test_d15_every_trainable_parameter_is_in_one_optimizer(
+    model: str, options: dict[str, Any], neck: str, freeze: str, losses: str
+) -> None:
+    config = make_config(model=model, input_size=64, freeze=freeze, losses=COMBINATIONS[losses], neck=neck, **options)
     built = make(config)
     optimizers = [optimizer for optimizer in build_optimizers(config, *built) if optimizer is not None]
     held = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
@@ -143,7 +164,7 @@ def test_d15_every_trainable_parameter_is_in_one_optimizer(model: str, freeze: s
 
 def test_d36_each_group_has_its_own_learning_rate_and_decay() -> None:
     config = make_config(
-        lr=0.01, backbone_lr_scale=0.5, weight_decay=0.3, bnneck=True, losses=[CE, {"type": "center", "lr": 0.25}]
+        lr=0.01, backbone_lr_scale=0.5, weight_decay=0.3, neck="bnneck", losses=[CE, {"type": "center", "lr": 0.25}]
     )
     model, criterion = make(config)
     main, centres = build_optimizers(config, model, criterion)
@@ -162,6 +183,25 @@ def test_d36_each_group_has_its_own_learning_rate_and_decay() -> None:
     assert isinstance(centres, torch.optim.SGD)
     (group,) = centres.param_groups
     assert (group["name"], group["lr"], group.get("momentum"), group["weight_decay"]) == ("centers", 0.25, 0, 0)
+
+
+def test_new_parameters_of_the_encoder_learn_as_fast_as_the_classifier() -> None:
+    config = make_config(model="mbanet_small", lr=0.01, backbone_lr_scale=0.1, neck="hidden")
+    model, criterion = make(config)
+    main, _ = build_optimizers(config, model, criterion)
+    group_of = {id(p): group for group in main.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        group = group_of[id(parameter)]
+        is_trunk = name.startswith("encoder.backbone.")
+        assert group["lr"] == pytest.approx(0.001 if is_trunk else 0.01), name
+        assert group["name"].startswith("encoder" if is_trunk else "new"), name
+
+
+def test_frozen_new_parameters_are_in_no_optimizer() -> None:
+    config = make_config(model="mbanet_small", freeze="all")
+    model, criterion = make(config)
+    main, _ = build_optimizers(config, model, criterion)
+    assert {id(p) for group in main.param_groups for p in group["params"]} == {id(p) for p in criterion.parameters()}
 
 
 def test_adam_is_adam() -> None:

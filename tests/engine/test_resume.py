@@ -57,7 +57,7 @@ def test_d21_two_runs_with_resume_equal_one(
         manifests,
         losses=LOSSES[losses],
         epochs=4,
-        bnneck=True,
+        neck="bnneck",
         warmup_epochs=1.5,
         augmentation=AUGMENTATION,
         validation_interval=interval,

@@ -320,7 +320,7 @@ def test_d17_bfloat16_keeps_float32_weights(manifests: Path, here: Path) -> None
 
 
 def test_both_embeddings_with_a_neck_have_terms_of_their_own(manifests: Path, here: Path) -> None:
-    result = train(tiny_config(manifests, embedding="both", bnneck=True, losses=LOSSES["ce_triplet"], epochs=1))
+    result = train(tiny_config(manifests, embedding="both", neck="bnneck", losses=LOSSES["ce_triplet"], epochs=1))
     [row] = read_table(result.folder / "metrics.csv")
     terms = [
         f"loss_{name}/{term}" for name in ("before_projection", "projected") for term in ("cross_entropy", "triplet")

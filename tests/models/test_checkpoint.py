@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from handclip.config.loading import parse_config
 from handclip.errors import CheckpointError, ConfigError, HandCLIPError
@@ -19,8 +20,9 @@ def make(seed: int = 0, **values: Any) -> tuple[EmbeddingModel, Checkpoint]:
     torch.manual_seed(seed)
     config = parse_config({**BASE, **values}, "test")
     model = build_model(config)
-    for neck in model.necks.values():
-        neck.running_mean.uniform_(-1, 1)
+    for module in model.necks.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.running_mean.uniform_(-1, 1)
     checkpoint = Checkpoint(
         run="run",
         epoch=3,
@@ -46,8 +48,8 @@ def features(model: EmbeddingModel, images: torch.Tensor = IMAGES) -> torch.Tens
     [
         {},
         {"model": "rn_small", "embedding": "both"},
-        {"bnneck": True, "test_feature": "before_neck", "embedding": "before_projection"},
-        {"bnneck": True, "quick_gelu": True},
+        {"neck": "bnneck", "test_feature": "before_neck", "embedding": "before_projection"},
+        {"neck": "bnneck", "quick_gelu": True},
         {"input_size": (48, 32)},
     ],
 )
@@ -135,23 +137,23 @@ def test_what_the_config_leaves_open_is_taken_from_the_checkpoint(tmp_path: Path
     assert encoder.facts["quick_gelu"] is True
 
 
-@pytest.mark.parametrize("neck_before", [False, True])
-@pytest.mark.parametrize("neck_after", [False, True])
+@pytest.mark.parametrize("neck_before", ["none", "bnneck", "hidden"])
+@pytest.mark.parametrize("neck_after", ["none", "bnneck", "hidden"])
 @pytest.mark.parametrize("model_name", ["vit_small", "rn_small"])
 def test_d20_stage_2_starts_with_the_features_of_stage_1(
-    tmp_path: Path, model_name: str, neck_before: bool, neck_after: bool
+    tmp_path: Path, model_name: str, neck_before: str, neck_after: str
 ) -> None:
-    stage1, checkpoint = make(model=model_name, bnneck=neck_before)
+    stage1, checkpoint = make(model=model_name, neck=neck_before)
     path = tmp_path / "stage1.pth"
     checkpoint.save(path)
     torch.manual_seed(99)
-    values = {**BASE, "model": model_name, "bnneck": neck_after, "resume_from": str(path)}
+    values = {**BASE, "model": model_name, "neck": neck_after, "resume_from": str(path)}
     stage2 = build_model(parse_config(values, "test"))
     with torch.no_grad():
         old, new = (model.eval()(IMAGES)["projected"] for model in (stage1, stage2))
     assert torch.equal(new.features, old.features)
-    assert bool(stage2.necks) is neck_after
-    if neck_before and neck_after:
+    assert bool(stage2.necks) is (neck_after != "none")
+    if neck_before == neck_after:
         assert torch.equal(new.neck_features, old.neck_features)
 
 
@@ -191,12 +193,12 @@ def test_a_file_of_another_program(tmp_path: Path, value: Any) -> None:
 
 def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
     torch.save({"format": "handclip-checkpoint", "version": 99}, tmp_path / "run.pth")
-    with pytest.raises(CheckpointError, match="has format version 99; this HandCLIP reads 1"):
+    with pytest.raises(CheckpointError, match="has format version 99; this HandCLIP reads 2"):
         Checkpoint.load(tmp_path / "run.pth")
     torch.save({"format": "handclip-checkpoint"}, tmp_path / "run.pth")
     with pytest.raises(CheckpointError, match="has format version None"):
         Checkpoint.load(tmp_path / "run.pth")
-    torch.save({"format": "handclip-checkpoint", "version": 1, "run": "a"}, tmp_path / "run.pth")
+    torch.save({"format": "handclip-checkpoint", "version": 2, "run": "a"}, tmp_path / "run.pth")
     with pytest.raises(CheckpointError, match="is damaged: it lacks config, criterion_state"):
         Checkpoint.load(tmp_path / "run.pth")
 

@@ -19,7 +19,7 @@ def test_without_a_neck_both_views_are_the_same() -> None:
 
 
 def test_the_neck_normalises_the_batch_and_has_no_bias() -> None:
-    model = make("both", bnneck=True)
+    model = make("both", neck="bnneck")
     assert {name: neck.num_features for name, neck in model.necks.items()} == {
         "before_projection": 192,
         "projected": 256,
@@ -35,7 +35,7 @@ def test_the_neck_normalises_the_batch_and_has_no_bias() -> None:
 
 @pytest.mark.parametrize("test_feature", ["after_neck", "before_neck"])
 def test_the_feature_that_is_compared(test_feature: str) -> None:
-    model = make("both", bnneck=True, test_feature=test_feature)
+    model = make("both", neck="bnneck", test_feature=test_feature)
     for neck in model.necks.values():
         neck.running_mean.uniform_(-1, 1)
         neck.running_var.uniform_(0.5, 2)
@@ -56,7 +56,7 @@ def test_the_feature_that_is_compared(test_feature: str) -> None:
 
 
 def test_the_neck_computes_in_float32_under_autocast() -> None:
-    model = make(bnneck=True)
+    model = make(neck="bnneck")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         embedding = model(torch.randn(4, 3, 32, 32))["projected"]
     assert embedding.features.dtype == torch.bfloat16

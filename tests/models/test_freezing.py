@@ -72,7 +72,7 @@ def test_more_blocks_than_there_are(name: str, blocks: int) -> None:
 def test_d23_frozen_batch_norm_stays_in_eval(freeze: str, frozen: int) -> None:
     encoder = CLIPImageEncoder("rn_small")
     freeze_encoder(encoder, freeze)
-    model = EmbeddingModel(encoder, bnneck=True)
+    model = EmbeddingModel(encoder, neck="bnneck")
     model.train()
     norms = {name: module for name, module in encoder.named_modules() if isinstance(module, nn.BatchNorm2d)}
     before = {name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in norms.items()}

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from handclip.errors import CheckpointError, ConfigError
 from handclip.models.clip_encoder import ALIASES, CLIPImageEncoder
-from handclip.models.weights import load_clip_weights, read_state_dict, visual_part
+from handclip.models.clip_weights import load_clip_weights, visual_part
+from handclip.models.weights import read_state_dict
 
 pytestmark = [
     pytest.mark.usefixtures("tiny_models"),

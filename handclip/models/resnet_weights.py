@@ -1,0 +1,109 @@
+"""Weights of ResNets and MBA-Nets: by timm tag, or from a local file in torchvision's, timm's or MBA-Net's layout."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub import hf_hub_download
+from torch import Tensor
+
+from handclip.errors import CheckpointError, ConfigError, did_you_mean
+from handclip.models.mbanet import ATTENTION, MBANETS
+from handclip.models.weights import fetch, in_float32, read_state_dict
+
+logger = logging.getLogger(__name__)
+
+_HUB_FILE = "model.safetensors"
+_CLASSIFIER = ("fc.",)
+_HEADS = ("reduction_g.", "reduction_s.", "reduction_c.", "reduction_p")
+"""What the authors of MBA-Net call its heads, and those of the part branch of later networks."""
+
+
+@dataclass(frozen=True)
+class ResNetWeights:
+    """Weights of an encoder (None: start from random ones) and where they come from."""
+
+    state_dict: Mapping[str, Tensor] | None
+    source: str
+
+
+def load_resnet_weights(model: str, pretrained: str) -> ResNetWeights:
+    """Find and read the weights that a config asks for.
+
+    Args:
+        model: a name from `RESNETS` or `MBANETS`.
+        pretrained: a timm tag of the ResNet, such as `tv2_in1k`, a path, or `none`.
+
+    Raises:
+        ConfigError: no such tag or file.
+        CheckpointError: the file cannot be fetched or read, or contradicts itself.
+    """
+    if pretrained == "none":
+        return ResNetWeights(None, "none (random)")
+    resnet = MBANETS[model][0] if model in MBANETS else model
+    tags = [name.removeprefix(f"{resnet}.") for name in timm.list_pretrained(f"{resnet}.*")]
+    if pretrained in tags:
+        entry: Any = timm.get_pretrained_cfg(f"{resnet}.{pretrained}")
+        repository = str(entry.hf_hub_id)
+        path = fetch(
+            lambda: hf_hub_download(repository, _HUB_FILE),
+            model=model,
+            tag=pretrained,
+            hub_file=(repository, _HUB_FILE),
+            url=entry.url or None,
+        )
+        source = f"timm {pretrained}"
+    else:
+        path, source = Path(pretrained), pretrained
+        if not path.is_file():
+            hint = did_you_mean(pretrained, ["none", *tags])
+            if pretrained == "openai" and tags:
+                hint = " CLIP's weights do not fit it; tv2_in1k are torchvision's of ImageNet."
+            raise ConfigError(f"pretrained: '{pretrained}' is neither a file nor a set of weights of {model}.{hint}")
+    state_dict = in_float32(read_state_dict(path))
+    if model in MBANETS:
+        return ResNetWeights(mbanet_state(state_dict, source), source)
+    return ResNetWeights(_without(_CLASSIFIER, state_dict), source)
+
+
+def mbanet_state(state_dict: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Return an encoder's entries from a ResNet's file, or from one in the layout of MBA-Net's authors.
+
+    The latter names layer2 to layer4 once more for each attention branch; those must be the same tensors.
+
+    Raises:
+        CheckpointError: names the entries of a branch that are not those of the trunk.
+    """
+    if not any(key.startswith(("backbone.", *ATTENTION)) for key in state_dict):
+        return {f"backbone.{key}": value for key, value in _without(_CLASSIFIER, state_dict).items()}
+    entries: dict[str, Tensor] = {}
+    differing = []
+    for key, value in _without(_HEADS, state_dict).items():
+        trunk_key = _trunk_key(key)
+        if trunk_key is None or trunk_key not in state_dict:
+            entries[key] = value
+        elif not torch.equal(value, state_dict[trunk_key]):
+            differing.append(f"{key} from {trunk_key}")
+    if differing:
+        raise CheckpointError(
+            f"{source}: the branches should share layer2 to layer4, but {len(differing)} entries differ "
+            f"(such as {differing[0]})"
+        )
+    if heads := sorted({key.partition(".")[0] for key in state_dict if key.startswith(_HEADS)}):
+        logger.info(f"{source}: left out the heads {', '.join(heads)}, which belong to the identities trained on.")
+    return entries
+
+
+def _trunk_key(key: str) -> str | None:
+    """Return the trunk's name of what `layer3s.` or `backbone.layer3s.`, say, names again; None for anything else."""
+    stage, _, rest = key.removeprefix("backbone.").partition(".")
+    is_alias = stage[:-1] in ("layer2", "layer3", "layer4") and stage[-1:] in ("s", "c")
+    return f"backbone.{stage[:-1]}.{rest}" if is_alias else None
+
+
+def _without(prefixes: tuple[str, ...], state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in state_dict.items() if not key.startswith(prefixes)}
