@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -78,13 +78,28 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": available_cores(),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        **describe_device(device),
         "precision": precision,
         "libraries": {name: importlib.metadata.version(name) for name in _RECORDED},
     }
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """Return what speed depends on first of all: device, processor, and how many cores."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": _processor(),
+        "cores": available_cores(),
+    }
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget earlier peaks, so that a run is not charged with what another took before it in the same process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):  # only Linux has it
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_memory_mib() -> float | None:

@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -41,6 +42,7 @@ class RunKeeper(LightningCheckpoint):
         precision: str,
         num_workers: int,
         stop_after: int | None = None,
+        earlier_images: Sequence[str] = (),
     ) -> None:
         self.config = config
         self.data = data
@@ -49,6 +51,7 @@ class RunKeeper(LightningCheckpoint):
         self.precision = precision
         self.num_workers = num_workers
         self.stop_after = stop_after
+        self.training_images = sorted({image.sha256 for image in data.train}.union(earlier_images))
         self.history: list[Row] = []
         self.best_epoch = 0
         self.best_value = float("-inf")
@@ -155,7 +158,7 @@ class RunKeeper(LightningCheckpoint):
             config=self.config.to_dict(),
             **describe_model(module.model),
             identities=self.data.identities,
-            training_images=sorted({image.sha256 for image in self.data.train}),
+            training_images=self.training_images,
             manifest_sha256=self.manifest_sha256,
             metrics=metrics,
             model_state=_on_cpu(module.model.state_dict()),

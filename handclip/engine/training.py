@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
@@ -29,10 +30,12 @@ from handclip.engine.hardware import (
     choose_device,
     choose_precision,
     choose_workers,
+    describe_device,
     describe_environment,
     full_float32,
+    reset_peak_memory,
 )
-from handclip.engine.keeper import RunKeeper
+from handclip.engine.keeper import Row, RunKeeper
 from handclip.engine.module import TrainingModule
 from handclip.engine.progress import TrainingProgress
 from handclip.engine.run_folder import RunFolder
@@ -46,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a finished (or deliberately stopped) run reports."""
+    """What a finished (or deliberately stopped) run reports; memory is None where the system does not tell."""
 
     run: str
     checkpoint: Path
@@ -57,6 +60,12 @@ class TrainingResult:
     seconds: float
     images_per_second: float
     finished: bool
+    peak_memory_mib: int | None
+    peak_gpu_memory_mib: int | None
+    device: str
+    processor: str
+    cores: int
+    precision: str
 
 
 def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | None = None) -> TrainingResult:
@@ -81,6 +90,7 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
         require_writable(folder)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
+    reset_peak_memory(device)
     # The model comes first: what is wrong with the config should show before images are read.
     earlier = load_earlier_stage(config)
     seed_everything(config.seed, verbose=False)
@@ -102,7 +112,8 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
         environment = describe_environment(device, precision)
         write_json(files.folder / "environment.json", environment)
         num_workers = choose_workers(config.num_workers)
-        keeper = RunKeeper(config, data, files, combined_sha256(manifests), precision, num_workers, stop_after)
+        seen = earlier.training_images if earlier is not None else []
+        keeper = RunKeeper(config, data, files, combined_sha256(manifests), precision, num_workers, stop_after, seen)
         module = TrainingModule(config, model, criterion, sampler)
         dataset = ImageDataset(data.train, ImageTransform(model.encoder.preprocessing, config.augmentation))
         loader = DataLoader(
@@ -113,7 +124,7 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
             pin_memory=device.type == "cuda",
         )
         _fit(config, module, loader, keeper, files, device, precision)
-        return _finish(config, module, keeper, files)
+        return _finish(config, module, keeper, files, {**describe_device(device), "precision": precision})
 
 
 def _build_sampler(config: ExperimentConfig, data: TrainingData) -> PKBatchSampler | RandomBatchSampler:
@@ -190,7 +201,9 @@ def _check_loadable(path: Path) -> None:
         ) from error
 
 
-def _finish(config: ExperimentConfig, module: TrainingModule, keeper: RunKeeper, files: RunFolder) -> TrainingResult:
+def _finish(
+    config: ExperimentConfig, module: TrainingModule, keeper: RunKeeper, files: RunFolder, hardware: dict[str, Any]
+) -> TrainingResult:
     history = keeper.history
     finished = len(history) >= config.epochs or keeper.has_lost_patience
     images = sum(float(row["images_per_second"]) * float(row["seconds"]) for row in history)
@@ -205,6 +218,9 @@ def _finish(config: ExperimentConfig, module: TrainingModule, keeper: RunKeeper,
         seconds=round(keeper.training_seconds, 1),
         images_per_second=round(images / epoch_seconds, 1),
         finished=finished,
+        peak_memory_mib=_highest(history, "peak_memory_mib"),
+        peak_gpu_memory_mib=_highest(history, "peak_gpu_memory_mib"),
+        **hardware,
     )
     if finished:
         last = {name: float(value) for name, value in history[-1].items() if name.startswith("val_")}
@@ -225,6 +241,10 @@ def _finish(config: ExperimentConfig, module: TrainingModule, keeper: RunKeeper,
     else:
         logger.info(f"Stopped after epoch {len(history)} as asked; --resume goes on from there.")
     return result
+
+
+def _highest(history: list[Row], name: str) -> int | None:
+    return max((int(row[name]) for row in history if name in row), default=None)
 
 
 def _read_result(files: RunFolder) -> TrainingResult:

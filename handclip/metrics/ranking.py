@@ -102,8 +102,8 @@ def rank_gallery(query_features: Any, gallery_features: Any, query_labels: Any, 
         ValueError: a shape does not fit, a feature vector is zero or not finite, a label is not an integer, there is
             no query or no gallery image, or no query has a relevant image.
     """
-    queries = _unit_vectors(query_features, "query_features")
-    gallery = _unit_vectors(gallery_features, "gallery_features")
+    queries = unit_vectors(query_features, "query_features")
+    gallery = unit_vectors(gallery_features, "gallery_features")
     if queries.shape[1] != gallery.shape[1]:
         raise ValueError(f"query features have {queries.shape[1]} dimensions, gallery features {gallery.shape[1]}")
     query_ids = _identities(query_labels, "query_labels", len(queries))
@@ -112,13 +112,14 @@ def rank_gallery(query_features: Any, gallery_features: Any, query_labels: Any, 
     return _rank(blocks, query_ids, gallery_ids, tie=COSINE_TIE)
 
 
-def rank_similarities(similarities: Any, query_labels: Any, gallery_labels: Any) -> RankingResult:
-    """Rank the gallery for each query by given scores, higher being more alike. Only equal scores are ties.
+def rank_similarities(similarities: Any, query_labels: Any, gallery_labels: Any, *, tie: float = 0.0) -> RankingResult:
+    """Rank the gallery for each query by given scores, higher being more alike.
 
     Args:
         similarities: (Q, G) array or tensor.
         query_labels: (Q,) identities, any integers.
         gallery_labels: (G,) identities, any integers.
+        tie: scores this near are equal.
 
     Raises:
         ValueError: a shape does not fit, a score is not finite, a label is not an integer, there is no query or no
@@ -128,7 +129,7 @@ def rank_similarities(similarities: Any, query_labels: Any, gallery_labels: Any)
     query_ids = _identities(query_labels, "query_labels", scores.shape[0])
     gallery_ids = _identities(gallery_labels, "gallery_labels", scores.shape[1])
     blocks = ((rows, np.array(scores[rows], dtype=np.float64)) for rows in _chunks(*scores.shape))
-    return _rank(blocks, query_ids, gallery_ids, tie=0.0)
+    return _rank(blocks, query_ids, gallery_ids, tie)
 
 
 def _rank(
@@ -202,7 +203,12 @@ def _matrix(values: Any, name: str) -> NDArray[Any]:
     return matrix
 
 
-def _unit_vectors(features: Any, name: str) -> Floats:
+def unit_vectors(features: Any, name: str) -> Floats:
+    """Return the rows of (N, D) features at unit length, in float64.
+
+    Raises:
+        ValueError: `name` is no matrix, or holds a row that is zero or not finite.
+    """
     vectors = _matrix(features, name).astype(np.float64)
     # Division by the largest entry first: squares of very large or very small entries leave the range of a float.
     largest = np.abs(vectors).max(axis=1, keepdims=True)

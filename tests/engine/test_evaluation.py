@@ -23,10 +23,12 @@ from handclip.datasets.images import read_image
 from handclip.datasets.prepare import prepare
 from handclip.datasets.synthetic import generate
 from handclip.datasets.transforms import ImageTransform
+from handclip.engine import evaluated_model, feature_table
 from handclip.engine import evaluation as evaluation_module
 from handclip.engine.data import people_known_from_other_aspects
-from handclip.engine.evaluation import METRICS, Evaluation, evaluate
+from handclip.engine.evaluation import Evaluation, evaluate
 from handclip.engine.features import extract_features
+from handclip.engine.summary import METRICS
 from handclip.engine.training import TrainingResult, train
 from handclip.errors import CheckpointError, DataError, HandCLIPError
 from handclip.models.builder import model_from_checkpoint
@@ -107,6 +109,125 @@ def test_d52_rank_k_follows_from_the_ranks_of_the_queries(evaluated: Evaluation,
             ranks = np.array([int(row["rank"]) for row in own])
             for k in (1, 5, 10):
                 assert values[f"rank{k}"] == pytest.approx(np.mean(ranks <= k))
+            for metric, column in (("map", "ap"), ("map_trapezoid", "ap_trapezoid")):
+                assert values[metric] == pytest.approx(np.mean([float(row[column]) for row in own]), abs=1e-15)
+            assert [int(row["identity"]) for row in own] == [
+                manifest.images[i].identity for i in manifest.draws[number].query
+            ]
+
+
+def test_how_the_model_was_made_stands_beside_the_numbers(
+    evaluated: Evaluation, manifests: Path, here: Path, stage1: TrainingResult
+) -> None:
+    metrics = evaluated.metrics
+    assert (metrics["experiment"], metrics["variant"], metrics["stage"]) == ("stage1", "finetuned", "1")
+    assert (metrics["losses"], metrics["seed"], metrics["input_size"]) == (["cross_entropy"], 0, [32, 32])
+    assert (metrics["rerank"], metrics["cross_domain"]) == (None, False)
+    assert metrics["trained_on"] == {
+        "dataset": "11k", "aspect": "dorsal_r", "manifest_sha256": load_manifest(manifests).sha256,
+    }  # fmt: skip
+    assert 0 < metrics["gflops_per_image"] < 1
+
+    baseline = evaluate(baseline_config(manifests, seed=3)).metrics
+    assert (baseline["variant"], baseline["stage"], baseline["losses"], baseline["seed"]) == ("baseline", "0", [], 3)
+    assert (baseline["trained_on"], baseline["cross_domain"]) == (None, False)
+    assert baseline["gflops_per_image"] == metrics["gflops_per_image"]
+
+    second = tiny_config(
+        manifests, experiment="stage2", resume_from=str(stage1.checkpoint), epochs=1,
+        losses=[{"type": "cross_entropy"}, {"type": "triplet"}],
+    )  # fmt: skip
+    train(second)
+    metrics = evaluate(second).metrics
+    assert (metrics["stage"], metrics["losses"]) == ("2", ["cross_entropy", "triplet"])
+
+
+def several_gallery_images(manifests: Path, path: Path) -> Path:
+    """A manifest in which all but one image of each test person are in the gallery."""
+    manifest = load_manifest(manifests)
+    draws = []
+    for draw in manifest.draws:
+        first = {manifest.images[index].identity: index for index in reversed(draw.query)}
+        query = tuple(sorted(first.values()))
+        gallery = tuple(sorted({*draw.query, *draw.gallery} - set(query)))
+        draws.append(replace(draw, query=query, gallery=gallery, gallery_all=()))
+    images = manifest.images[: max(manifest.train_all + manifest.test) + 1]
+    replace(manifest, draws=tuple(draws), images=images).save(path)
+    return path
+
+
+def test_reranking_is_named_beside_every_number(manifests: Path, here: Path) -> None:
+    manifest = several_gallery_images(manifests, here / "several.json")
+    plain = evaluate(baseline_config(manifest, gallery_protocols=["gallery"]))
+    config = baseline_config(manifest, gallery_protocols=["gallery"], rerank={"k1": 4, "k2": 2, "lambda": 0.2})
+    result = evaluate(config)
+    assert result.folder.name == f"{plain.folder.name}_rerank-k1-4-k2-2-lambda-0.2"
+    parameters = {"k1": 4, "k2": 2, "lambda": 0.2}
+    assert result.metrics["rerank"] == parameters
+    assert [entry["rerank"] for entry in result.metrics["results"]] == [parameters] * 2
+    assert plain.metrics["rerank"] is None
+    text = evaluation_text(result.metrics, {})
+    name = "k-reciprocal, k1 4, k2 2, lambda 0.2"
+    for line in (f"flip: none; AP: plain and trapezoid; re-ranked ({name})", f"Averages; re-ranked ({name})"):
+        assert line in text
+    assert "re-ranked" not in evaluation_text(plain.metrics, {})
+
+    rows, ranks = read_table(result.folder / "per_query.csv"), read_table(plain.folder / "per_query.csv")
+    assert [row["rank"] for row in rows] != [row["rank"] for row in ranks]
+    for entry in result.metrics["results"]:
+        for number, values in enumerate(entry["splits"]):
+            own = [row for row in rows if (row["flip"], row["split"]) == (entry["flip"], str(number))]
+            assert values["map"] == pytest.approx(np.mean([float(row["ap"]) for row in own]), abs=1e-15)
+            assert values["rank1"] == pytest.approx(np.mean([row["rank"] == "1" for row in own]))
+    assert evaluate(config, reuse=True).metrics == result.metrics
+
+
+def test_the_original_distance_alone_is_no_reranking(manifests: Path, here: Path) -> None:
+    manifest = several_gallery_images(manifests, here / "several.json")
+    plain = evaluate(baseline_config(manifest, gallery_protocols=["gallery"]))
+    alone = evaluate(baseline_config(manifest, gallery_protocols=["gallery"], rerank={"lambda": 1}))
+    for entry, other in zip(plain.metrics["results"], alone.metrics["results"], strict=True):
+        assert entry["splits"] == other["splits"]
+
+
+def test_reranking_is_refused_where_it_cannot_help(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_module, "embed_images", None)  # before any image is embedded
+    with pytest.raises(
+        DataError, match=r"rerank: 11k dorsal_r, gallery: each identity of the gallery has one image, so that"
+    ):
+        evaluate(baseline_config(manifests, rerank={}))
+    with pytest.raises(DataError, match="rerank: 11k dorsal_r, gallery_all: each identity"):
+        evaluate(baseline_config(manifests, rerank={}, gallery_protocols=["gallery_all"]))
+
+
+def test_what_it_cost_stands_in_a_file_of_its_own(
+    evaluated: Evaluation, manifests: Path, here: Path, stage1: TrainingResult
+) -> None:
+    cost = json.loads((evaluated.folder / "cost.json").read_text())
+    assert list(cost["evaluation"]) == ["seconds", "images_per_second", "device", "processor", "cores"]
+    assert cost["evaluation"]["seconds"] == evaluated.metrics["seconds"]
+    assert cost["evaluation"]["images_per_second"] > 0
+    training = cost["training"]
+    assert training.pop("file") == str(stage1.folder / "result.json")
+    assert training == {
+        name: getattr(stage1, name)
+        for name in (
+            "seconds", "images_per_second", "epochs", "best_epoch", "peak_memory_mib", "peak_gpu_memory_mib", "device",
+            "processor", "cores", "precision",
+        )
+    }  # fmt: skip
+    assert (training["device"], training["precision"], training["peak_gpu_memory_mib"]) == ("cpu", "float32", None)
+    assert training["peak_memory_mib"] > 50
+
+    assert json.loads((evaluate(baseline_config(manifests)).folder / "cost.json").read_text())["training"] is None
+    # A checkpoint that has travelled without the records of its run.
+    checkpoint = Checkpoint.load(stage1.checkpoint)
+    elsewhere = replace(checkpoint, config={**checkpoint.config, "output_dir": "gone"})
+    elsewhere.save(here / "travelled.pth")
+    alone = evaluate(tiny_config(manifests, checkpoint="travelled.pth"))
+    assert json.loads((alone.folder / "cost.json").read_text())["training"] is None
 
 
 def test_d41_metrics_equal_a_float64_brute_force(
@@ -164,6 +285,7 @@ def test_each_distinct_image_is_encoded_once(
     embed = EmbeddingModel.embed
     monkeypatch.setattr(torch_dataset, "read_image", spy_read)
     monkeypatch.setattr(EmbeddingModel, "embed", spy_embed)
+    monkeypatch.setattr(evaluated_model, "count_flops", lambda model: 0)
     result = evaluate(baseline_config(manifests, flip_settings=flips))
 
     manifest = load_manifest(manifests)
@@ -192,7 +314,7 @@ def test_d34_features_do_not_depend_on_labels(manifests: Path, here: Path, monke
         seen.append(([image.path for image in images], plain.copy(), [image.label for image in images]))
         return plain, mirrored
 
-    monkeypatch.setattr(evaluation_module, "extract_features", spy)
+    monkeypatch.setattr(feature_table, "extract_features", spy)
     manifest = load_manifest(manifests)
     order = np.random.default_rng(0).permutation(manifest.test)
     images = list(manifest.images)
@@ -215,7 +337,7 @@ def test_d46_evaluating_again_writes_the_same_file(manifests: Path, here: Path, 
     config = stage1_config(manifests, stage1)
     folder = evaluate(config).folder
     names = ("metrics.json", "per_split.csv", "per_query.csv")
-    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, "cost.json"])
     first = metrics_without_time(folder / "metrics.json"), *((folder / name).read_bytes() for name in names[1:])
     evaluate(config.model_copy(update={"num_workers": 1}))
     assert first == (
@@ -383,7 +505,7 @@ def test_an_error_in_a_worker_process_is_one_sentence(hands: Path, here: Path) -
 
 
 def test_the_feature_that_is_compared_is_the_config_s_choice(manifests: Path, here: Path) -> None:
-    trained = train(tiny_config(manifests, bnneck=True, epochs=1))
+    trained = train(tiny_config(manifests, neck="bnneck", epochs=1))
     checkpoint = Checkpoint.load(trained.checkpoint)
     images = torch.randn(4, 3, 32, 32)
     features = {}
@@ -394,10 +516,10 @@ def test_the_feature_that_is_compared_is_the_config_s_choice(manifests: Path, he
             features[choice] = model.embed(images)
         expected = embedding.neck_features if choice == "after_neck" else embedding.features
         assert torch.equal(features[choice], expected)
-        config = tiny_config(manifests, bnneck=True, epochs=1, test_feature=choice, eval_dir=choice)
+        config = tiny_config(manifests, neck="bnneck", epochs=1, test_feature=choice, eval_dir=choice)
         assert evaluate(config).metrics["settings"]["test_feature"] == choice
     assert not torch.equal(features["after_neck"], features["before_neck"])
-    with pytest.raises(CheckpointError, match="has a BNNeck, but the config says bnneck: false"):
+    with pytest.raises(CheckpointError, match="holds neck: bnneck, but the config says neck: none"):
         evaluate(tiny_config(manifests, epochs=1, checkpoint=str(trained.checkpoint), eval_dir="c"))
 
 
@@ -412,7 +534,7 @@ def test_an_evaluation_that_was_done_is_reused_when_asked(
     manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = evaluate(baseline_config(manifests))
-    monkeypatch.setattr(evaluation_module, "_extract_all", None)
+    monkeypatch.setattr(evaluation_module, "embed_images", None)
     assert evaluate(baseline_config(manifests), reuse=True) == first
 
 

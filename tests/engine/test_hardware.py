@@ -11,6 +11,7 @@ from handclip.engine.hardware import (
     choose_workers,
     describe_environment,
     peak_memory_mib,
+    reset_peak_memory,
 )
 from handclip.errors import ConfigError
 
@@ -63,3 +64,14 @@ def test_the_environment_is_recorded() -> None:
     assert 1 <= environment["cores"] == available_cores() <= (os.cpu_count() or 1)
     assert set(environment["libraries"]) > {"torch", "open_clip_torch", "lightning"}
     assert peak_memory_mib() > 50
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="this system cannot forget its peak")
+def test_a_run_is_not_charged_with_the_memory_of_another() -> None:
+    block = torch.ones(100 * 2**20)
+    before = peak_memory_mib()
+    del block
+    reset_peak_memory(torch.device("cpu"))
+    after = peak_memory_mib()
+    assert before is not None and after is not None
+    assert after < before - 300

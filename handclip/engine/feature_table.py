@@ -1,0 +1,74 @@
+"""The features of all images that an evaluation needs, each made once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from handclip.config.experiment import ExperimentConfig
+from handclip.datasets.manifest import Manifest
+from handclip.datasets.torch_dataset import LabelledImage
+from handclip.engine.features import Features, extract_features
+from handclip.engine.hardware import choose_workers
+from handclip.errors import DataError
+from handclip.models.embedding_model import EmbeddingModel
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features of each distinct image, by path and by flip setting."""
+
+    images: dict[Path, int]
+    by_flip: dict[str, Features]
+
+    def of(self, manifest: Manifest, indices: Sequence[int], flip: str) -> Features:
+        """Return the (N, D) features of images of a manifest."""
+        rows = [self.images[manifest.path_of(index)] for index in indices]
+        return self.by_flip[flip][rows]
+
+
+def embed_images(
+    config: ExperimentConfig,
+    manifests: Mapping[str, Manifest],
+    model: EmbeddingModel,
+    device: torch.device,
+    report: Callable[[int, int], None],
+) -> FeatureTable:
+    """Embed every image of the draws that a config evaluates.
+
+    Raises:
+        DataError: the manifests have fewer draws, or an image cannot be read.
+        HandCLIPError: a feature is not finite.
+    """
+    wanted: dict[Path, LabelledImage] = {}
+    for manifest in manifests.values():
+        for index in _used_images(config, manifest):
+            # No label goes in: ranking is scored later.
+            path = manifest.path_of(index)
+            wanted[path] = LabelledImage(path, manifest.images[index].sha256, label=-1)
+    images = sorted(wanted.values(), key=lambda image: str(image.path))
+    plain, mirrored = extract_features(
+        model,
+        images,
+        device=device,
+        batch_size=config.eval_batch_size,
+        num_workers=choose_workers(config.num_workers),
+        flip="sum" in config.flip_settings,
+        progress=report,
+    )
+    by_flip = {"none": plain} if mirrored is None else {"none": plain, "sum": plain + mirrored}
+    return FeatureTable({image.path: row for row, image in enumerate(images)}, by_flip)
+
+
+def _used_images(config: ExperimentConfig, manifest: Manifest) -> list[int]:
+    if config.num_splits > len(manifest.draws):
+        raise DataError(
+            f"num_splits: {config.num_splits}: the {manifest.aspect} manifest has {len(manifest.draws)} draws"
+        )
+    used: set[int] = set()
+    for draw in manifest.draws[: config.num_splits]:
+        used.update(draw.query, draw.gallery)
+        if "gallery_all" in config.gallery_protocols:
+            used.update(draw.gallery_all)
+    return sorted(used)
