@@ -1,56 +1,257 @@
-"""From outcomes of a study to a comparison under one protocol."""
+"""From what runs have written to a comparison in which only like stands beside like."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from handclip.engine.study import Outcome
+from handclip.config.experiment import HAND_ASPECTS
 from handclip.errors import HandCLIPError
 from handclip.files import write_json, write_text
-from handclip.report.tables import Comparison, ComparisonRow, protocol_line, write_evaluation_log
+from handclip.metrics.uncertainty import compact_letters, compare_tables
+from handclip.report.matrix import METRICS, TESTED, Block, Cost, Difference, Matrix, Protocol, RunRow, Score, TrainedOn
+from handclip.report.matrix_text import differences_csv, matrix_csv, matrix_latex, matrix_markdown
+from handclip.report.published import PublishedResult, published_results
+from handclip.report.runs import EvaluatedRun, Outcomes, ResultEntry, find_evaluations, person_sums, read_run
+
+_PUBLISHED_DRAWS = 10
 
 
-def compare_outcomes(
-    outcomes: Sequence[Outcome], *, gallery_protocol: str = "gallery", flip: str = "sum"
-) -> Comparison:
-    """Set runs side by side under one gallery protocol and flip setting.
+def compare_runs(paths: Iterable[Path], *, published: bool = False) -> Matrix:
+    """Set evaluated runs side by side, in one block for each way of measuring.
+
+    Rows of a block are ordered by stage, model, losses, seed and name.
+
+    Args:
+        paths: folders of evaluations, their `metrics.json`, or folders that hold some (up to three levels down).
+        published: add a block for each kind of published result.
 
     Raises:
-        HandCLIPError: they were not evaluated on the same manifest.
+        HandCLIPError: there is no evaluation, one is named twice, a file is missing or damaged, or two files that
+            should belong together do not.
     """
-    first = outcomes[0].evaluation
+    runs = [read_run(folder) for folder in find_evaluations(paths)]
+    groups: dict[Protocol, list[_Measured]] = {}
+    for run in runs:
+        for protocol, measured in _measured(run):
+            groups.setdefault(protocol, []).append(measured)
+    blocks = [_block(protocol, groups[protocol]) for protocol in sorted(groups, key=_block_order)]
+    return Matrix([*blocks, *(_published_blocks() if published else [])])
+
+
+def write_matrix(matrix: Matrix, folder: Path) -> list[Path]:
+    """Write `comparison.md`, `.csv`, `.tex`, `.json` and `differences.csv`; return their paths.
+
+    The Markdown is for reading, the LaTeX for `booktabs`; the others hold fractions.
+    """
+    texts = {
+        "comparison.md": matrix_markdown(matrix),
+        "comparison.csv": matrix_csv(matrix),
+        "comparison.tex": matrix_latex(matrix),
+        "differences.csv": differences_csv(matrix),
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    write_json(folder / "comparison.json", matrix.to_dict())
+    return [folder / name for name in (*texts, "comparison.json")]
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """One run under one protocol."""
+
+    run: EvaluatedRun
+    entry: ResultEntry
+    outcomes: Sequence[Outcomes]
+    part_of_average: bool
+
+    @property
+    def order(self) -> tuple[str, str, tuple[str, ...], int, str]:
+        metrics = self.run.metrics
+        return metrics.stage, metrics.model, tuple(metrics.losses), metrics.seed, metrics.run
+
+
+def _measured(run: EvaluatedRun) -> Iterable[tuple[Protocol, _Measured]]:
+    metrics = run.metrics
+    for entry in metrics.results:
+        protocol = _protocol(run, metrics.aspect, metrics.manifest_sha256, entry)
+        yield protocol, _Measured(run, entry, run.outcomes_of(run.aspects(), entry), False)
+    for aspect, part in metrics.per_aspect.items():
+        for entry in part.results:
+            protocol = _protocol(run, aspect, part.manifest_sha256, entry)
+            yield protocol, _Measured(run, entry, run.outcomes_of([aspect], entry), True)
+
+
+def _protocol(run: EvaluatedRun, aspect: str, manifest_sha256: str, entry: ResultEntry) -> Protocol:
+    rerank = run.metrics.rerank
+    return Protocol(
+        dataset=run.metrics.dataset,
+        aspect=aspect,
+        manifest_sha256=manifest_sha256,
+        gallery_protocol=entry.gallery_protocol,
+        gallery_images=tuple(entry.gallery_images),
+        flip=entry.flip,
+        rerank=(rerank.k1, rerank.k2, rerank.weight) if rerank is not None else None,
+        draws=entry.num_splits,
+        trained_on=_trained_on(run) if run.metrics.cross_domain else None,
+    )
+
+
+def _trained_on(run: EvaluatedRun) -> TrainedOn | None:
+    data = run.metrics.trained_on
+    return TrainedOn(data.dataset, data.aspect, data.manifest_sha256) if data is not None else None
+
+
+def _block_order(protocol: Protocol) -> tuple[object, ...]:
+    aspects = ("all", *HAND_ASPECTS)
+    place = aspects.index(protocol.aspect) if protocol.aspect in aspects else len(aspects)
+    return (
+        str(protocol.trained_on or ""),
+        protocol.dataset,
+        place,
+        protocol.gallery_protocol,
+        protocol.flip,
+        protocol.rerank or (),
+        protocol.draws,
+        protocol.manifest_sha256 or "",
+    )
+
+
+def _block(protocol: Protocol, measured: Sequence[_Measured]) -> Block:
+    measured = sorted(measured, key=lambda one: one.order)
+    _check_paired(protocol, measured)
+    tables = [person_sums(one.outcomes) for one in measured]
+    intervals, paired = compare_tables(tables)
     rows = []
-    for outcome in outcomes:
-        metrics = outcome.evaluation.metrics
-        if metrics["manifest_sha256"] != first.metrics["manifest_sha256"]:
-            raise HandCLIPError(
-                f"{metrics['run']} and {first.run} were evaluated on different manifests; they cannot be compared"
+    for index, one in enumerate(measured):
+        scores = {
+            name: Score(
+                one.entry.mean[name],
+                one.entry.std[name],
+                float(intervals.low[index, metric]),
+                float(intervals.high[index, metric]),
             )
-        entry = outcome.evaluation.result(gallery_protocol, flip)
-        training = outcome.training
-        rows.append(
-            ComparisonRow(
-                stage=outcome.stage,
-                losses=outcome.losses,
-                run=metrics["run"],
-                mean=entry["mean"],
-                std=entry["std"],
-                best_epoch=training.best_epoch if training else None,
-                training_seconds=training.seconds if training else None,
-                images_per_second=training.images_per_second if training else None,
-            )
+            for metric, name in enumerate(METRICS)
+        }
+        rows.append(_row(index + 1, one, scores))
+    differences = [
+        Difference(
+            name,
+            first + 1,
+            second + 1,
+            float(paired.differences[pair, metric]),
+            float(paired.low[pair, metric]),
+            float(paired.high[pair, metric]),
+            float(paired.p_values[pair, metric]),
+            float(paired.adjusted[pair, metric]),
         )
-    return Comparison(protocol_line(first.metrics, first.result(gallery_protocol, flip)), rows)
+        for metric, name in enumerate(METRICS)
+        for pair, (first, second) in enumerate(paired.pairs)
+    ]
+    if len(rows) > 1:
+        letters = {}
+        for name in TESTED:
+            best_first = sorted(range(len(rows)), key=lambda index: -rows[index].scores[name].mean)
+            significant = paired.significant(METRICS.index(name), len(rows))[best_first][:, best_first]
+            letters[name] = dict(zip(best_first, compact_letters(significant), strict=True))
+        best = {name: max(row.scores[name].mean for row in rows) for name in METRICS}
+        rows = [
+            replace(
+                row,
+                letters={name: letters[name][index] for name in TESTED},
+                best=tuple(name for name in METRICS if row.scores[name].mean == best[name]),
+            )
+            for index, row in enumerate(rows)
+        ]
+    queries = measured[0].entry.queries
+    return Block(protocol, len(tables[0].counts), queries, rows, _published_beside(protocol, queries), differences)
 
 
-def write_comparison(comparison: Comparison, folder: Path, name: str = "comparison") -> None:
-    """Write `comparison.md`, `.csv` and `.json`."""
-    write_text(folder / f"{name}.md", comparison.to_markdown())
-    write_text(folder / f"{name}.csv", comparison.to_csv())
-    write_json(folder / f"{name}.json", comparison.to_dict())
+def _check_paired(protocol: Protocol, measured: Sequence[_Measured]) -> None:
+    first = measured[0]
+    names: dict[str, _Measured] = {}
+    for one in measured:
+        before = names.setdefault(one.run.metrics.run, one)
+        if before is not one:
+            raise HandCLIPError(
+                f"{before.run.folder} and {one.run.folder} both hold the run {one.run.metrics.run}; compare one of them"
+            )
+        if [part.queries for part in one.outcomes] != [part.queries for part in first.outcomes]:
+            raise HandCLIPError(
+                f"{first.run.folder / 'per_query.csv'} and {one.run.folder / 'per_query.csv'} list different queries "
+                f"for {protocol.label}, although the manifest is the same; evaluate both again"
+            )
 
 
-def write_evaluation_logs(outcomes: Sequence[Outcome]) -> None:
-    """Write the `eval.log` of every outcome."""
-    for outcome in outcomes:
-        facts = {"Experiment": outcome.config.experiment, "Variant": outcome.config.variant}
-        write_evaluation_log(outcome.evaluation.folder, outcome.evaluation.metrics, facts)
+def _row(number: int, measured: _Measured, scores: dict[str, Score]) -> RunRow:
+    metrics = measured.run.metrics
+    return RunRow(
+        number=number,
+        run=metrics.run,
+        experiment=metrics.experiment,
+        model=metrics.model,
+        stage=metrics.stage,
+        losses=tuple(metrics.losses),
+        seed=metrics.seed,
+        trained_on=_trained_on(measured.run),
+        input_size=metrics.input_size,
+        scores=scores,
+        letters={},
+        best=(),
+        feature_dim=metrics.feature_dim,
+        parameters=metrics.parameters,
+        gflops_per_image=metrics.gflops_per_image,
+        cost=_cost(measured.run),
+        part_of_average=measured.part_of_average,
+        files=measured.run.files(),
+    )
+
+
+def _cost(run: EvaluatedRun) -> Cost:
+    if run.cost is None:
+        return Cost()
+    evaluation, training = run.cost.evaluation, run.cost.training
+    place = training or evaluation
+    return Cost(
+        training_seconds=training.seconds if training else None,
+        training_images_per_second=training.images_per_second if training else None,
+        embedding_images_per_second=evaluation.images_per_second,
+        peak_memory_mib=training.peak_memory_mib if training else None,
+        peak_gpu_memory_mib=training.peak_gpu_memory_mib if training else None,
+        device=place.device,
+        processor=place.processor,
+        cores=place.cores,
+        precision=training.precision if training else None,
+    )
+
+
+def _published_beside(protocol: Protocol, queries: int) -> list[PublishedResult]:
+    """Return the published results that were measured alike, on the same whole data set."""
+    trained_on = protocol.trained_on and replace(protocol.trained_on, manifest_sha256=None)
+    alike = replace(protocol, manifest_sha256=None, draws=_PUBLISHED_DRAWS, trained_on=trained_on)
+    return [
+        result for result in published_results() if _published_protocol(result) == alike and result.queries == queries
+    ]
+
+
+def _published_protocol(result: PublishedResult) -> Protocol:
+    return Protocol(
+        dataset=result.dataset,
+        aspect=result.aspect,
+        manifest_sha256=None,
+        gallery_protocol=result.gallery_protocol,
+        gallery_images=(result.gallery_images,),
+        flip=result.flip,
+        rerank=None,
+        draws=_PUBLISHED_DRAWS,
+        trained_on=TrainedOn(*result.trained_on, manifest_sha256=None) if result.trained_on is not None else None,
+    )
+
+
+def _published_blocks() -> list[Block]:
+    groups: dict[Protocol, list[PublishedResult]] = {}
+    for result in published_results():
+        groups.setdefault(_published_protocol(result), []).append(result)
+    return [
+        Block(protocol, 0, groups[protocol][0].queries, [], groups[protocol], [])
+        for protocol in sorted(groups, key=_block_order)
+    ]

@@ -1,11 +1,35 @@
 """What is shown at the terminal."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.summary import split_table
+from handclip.report.matrix import METRICS, Block, Matrix, RunRow, distinguishing_columns
+from handclip.report.matrix_text import (
+    COLUMN_TITLES,
+    COST_LEGEND,
+    COST_TITLES,
+    cost_cells,
+    interval_text,
+    legend,
+    method_text,
+    name_cells,
+    published_text,
+    spread_text,
+)
+from handclip.report.tables import METRIC_TITLES
+
+if TYPE_CHECKING:  # which takes torch along
+    from handclip.engine.study import PlannedRun
+
+_RUN_TITLE = "Stage, model\nlosses"
 
 
 def split_tables(manifests: Mapping[str, Manifest]) -> Iterator[Table]:
@@ -34,3 +58,128 @@ def split_tables(manifests: Mapping[str, Manifest]) -> Iterator[Table]:
         if any(left_out.values()):
             table.caption = "Left out: " + ", ".join(f"{count:,} {what}" for what, count in left_out.items() if count)
         yield table
+
+
+def plan_table(plan: "Sequence[PlannedRun]") -> Table:
+    """Return the runs of a study in their order, with how far each has come."""
+    table = Table(title=f"{len(plan)} runs", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    numbers = {run.name: number for number, run in enumerate(plan, start=1)}
+    for title in (
+        "#",
+        "Stage",
+        "Model",
+        "Losses",
+        "Data",
+        "Seed",
+        "Epochs",
+        "Goes on from",
+        "Also evaluated on",
+        "State",
+    ):
+        table.add_column(title, overflow="fold")
+    for number, run in enumerate(plan, start=1):
+        trains = run.config.variant == "finetuned"
+        start = run.config.resume_from
+        table.add_row(
+            str(number),
+            run.stage,
+            run.config.model,
+            run.losses,
+            run.data,
+            str(run.config.seed),
+            str(run.config.epochs) if trains else "-",
+            "-" if start is None else str(numbers.get(start.stem, start)),
+            ", ".join(f"{other.dataset} {other.aspect}" for other in run.other_data) or "-",
+            run.state,
+        )
+    epochs = sum(
+        run.config.epochs for run in plan if run.config.variant == "finetuned" and run.state in ("to do", "begun")
+    )
+    table.caption = f"{epochs:,} epochs to train"
+    table.caption_justify = "left"
+    return table
+
+
+def matrix_tables(matrix: Matrix, *, every_block: bool = False) -> Iterator[RenderableType]:
+    """Yield the tables of a comparison, each with its label and legend, and one of what the runs cost.
+
+    Args:
+        matrix: the comparison.
+        every_block: show also the flip setting `none` where there is `sum`, and single aspects of runs that were
+            evaluated on several.
+    """
+    shown = [block for block in matrix.blocks if every_block or _is_shown(block, matrix.blocks)]
+    for block in shown:
+        yield Group(
+            Text(block.protocol.label, style="bold"), _scores_table(block), Text(" ".join(legend(block)) + "\n")
+        )
+    rows = [row for block in shown for row in block.rows]
+    if rows:
+        yield Group(Text("What the runs cost", style="bold"), *_cost_table(rows))
+
+
+def _is_shown(block: Block, blocks: Sequence[Block]) -> bool:
+    if not block.rows:
+        return True  # published results, which were asked for
+    if all(row.part_of_average for row in block.rows):
+        return False
+    with_sum = replace(block.protocol, flip="sum")
+    return block.protocol == with_sum or all(other.protocol != with_sum for other in blocks)
+
+
+def _table(names: Sequence[str], numbers: Sequence[str], justify: Literal["left", "right"]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for title in names:
+        # A narrow terminal may fold a cell, but never cut it off.
+        table.add_column(Text(title), overflow="fold")
+    for title in numbers:
+        table.add_column(Text(title), overflow="fold", justify=justify)
+    return table
+
+
+def _scores_table(block: Block) -> Table:
+    columns = distinguishing_columns(block.rows)
+    table = _table(["#", _RUN_TITLE], list(METRIC_TITLES.values()), "left")
+    for row in block.rows:
+        scores = [_score_cell(row, metric) for metric in METRICS]
+        table.add_row(str(row.number), Text(_run_cell(row, columns)), *scores)
+    for result in block.published:
+        values = [Text(published_text(result, metric)) for metric in METRICS]
+        origin = "\n(published, other draws)" if block.rows else ""
+        table.add_row("", Text(method_text(result, block) + origin), *values)
+    return table
+
+
+def _run_cell(row: RunRow, columns: Sequence[str]) -> str:
+    stage, model, losses, *extra = name_cells(row, columns)
+    named = [f"{COLUMN_TITLES[column].lower()}: {text}" for column, text in zip(columns, extra, strict=True)]
+    return "\n".join([f"{stage} {model}", losses, *named])
+
+
+def _score_cell(row: RunRow, metric: str) -> Text:
+    score = row.scores[metric]
+    first = f"{spread_text(score)} {row.letters.get(metric, '')}".rstrip()
+    return Text(f"{first}\n{interval_text(score)}", style="bold" if metric in row.best else "")
+
+
+def _cost_table(rows: Sequence[RunRow]) -> Iterator[RenderableType]:
+    """Yield the table and, below it, the machines that its last column numbers."""
+    rows = list({row.run: row for row in rows}.values())
+    columns = distinguishing_columns(rows)
+    machines: dict[str, int] = {}
+    lines: dict[tuple[str, ...], None] = {}
+    for row in rows:
+        *numbers, hardware = cost_cells(row)
+        machine = "-" if hardware == "-" else str(machines.setdefault(hardware, len(machines) + 1))
+        lines[_run_cell(row, columns), *numbers, machine] = None
+    table = _table([_RUN_TITLE], [*(_broken(title) for title in COST_TITLES[:-1]), "Machine"], "right")
+    for line in lines:
+        table.add_row(*map(Text, line))
+    yield table
+    named = [f"Machine {number}: {hardware}." for hardware, number in machines.items()]
+    yield Text(" ".join([COST_LEGEND, *named]))
+
+
+def _broken(title: str) -> str:
+    """Let a title take two lines."""
+    return "\n".join(title.rsplit(" ", 1))

@@ -1,0 +1,257 @@
+"""How far to trust a mean over queries, when what was sampled is people.
+
+The photographs of one person succeed or fail together, so a query is not an independent observation; a person is. All
+that follows takes a run as sums per person: with $s_{pc}$ the sum of a metric over person $p$'s queries in column $c$
+(one draw of one aspect) and $n_{pc}$ their number, the mean that is reported is
+
+$$\\theta = \\frac{1}{C} \\sum_c \\frac{\\sum_p s_{pc}}{\\sum_p n_{pc}}$$
+
+which is the average over queries, then draws, then aspects. A person stays one person in all draws and aspects.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import NormalDist
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float64]
+
+REPLICATES = 10_000
+PERMUTATIONS = 20_000
+LEVEL = 0.05
+"""Significance level; an interval covers 1 - LEVEL."""
+
+EXACT_UP_TO = 14
+"""With so many people or fewer all 2^people ways of swapping are gone through instead of drawn."""
+
+_SIGNS_AT_ONCE = 1_000
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True, eq=False)
+class PersonSums:
+    """One run's outcomes, summed over each person's queries.
+
+    Args:
+        sums: (P, C, M) sums of M metrics for P people in C columns.
+        counts: (P, C) how many queries each sum is over.
+
+    Raises:
+        ValueError: a shape does not fit, there are fewer than two people, or a column has no query at all.
+    """
+
+    sums: Floats
+    counts: Floats
+
+    def __post_init__(self) -> None:
+        if self.sums.ndim != 3 or self.counts.shape != self.sums.shape[:2]:
+            raise ValueError(f"sums {self.sums.shape} and counts {self.counts.shape} do not fit together")
+        if len(self.counts) < 2:
+            raise ValueError("uncertainty over people needs at least two of them")
+        if not self.counts.sum(axis=0).all():
+            raise ValueError("a column has no query")
+
+    @property
+    def means(self) -> Floats:
+        """(M,) the reported means."""
+        means: Floats = self.contributions.sum(axis=0)
+        return means
+
+    @property
+    def contributions(self) -> Floats:
+        """(P, M) what each person adds to the means; the sum over people is the mean."""
+        per_column: Floats = self.sums / self.counts.sum(axis=0)[:, None]
+        contributions: Floats = per_column.mean(axis=1)
+        return contributions
+
+    @property
+    def leave_one_out(self) -> Floats:
+        """(P, M) the means without each person."""
+        return _mean_over_columns(self.sums.sum(axis=0) - self.sums, self.counts.sum(axis=0) - self.counts)
+
+    def resampled(self, weights: Floats) -> Floats:
+        """Return the (B, M) means when each person is there as often as (B, P) `weights` says."""
+        people, columns, metrics = self.sums.shape
+        sums = (weights @ self.sums.reshape(people, -1)).reshape(-1, columns, metrics)
+        return _mean_over_columns(sums, weights @ self.counts)
+
+
+def _mean_over_columns(sums: Floats, counts: Floats) -> Floats:
+    """(B, C, M) sums over (B, C) counts, averaged over the columns that have queries."""
+    has_queries = counts > 0
+    means = sums / np.where(has_queries, counts, 1.0)[..., None]
+    averages: Floats = means.sum(axis=1) / has_queries.sum(axis=1)[:, None]
+    return averages
+
+
+def resampling_weights(people: int, replicates: int = REPLICATES, seed: int = 0) -> Floats:
+    """Return (replicates, people): how often each person is drawn when as many are drawn with replacement."""
+    drawn = np.random.default_rng(seed).multinomial(people, np.full(people, 1 / people), size=replicates)
+    return drawn.astype(np.float64)
+
+
+def bca_interval(estimate: Floats, replicates: Floats, leave_one_out: Floats) -> tuple[Floats, Floats]:
+    """Bias-corrected and accelerated bootstrap interval (Efron, 1987) at 1 - LEVEL.
+
+    Args:
+        estimate: (K,) values on the sample itself.
+        replicates: (B, K) values on resamples.
+        leave_one_out: (P, K) values without each person, which tell the acceleration.
+
+    Returns:
+        (K,) lower and (K,) upper ends.
+    """
+    normal = NormalDist()
+    below = (replicates < estimate).mean(axis=0) + (replicates == estimate).mean(axis=0) / 2
+    skew = leave_one_out.mean(axis=0) - leave_one_out
+    spread = (skew**2).sum(axis=0) ** 1.5
+    acceleration = (skew**3).sum(axis=0) / (6 * np.where(spread > 0, spread, 1.0))
+    smallest = 1 / len(replicates)
+    ends = np.empty((2, len(estimate)))
+    for k in range(len(estimate)):
+        bias = normal.inv_cdf(min(max(float(below[k]), smallest), 1 - smallest))
+        for end, level in enumerate((LEVEL / 2, 1 - LEVEL / 2)):
+            shifted = bias + normal.inv_cdf(level)
+            quantile = normal.cdf(bias + shifted / (1 - float(acceleration[k]) * shifted))
+            ends[end, k] = np.quantile(replicates[:, k], quantile)
+    return ends[0], ends[1]
+
+
+def sign_flip_p_values(
+    differences: Floats, *, permutations: int = PERMUTATIONS, seed: int = 0, exact_up_to: int = EXACT_UP_TO
+) -> Floats:
+    """Two-sided p-values of two runs being alike, from swapping their outcomes person by person.
+
+    With M drawn permutations p = (1 + #) / (1 + M), # counting those whose sum is as far from 0 as the observed one
+    (Phipson and Smyth, 2010); with few people every permutation is gone through, and p is their exact share.
+
+    Args:
+        differences: (P, K) each person's part of K differences between runs, which are the column sums.
+        permutations: how many to draw.
+        seed: of the draw.
+        exact_up_to: most people for which all permutations are enumerated.
+
+    Returns:
+        (K,) p-values.
+    """
+    people = len(differences)
+    # Sums of the same numbers in another order differ by rounding, which must not decide about equality.
+    tolerance = 1e-10 * np.abs(differences).sum(axis=0)
+    threshold = np.abs(differences.sum(axis=0)) - tolerance
+    exact = people <= exact_up_to
+    total = 2**people if exact else permutations
+    rng = np.random.default_rng(seed)
+    as_far = np.zeros(differences.shape[1])
+    for start in range(0, total, _SIGNS_AT_ONCE):
+        rows = min(_SIGNS_AT_ONCE, total - start)
+        if exact:
+            swapped = (np.arange(start, start + rows)[:, None] >> np.arange(people)) & 1
+        else:
+            swapped = rng.integers(0, 2, size=(rows, people))
+        as_far += (np.abs((1.0 - 2.0 * swapped) @ differences) >= threshold).sum(axis=0)
+    p_values: Floats = as_far / total if exact else (1 + as_far) / (1 + total)
+    return p_values
+
+
+def holm(p_values: Floats) -> Floats:
+    """Return (K,) p-values adjusted for being K in number (Holm, 1979), in the order given."""
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * p_values[order]))
+    return adjusted
+
+
+def compact_letters(significant: NDArray[np.bool_]) -> list[str]:
+    """Return the letters of R runs, two of which share one if and only if they do not differ significantly.
+
+    Insertion and absorption (Piepho, 2004), then letters that others make superfluous are dropped.
+
+    Args:
+        significant: (R, R) symmetric; put the best run first and it gets an `a`.
+    """
+    runs = range(len(significant))
+    groups = {frozenset(runs)}
+    for i, j in combinations(runs, 2):
+        if significant[i, j]:
+            halves = {group - {run} for group in groups if {i, j} <= group for run in (i, j)}
+            candidates = {group for group in groups if not {i, j} <= group} | halves
+            groups = {group for group in candidates if not any(group < other for other in candidates)}
+    kept = sorted(groups, key=sorted)
+    for group in sorted(groups, key=lambda group: (len(group), sorted(group))):
+        others = [other for other in kept if other != group]
+        shared_elsewhere = all(any({i, j} <= other for other in others) for i in group for j in group)
+        if shared_elsewhere:
+            kept = others
+    return ["".join(_letter(number) for number, group in enumerate(kept) if run in group) for run in runs]
+
+
+def _letter(number: int) -> str:
+    return _LETTERS[number] if number < len(_LETTERS) else f"({number + 1})"
+
+
+@dataclass(frozen=True, eq=False)
+class Intervals:
+    """(R, M) lower and upper ends of the intervals of R runs' means."""
+
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class PairedDifferences:
+    """All differences between runs, first minus second, for each pair and metric: (K, M) each.
+
+    `adjusted` are the p-values after Holm's correction over the K pairs, metric by metric.
+    """
+
+    pairs: Sequence[tuple[int, int]]
+    differences: Floats
+    low: Floats
+    high: Floats
+    p_values: Floats
+    adjusted: Floats
+
+    def significant(self, metric: int, runs: int) -> NDArray[np.bool_]:
+        """Return the symmetric (runs, runs) matrix of which pairs differ in a metric after the correction."""
+        matrix = np.zeros((runs, runs), dtype=np.bool_)
+        for (i, j), p in zip(self.pairs, self.adjusted[:, metric], strict=True):
+            matrix[i, j] = matrix[j, i] = p < LEVEL
+        return matrix
+
+
+def compare_tables(tables: Sequence[PersonSums]) -> tuple[Intervals, PairedDifferences]:
+    """Return the intervals of runs on the same queries, and every pairwise difference.
+
+    Args:
+        tables: with the same people, columns, metrics and counts; rows of the same person stand in the same place.
+
+    Raises:
+        ValueError: they do not count the same queries.
+    """
+    if any(not np.array_equal(table.counts, tables[0].counts) for table in tables):
+        raise ValueError("paired runs must have the same queries")
+    people, _, metrics = tables[0].sums.shape
+    weights = resampling_weights(people)
+    means = [table.means for table in tables]
+    resampled = [table.resampled(weights) for table in tables]
+    left_out = [table.leave_one_out for table in tables]
+    ends = [bca_interval(*run) for run in zip(means, resampled, left_out, strict=True)]
+    intervals = Intervals(np.array([low for low, _ in ends]), np.array([high for _, high in ends]))
+
+    pairs = list(combinations(range(len(tables)), 2))
+    shape = (len(pairs), metrics)
+    differences, low, high = np.empty(shape), np.empty(shape), np.empty(shape)
+    for k, (i, j) in enumerate(pairs):
+        differences[k] = means[i] - means[j]
+        # The same people are drawn for all runs, so that what they have in common cancels out.
+        low[k], high[k] = bca_interval(differences[k], resampled[i] - resampled[j], left_out[i] - left_out[j])
+    contributions = [table.contributions for table in tables]
+    parts = np.array([contributions[i] - contributions[j] for i, j in pairs]).reshape(len(pairs), people, metrics)
+    p_values = sign_flip_p_values(parts.transpose(1, 0, 2).reshape(people, -1)).reshape(shape)
+    adjusted = np.array([holm(p_values[:, metric]) for metric in range(metrics)]).T.reshape(shape)
+    return intervals, PairedDifferences(pairs, differences, low, high, p_values, adjusted)

@@ -1,0 +1,231 @@
+"""What a comparison holds: blocks of runs that were measured in the same way, side by side."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from handclip.report.published import PublishedResult
+from handclip.report.tables import METRIC_TITLES
+
+METRICS = tuple(METRIC_TITLES)
+TESTED = ("rank1", "map")
+"""Metrics whose significance is shown by letters; mAP trapezoid follows from both."""
+
+_NUMBERS = {2: "two", 3: "three", 4: "four"}
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The data that a model was trained on."""
+
+    dataset: str
+    aspect: str
+    manifest_sha256: str | None
+
+    def __str__(self) -> str:
+        return f"{self.dataset} {self.aspect}"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything that two runs must share to be compared, and thus what makes a block.
+
+    Args:
+        dataset: data set of the test images.
+        aspect: aspect, or `all` for the mean over several.
+        manifest_sha256: which images, people and draws; None for published results, each on draws of its own.
+        gallery_protocol: `gallery` or `gallery_all`.
+        gallery_images: size of the gallery in each aspect.
+        flip: `none` or `sum`.
+        rerank: (k1, k2, lambda) of the re-ranking; None: not re-ranked.
+        draws: how many draws are averaged.
+        trained_on: of a cross-domain evaluation, the other data that its model was trained on.
+    """
+
+    dataset: str
+    aspect: str
+    manifest_sha256: str | None
+    gallery_protocol: str
+    gallery_images: tuple[int, ...]
+    flip: str
+    rerank: tuple[int, int, float] | None
+    draws: int
+    trained_on: TrainedOn | None
+
+    @property
+    def label(self) -> str:
+        """All of it in words."""
+        aspects = len(self.gallery_images)
+        data = f"{self.dataset}, mean of {_NUMBERS.get(aspects, aspects)} aspects"
+        rerank = "none" if self.rerank is None else "k1 {}, k2 {}, lambda {:g}".format(*self.rerank)
+        parts = [
+            data if aspects > 1 else f"{self.dataset} {self.aspect}",
+            f"{self.gallery_protocol} ({', '.join(map(str, self.gallery_images))} images)",
+            f"flip: {self.flip}",
+            f"re-ranking: {rerank}",
+            f"{self.draws} draws",
+        ]
+        if self.manifest_sha256 is None:
+            parts.append("published results, each on draws of its own")
+        else:
+            parts.append(f"manifest {self.manifest_sha256[:8]}")
+        if self.trained_on is not None:
+            known = f" (manifest {self.trained_on.manifest_sha256[:8]})" if self.trained_on.manifest_sha256 else ""
+            parts.append(f"cross-domain: trained on {self.trained_on}{known}")
+        return " · ".join(parts)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric as fractions: mean and standard deviation over the draws, and the 95 % interval over people."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What training (of a baseline: evaluating) took, as `cost.json` says; None where it does not."""
+
+    training_seconds: float | None = None
+    training_images_per_second: float | None = None
+    embedding_images_per_second: float | None = None
+    peak_memory_mib: float | None = None
+    peak_gpu_memory_mib: float | None = None
+    device: str | None = None
+    processor: str | None = None
+    cores: int | None = None
+    precision: str | None = None
+
+    @property
+    def hardware(self) -> str:
+        """Device, processor and cores in one line."""
+        cores = f"{self.cores} core{'s' if self.cores != 1 else ''}" if self.cores is not None else None
+        return ", ".join(part for part in (self.device, self.processor, cores) if part)
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One evaluated run in one block.
+
+    Args:
+        number: place in the block, from 1.
+        run: the run's name.
+        experiment: the experiment's name.
+        model: the model's name.
+        stage: 0 nothing trained, 1 from pre-trained weights, 2 from an earlier stage.
+        losses: types of the losses; none for a baseline.
+        seed: the run's seed.
+        trained_on: the data it was trained on.
+        input_size: height and width of the images in pixels.
+        scores: of each metric.
+        letters: of each tested metric; empty where there is nothing to compare with.
+        best: metrics in which no run of the block is better.
+        feature_dim: dimensions of the embedding.
+        parameters: of the encoder.
+        gflops_per_image: billions of multiplications and additions, each counted.
+        cost: what differs from machine to machine.
+        part_of_average: these numbers are one aspect of an evaluation on several.
+        files: where each number comes from.
+    """
+
+    number: int
+    run: str
+    experiment: str
+    model: str
+    stage: str
+    losses: tuple[str, ...]
+    seed: int
+    trained_on: TrainedOn | None
+    input_size: tuple[int, int]
+    scores: Mapping[str, Score]
+    letters: Mapping[str, str]
+    best: tuple[str, ...]
+    feature_dim: int
+    parameters: int
+    gflops_per_image: float | None
+    cost: Cost
+    part_of_average: bool
+    files: Mapping[str, str]
+
+    @property
+    def losses_text(self) -> str:
+        """The losses by their short names, as in the config files' names."""
+        return " + ".join("ce" if loss == "cross_entropy" else loss for loss in self.losses) or "no training"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Row `first` minus row `second` in one metric: fractions, with 95 % interval and p-values."""
+
+    metric: str
+    first: int
+    second: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class Block:
+    """Runs measured in the same way, and published results that may stand below them.
+
+    Args:
+        protocol: what they share.
+        people: how many are resampled and swapped.
+        queries: of each draw, over all aspects.
+        rows: the runs.
+        published: results measured alike on the whole data set, on draws of their own.
+        differences: between every two rows, for each metric.
+    """
+
+    protocol: Protocol
+    people: int
+    queries: int
+    rows: Sequence[RunRow]
+    published: Sequence[PublishedResult]
+    differences: Sequence[Difference]
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs of runs, over which each metric's p-values are corrected."""
+        return len(self.rows) * (len(self.rows) - 1) // 2
+
+
+def distinguishing_columns(rows: Sequence[RunRow]) -> list[str]:
+    """Return which of `seed`, `trained_on` and `experiment` have to be shown beside stage, model and losses."""
+    columns = []
+    if len({row.seed for row in rows}) > 1:
+        columns.append("seed")
+    if len({row.trained_on for row in rows if row.trained_on is not None}) > 1:
+        columns.append("trained_on")
+    if len({(row.stage, row.model, row.losses, row.seed, row.trained_on) for row in rows}) < len(rows):
+        columns.append("experiment")
+    return columns
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """All blocks of a comparison."""
+
+    blocks: Sequence[Block]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values; metrics are fractions."""
+        return {"blocks": [_block_dict(block) for block in self.blocks]}
+
+
+def _block_dict(block: Block) -> dict[str, Any]:
+    return {
+        "label": block.protocol.label,
+        "protocol": asdict(block.protocol),
+        "people": block.people,
+        "queries": block.queries,
+        "rows": [asdict(row) for row in block.rows],
+        "published": [result.to_dict() for result in block.published],
+        "differences": [asdict(difference) for difference in block.differences],
+    }

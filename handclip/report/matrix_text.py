@@ -1,0 +1,322 @@
+"""A comparison as Markdown, LaTeX and CSV."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+
+from handclip.metrics.uncertainty import EXACT_UP_TO, LEVEL, PERMUTATIONS, REPLICATES
+from handclip.report.matrix import METRICS, Block, Cost, Matrix, Protocol, RunRow, Score, distinguishing_columns
+from handclip.report.published import PublishedResult
+from handclip.report.tables import METRIC_TITLES
+
+CONVERTED = "†"
+"""Marks a published value that was converted from the other convention of AP."""
+
+COST_TITLES = (
+    "Embedding",
+    "Parameters (M)",
+    "GFLOPs per image",
+    "Training s",
+    "Training images/s",
+    "Peak memory (MiB)",
+    "Hardware",
+)
+COLUMN_TITLES = {"seed": "Seed", "trained_on": "Trained on", "experiment": "Experiment"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text of a table, and whether it is the best of its column."""
+
+    text: str
+    best: bool = False
+
+
+def score_text(score: Score, letters: str = "") -> str:
+    """Return percent: mean, standard deviation, interval and letters."""
+    return f"{spread_text(score)} {interval_text(score)} {letters}".rstrip()
+
+
+def spread_text(score: Score) -> str:
+    """Return mean and standard deviation in percent."""
+    return f"{100 * score.mean:.1f} ± {100 * score.std:.1f}"
+
+
+def interval_text(score: Score) -> str:
+    """Return the interval in percent."""
+    return f"[{100 * score.low:.1f}, {100 * score.high:.1f}]"
+
+
+def published_text(result: PublishedResult, metric: str) -> str:
+    """Return a published value in percent, marked where it was converted."""
+    value = result.scores[metric]
+    if value is None:
+        return "-"
+    percent = (100 * Decimal(str(value))).quantize(Decimal("0.01"), ROUND_HALF_UP)
+    return f"{percent}{CONVERTED if metric == result.converted else ''}"
+
+
+def method_text(result: PublishedResult, block: Block) -> str:
+    """Return a published method's name, with the number of its note in the legend."""
+    return f"{result.method} [{_notes(block).index(result.note) + 1}]" if result.note else result.method
+
+
+def _notes(block: Block) -> list[str]:
+    return list(dict.fromkeys(result.note for result in block.published if result.note))
+
+
+def name_cells(row: RunRow, columns: Sequence[str]) -> list[str]:
+    """Return stage, model and losses, and of `seed`, `trained_on` and `experiment` those asked for."""
+    extra = {"seed": str(row.seed), "trained_on": str(row.trained_on or "-"), "experiment": row.experiment}
+    return [row.stage, row.model, row.losses_text, *(extra[column] for column in columns)]
+
+
+def cost_cells(row: RunRow) -> list[str]:
+    """Return what a run costs; `-` where no file says it."""
+    cost = row.cost
+    return [
+        f"{row.feature_dim:,}",
+        f"{row.parameters / 1e6:,.1f}",
+        _number(row.gflops_per_image, ",.2f"),
+        _number(cost.training_seconds, ",.0f"),
+        _number(cost.training_images_per_second, ",.0f"),
+        _memory(cost),
+        cost.hardware or "-",
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _memory(cost: Cost) -> str:
+    gpu = "" if cost.peak_gpu_memory_mib is None else f" + {cost.peak_gpu_memory_mib:,.0f} GPU"
+    return _number(cost.peak_memory_mib, ",.0f") + gpu
+
+
+def legend(block: Block) -> list[str]:
+    """Return one sentence for each thing in the table that needs one."""
+    sentences = []
+    if block.rows:
+        sentences.append(
+            f"Percent. ±: standard deviation over the {block.protocol.draws} draws. [..]: {1 - LEVEL:.0%} interval "
+            f"over people (BCa bootstrap, {REPLICATES:,} resamples of {block.people} people)."
+        )
+    if block.pairs:
+        count = f"all {2**block.people:,}" if block.people <= EXACT_UP_TO else f"{PERMUTATIONS:,}"
+        pairs = f"{block.pairs} pair{'s' if block.pairs > 1 else ''}"
+        sentences.append(
+            f"Runs that share a letter do not differ significantly at {LEVEL:.0%} ({count} permutations that swap "
+            f"whole people; Holm's correction over {pairs}). Bold: the best mean of this block, which need not "
+            "differ significantly from the next."
+        )
+    if block.published:
+        sentences.append("Published rows: other draws, neither ranked nor tested here.")
+    if any(result.converted for result in block.published):
+        sentences.append(f"{CONVERTED}: converted by mAP trapezoid = (Rank-1 + mAP) / 2.")
+    sentences += [f"[{number}] {note}" for number, note in enumerate(_notes(block), start=1)]
+    return sentences
+
+
+COST_LEGEND = (
+    "GFLOPs: multiplications and additions, each counted. Parameters: of the encoder. Training seconds: of the "
+    "training steps of this stage."
+)
+
+
+def matrix_markdown(matrix: Matrix) -> str:
+    """Return the comparison for reading: a table and its legend for each block, then the files it was made from."""
+    parts = ["# Comparison"]
+    for number, block in enumerate(matrix.blocks, start=1):
+        lines = [[cell.text if not cell.best else f"**{cell.text}**" for cell in line] for line in _lines(block)]
+        parts += [
+            f"## {number}. {block.protocol.label}",
+            _markdown_table(_titles(block), lines, left=_left_columns(block)),
+            " ".join([*legend(block), *([COST_LEGEND] if block.rows else [])]),
+        ]
+    parts += ["## Sources", _markdown_table(["Row", "Run", "Files"], list(_sources(matrix)), left=3)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _sources(matrix: Matrix) -> Iterator[list[str]]:
+    for number, block in enumerate(matrix.blocks, start=1):
+        for row in block.rows:
+            yield [f"{number}.{row.number}", f"`{row.run}`", ", ".join(f"`{path}`" for path in row.files.values())]
+        for result in block.published:
+            yield [f"{number}", result.method, f"{result.source}. {result.note}".rstrip()]
+
+
+def _markdown_table(titles: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> str:
+    rule = ["---"] * left + ["---:"] * (len(titles) - left)
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [list(titles), rule, *escaped])
+
+
+def _titles(block: Block) -> list[str]:
+    extra = [COLUMN_TITLES[name] for name in distinguishing_columns(block.rows)]
+    return ["#", "Stage", "Model", "Losses", *extra, *METRIC_TITLES.values(), *COST_TITLES]
+
+
+def _left_columns(block: Block) -> int:
+    return 4 + len(distinguishing_columns(block.rows))
+
+
+def _lines(block: Block) -> Iterator[list[Cell]]:
+    extra = distinguishing_columns(block.rows)
+    for row in block.rows:
+        names = [str(row.number), *name_cells(row, extra)]
+        scores = [
+            Cell(score_text(row.scores[metric], row.letters.get(metric, "")), metric in row.best) for metric in METRICS
+        ]
+        yield [*map(Cell, names), *scores, *map(Cell, cost_cells(row))]
+    for result in block.published:
+        names = ["", "", method_text(result, block), "published, other draws", *[""] * len(extra)]
+        values = [published_text(result, metric) for metric in METRICS]
+        yield [Cell(text) for text in (*names, *values, *["-"] * len(COST_TITLES))]
+
+
+def matrix_latex(matrix: Matrix) -> str:
+    """Return one `table` for each block; needs the packages `booktabs` and `graphicx`."""
+    parts = [r"% \usepackage{booktabs, graphicx}"]
+    for number, block in enumerate(matrix.blocks, start=1):
+        titles = _titles(block)
+        left = _left_columns(block)
+        body = []
+        for line in _lines(block):
+            texts = [escape_latex(cell.text) for cell in line]
+            bold = [rf"\textbf{{{text}}}" if cell.best else text for text, cell in zip(texts, line, strict=True)]
+            body.append(" & ".join(bold) + r" \\")
+        parts.append(
+            "\n".join(
+                [
+                    r"\begin{table}",
+                    rf"\caption{{{escape_latex(block.protocol.label)}. {escape_latex(' '.join(legend(block)))}}}",
+                    rf"\label{{tab:comparison-{number}}}",
+                    r"\resizebox{\linewidth}{!}{%",
+                    rf"\begin{{tabular}}{{{'l' * left}{'r' * (len(titles) - left)}}}",
+                    r"\toprule",
+                    " & ".join(map(escape_latex, titles)) + r" \\",
+                    r"\midrule",
+                    *body,
+                    r"\bottomrule",
+                    r"\end{tabular}}",
+                    r"\end{table}",
+                ]
+            )
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "·": r"$\cdot$",
+    CONVERTED: r"\textdagger{}",
+    # At the start of a line, LaTeX would read a bracket as the option of `\\` before it.
+    "[": "{[}",
+}
+
+
+def escape_latex(text: str) -> str:
+    """Return text in which no character means anything to LaTeX but itself."""
+    return re.sub("|".join(map(re.escape, _LATEX)), lambda match: _LATEX[match[0]], text)
+
+
+_PROTOCOL_COLUMNS: dict[str, Callable[[Protocol], object]] = {
+    "dataset": lambda protocol: protocol.dataset,
+    "aspect": lambda protocol: protocol.aspect,
+    "gallery_protocol": lambda protocol: protocol.gallery_protocol,
+    "gallery_images": lambda protocol: " ".join(map(str, protocol.gallery_images)),
+    "flip": lambda protocol: protocol.flip,
+    "rerank": lambda protocol: " ".join(map(str, protocol.rerank)) if protocol.rerank else "none",
+    "draws": lambda protocol: protocol.draws,
+    "manifest_sha256": lambda protocol: protocol.manifest_sha256,
+    "cross_domain_from": lambda protocol: protocol.trained_on,
+}
+
+
+def _protocol_values(protocol: Protocol) -> list[object]:
+    return [value(protocol) for value in _PROTOCOL_COLUMNS.values()]
+
+
+def matrix_csv(matrix: Matrix) -> str:
+    """Return a line for each row of every block; metrics are fractions."""
+    kinds = ("mean", "std", "low", "high")
+    header = [
+        *("block", *_PROTOCOL_COLUMNS, "people", "queries"),
+        *("row", "source", "run", "experiment", "stage", "model", "losses", "seed", "trained_on"),
+        *(f"{metric}_{kind}" for metric in METRICS for kind in kinds),
+        *("rank1_letters", "map_letters", "converted"),
+        *("feature_dim", "parameters", "gflops_per_image", "training_seconds", "training_images_per_second"),
+        *("embedding_images_per_second", "peak_memory_mib", "peak_gpu_memory_mib", "hardware", "precision"),
+        *("metrics_file", "per_query_file", "cost_file", "note"),
+    ]
+    lines: list[list[object]] = []
+    for number, block in enumerate(matrix.blocks, start=1):
+        shared = [number, *_protocol_values(block.protocol), block.people or None, block.queries]
+        for row in block.rows:
+            cost = row.cost
+            lines.append(
+                [
+                    *shared,
+                    *(row.number, "run", row.run, row.experiment, row.stage, row.model, row.losses_text, row.seed),
+                    row.trained_on,
+                    *(getattr(row.scores[metric], kind) for metric in METRICS for kind in kinds),
+                    *(row.letters.get("rank1"), row.letters.get("map"), None),
+                    *(row.feature_dim, row.parameters, row.gflops_per_image),
+                    *(cost.training_seconds, cost.training_images_per_second, cost.embedding_images_per_second),
+                    *(cost.peak_memory_mib, cost.peak_gpu_memory_mib, cost.hardware, cost.precision),
+                    *(row.files.get(name) for name in ("metrics", "per_query", "cost")),
+                    None,
+                ]
+            )
+        for result in block.published:
+            trained_on = " ".join(result.trained_on) if result.trained_on else None
+            lines.append(
+                [
+                    *(*shared, None, result.source, None, None, None, result.method, None, None, trained_on),
+                    *(value for metric in METRICS for value in (result.scores[metric], None, None, None)),
+                    *(None, None, result.converted),
+                    *[None] * 13,
+                    result.note,
+                ]
+            )
+    return _csv(header, lines)
+
+
+def differences_csv(matrix: Matrix) -> str:
+    """Return a line for each pair of runs of a block and each metric: first minus second, as fractions."""
+    header = ["block", *_PROTOCOL_COLUMNS, "people", "metric", "first", "second", "first_run", "second_run"]
+    header += ["difference", "low", "high", "p", "p_holm", "pairs"]
+    lines: list[list[object]] = []
+    for number, block in enumerate(matrix.blocks, start=1):
+        for one in block.differences:
+            runs = [block.rows[index - 1].run for index in (one.first, one.second)]
+            lines.append(
+                [
+                    *(number, *_protocol_values(block.protocol), block.people),
+                    *(one.metric, one.first, one.second, *runs),
+                    *(one.difference, one.low, one.high, one.p, one.p_holm, block.pairs),
+                ]
+            )
+    return _csv(header, lines)
+
+
+def _csv(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(lines)
+    return text.getvalue()

@@ -1,0 +1,310 @@
+"""Reading what evaluations have written, and refusing what does not belong together."""
+
+import csv
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
+
+from handclip.errors import HandCLIPError
+from handclip.files import read_json
+from handclip.metrics.uncertainty import PersonSums
+from handclip.report.matrix import METRICS
+
+_DEPTH = 3
+"""How deep below a folder evaluations are looked for: a study's folder has them at 2."""
+
+_COLUMNS = ("aspect", "gallery_protocol", "flip", "split", "image", "identity", "rank", "ap", "ap_trapezoid")
+_TOLERANCE = 1e-9
+
+Floats = NDArray[np.float64]
+Setting = tuple[str, str, str]
+"""Aspect, gallery protocol and flip setting."""
+
+
+class RerankEntry(BaseModel):
+    """`rerank` of `metrics.json`."""
+
+    k1: int
+    k2: int
+    weight: float = Field(alias="lambda")
+
+
+class TrainedOnEntry(BaseModel):
+    """`trained_on` of `metrics.json`."""
+
+    dataset: str
+    aspect: str
+    manifest_sha256: str
+
+
+class ResultEntry(BaseModel):
+    """One entry of `results`: a gallery protocol and a flip setting."""
+
+    gallery_protocol: str
+    flip: str
+    num_splits: int
+    mean: dict[str, float]
+    std: dict[str, float]
+    gallery_images: list[int]
+    queries: int
+
+
+class AspectEntry(BaseModel):
+    """One entry of `per_aspect`."""
+
+    manifest_sha256: str
+    results: list[ResultEntry]
+
+
+class MetricsFile(BaseModel):
+    """What a comparison needs of `metrics.json`."""
+
+    run: str
+    experiment: str
+    variant: str
+    dataset: str
+    aspect: str
+    model: str
+    stage: str
+    losses: list[str]
+    seed: int
+    input_size: tuple[int, int]
+    manifest_sha256: str
+    feature_dim: int
+    parameters: int
+    gflops_per_image: float | None
+    rerank: RerankEntry | None
+    trained_on: TrainedOnEntry | None
+    cross_domain: bool
+    results: list[ResultEntry]
+    per_aspect: dict[str, AspectEntry] = {}
+
+
+class EvaluationCost(BaseModel):
+    """`evaluation` of `cost.json`."""
+
+    images_per_second: float | None = None
+    device: str | None = None
+    processor: str | None = None
+    cores: int | None = None
+
+
+class TrainingCost(BaseModel):
+    """`training` of `cost.json`."""
+
+    file: str | None = None
+    seconds: float | None = None
+    images_per_second: float | None = None
+    peak_memory_mib: float | None = None
+    peak_gpu_memory_mib: float | None = None
+    device: str | None = None
+    processor: str | None = None
+    cores: int | None = None
+    precision: str | None = None
+
+
+class CostFile(BaseModel):
+    """What a comparison shows of `cost.json`."""
+
+    evaluation: EvaluationCost = EvaluationCost()
+    training: TrainingCost | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """One aspect under one setting, summed over each person's queries: see `PersonSums`.
+
+    `queries` is a hash of which queries there are in which draw, of whom, and which can be answered.
+    """
+
+    people: tuple[str, ...]
+    sums: Floats
+    counts: Floats
+    queries: str
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatedRun:
+    """One evaluation, as its files have it."""
+
+    folder: Path
+    metrics: MetricsFile
+    cost: CostFile | None
+    outcomes: Mapping[Setting, Outcomes]
+
+    def files(self) -> dict[str, str]:
+        """Return where the numbers come from."""
+        files = {"metrics": self.folder / "metrics.json", "per_query": self.folder / "per_query.csv"}
+        if self.cost is not None:
+            files["cost"] = self.folder / "cost.json"
+            if self.cost.training is not None and self.cost.training.file is not None:
+                files["training"] = Path(self.cost.training.file)
+        return {name: str(path) for name, path in files.items()}
+
+    def aspects(self) -> tuple[str, ...]:
+        """Return the aspects that were evaluated."""
+        return tuple(self.metrics.per_aspect) or (self.metrics.aspect,)
+
+    def outcomes_of(self, aspects: Sequence[str], entry: ResultEntry) -> list[Outcomes]:
+        """Return the outcomes of some aspects under the setting of an entry of `results`.
+
+        Raises:
+            HandCLIPError: `per_query.csv` lacks them.
+        """
+        found = [self.outcomes.get((aspect, entry.gallery_protocol, entry.flip)) for aspect in aspects]
+        present = [outcomes for outcomes in found if outcomes is not None]
+        if len(present) < len(found):
+            raise HandCLIPError(
+                f"{self.folder / 'per_query.csv'}: has no {entry.gallery_protocol}, flip {entry.flip}, although "
+                "metrics.json beside it has: the two do not belong together. Evaluate the run again"
+            )
+        return present
+
+
+def find_evaluations(paths: Iterable[Path]) -> list[Path]:
+    """Return the folders of all evaluations that are named: by folder, by `metrics.json`, or by a folder above.
+
+    Raises:
+        HandCLIPError: a path names none, or an evaluation is named twice.
+    """
+    named: dict[Path, tuple[Path, Path]] = {}
+    for path in paths:
+        for folder in _evaluations_of(path):
+            place = folder.resolve()
+            if place in named:
+                raise HandCLIPError(f"{folder}: the same run is named twice, by {named[place][1]} and by {path}")
+            named[place] = (folder, path)
+    return [folder for folder, _ in named.values()]
+
+
+def _evaluations_of(path: Path) -> list[Path]:
+    if path.name == "metrics.json" and path.is_file():
+        return [path.parent]
+    if not path.exists():
+        raise HandCLIPError(f"{path}: no such file or folder")
+    if path.is_dir():
+        levels = ["/".join(["*"] * depth + ["metrics.json"]) for depth in range(_DEPTH + 1)]
+        found = [file.parent for pattern in levels for file in sorted(path.glob(pattern))]
+        if found:
+            return found
+    raise HandCLIPError(f"{path}: holds no evaluation. Name folders that `handclip evaluate` has written, or one above")
+
+
+def read_run(folder: Path) -> EvaluatedRun:
+    """Read one evaluation.
+
+    Raises:
+        HandCLIPError: a file is missing, damaged, or of another version, or `per_query.csv` does not add up to
+            `metrics.json`.
+    """
+    metrics = _parse(MetricsFile, folder / "metrics.json")
+    cost = _parse(CostFile, folder / "cost.json") if (folder / "cost.json").exists() else None
+    run = EvaluatedRun(folder, metrics, cost, _read_outcomes(folder / "per_query.csv"))
+    for entry in metrics.results:
+        _check_adds_up(run, run.aspects(), entry)
+    for aspect, part in metrics.per_aspect.items():
+        for entry in part.results:
+            _check_adds_up(run, [aspect], entry)
+    return run
+
+
+_File = TypeVar("_File", bound=BaseModel)
+
+
+def _parse(kind: type[_File], path: Path) -> _File:
+    content = read_json(path)
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise HandCLIPError(
+            f"{path}: {where + ': ' if where else ''}{fault['msg'].lower()}. It was damaged or written by another "
+            "version of HandCLIP; evaluate the run again with --overwrite"
+        ) from None
+
+
+def _read_outcomes(path: Path) -> dict[Setting, Outcomes]:
+    queries: dict[Setting, _Queries] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.reader(file)
+            if tuple(next(reader, ())) != _COLUMNS:
+                raise HandCLIPError(
+                    f"{path}: its columns are not {', '.join(_COLUMNS)}. It was damaged or written by another version "
+                    "of HandCLIP; evaluate the run again with --overwrite"
+                )
+            for aspect, protocol, flip, *query in reader:
+                queries.setdefault((aspect, protocol, flip), _Queries()).add(*query)
+    except FileNotFoundError:
+        raise HandCLIPError(f"{path}: no such file; without it nothing can be tested. Evaluate the run again") from None
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise HandCLIPError(f"{path}: line {reader.line_num}: is damaged ({error}); evaluate the run again") from error
+    return {setting: found.outcomes() for setting, found in queries.items()}
+
+
+class _Queries:
+    """Collects the queries of one aspect under one setting."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._identities: list[str] = []
+        self._splits: list[int] = []
+        self._values: list[tuple[float, ...]] = []
+
+    def add(self, split: str, image: str, identity: str, rank: str, ap: str, ap_trapezoid: str) -> None:
+        place = int(rank)
+        self._lines.append(f"{int(split)},{image},{identity},{place > 0}")
+        if place > 0:  # a query without a relevant image is counted nowhere
+            self._identities.append(identity)
+            self._splits.append(int(split))
+            self._values.append((place <= 1, place <= 5, place <= 10, float(ap), float(ap_trapezoid)))
+
+    def outcomes(self) -> Outcomes:
+        people, rows = np.unique(self._identities, return_inverse=True)
+        draws, columns = np.unique(self._splits, return_inverse=True)
+        sums = np.zeros((len(people), len(draws), len(METRICS)))
+        counts = np.zeros((len(people), len(draws)))
+        np.add.at(sums, (rows, columns), np.array(self._values, dtype=np.float64).reshape(-1, len(METRICS)))
+        np.add.at(counts, (rows, columns), 1)
+        queries = hashlib.sha256("\n".join(sorted(self._lines)).encode()).hexdigest()
+        return Outcomes(tuple(map(str, people)), sums, counts, queries)
+
+
+def person_sums(aspects: Sequence[Outcomes]) -> PersonSums:
+    """Put the draws of several aspects side by side; a person's rows in all of them become one."""
+    people = sorted({person for outcomes in aspects for person in outcomes.people})
+    place = {person: row for row, person in enumerate(people)}
+    sums, counts = [], []
+    for outcomes in aspects:
+        rows = [place[person] for person in outcomes.people]
+        draws = outcomes.counts.shape[1]
+        sums.append(np.zeros((len(people), draws, len(METRICS))))
+        counts.append(np.zeros((len(people), draws)))
+        sums[-1][rows] = outcomes.sums
+        counts[-1][rows] = outcomes.counts
+    return PersonSums(np.concatenate(sums, axis=1), np.concatenate(counts, axis=1))
+
+
+def _check_adds_up(run: EvaluatedRun, aspects: Sequence[str], entry: ResultEntry) -> None:
+    """The statistic that is resampled must be the one that is reported."""
+    path = run.folder / "per_query.csv"
+    outcomes = run.outcomes_of(aspects, entry)
+    try:
+        means = person_sums(outcomes).means
+    except ValueError as error:
+        raise HandCLIPError(f"{path}: {entry.gallery_protocol}, flip {entry.flip}: {error}") from None
+    draws = {part.counts.shape[1] for part in outcomes}
+    for name, mean in zip(METRICS, means, strict=True):
+        if draws != {entry.num_splits} or abs(mean - entry.mean[name]) > _TOLERANCE:
+            raise HandCLIPError(
+                f"{path}: {entry.gallery_protocol}, flip {entry.flip}: {name} is {mean:.6f} over {max(draws)} draws, "
+                f"but metrics.json beside it says {entry.mean[name]:.6f} over {entry.num_splits}: the two do not "
+                "belong together. Evaluate the run again"
+            )

@@ -1,0 +1,218 @@
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from handclip.metrics.uncertainty import (
+    PersonSums,
+    bca_interval,
+    compact_letters,
+    compare_tables,
+    holm,
+    resampling_weights,
+    sign_flip_p_values,
+)
+
+
+def made_up(
+    rng: np.random.Generator, people: int, *, skill: float = 1.0, columns: int = 3, counts: np.ndarray | None = None
+) -> PersonSums:
+    """Queries that succeed or fail together: each person, and each person in each draw, is easier or harder."""
+    if counts is None:
+        counts = np.repeat(rng.integers(1, 20, size=(people, 1)), columns, axis=1).astype(float)
+    ability = skill + 1.5 * rng.normal(size=(people, 1)) + rng.normal(size=(people, columns))
+    hits = rng.binomial(counts.astype(int), 1 / (1 + np.exp(-ability))).astype(float)
+    return PersonSums(hits[..., None], counts)
+
+
+def many_metrics(rng: np.random.Generator, people: int = 9, columns: int = 4) -> PersonSums:
+    counts = rng.integers(0, 6, size=(people, columns)).astype(float)
+    counts[0] = 1
+    return PersonSums(rng.random((people, columns, 5)) * counts[..., None], counts)
+
+
+def test_the_statistic_is_the_mean_over_queries_then_columns() -> None:
+    table = PersonSums(np.array([[[1.0], [0.0]], [[2.0], [3.0]]]), np.array([[1.0, 1.0], [3.0, 4.0]]))
+    assert table.means == pytest.approx([(3 / 4 + 3 / 5) / 2])
+    assert table.contributions.sum(axis=0) == pytest.approx(table.means)
+    assert table.leave_one_out[:, 0] == pytest.approx([(2 / 3 + 3 / 4) / 2, (1 / 1 + 0 / 1) / 2])
+
+
+def test_the_bootstrap_equals_a_plain_loop() -> None:
+    table = many_metrics(np.random.default_rng(1))
+    weights = resampling_weights(9, replicates=50, seed=3)
+    assert weights.sum(axis=1).tolist() == [9] * 50
+    fast = table.resampled(weights)
+    for replicate, drawn in enumerate(weights):
+        people = [person for person in range(9) for _ in range(int(drawn[person]))]
+        for metric in range(5):
+            means = []
+            for column in range(4):
+                queries = sum(table.counts[person, column] for person in people)
+                if queries:
+                    means.append(sum(table.sums[person, column, metric] for person in people) / queries)
+            assert fast[replicate, metric] == pytest.approx(sum(means) / len(means), abs=1e-12)
+
+
+def test_leaving_one_out_equals_a_plain_loop() -> None:
+    table = many_metrics(np.random.default_rng(2))
+    for person in range(9):
+        rest = [other for other in range(9) if other != person]
+        expected = np.mean(table.sums[rest].sum(0) / np.maximum(table.counts[rest].sum(0), 1)[:, None], axis=0)
+        assert table.leave_one_out[person] == pytest.approx(expected)
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    tables = [made_up(np.random.default_rng(0), 20)]
+    (first, _), (second, _) = compare_tables(tables), compare_tables(tables)
+    assert np.array_equal(first.low, second.low)
+    assert np.array_equal(first.high, second.high)
+    assert first.low < tables[0].means < first.high
+
+
+def test_a_perfect_run_has_an_interval_without_width() -> None:
+    counts = np.full((6, 2), 3.0)
+    intervals, _ = compare_tables([PersonSums(counts[..., None], counts)])
+    assert (intervals.low.item(), intervals.high.item()) == (1.0, 1.0)
+
+
+def test_intervals_over_people_cover_what_they_should_and_intervals_over_queries_do_not() -> None:
+    """400 samples of 60 people; by chance alone coverage strays by 0.022 (two standard errors) from 0.95."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(2_000_000, 2))
+    truth = float(np.mean(1 / (1 + np.exp(-(1.0 + 1.5 * noise[:, 0] + noise[:, 1])))))
+    weights = resampling_weights(60, replicates=1_000)
+    covered = covered_by_queries = 0
+    for _ in range(400):
+        table = made_up(rng, 60)
+        low, high = bca_interval(table.means, table.resampled(weights), table.leave_one_out)
+        covered += bool(low[0] <= truth <= high[0])
+        mean = float(table.means[0])
+        half = 1.96 * np.sqrt(mean * (1 - mean) / table.counts.sum())
+        covered_by_queries += mean - half <= truth <= mean + half
+    assert 0.91 <= covered / 400 <= 0.98
+    assert covered_by_queries / 400 < 0.7
+
+
+def test_identical_runs_do_not_differ() -> None:
+    table = made_up(np.random.default_rng(0), 40)
+    _, paired = compare_tables([table, table])
+    assert paired.pairs == [(0, 1)]
+    assert paired.p_values.tolist() == paired.adjusted.tolist() == [[1.0]]
+    assert [paired.differences.item(), paired.low.item(), paired.high.item()] == [0, 0, 0]
+    assert not paired.significant(0, runs=2).any()
+
+
+@pytest.mark.parametrize("people", [12, 40])
+def test_the_test_keeps_its_level_where_runs_differ_by_chance_only(people: int) -> None:
+    """400 pairs of runs that are equally good: p-values are spread evenly, up to three standard errors."""
+    rng = np.random.default_rng(5)
+    differences = rng.normal(size=(people, 400)) * rng.integers(1, 20, size=(people, 1))
+    p_values = sign_flip_p_values(differences, permutations=999)
+    for level in (0.05, 0.2, 0.5, 0.8):
+        assert abs(float(np.mean(p_values <= level)) - level) < 3 * np.sqrt(level * (1 - level) / 400) + 1e-3
+
+
+def test_whole_people_are_swapped_not_queries() -> None:
+    """Ten people of 50 queries each whose runs differ by chance: a test over queries would find it significant."""
+    differences = np.array([[50.0], [50], [50], [50], [50], [50], [-50], [-50], [-50], [50]]) / 500
+    assert sign_flip_p_values(differences).item() == pytest.approx(2 * (1 + 10 + 45 + 120) / 2**10)
+
+
+def test_a_planted_difference_is_found_and_measured() -> None:
+    rng = np.random.default_rng(0)
+    worse = made_up(rng, 60, skill=0.0)
+    better = made_up(rng, 60, skill=2.0, counts=worse.counts)
+    _, paired = compare_tables([worse, better])
+    assert paired.adjusted.item() < 0.001
+    assert paired.low.item() < paired.differences.item() < paired.high.item() < 0
+    assert paired.differences.item() == pytest.approx(worse.means.item() - better.means.item())
+
+
+def test_few_people_are_permuted_exactly() -> None:
+    differences = np.array([[0.3], [0.2], [0.1]])
+    assert sign_flip_p_values(differences).item() == 2 / 8
+    drawn = sign_flip_p_values(differences, permutations=40_000, exact_up_to=2).item()
+    assert drawn == pytest.approx(2 / 8, abs=0.01)
+
+
+def test_no_drawn_p_value_is_zero() -> None:
+    assert sign_flip_p_values(np.ones((60, 1))).item() == pytest.approx(1 / 20_001)
+
+
+def test_rounding_does_not_decide_about_equality() -> None:
+    # 0.1 + 0.2 - 0.3 is not 0 in floating point; all signs that give |0.3 + 0.3| must count.
+    differences = np.array([[0.1], [0.2], [0.3]])
+    assert sign_flip_p_values(differences).item() == 2 / 8
+    assert sign_flip_p_values(np.array([[0.1], [0.2], [-0.3]])).item() == 1.0
+
+
+def test_all_pairs_at_once_equal_each_by_itself() -> None:
+    rng = np.random.default_rng(4)
+    tables = [made_up(rng, 20)]
+    tables += [made_up(rng, 20, counts=tables[0].counts) for _ in range(3)]
+    _, together = compare_tables(tables)
+    assert together.pairs == list(combinations(range(4), 2))
+    for place, (i, j) in enumerate(together.pairs):
+        _, alone = compare_tables([tables[i], tables[j]])
+        for values in ("differences", "low", "high", "p_values"):
+            assert getattr(together, values)[place] == pytest.approx(getattr(alone, values)[0])
+    assert together.adjusted[:, 0] == pytest.approx(holm(together.p_values[:, 0]))
+
+
+def test_holm_by_hand() -> None:
+    # Holm (1979): 0.01 * 4, then 0.02 * 3, then 0.03 * 2 (raised to the one before), then 0.04 * 1 (raised).
+    assert holm(np.array([0.03, 0.01, 0.04, 0.02])) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm(np.array([0.5, 0.9])).tolist() == [1.0, 1.0]
+
+
+def test_letters_by_hand() -> None:
+    significant = np.zeros((4, 4), dtype=bool)
+    for i, j in [(0, 2), (0, 3), (1, 3)]:
+        significant[i, j] = significant[j, i] = True
+    assert compact_letters(significant) == ["a", "ab", "bc", "c"]
+    assert compact_letters(np.zeros((3, 3), dtype=bool)) == ["a", "a", "a"]
+    assert compact_letters(~np.eye(3, dtype=bool)) == ["a", "b", "c"]
+
+
+def test_a_letter_that_others_make_superfluous_is_dropped() -> None:
+    # Runs 0, 1 and 2 do not differ, but each two of them also share a third that the rest differs from.
+    alike = {(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (1, 4), (2, 4), (0, 5), (2, 5)}
+    significant = np.array([[i != j and (min(i, j), max(i, j)) not in alike for j in range(6)] for i in range(6)])
+    assert compact_letters(significant) == ["ab", "ac", "bc", "a", "c", "b"]
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.tuples(*[st.integers(0, n - 1)] * 2)))))
+def test_runs_share_a_letter_if_and_only_if_they_do_not_differ(graph: tuple[int, set[tuple[int, int]]]) -> None:
+    runs, pairs = graph
+    significant = np.zeros((runs, runs), dtype=bool)
+    for i, j in pairs:
+        if i != j:
+            significant[i, j] = significant[j, i] = True
+    letters = compact_letters(significant)
+    assert all(letters)
+    assert letters[0].startswith("a")
+    for i, j in combinations(range(runs), 2):
+        assert bool(set(letters[i]) & set(letters[j])) == (not significant[i, j])
+
+
+def test_many_runs_that_all_differ_get_marks_of_their_own() -> None:
+    letters = compact_letters(~np.eye(60, dtype=bool))
+    assert letters[25:27] == ["z", "A"]
+    assert letters[52] == "(53)"
+    assert len(set(letters)) == 60
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    counts = np.ones((3, 2))
+    with pytest.raises(ValueError, match="do not fit together"):
+        PersonSums(np.ones((3, 1, 1)), counts)
+    with pytest.raises(ValueError, match="at least two"):
+        PersonSums(np.ones((1, 2, 1)), counts[:1])
+    with pytest.raises(ValueError, match="column has no query"):
+        PersonSums(np.ones((3, 2, 1)), counts * [1, 0])
+    with pytest.raises(ValueError, match="same queries"):
+        compare_tables([PersonSums(np.ones((3, 2, 1)), counts), PersonSums(np.ones((3, 2, 1)), counts * 2)])

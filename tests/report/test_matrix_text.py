@@ -1,0 +1,179 @@
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import ALL_ASPECTS, write_run
+from rich.console import Console
+
+from handclip.report.comparison import compare_runs
+from handclip.report.matrix import Matrix
+from handclip.report.matrix_text import differences_csv, escape_latex, matrix_csv, matrix_latex, matrix_markdown
+from handclip.report.screen import matrix_tables
+
+
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> Matrix:
+    """Three runs on all aspects, one of them without `cost.json`."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_run(folder / "one_run", aspects=ALL_ASPECTS, skill=0.2, stage="0", cost=False)
+    losses = ["cross_entropy", "triplet", "center"]
+    write_run(folder / "two_run", aspects=ALL_ASPECTS, skill=0.7, losses=losses, seed=1)
+    write_run(folder / "three_run", aspects=ALL_ASPECTS, skill=0.7, luck=1, stage="2")
+    return compare_runs([folder])
+
+
+def screen(matrix: Matrix, width: int = 100, **options: Any) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    for table in matrix_tables(matrix, **options):
+        console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def percents(matrix: Matrix, block: int) -> list[str]:
+    """Each mean and interval of a block in percent."""
+    scores = [score for row in matrix.blocks[block].rows for score in row.scores.values()]
+    means = [f"{100 * score.mean:.1f} ± {100 * score.std:.1f}" for score in scores]
+    return means + [f"[{100 * score.low:.1f}, {100 * score.high:.1f}]" for score in scores]
+
+
+def test_the_screen_shows_one_flip_setting_and_no_parts_of_means(matrix: Matrix) -> None:
+    text = screen(matrix)
+    labels = re.findall(r"^11k.*?flip: \w+", text, flags=re.MULTILINE | re.DOTALL)
+    galleries = ["gallery (20, 20, 20, 20", "gallery_all (80, 80, 80, 80"]
+    assert labels == [f"11k, mean of four aspects · {gallery} images) · flip: sum" for gallery in galleries]
+    assert text.count("What the runs cost") == 1
+    assert len(re.findall("flip: ", screen(matrix, every_block=True))) == len(matrix.blocks) == 20
+
+
+def test_a_screen_of_100_columns_holds_every_number(matrix: Matrix) -> None:
+    text = screen(matrix)
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+    for number in (*percents(matrix, 1), *percents(matrix, 3)):
+        assert number in text
+    for line in (
+        "1 vit_small",
+        "seed: 1",
+        "ce + triplet + center",
+        "0.31",
+        "1,234",
+        "Machine 1: cpu, AMD EPYC, 2 cores.",
+    ):
+        assert line in text
+    assert "…" not in screen(matrix, width=60)
+
+
+def test_flip_none_is_shown_where_there_is_no_other(tmp_path: Path) -> None:
+    assert "flip: none" in screen(compare_runs([write_run(tmp_path / "one", flips=["none"])]))
+
+
+def test_markdown_holds_a_table_a_legend_and_the_sources(matrix: Matrix) -> None:
+    text = matrix_markdown(matrix)
+    for number, block in enumerate(matrix.blocks):
+        assert f"## {number + 1}. {block.protocol.label}\n\n| # | Stage | Model | Losses | Seed | Rank-1 |" in text
+        assert all(score in text for score in percents(matrix, number))
+        for row in block.rows:
+            files = ", ".join(f"`{path}`" for path in row.files.values())
+            assert f"| {number + 1}.{row.number} | `{row.run}` | {files} |" in text
+    best = next(row for row in matrix.blocks[0].rows if "rank1" in row.best)
+    assert f"| **{100 * best.scores['rank1'].mean:.1f} ± " in text
+    assert "10,000 resamples of 20 people" in text
+    assert "20,000 permutations that swap whole people; Holm's correction over 3 pairs" in text
+    assert "multiplications and additions, each counted" in text
+    widths = {line.count("|") for line in text.split("## Sources")[0].splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+
+
+def test_few_people_are_said_to_be_permuted_exactly(tmp_path: Path) -> None:
+    for run in ("one", "two"):
+        write_run(tmp_path / run, people=5)
+    assert "(all 32 permutations" in matrix_markdown(compare_runs([tmp_path]))
+
+
+def test_columns_that_tell_rows_apart_appear_when_needed(tmp_path: Path) -> None:
+    data = {"dataset": "11k", "aspect": "dorsal_r", "manifest_sha256": "f" * 64}
+    write_run(tmp_path / "one", trained_on=data)
+    assert "| Losses | Rank-1 |" in matrix_markdown(compare_runs([tmp_path]))
+    write_run(tmp_path / "two", trained_on=data, experiment="other")
+    assert "| Losses | Experiment | Rank-1 |" in matrix_markdown(compare_runs([tmp_path]))
+    write_run(tmp_path / "three", trained_on={**data, "aspect": "all"}, seed=1)
+    text = matrix_markdown(compare_runs([tmp_path]))
+    assert "| Losses | Seed | Trained on | Experiment | Rank-1 |" in text
+    assert "| ce + triplet | 1 | 11k all | trained |" in text
+
+
+def test_published_rows_are_marked_and_not_bold(tmp_path: Path) -> None:
+    facts: dict[str, Any] = {"protocols": ["gallery"], "flips": ["none"], "gallery_images": 71, "queries": 971}
+    write_run(tmp_path / "one", skill=0.1, **facts)
+    write_run(tmp_path / "two", skill=0.2, **facts)
+    matrix = compare_runs([tmp_path])
+    for text in (matrix_markdown(matrix), matrix_latex(matrix)):
+        line = next(line for line in text.splitlines() if "CLIP-FH stage 1 ViT-B/16" in line)
+        assert "published, other draws" in line
+        assert "**" not in line
+        assert "textbf" not in line
+    markdown = matrix_markdown(matrix)
+    assert "| 93.69 | 98.02 | 99.38 | 95.58 | 94.64† |" in markdown
+    assert re.search(r"CLIP-FH stage 2 v5 ViT-B/16 \[(\d)\].*\[\1\] An artefact", markdown, flags=re.DOTALL)
+    assert "| 1 | CLIP-FH stage 1 ViT-B/16 | babupallam/CLIP-FH at c7c2f8d. Stopped early" in markdown
+    shown = screen(matrix)
+    assert "(published," in shown
+    assert "…" not in shown
+
+
+def test_csv_has_a_line_for_each_row_with_fractions(matrix: Matrix) -> None:
+    lines = list(csv.DictReader(io.StringIO(matrix_csv(matrix))))
+    rows = [row for block in matrix.blocks for row in block.rows]
+    assert len(lines) == len(rows) == 60
+    for line, row in zip(lines, rows, strict=True):
+        assert None not in line.values()
+        assert None not in line
+        assert line["run"] == row.run
+        assert line["metrics_file"] == row.files["metrics"]
+        assert line["training_seconds"] == ("" if row.stage == "0" else "614.25")
+        for metric, score in row.scores.items():
+            for kind in ("mean", "std", "low", "high"):
+                assert float(line[f"{metric}_{kind}"]) == getattr(score, kind)
+
+
+def test_csv_of_published_rows_has_as_many_columns(tmp_path: Path) -> None:
+    matrix = compare_runs([write_run(tmp_path / "one")], published=True)
+    lines = [line for line in csv.DictReader(io.StringIO(matrix_csv(matrix))) if line["row"] == ""]
+    assert len(lines) == 85
+    [mba] = [line for line in lines if line["model"] == "MBA-Net" and line["aspect"] == "palmar_l"]
+    assert (mba["source"], mba["rank1_mean"]) == (
+        "MBA-Net paper, ICPR 2022, by the notes of babupallam/CLIP-FH",
+        "0.9742",
+    )
+    assert (mba["map_trapezoid_mean"], mba["map_mean"], mba["converted"]) == ("0.9784", "0.9826", "map")
+    assert all(None not in line.values() and None not in line for line in lines)
+    assert all(line["note"] for line in lines if "stage 2" in line["model"])
+
+
+def test_differences_are_listed_by_pair_and_metric(matrix: Matrix) -> None:
+    lines = list(csv.DictReader(io.StringIO(differences_csv(matrix))))
+    assert len(lines) == 20 * 3 * 5
+    first = matrix.blocks[0].differences[0]
+    assert float(lines[0]["difference"]) == first.difference
+    assert float(lines[0]["p_holm"]) == first.p_holm
+    assert (lines[0]["first_run"], lines[0]["second_run"]) == ("one_run", "two_run")
+
+
+def test_latex_means_what_it_says(matrix: Matrix) -> None:
+    assert escape_latex(r"a_b & 5 % #1 {x} \y ~ ^ $") == (
+        r"a\_b \& 5 \% \#1 \{x\} \textbackslash{}y \textasciitilde{} \textasciicircum{} \$"
+    )
+    assert (
+        escape_latex("75.0 ± 1.3 [71.2, 78.4] · 98.51†") == r"75.0 $\pm$ 1.3 {[}71.2, 78.4] $\cdot$ 98.51\textdagger{}"
+    )
+    text = matrix_latex(matrix)
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == text.count(r"\toprule") == len(matrix.blocks)
+    assert text.isascii()
+    assert r"vit\_small" in text
+    for line in text.splitlines()[1:]:
+        assert not re.search(r"(?<!\\)[_#&%]", line.replace(" & ", "").replace("linewidth}{!}{%", "")), line
+    [columns] = {line.count(" & ") for line in text.splitlines() if line.endswith(r"\\")}
+    assert f"{{{'l' * 5}{'r' * (columns - 4)}}}" in text
