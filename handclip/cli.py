@@ -16,6 +16,7 @@ from handclip.errors import ConfigError, HandCLIPError
 # Heavy parts are imported inside the commands, so that `handclip --help` answers at once.
 if TYPE_CHECKING:
     from handclip.datasets.prepare import PreparedDataset
+    from handclip.studies import StudyResult
 
 app = typer.Typer(
     help="Identify people by photographs of their hands.",
@@ -65,18 +66,48 @@ def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything it writes.")] = Path("demo_out"),
     resume: Resume = False,
 ) -> None:
-    """Run all stages on synthetic hands (or on DIR) and print one table."""
+    """Run all stages and the CNNs beside them on synthetic hands (or on DIR), and compare."""
     from handclip.demo import run_demo
 
-    result = run_demo(data, out, resume=resume)
-    for table in result.tables.values():
-        stdout.print()
-        stdout.print(table.to_rich())
-    stdout.print(
-        f"\nEverything was written to {result.folder}/: comparison_*.md, .csv and .json, train_logs/, "
-        "eval_logs/, saved_models/",
-        soft_wrap=True,
-    )
+    print_study(run_demo(data, out, resume=resume), out)
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Study file (YAML).")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for everything it writes. [default: studies/<study>]")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run, and run nothing.")] = False,
+    only: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="Only this model; may be repeated.")] = None,
+    set_: Overrides = None,
+) -> None:
+    """Run every experiment of a study that is not done yet, and compare them all."""
+    from handclip.config.study import load_study
+
+    config = load_study(file, set_ or [])
+    folder = out or Path("studies") / config.study
+    from handclip.report.screen import plan_table
+    from handclip.studies import plan_study, run_study
+
+    plan = plan_study(config, folder, only=only or [], source=str(file))
+    if dry_run:
+        stdout.print(plan_table(plan))
+        return
+    print_study(run_study(config, plan, folder), folder)
+
+
+def print_study(result: "StudyResult", folder: Path) -> None:
+    """Print the comparison and where it is, then fail if a run has failed."""
+    from handclip.report.screen import matrix_tables
+
+    if result.matrix is not None:
+        for table in matrix_tables(result.matrix):
+            stdout.print()
+            stdout.print(table)
+        names = ", ".join(path.name for path in result.files)
+        stdout.print(f"\nEverything was written to {folder}/: {names}", soft_wrap=True)
+    result.raise_failures()
 
 
 @app.command()
@@ -149,20 +180,47 @@ def evaluate(
     evaluate_config(config, set_ or [], overwrite=overwrite)
 
 
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of evaluations, or folders that hold some.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the comparison's files.")],
+    published: Annotated[bool, typer.Option("--published", help="Add the published results, by protocol.")] = False,
+    every_block: Annotated[
+        bool, typer.Option("--all", help="Show every aspect and flip setting; the files hold them anyway.")
+    ] = False,
+) -> None:
+    """Set evaluated runs side by side, with intervals and tests over people."""
+    from handclip.files import require_writable
+    from handclip.report.comparison import compare_runs, write_matrix
+    from handclip.report.screen import matrix_tables
+
+    require_writable(out)
+    matrix = compare_runs(runs, published=published)
+    files = write_matrix(matrix, out)
+    for table in matrix_tables(matrix, every_block=every_block):
+        stdout.print(table)
+        stdout.print()
+    stdout.print(f"Written to {out}/: {', '.join(path.name for path in files)}", soft_wrap=True)
+
+
 def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = False) -> None:
     """Evaluate and print; `run_eval_clip.py` does the same."""
-    from handclip.config.loading import load_config
+    from handclip.config.loading import load_config, load_trained_config
 
-    experiment = load_config(path, overrides)
+    experiment, trained = load_config(path, overrides), load_trained_config(path, overrides)
+    from handclip.engine.evaluated_model import choose_model
     from handclip.engine.evaluation import evaluate as evaluate_experiment
     from handclip.report.tables import evaluation_text, write_evaluation_log
 
-    evaluation = evaluate_experiment(experiment, overwrite=overwrite)
+    evaluation = evaluate_experiment(choose_model(experiment, trained), overwrite=overwrite)
     facts = {"Config": str(path), "Experiment": experiment.experiment, "Variant": experiment.variant}
     log = write_evaluation_log(evaluation.folder, evaluation.metrics, facts)
     stdout.print(evaluation_text(evaluation.metrics, facts), highlight=False, markup=False, soft_wrap=True)
     stdout.print(
-        f"Log: {log}\nFor programs: {evaluation.folder}/metrics.json, per_split.csv, per_query.csv", soft_wrap=True
+        f"Log: {log}\nFor programs: {evaluation.folder}/metrics.json, cost.json, per_split.csv, per_query.csv",
+        soft_wrap=True,
     )
 
 

@@ -18,6 +18,7 @@ LAYERS = [
     {"metrics"},
     {"engine"},
     {"report"},
+    {"studies"},
     {"demo"},
     {"cli"},
 ]

@@ -1,21 +1,19 @@
 """Stage 2: fine-tune the image encoder with each loss variant, on top of the stage-1 checkpoint.
 
 Without `--config`, every experiment of `configs/train_stage2_loss_variants/` is trained and evaluated, and the
-comparison is printed. `--set` changes keys of every config, such as `--set aspect=palmar_l`.
+comparison is printed. `--set` changes keys of every config, such as `--set aspect=palmar_l`. A study file
+(`handclip study configs/studies/loss_variants.yml`) runs stage 1 too, and more models beside.
 """
 
 import hashlib
-from collections import defaultdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from handclip.cli import Overrides, Resume, run, set_up_logging
+from handclip.cli import Overrides, Resume, print_study, run, set_up_logging
 from handclip.config.loading import load_config
-from handclip.config.naming import run_name
-from handclip.console import stdout
-from handclip.errors import ConfigError, HandCLIPError
+from handclip.errors import ConfigError
 
 CONFIGS = Path("configs/train_stage2_loss_variants")
 
@@ -42,30 +40,14 @@ def main(
             "--model NAME runs the variants of one model only"
         )
 
-    from handclip.engine.study import run_experiments
-    from handclip.report.comparison import compare_outcomes, write_comparison, write_evaluation_logs
+    from handclip.engine.study import PlannedRun
+    from handclip.studies import run_and_compare
 
-    outcomes, failures = run_experiments(experiments, resume=resume, keep_going=True)
-    write_evaluation_logs(outcomes)
-    by_model = defaultdict(list)
-    for outcome in outcomes:
-        by_model[outcome.config.model].append(outcome)
-    for model, of_model in by_model.items():
-        first = of_model[0]
-        flip = max(first.config.flip_settings)  # "sum" where both were evaluated
-        runs = hashlib.sha256("\n".join(outcome.evaluation.run for outcome in of_model).encode()).hexdigest()[:8]
-        for protocol in first.evaluation.gallery_protocols:
-            comparison = compare_outcomes(of_model, gallery_protocol=protocol, flip=flip)
-            stdout.print(f"\n{model}")
-            stdout.print(comparison.to_rich())
-            # The hash keeps apart the tables of other seeds, other settings, or of fewer variants.
-            name = f"stage2_loss_variants_{model}_{first.config.dataset}_{first.config.aspect}_{protocol}_{runs}"
-            write_comparison(comparison, out, name)
-    if outcomes:
-        stdout.print(f"\nThe tables are in {out}/", soft_wrap=True)
-    if failures:
-        failed = "\n".join(f"{run_name(failure.config)}: {failure.error}" for failure in failures)
-        raise HandCLIPError(f"{len(failures)} of {len(experiments)} variants failed:\n{failed}")
+    plan = [PlannedRun(experiment) for experiment in experiments]
+    # The hash keeps apart the comparisons of other seeds, other settings, or of fewer variants.
+    runs = hashlib.sha256("\n".join(run.name for run in plan).encode()).hexdigest()[:8]
+    folder = out / f"stage2_loss_variants_{runs}"
+    print_study(run_and_compare(plan, folder, resume=resume), folder)
 
 
 if __name__ == "__main__":

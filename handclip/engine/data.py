@@ -13,7 +13,7 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.console import progress_over
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import PreparedDataset, find_or_prepare, manifest_path
-from handclip.datasets.synthetic import SyntheticHands, generate
+from handclip.datasets.synthetic import SyntheticHands, generate, is_generated
 from handclip.datasets.torch_dataset import LabelledImage
 from handclip.errors import ConfigError, DataError, missing_file
 
@@ -52,7 +52,7 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
         _report_left_out(manifests)
         return manifests
     root = default_root(config)
-    if config.dataset == "synthetic":
+    if config.dataset == "synthetic" and not is_generated(root):
         with progress_over("drawing synthetic hands") as report:
             generate(root, SyntheticHands(), report)
     if not root.is_dir():

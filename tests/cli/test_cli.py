@@ -264,3 +264,42 @@ def test_an_evaluation_ends_with_its_averages(handclip: Handclip, manifests: Pat
     *_, averages = answer.out.split("Averages")
     for setting in ("gallery     flip none", "gallery     flip sum", "gallery_all flip none", "gallery_all flip sum"):
         assert setting in averages
+
+
+def test_a_model_is_evaluated_on_data_that_it_was_not_trained_on(
+    handclip: Handclip, manifests: Path, here: Path
+) -> None:
+    config = write_config(here / "tiny.yml", tiny_values(manifests, epochs=1))
+    palmar = ("--set", "aspect=palmar_l")
+    neither = handclip("evaluate", config, *palmar)
+    assert neither.code == 2
+    assert "neither saved_models/" in neither.err
+
+    assert handclip("train", config).code == 0
+    answer = handclip("evaluate", config, *palmar)
+    assert answer.code == 0, answer.err
+    [metrics] = here.glob("eval_logs/*_on_11k_palmar_l_*/metrics.json")
+    [checkpoint] = here.glob("saved_models/*dorsal_r*[!t].pth")
+    assert json.loads(metrics.read_text())["checkpoint"] == str(checkpoint.relative_to(here))
+    assert f"Evaluating {checkpoint.stem}, trained on 11k dorsal_r, on 11k palmar_l" in " ".join(answer.err.split())
+    assert "Cross-domain:     trained on 11k dorsal_r" in answer.out
+
+    # Trained there as well, the run of that aspect is evaluated, and the way to the other is told.
+    assert handclip("train", config, *palmar).code == 0
+    both = handclip("evaluate", config, *palmar)
+    assert both.code == 0, both.err
+    assert f"--set checkpoint=saved_models/{checkpoint.name}" in "".join(both.err.split("\n"))
+    assert "Cross-domain" not in both.out
+    other = handclip("evaluate", config, *palmar, "--set", f"checkpoint={checkpoint.relative_to(here)}")
+    assert "Cross-domain" in other.out
+    assert len(list(here.glob("eval_logs/*"))) == 2
+
+
+def test_reranking_from_the_command_line(handclip: Handclip, manifests: Path, here: Path) -> None:
+    config = write_config(here / "baseline.yml", baseline_values(manifests))
+    refused = handclip("evaluate", config, "--set", "rerank={}")
+    assert refused.code == 1
+    assert refused.err.startswith("Error: rerank: 11k dorsal_r, gallery: each identity of the gallery has one image")
+    wrong = handclip("evaluate", config, "--set", "rerank.lamda=0.5")
+    assert (wrong.code, "unknown key 'rerank.lamda'. Did you mean 'lambda'?" in wrong.err) == (2, True)
+    assert handclip("evaluate", config, "--set", "rerank=none").code == 0

@@ -1,62 +1,64 @@
 import json
-from collections.abc import Callable
-from importlib.resources import files
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tiny_study import HANDS
 
 from handclip import demo
-from handclip.config.loading import parse_config
-from handclip.config.naming import run_name
+from handclip.config.study import StudyConfig, load_study
 from handclip.errors import DataError, HandCLIPError
 
 Handclip = Callable[..., Any]
-TINY: dict[str, Any] = {"input_size": 32, "num_workers": 0, "device": "cpu", "num_splits": 2}
+TINY = ["input_size=32", "num_workers=0", "device=cpu", "num_splits=2", "batch_size=24", "warmup_epochs=0"]
 
 
 @pytest.fixture
 def tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo's own recipe with everything small."""
-    monkeypatch.setattr(demo, "SYNTHETIC", HANDS)
+    """The demo's own studies with everything small."""
 
-    def parse_tiny(values: dict[str, Any], source: str) -> Any:
-        small = {**values, **TINY}
-        if "epochs" in small:
-            small |= {"epochs": 1, "batch_size": 24, "warmup_epochs": 0}
-        return parse_config(small, source)
+    def load_tiny(path: Path, overrides: Sequence[str]) -> StudyConfig:
+        small = [*(f"common.{change}" for change in TINY), "stage1.epochs=1", "stage2.epochs=1"]
+        hands = {"identities": HANDS.identities, "images_per_aspect": HANDS.images_per_aspect, "size": HANDS.size}
+        return load_study(path, [*overrides, *small, f"synthetic={json.dumps(hands)}"])
 
-    monkeypatch.setattr(demo, "parse_config", parse_tiny)
+    monkeypatch.setattr(demo, "load_study", load_tiny)
 
 
-ROWS = [
-    ("0", "-"),
-    ("1", "ce"),
-    ("2", "ce"),
-    ("2", "ce + triplet"),
-    ("2", "ce + center"),
-    ("2", "ce + arcface"),
-    ("2", "ce + triplet + center"),
+ALL_LOSSES = ["ce", "ce + triplet", "ce + center", "ce + arcface", "ce + triplet + center"]
+PLAN = [
+    ("0", "vit_small", "no training"),
+    ("1", "vit_small", "ce"),
+    *(("2", "vit_small", losses) for losses in ALL_LOSSES),
+    ("0", "mbanet_small", "no training"),
+    ("1", "mbanet_small", "ce"),
+    ("2", "mbanet_small", "ce + triplet"),
+    ("0", "resnet_small", "no training"),
+    ("1", "resnet_small", "ce"),
+    ("2", "resnet_small", "ce + triplet"),
 ]
+
+
+def planned(out: Path) -> list[tuple[str, str, str]]:
+    record = json.loads((out / "study.json").read_text())
+    assert {run["state"] for run in record} == {"done"}
+    return [(run["stage"], run["model"], run["losses"]) for run in record]
 
 
 def test_the_demo_from_end_to_end(tiny_recipe: None, handclip: Handclip, here: Path) -> None:
     answer = handclip("demo", "--out", "out")
     assert answer.code == 0, answer.err
-    assert answer.out.count("ce + triplet + center") == 2
+    assert "ce + triplet + center" in answer.out
     assert "Everything was written to out/" in answer.out
-    for protocol in ("gallery", "gallery_all"):
-        table = json.loads((here / "out" / f"comparison_{protocol}.json").read_text())
-        assert f"gallery protocol: {protocol} " in table["protocol"]
-        assert "flip: sum" in table["protocol"]
-        assert [(row["stage"], row["losses"]) for row in table["rows"]] == ROWS
-        for kind in ("md", "csv"):
-            assert (here / "out" / f"comparison_{protocol}.{kind}").is_file()
+    assert planned(here / "out") == PLAN
+    blocks = json.loads((here / "out" / "comparison.json").read_text())["blocks"]
+    assert {
+        (block["protocol"]["dataset"], block["protocol"]["gallery_protocol"], block["protocol"]["flip"])
+        for block in blocks
+    } == {("synthetic", protocol, flip) for protocol in ("gallery", "gallery_all") for flip in ("none", "sum")}
     names = {path.name for path in (here / "out").iterdir()}
-    assert names >= {"synthetic_hands", "manifests", "train_logs", "eval_logs", "saved_models"}
-    assert len(list((here / "out" / "eval_logs").iterdir())) == 7
+    assert names >= {"synthetic_hands", "train_logs", "eval_logs", "saved_models", "comparison.md", "differences.csv"}
     assert not list(here.rglob("*.part"))
 
     again = handclip("demo", "--out", "out")
@@ -65,18 +67,18 @@ def test_the_demo_from_end_to_end(tiny_recipe: None, handclip: Handclip, here: P
     before = {path: path.stat().st_mtime_ns for path in (here / "out" / "saved_models").iterdir()}
     resumed = handclip("demo", "--out", "out", "--resume")
     assert resumed.code == 0
-    assert resumed.err.count("has already ended") == 6
+    assert resumed.err.count("has already ended") == 10
     assert {path: path.stat().st_mtime_ns for path in (here / "out" / "saved_models").iterdir()} == before
 
 
 def test_the_demo_on_given_hands(tiny_recipe: None, hands: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "demo_configs", lambda out, hands: configs(out, hands)[:2])
+    monkeypatch.setattr(demo, "PHOTOGRAPHS_MODELS", ("mbanet_small",))
     result = demo.run_demo(hands, here / "out")
-    assert [row.stage for row in result.tables["gallery"].rows] == ["0", "1"]
+    result.raise_failures()
+    of_mbanet = [("0", "no training"), ("1", "ce")]
+    of_mbanet += [("2", losses) for losses in ("ce", "ce + triplet", "ce + arcface", "ce + triplet + center")]
+    assert planned(here / "out") == [(stage, "mbanet_small", losses) for stage, losses in of_mbanet]
     assert not (here / "out" / "synthetic_hands").exists()
-
-
-configs = demo.demo_configs
 
 
 def test_the_demo_refuses_what_is_not_in_the_layout(here: Path) -> None:
@@ -86,14 +88,3 @@ def test_the_demo_refuses_what_is_not_in_the_layout(here: Path) -> None:
     assert not (here / "out").exists()
     with pytest.raises(HandCLIPError, match="exists already"):
         demo.run_demo(None, here / "pictures")
-
-
-@pytest.mark.parametrize("hands", ["synthetic", "photographs"])
-def test_the_recipe_is_part_of_the_package(hands: str, here: Path) -> None:
-    recipe = yaml.safe_load(files("handclip.config").joinpath("demo.yml").read_text(encoding="utf-8"))
-    assert list(recipe["variants"]) == ["ce", "ce_triplet", "ce_center", "ce_arcface", "ce_triplet_center"]
-    stage0, stage1, *variants = demo.demo_configs(here, hands)
-    assert (stage0.variant, stage1.variant, stage1.resume_from) == ("baseline", "finetuned", None)
-    assert {config.resume_from for config in variants} == {here / "saved_models" / f"{run_name(stage1)}.pth"}
-    assert {config.aspect for config in (stage0, stage1, *variants)} == {"all"}
-    assert len({run_name(config) for config in (stage0, stage1, *variants)}) == 7

@@ -1,4 +1,3 @@
-import csv
 import json
 import os
 import re
@@ -77,17 +76,17 @@ def test_d18_the_loss_variants_are_trained_evaluated_and_compared(
     arguments = ["--configs", tmp_path / "configs", "--out", tmp_path / "result_logs"]
     answer = run(VARIANTS, *arguments)
     assert answer.returncode == 0, answer.stderr
-    assert "[2/2] tiny, vit_small: cross_entropy + triplet" in answer.stderr
-    for text in ("gallery protocol: gallery_all", "Rank-1", "mAP trapezoid", "ce + triplet"):
+    assert "[2/2] stage 1, vit_small: ce + triplet; 11k dorsal_r, seed 0" in answer.stderr
+    for text in ("gallery_all", "Rank-1", "mAP trapezoid", "ce + triplet"):
         assert text in answer.stdout
-    tables = sorted(path.name for path in (tmp_path / "result_logs").iterdir())
-    names = [f"stage2_loss_variants_vit_small_11k_dorsal_r_{protocol}" for protocol in ("gallery", "gallery_all")]
-    plain = [re.sub(r"_[0-9a-f]{8}\.", ".", name) for name in tables]
-    assert plain == sorted(f"{name}.{kind}" for name in names for kind in ("csv", "json", "md"))
+    [folder] = (tmp_path / "result_logs").iterdir()
+    assert re.fullmatch("stage2_loss_variants_[0-9a-f]{8}", folder.name)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"comparison.md", "comparison.csv", "comparison.tex", "comparison.json", "differences.csv"}
     assert len(list((tmp_path / "eval_dir").glob("*/eval.log"))) == 2
-    [table] = (tmp_path / "result_logs").glob(f"{names[0]}_????????.csv")
-    with table.open(newline="") as file:
-        assert [row["losses"] for row in csv.DictReader(file)] == ["ce", "ce + triplet"]
+    blocks = json.loads((folder / "comparison.json").read_text())["blocks"]
+    losses = [["cross_entropy"], ["cross_entropy", "triplet"]]
+    assert [[row["losses"] for row in block["rows"]] for block in blocks] == [losses] * len(blocks)
 
     assert run_here(VARIANTS, *arguments)[0] == 1
     code, _, err = run_here(VARIANTS, *arguments, "--resume")
@@ -101,8 +100,10 @@ def test_one_loss_variant_alone(run_here: RunHere, manifests: Path, tmp_path: Pa
     code, out, err = run_here(VARIANTS, "--config", config, "--out", tmp_path / "out", "--set", "aspect=palmar_l")
     assert code == 0, err
     assert "ce + arcface" in out
-    [table] = (tmp_path / "out").glob("*palmar_l_gallery_????????.json")
-    assert [row["losses"] for row in json.loads(table.read_text())["rows"]] == ["ce + arcface"]
+    [table] = (tmp_path / "out").glob("*/comparison.json")
+    blocks = json.loads(table.read_text())["blocks"]
+    assert {block["protocol"]["aspect"] for block in blocks} == {"palmar_l"}
+    assert [row["losses"] for block in blocks for row in block["rows"]] == [["cross_entropy", "arcface"]] * len(blocks)
 
 
 def test_variants_whose_stage_1_is_not_there(run_here: RunHere, manifests: Path, tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_a_variant_that_fails_does_not_stop_the_others(run_here: RunHere, manife
     arguments = ["--configs", tmp_path, "--model", "vit_small", "--out", tmp_path / "out"]
     code, out, err = run_here(VARIANTS, *arguments)
     assert code == 1
-    assert "1 of 2 variants failed" in err
+    assert "1 of 2 runs failed" in err
     assert "a batch needs 32 identities" in err
     assert "Rank-1" in out
 

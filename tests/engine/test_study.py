@@ -1,11 +1,35 @@
+"""Running planned experiments: what is done is kept, what fails is reported, what hangs on it is left out."""
+
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_study import baseline_config, tiny_config
+from tiny_study import LOSSES, baseline_config, tiny_config
 
+from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import run_name
-from handclip.engine.study import run_experiment, run_experiments
-from handclip.errors import ConfigError, HandCLIPError
+from handclip.engine import study
+from handclip.engine.study import PlannedRun, RunReport, run_plan
+from handclip.engine.training import train
+
+
+def run_all(*configs: ExperimentConfig, resume: bool = True) -> list[RunReport]:
+    return list(run_plan([PlannedRun(config) for config in configs], resume=resume))
+
+
+def checkpoint_of(config: ExperimentConfig) -> str:
+    return str(config.save_dir / f"{run_name(config)}.pth")
+
+
+def test_stages_and_losses_are_named_as_in_the_file_names(manifests: Path) -> None:
+    stage2 = tiny_config(manifests, resume_from="one.pth", losses=LOSSES["ce_triplet_center"])
+    for config, stage, losses in (
+        (baseline_config(manifests), "0", "no training"),
+        (tiny_config(manifests), "1", "ce"),
+        (stage2, "2", "ce + triplet + center"),
+    ):
+        assert (PlannedRun(config).stage, PlannedRun(config).losses) == (stage, losses)
+    assert str(PlannedRun(stage2)) == "stage 2, vit_small: ce + triplet + center; 11k dorsal_r, seed 0"
 
 
 def test_an_evaluation_in_the_way_is_noticed_before_training(manifests: Path, here: Path) -> None:
@@ -13,28 +37,93 @@ def test_an_evaluation_in_the_way_is_noticed_before_training(manifests: Path, he
     folder = here / "eval_logs" / run_name(config)
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text("{}")
-    with pytest.raises(HandCLIPError, match="holds an earlier evaluation of a run of this name"):
-        run_experiment(config)
+    [report] = run_all(config, resume=False)
+    assert report.error is not None
+    assert "holds an earlier evaluation of a run of this name" in report.error
     assert not (here / "train_logs").exists()
 
 
-def test_stages_and_losses_are_named_as_in_the_file_names(manifests: Path, here: Path) -> None:
-    stage1 = tiny_config(manifests, epochs=1)
-    checkpoint = str(here / "saved_models" / f"{run_name(stage1)}.pth")
-    stage2 = tiny_config(
-        manifests, epochs=1, resume_from=checkpoint, losses=[{"type": "cross_entropy"}, {"type": "triplet"}]
-    )
-    outcomes, failures = run_experiments([baseline_config(manifests, experiment="zero"), stage1, stage2])
-    assert failures == []
-    assert [(o.stage, o.losses) for o in outcomes] == [("0", "-"), ("1", "ce"), ("2", "ce + triplet")]
-
-
-def test_a_failure_stops_unless_asked_to_keep_going(manifests: Path, here: Path) -> None:
-    bad = tiny_config(manifests, resume_from=str(here / "missing.pth"), epochs=1)
+def test_what_hangs_on_a_failure_is_left_out_and_the_rest_goes_on(manifests: Path, here: Path) -> None:
+    bad = tiny_config(manifests, experiment="bad", resume_from=str(here / "missing.pth"), epochs=1)
+    after_bad = tiny_config(manifests, experiment="after", resume_from=checkpoint_of(bad), epochs=1)
+    after_that = tiny_config(manifests, experiment="later", resume_from=checkpoint_of(after_bad), epochs=1)
     good = baseline_config(manifests, experiment="zero")
-    with pytest.raises(ConfigError, match="no such file"):
-        run_experiments([bad, good])
-    outcomes, [failure] = run_experiments([bad, good], keep_going=True)
-    assert [o.config for o in outcomes] == [good]
-    assert failure.config == bad
-    assert "no such file" in str(failure.error)
+    reports = run_all(bad, after_bad, after_that, good)
+    assert [report.error is None for report in reports] == [False, False, False, True]
+    assert "no such file" in str(reports[0].error)
+    assert reports[0].needs is None
+    for report in reports[1:3]:
+        assert report.needs == reports[0].run
+        assert run_name(bad) in str(report.error)
+    assert len(reports[3].evaluations) == 1
+
+
+def test_a_fault_of_the_programs_own_does_not_stop_the_others(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_or_break(config: ExperimentConfig, **options: Any) -> Any:
+        if config.experiment == "breaks":
+            raise MemoryError("cannot allocate")
+        return train(config, **options)
+
+    monkeypatch.setattr(study, "train", train_or_break)
+    first, second = run_all(
+        tiny_config(manifests, experiment="breaks", epochs=1), tiny_config(manifests, experiment="works", epochs=1)
+    )
+    assert first.error == "MemoryError: cannot allocate"
+    assert "train_or_break" in str(first.details)
+    assert second.error is None
+
+
+def test_states_follow_the_files(manifests: Path, here: Path) -> None:
+    run = PlannedRun(tiny_config(manifests, epochs=2))
+    assert run.state == "to do"
+    train(run.config, stop_after=1)
+    assert run.state == "begun"
+    train(run.config, resume=True)
+    assert run.state == "trained"
+    [report] = run_plan([run], resume=True)
+    assert (run.state, report.error) == ("done", None)
+    [again] = run_plan([run], resume=True)
+    assert again.evaluations[0].metrics == report.evaluations[0].metrics
+
+
+def test_it_goes_on_after_being_killed_and_gives_the_same_numbers(
+    manifests: Path, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def configs(place: str) -> list[ExperimentConfig]:
+        places = {key: str(here / place / key) for key in ("output_dir", "save_dir", "eval_dir")}
+        stage1 = tiny_config(manifests, experiment="one", epochs=2, **places)
+        stage2 = tiny_config(manifests, experiment="two", epochs=2, resume_from=checkpoint_of(stage1), **places)
+        return [stage1, stage2]
+
+    whole = run_all(*configs("whole"))
+
+    class Killed(BaseException):
+        pass
+
+    def train_one_epoch_of_the_second(config: ExperimentConfig, **options: Any) -> Any:
+        if config.experiment == "two":
+            train(config, stop_after=1)
+            raise Killed
+        return train(config, **options)
+
+    monkeypatch.setattr(study, "train", train_one_epoch_of_the_second)
+    with pytest.raises(Killed):
+        run_all(*configs("killed"))
+    monkeypatch.setattr(study, "train", train)
+    first_model = Path(checkpoint_of(configs("killed")[0]))
+    before = first_model.stat().st_mtime_ns
+    gone_on = run_all(*configs("killed"))
+    assert first_model.stat().st_mtime_ns == before
+    for one, other in zip(whole, gone_on, strict=True):
+        assert one.evaluations[0].metrics["results"] == other.evaluations[0].metrics["results"]
+
+
+def test_the_time_to_go_counts_what_is_left(manifests: Path, here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="handclip"):
+        run_all(tiny_config(manifests, epochs=1), baseline_config(manifests, experiment="zero"))
+    headers = [line for line in caplog.messages if line.startswith("\n[")]
+    assert headers[0] == "\n[1/2] stage 1, vit_small: ce; 11k dorsal_r, seed 0"
+    assert headers[1].startswith("\n[2/2] stage 0, vit_small: no training; 11k dorsal_r, seed 0 (0:00:")
+    assert headers[1].endswith("about 0:00:00 of training to go)")

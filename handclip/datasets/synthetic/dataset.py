@@ -38,6 +38,9 @@ _MAX_IDENTITIES = 2000
 _POOL_FROM = 100
 _JPEG_QUALITY = 92
 
+_RECORD = "synthetic.json"
+"""Says what was generated."""
+
 
 @dataclass(frozen=True)
 class SyntheticHands:
@@ -107,8 +110,13 @@ def generate(root: Path, hands: SyntheticHands, progress: Callable[[int, int], N
             if progress is not None:
                 progress(done, len(jobs))
         write_text(folder / "HandInfo.csv", _hand_info(hands, shots))
-        write_json(folder / "synthetic.json", record)
+        write_json(folder / _RECORD, record)
     return root
+
+
+def is_generated(root: Path) -> bool:
+    """Whether `root` holds generated hands, whatever their parameters."""
+    return (root / _RECORD).is_file()
 
 
 def _shots(hands: SyntheticHands) -> Iterator[tuple[int, str, int]]:
@@ -181,7 +189,7 @@ def _is_generated(root: Path, record: dict[str, Any]) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
-        found = json.loads((root / "synthetic.json").read_text(encoding="utf-8"))
+        found = json.loads((root / _RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):

@@ -1,0 +1,163 @@
+"""`handclip study` from its file to its comparison."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_study import LOSSES, baseline_values, tiny_values
+
+Handclip = Callable[..., Any]
+
+
+@pytest.fixture
+def study_file(manifests: Path, here: Path) -> Path:
+    """Two models through all stages, in seconds."""
+    stage_only = {"experiment", "model", "dataset", "aspect", "epochs", "lr"}
+    study = {
+        "study": "tiny",
+        "models": {"vit_small": None, "resnet_small": {"neck": "bnneck", "losses": ["ce"]}},
+        "data": [{"dataset": "11k", "aspects": ["dorsal_r"]}],
+        "losses": {name: LOSSES[name] for name in ("ce", "ce_triplet")},
+        "common": {key: value for key, value in tiny_values(manifests).items() if key not in stage_only},
+        "stage0": {"experiment": "stage0"},
+        "stage1": {"experiment": "stage1", "epochs": 1, "lr": 0.001},
+        "stage2": {"experiment": "stage2", "epochs": 1, "lr": 0.0005},
+    }
+    path = here / "tiny.yml"
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
+    return path
+
+
+def listed(out: str) -> list[tuple[str, str, str]]:
+    """Stage, model and state of each row of the dry run's table."""
+    rows = [line.split() for line in out.splitlines() if re.match(r"\s*\d+\s+[012]\s", line)]
+    return [(row[1], row[2], "to do" if row[-2:] == ["to", "do"] else row[-1]) for row in rows]
+
+
+PLAN = [
+    ("0", "vit_small"),
+    ("1", "vit_small"),
+    ("2", "vit_small"),
+    ("2", "vit_small"),
+    ("0", "resnet_small"),
+    ("1", "resnet_small"),
+    ("2", "resnet_small"),
+]
+
+
+def test_d56_a_study_runs_what_its_dry_run_listed(study_file: Path, handclip: Handclip, here: Path) -> None:
+    dry = handclip("study", study_file, "--dry-run")
+    assert dry.code == 0, dry.err
+    assert listed(dry.out) == [(*run, "to do") for run in PLAN]
+    assert "5 epochs to train" in dry.out
+    assert not (here / "studies").exists()
+
+    answer = handclip("study", study_file)
+    assert answer.code == 0, answer.err
+    assert "[7/7] stage 2, resnet_small: ce; 11k dorsal_r, seed 0" in answer.err
+    out = here / "studies" / "tiny"
+    for name in ("comparison.md", "comparison.csv", "comparison.tex", "comparison.json", "differences.csv"):
+        assert (out / name).is_file()
+        assert name in answer.out
+    record = json.loads((out / "study.json").read_text())
+    # The dry run listed what was run: the same runs, in the same order.
+    assert [(run["stage"], run["model"], run["state"]) for run in record] == [(*run, "done") for run in PLAN]
+    assert {path.name for path in (out / "eval_logs").iterdir()} == {run["run"] for run in record}
+    assert len(list((out / "saved_models").glob("*[!t].pth"))) == 5
+    assert all((out / "eval_logs" / run["run"] / "eval.log").is_file() for run in record)
+    assert listed(handclip("study", study_file, "--dry-run").out) == [(*run, "done") for run in PLAN]
+
+    models = {path: path.stat().st_mtime_ns for path in (out / "saved_models").iterdir()}
+    comparison = (out / "comparison.json").read_bytes()
+    again = handclip("study", study_file)
+    assert again.code == 0
+    assert again.err.count("has already ended") == 5
+    assert {path: path.stat().st_mtime_ns for path in (out / "saved_models").iterdir()} == models
+    assert (out / "comparison.json").read_bytes() == comparison
+
+
+def test_a_study_grows(study_file: Path, handclip: Handclip, here: Path) -> None:
+    first = handclip("study", study_file, "--only", "resnet_small", "--out", "out")
+    assert first.code == 0, first.err
+    assert len(list((here / "out" / "eval_logs").iterdir())) == 3
+    more = handclip("study", study_file, "--only", "resnet_small", "--out", "out", "--set", "seeds=[0, 1]", "--dry-run")
+    assert [state for _, _, state in listed(more.out)] == ["done"] * 3 + ["to do"] * 3
+
+
+def test_d57_a_failing_run_fails_the_command_after_the_others_went_on(
+    study_file: Path, handclip: Handclip, here: Path
+) -> None:
+    values = yaml.safe_load(study_file.read_text())
+    # P x K needs more identities than there are: only the triplet variant fails.
+    values["losses"]["ce_triplet"][1]["type"] = "triplet"
+    values["models"] = {"vit_small": {"batch_size": 64}}
+    study_file.write_text(yaml.safe_dump(values))
+    answer = handclip("study", study_file, "--out", "out")
+    assert answer.code == 1
+    assert "1 of 4 runs failed" in answer.err
+    assert "stage 2, vit_small: ce + triplet" in answer.err
+    assert "a batch needs 32 identities" in answer.err
+    assert (here / "out" / "comparison.md").is_file()
+    states = [run["state"] for run in json.loads((here / "out" / "study.json").read_text())]
+    assert states == ["done", "done", "done", "failed"]
+
+
+def test_what_hangs_on_a_failed_stage_1_is_left_out(study_file: Path, handclip: Handclip, here: Path) -> None:
+    arguments = ("--out", "out", "--set", "models={vit_small: {pretrained: missing.pt}}", "--set", "stage0=null")
+    answer = handclip("study", study_file, *arguments)
+    assert answer.code == 1
+    assert "3 of 3 runs failed" in answer.err
+    assert answer.err.count("Left out: goes on from stage1_vit_small") == 2
+    assert not (here / "out" / "comparison.md").exists()
+    assert [run["state"] for run in json.loads((here / "out" / "study.json").read_text())] == [
+        "failed",
+        "left out",
+        "left out",
+    ]
+
+
+def test_cross_domain_evaluations_belong_to_the_comparison(study_file: Path, handclip: Handclip, here: Path) -> None:
+    only = ("--only", "vit_small", "--set", "stage0=null", "--set", "losses={ce: [{type: cross_entropy}]}")
+    only += ("--set", "models={vit_small: {}}", "--out", "out")
+    answer = handclip("study", study_file, *only, "--set", "evaluate_on=[{aspect: palmar_l}]")
+    assert answer.code == 0, answer.err
+    assert len(list((here / "out" / "eval_logs").iterdir())) == 4
+    blocks = json.loads((here / "out" / "comparison.json").read_text())["blocks"]
+    assert {block["protocol"]["aspect"] for block in blocks} == {"dorsal_r", "palmar_l"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("missing.yml",), "missing.yml: no such file"),
+        (("tiny.yml", "--only", "vit"), "the study has no model 'vit'"),
+        (("tiny.yml", "--set", "stage1.epoch=3"), "unknown key 'epoch'"),
+        (("tiny.yml", "--set", "models={vit_smal: {}}"), "there is no model 'vit_smal'. Did you mean 'vit_small'"),
+        (
+            ("tiny.yml", "--set", "models={resnet_small: {quick_gelu: true}}"),
+            "quick_gelu: has no effect on resnet_small",
+        ),
+        (("tiny.yml", "--set", "stages=3"), "unknown key 'stages'"),
+    ],
+)
+def test_a_study_that_cannot_be_planned(
+    study_file: Path, handclip: Handclip, here: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    answer = handclip("study", *arguments)
+    assert answer.code == 2
+    assert message in answer.err
+    assert not (here / "studies").exists()
+
+
+def test_baselines_alone(manifests: Path, study_file: Path, handclip: Handclip, here: Path) -> None:
+    values = yaml.safe_load(study_file.read_text())
+    common = {k: v for k, v in baseline_values(manifests).items() if k not in ("experiment", "model", "variant")}
+    values = {**values, "stage1": None, "stage2": None, "common": common}
+    study_file.write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not None}))
+    answer = handclip("study", study_file, "--out", "out")
+    assert answer.code == 0, answer.err
+    assert len(list((here / "out" / "eval_logs").iterdir())) == 2
