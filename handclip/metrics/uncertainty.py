@@ -22,6 +22,7 @@ Floats: TypeAlias = NDArray[np.float64]
 
 REPLICATES = 10_000
 PERMUTATIONS = 20_000
+"""How many permutations are drawn, at least."""
 LEVEL = 0.05
 """Significance level; an interval covers 1 - LEVEL."""
 
@@ -166,6 +167,15 @@ def holm(p_values: Floats) -> Floats:
     return adjusted
 
 
+def permutations_for(pairs: int) -> int:
+    """Return how many permutations to draw for so many pairs of runs.
+
+    The smallest p-value that M permutations can give is 1/(1 + M), and Holm's correction multiplies it by the number of
+    pairs: with too few no difference could ever be significant. This leaves it at 0.01 or less.
+    """
+    return max(PERMUTATIONS, 100 * pairs)
+
+
 def compact_letters(significant: NDArray[np.bool_]) -> list[str]:
     """Return the letters of R runs, two of which share one if and only if they do not differ significantly.
 
@@ -252,6 +262,7 @@ def compare_tables(tables: Sequence[PersonSums]) -> tuple[Intervals, PairedDiffe
         low[k], high[k] = bca_interval(differences[k], resampled[i] - resampled[j], left_out[i] - left_out[j])
     contributions = [table.contributions for table in tables]
     parts = np.array([contributions[i] - contributions[j] for i, j in pairs]).reshape(len(pairs), people, metrics)
-    p_values = sign_flip_p_values(parts.transpose(1, 0, 2).reshape(people, -1)).reshape(shape)
+    flat = parts.transpose(1, 0, 2).reshape(people, -1)
+    p_values = sign_flip_p_values(flat, permutations=permutations_for(len(pairs))).reshape(shape)
     adjusted = np.array([holm(p_values[:, metric]) for metric in range(metrics)]).T.reshape(shape)
     return intervals, PairedDifferences(pairs, differences, low, high, p_values, adjusted)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
-from handclip.metrics.uncertainty import EXACT_UP_TO, LEVEL, PERMUTATIONS, REPLICATES
+from handclip.metrics.uncertainty import EXACT_UP_TO, LEVEL, REPLICATES, permutations_for
 from handclip.report.matrix import METRICS, Block, Cost, Matrix, Protocol, RunRow, Score, distinguishing_columns
 from handclip.report.published import PublishedResult
 from handclip.report.tables import METRIC_TITLES
@@ -106,7 +106,7 @@ def legend(block: Block) -> list[str]:
             f"over people (BCa bootstrap, {REPLICATES:,} resamples of {block.people} people)."
         )
     if block.pairs:
-        count = f"all {2**block.people:,}" if block.people <= EXACT_UP_TO else f"{PERMUTATIONS:,}"
+        count = f"all {2**block.people:,}" if block.people <= EXACT_UP_TO else f"{permutations_for(block.pairs):,}"
         pairs = f"{block.pairs} pair{'s' if block.pairs > 1 else ''}"
         sentences.append(
             f"Runs that share a letter do not differ significantly at {LEVEL:.0%} ({count} permutations that swap "
@@ -137,16 +137,21 @@ def matrix_markdown(matrix: Matrix) -> str:
             _markdown_table(_titles(block), lines, left=_left_columns(block)),
             " ".join([*legend(block), *([COST_LEGEND] if block.rows else [])]),
         ]
-    parts += ["## Sources", _markdown_table(["Row", "Run", "Files"], list(_sources(matrix)), left=3)]
+    parts += ["## Sources", _markdown_table(["Rows", "Run", "Files"], list(_sources(matrix)), left=3)]
     return "\n\n".join(parts) + "\n"
 
 
 def _sources(matrix: Matrix) -> Iterator[list[str]]:
+    """Yield a line for each run, with all its rows, and one for each published result."""
+    rows: dict[tuple[str, str], list[str]] = {}
     for number, block in enumerate(matrix.blocks, start=1):
         for row in block.rows:
-            yield [f"{number}.{row.number}", f"`{row.run}`", ", ".join(f"`{path}`" for path in row.files.values())]
+            files = ", ".join(f"`{path}`" for path in row.files.values())
+            rows.setdefault((f"`{row.run}`", files), []).append(f"{number}.{row.number}")
         for result in block.published:
-            yield [f"{number}", result.method, f"{result.source}. {result.note}".rstrip()]
+            rows.setdefault((result.method, f"{result.source}. {result.note}".rstrip()), []).append(str(number))
+    for (name, files), numbers in rows.items():
+        yield [", ".join(numbers), name, files]
 
 
 def _markdown_table(titles: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> str:

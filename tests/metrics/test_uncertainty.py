@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handclip.metrics.uncertainty import (
+    PERMUTATIONS,
     PersonSums,
     bca_interval,
     compact_letters,
     compare_tables,
     holm,
+    permutations_for,
     resampling_weights,
     sign_flip_p_values,
 )
@@ -216,3 +218,10 @@ def test_what_does_not_fit_is_refused() -> None:
         PersonSums(np.ones((3, 2, 1)), counts * [1, 0])
     with pytest.raises(ValueError, match="same queries"):
         compare_tables([PersonSums(np.ones((3, 2, 1)), counts), PersonSums(np.ones((3, 2, 1)), counts * 2)])
+
+
+@pytest.mark.parametrize("pairs", [1, 199, 200, 5000])
+def test_enough_permutations_are_drawn_for_something_to_be_significant(pairs: int) -> None:
+    drawn = permutations_for(pairs)
+    assert drawn >= PERMUTATIONS
+    assert pairs / (1 + drawn) < 0.01
