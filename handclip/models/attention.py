@@ -8,6 +8,7 @@ positions of unbounded products is more than bfloat16's three digits bear.
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 
 class ChannelAttention(nn.Module):
@@ -24,10 +25,10 @@ class ChannelAttention(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape and type."""
         with _float32(features):
-            channels = features.float().flatten(2)
-            # The row's maximum is left out: softmax does not see a number added to a whole row.
-            weights = (-channels @ channels.mT).softmax(dim=-1)
-            attended = weights @ channels
+            channels = features.float().flatten(2).unsqueeze(1)
+            # The row's maximum is left out: softmax does not see a number added to a whole row. Fused, the C x C
+            # weights need not be kept for the gradient, which halves the time and nearly all of the memory.
+            attended = scaled_dot_product_attention(-channels, channels, channels, scale=1.0)
             return (features + self.gamma * attended.view_as(features)).to(features.dtype)
 
 
