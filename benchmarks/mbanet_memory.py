@@ -6,7 +6,13 @@ import time
 
 import torch
 
-from handclip.models.mbanet import MBANetEncoder
+from handclip.config.loading import parse_config
+from handclip.engine.criterion import TrainingCriterion
+from handclip.engine.optimization import build_optimizers
+from handclip.models.builder import build_model
+
+IDENTITIES = 72
+"""Of dorsal right in 11k Hands."""
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--batch", type=int, default=4)
@@ -15,13 +21,21 @@ parser.add_argument("--relative-position", default="published", choices=["publis
 options = parser.parse_args()
 
 torch.manual_seed(0)
-encoder = MBANetEncoder("mbanet", input_size=(options.side, options.side), relative_position=options.relative_position)
+values = {
+    "experiment": "memory", "model": "mbanet", "pretrained": "none", "dataset": "11k", "input_size": options.side,
+    "relative_position": options.relative_position, "neck": "hidden", "optimizer": "adam",
+}  # fmt: skip
+config = parse_config(values, "benchmark")
+model = build_model(config).train()
+criterion = TrainingCriterion(config.losses, IDENTITIES, model.encoder.embedding_dims)
+optimizer, _ = build_optimizers(config, model, criterion)
+images, labels = torch.randn(options.batch, 3, options.side, options.side), torch.arange(options.batch)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 start = time.perf_counter()
-embeddings = encoder.train()(torch.randn(options.batch, 3, options.side, options.side))
-torch.stack([embedding.square().mean() for embedding in embeddings.values()]).sum().backward()
+criterion(embeddings=model(images), labels=labels).total.backward()
+optimizer.step()
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-assert all(parameter.grad is not None for parameter in encoder.parameters())
-print(f"batch {options.batch}, {options.side} px, {options.relative_position}: forward and backward {seconds:.1f} s")
+assert all(parameter.grad is not None for parameter in [*model.parameters(), *criterion.parameters()])
+print(f"batch {options.batch}, {options.side} px, {options.relative_position}: a step of Adam takes {seconds:.1f} s")
 print(f"peak memory {peak:.2f} GiB, of which model and libraries {before:.2f} GiB")

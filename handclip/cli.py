@@ -215,7 +215,8 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
     from handclip.report.tables import evaluation_text, write_evaluation_log
 
     evaluation = evaluate_experiment(choose_model(experiment, trained), overwrite=overwrite)
-    facts = {"Config": str(path), "Experiment": experiment.experiment, "Variant": experiment.variant}
+    made_by = {"Experiment": evaluation.metrics["experiment"], "Variant": evaluation.metrics["variant"]}
+    facts = {"Config": str(path), **made_by}
     log = write_evaluation_log(evaluation.folder, evaluation.metrics, facts)
     stdout.print(evaluation_text(evaluation.metrics, facts), highlight=False, markup=False, soft_wrap=True)
     stdout.print(
@@ -265,5 +266,5 @@ def run(command: typer.Typer) -> None:
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == _INTERRUPTED:
-            print("Interrupted. What was being trained goes on with --resume.", file=sys.stderr)
+            print("Interrupted. To go on, give the same command again (train and demo: with --resume).", file=sys.stderr)
         raise

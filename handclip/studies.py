@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handclip.config.study import SYNTHETIC_HANDS, StudyConfig, plan_cross_domain, plan_experiments
+from handclip.config.study import SYNTHETIC_HANDS, StudyConfig, plan_experiments
 from handclip.console import progress_over
 from handclip.datasets.synthetic import SyntheticHands, generate
 from handclip.engine.study import PlannedRun, RunReport, run_plan
@@ -15,6 +15,7 @@ from handclip.files import require_writable, write_json
 from handclip.models.registry import check_keys
 from handclip.report.comparison import compare_runs, write_matrix
 from handclip.report.matrix import Matrix
+from handclip.report.runs import read_run
 from handclip.report.tables import write_evaluation_log
 
 logger = logging.getLogger(__name__)
@@ -27,13 +28,19 @@ class StudyResult:
     reports: list[RunReport]
     matrix: Matrix | None
     files: list[Path]
+    unread: list[str] = field(default_factory=list)
+    """Why the files of an evaluation could not be compared."""
 
     def raise_failures(self) -> None:
         """Raise one error that names every run that failed or was left out, if there is any."""
-        failed = [report for report in self.reports if report.error is not None]
+        failed = [report for report in self.reports if report.faults]
+        lines = [f"  {report.run}\n    " + "\n    ".join(map(str, report.faults)) for report in failed]
         if failed:
-            lines = [f"  {report.run}\n    {report.error}" for report in failed]
-            raise HandCLIPError(f"{len(failed)} of {len(self.reports)} runs failed:\n" + "\n".join(lines))
+            lines.insert(0, f"{len(failed)} of {len(self.reports)} runs failed:")
+        if self.unread:
+            lines += ["left out of the comparison:", *(f"  {reason}" for reason in self.unread)]
+        if lines:
+            raise HandCLIPError("\n".join(lines))
 
 
 def plan_study(study: StudyConfig, out: Path, *, only: Sequence[str] = (), source: str = "study") -> list[PlannedRun]:
@@ -49,12 +56,12 @@ def plan_study(study: StudyConfig, out: Path, *, only: Sequence[str] = (), sourc
         ConfigError: an experiment of the study is not valid, or a model is not known.
     """
     experiments = plan_experiments(study, out, only=only, source=source)
-    for config in experiments:
+    for experiment in experiments:
         try:
-            check_keys(config)
+            check_keys(experiment.config)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
-    return [PlannedRun(config, tuple(plan_cross_domain(study, config, source))) for config in experiments]
+    return [PlannedRun(experiment.config, experiment.other_data) for experiment in experiments]
 
 
 def run_study(study: StudyConfig, plan: Sequence[PlannedRun], out: Path) -> StudyResult:
@@ -87,10 +94,23 @@ def run_and_compare(plan: Sequence[PlannedRun], out: Path, *, resume: bool, reco
         if record is not None:
             write_json(record, [_entry(done) for done in reports] + [_to_do(run) for run in plan[len(reports) :]])
     folders = [evaluation.folder for report in reports for evaluation in report.evaluations]
-    if not folders:
-        return StudyResult(reports, None, [])
-    matrix = compare_runs(folders)
-    return StudyResult(reports, matrix, write_matrix(matrix, out))
+    whole, unread = _readable(folders)
+    if not whole:
+        return StudyResult(reports, None, [], unread)
+    matrix = compare_runs(whole)
+    return StudyResult(reports, matrix, write_matrix(matrix, out), unread)
+
+
+def _readable(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Tell the evaluations that can be compared from those with a damaged file, and why."""
+    whole, unread = [], []
+    for folder in folders:
+        try:
+            read_run(folder)
+            whole.append(folder)
+        except HandCLIPError as error:
+            unread.append(str(error))
+    return whole, unread
 
 
 def _draw_hands(study: StudyConfig, root: Path) -> None:
@@ -101,14 +121,12 @@ def _draw_hands(study: StudyConfig, root: Path) -> None:
 
 
 def _entry(report: RunReport) -> dict[str, Any]:
-    state = "done" if report.error is None else "failed" if report.needs is None else "left out"
     return {
         **_to_do(report.run),
-        "state": state,
+        "state": "left out" if report.needs else "failed" if report.faults else "done",
         "checkpoint": str(report.training.checkpoint) if report.training else None,
         "evaluations": [str(evaluation.folder) for evaluation in report.evaluations],
-        "error": report.error,
-        "details": report.details,
+        "faults": [asdict(fault) for fault in report.faults],
     }
 
 

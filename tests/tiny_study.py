@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.config.loading import parse_config
+from handclip.config.loading import on_other_data, parse_config
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import prepare
 from handclip.datasets.synthetic import SyntheticHands, generate
@@ -68,11 +68,11 @@ def baseline_values(manifests: Path, **changes: Any) -> dict[str, Any]:
 
 
 def tiny_config(manifests: Path, **changes: Any) -> ExperimentConfig:
-    return parse_config(tiny_values(manifests, **changes), source="test")
+    return parse_config(on_other_data(tiny_values(manifests), changes), source="test")
 
 
 def baseline_config(manifests: Path, **changes: Any) -> ExperimentConfig:
-    return parse_config(baseline_values(manifests, **changes), source="test")
+    return parse_config(on_other_data(baseline_values(manifests), changes), source="test")
 
 
 def write_config(path: Path, values: dict[str, Any]) -> Path:

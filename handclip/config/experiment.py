@@ -14,6 +14,12 @@ HAND_ASPECTS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
 SINGLE_ASPECT = {"hd": "dorsal", "folder": "hand"}
 """Data sets with one aspect only, and its name."""
 
+
+def aspects_of(dataset: str) -> tuple[str, ...]:
+    """Return what `aspect` may be for a data set."""
+    return (SINGLE_ASPECT[dataset],) if dataset in SINGLE_ASPECT else (*HAND_ASPECTS, "all")
+
+
 GalleryProtocol = Literal["gallery", "gallery_all"]
 Flip = Literal["none", "sum"]
 
@@ -184,8 +190,8 @@ class ExperimentConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _name_the_only_aspect(cls, values: Any) -> Any:
-        """Where a data set has one aspect only, that is the aspect, so that `--set dataset=hd` needs no second key."""
-        if isinstance(values, dict) and values.get("aspect", "all") in (*HAND_ASPECTS, "all"):
+        """Where a data set has one aspect only, it need not be given."""
+        if isinstance(values, dict) and "aspect" not in values:
             only = SINGLE_ASPECT.get(str(values.get("dataset")).lower())
             if only is not None:
                 return {**values, "aspect": only}
@@ -193,11 +199,9 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        only = SINGLE_ASPECT.get(self.dataset)
-        if only is None and self.aspect not in (*HAND_ASPECTS, "all"):
-            raise ValueError(f"aspect: {self.dataset} has the aspects {', '.join(HAND_ASPECTS)} and all")
-        if only is not None and self.aspect != only:
-            raise ValueError(f"aspect: {self.dataset} has the aspect {only} only")
+        if self.aspect not in (known := aspects_of(self.dataset)):
+            names = f"aspects {', '.join(known[:-1])} and {known[-1]}" if known[1:] else f"aspect {known[0]} only"
+            raise ValueError(f"aspect: {self.dataset} has the {names}")
         if self.dataset == "folder" and self.data_root is None and self.manifest is None:
             raise ValueError("data_root: a folder data set needs the path of its folder")
         changed = self._changed()

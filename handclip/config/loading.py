@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from handclip.config.experiment import Augmentation, ExperimentConfig, Reranking
+from handclip.config.experiment import Augmentation, ExperimentConfig, Reranking, aspects_of
 from handclip.config.losses import LOSS_TYPES, suggest_loss
 from handclip.config.section import Section
 from handclip.errors import ConfigError, did_you_mean, missing_file
@@ -18,20 +18,43 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
 
     Args:
         path: the YAML file.
-        overrides: `key=value` with the value in YAML; `augmentation.flip=0.5` reaches into a section.
+        overrides: `key=value` with the value in YAML; `augmentation.flip=0.5` reaches into a section. With another
+            `dataset`, what the file says of its own is forgotten, as `on_other_data` does.
 
     Raises:
         ConfigError: the file is missing or is no YAML mapping; a key is unknown, given twice or misplaced; a value
             has the wrong type or range.
     """
     values = read_yaml(path)
+    data: dict[str, Any] = {}
     for override in overrides:
-        apply_override(override, values)
-    return parse_config(values, source=str(path))
+        apply_override(override, data if _is_about_data(override) else values)
+    return parse_config(on_other_data(values, data), source=str(path))
 
 
 DATA_KEYS = frozenset({"dataset", "aspect", "manifest", "data_root"})
 """Keys that say which images are used."""
+
+
+def on_other_data(values: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an experiment's values with other data.
+
+    Args:
+        values: what an experiment file holds.
+        data: the keys to change. Where `dataset` becomes another one, the `data_root` and `manifest` of `values` are
+            dropped, which lie in the former, and so is an `aspect` that the new one does not have.
+    """
+    before, now = (str(part.get("dataset")).lower() for part in (values, {**values, **data}))
+    if "dataset" not in values or before == now:
+        return {**values, **data}
+    dropped = {"data_root", "manifest"}
+    if values.get("aspect") not in aspects_of(now):
+        dropped.add("aspect")
+    return {**{key: value for key, value in values.items() if key not in dropped}, **data}
+
+
+def _is_about_data(override: str) -> bool:
+    return override.partition("=")[0].strip() in DATA_KEYS
 
 
 def load_trained_config(path: Path, overrides: Sequence[str]) -> ExperimentConfig | None:
@@ -44,7 +67,7 @@ def load_trained_config(path: Path, overrides: Sequence[str]) -> ExperimentConfi
     Returns:
         None where no override changes the data, or where the file alone is no whole experiment.
     """
-    staying = [override for override in overrides if override.partition("=")[0].strip() not in DATA_KEYS]
+    staying = [override for override in overrides if not _is_about_data(override)]
     if len(staying) == len(overrides):
         return None
     try:

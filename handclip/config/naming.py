@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from handclip.config.experiment import ExperimentConfig, Reranking
+from handclip.config.losses import LOSS_TYPES
 
 _LONGEST_EXTRAS = 80
 _LONGEST_NAME = 240
@@ -40,32 +42,53 @@ def evaluation_name(run: str, *, on: str = "", rerank: Reranking | None = None) 
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 15]}_x-{_digest(name, 12)}"
 
 
-def _extras(config: ExperimentConfig) -> dict[str, Any]:
-    ignored = _NAMED | config.PLACES | config.EVALUATION
-    if config.dataset == "folder":
-        ignored -= {"data_root"}  # alone among the data sets it has no name but its place
-    values = config.to_dict()
+def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that change what is computed and differ from their default.
+
+    Left out is what names an experiment or its data: `experiment`, `variant`, `model`, `dataset`, `aspect`,
+    `manifest` and `seed`. `losses` stand there only where one has an option that is not its default, and then each
+    with its type and such options; `resume_from` is a file name.
+
+    Args:
+        values: a resolved config, as `ExperimentConfig.to_dict` returns it.
+    """
+    left_out = {"experiment", "variant", "model", "dataset", "aspect", "manifest", "seed"}
+    return {key: value for key, value in _changed(values).items() if key not in left_out}
+
+
+def _changed(values: Mapping[str, Any]) -> dict[str, Any]:
     fields = ExperimentConfig.model_fields
-    extras: dict[str, Any] = {}
-    if config.model.startswith("coca_"):
-        # Alone among the models these end in another's name: `a_coca` with `ViT-B-32` would read the same.
-        extras["model"] = config.model
-    for key in sorted(values.keys() - ignored):
+    ignored = ExperimentConfig.PLACES | ExperimentConfig.EVALUATION
+    changed: dict[str, Any] = {}
+    for key in sorted((values.keys() & fields.keys()) - ignored):
         if key == "losses":
-            # The types stand in the name already; what remains is any option that is not its default.
-            defaults = [type(loss)(type=loss.type).model_dump(mode="json") for loss in config.losses]
-            options = [
-                {option: value for option, value in given.items() if value != default[option]}
-                for given, default in zip(values[key], defaults, strict=True)
-            ]
-            if config.variant == "finetuned" and any(options):
-                extras[key] = options
+            losses = [_changed_options(loss) for loss in values[key]]
+            if values["variant"] == "finetuned" and any(options.keys() != {"type"} for options in losses):
+                changed[key] = losses
         elif key == "resume_from" and values[key] is not None:
             # A checkpoint is named after its run, so its name says what it is wherever it lies.
-            extras[key] = Path(values[key]).name
+            changed[key] = Path(values[key]).name
         elif values[key] != _plain(fields[key].get_default(call_default_factory=True)):
-            extras[key] = values[key]
-    return extras
+            changed[key] = values[key]
+    return changed
+
+
+def _changed_options(loss: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a loss that are not its default, and its type."""
+    default = LOSS_TYPES[loss["type"]](type=loss["type"]).model_dump(mode="json")
+    return {option: value for option, value in loss.items() if option == "type" or value != default[option]}
+
+
+def _extras(config: ExperimentConfig) -> dict[str, Any]:
+    extras = {key: value for key, value in _changed(config.to_dict()).items() if key not in _NAMED}
+    if config.dataset == "folder" and config.data_root is not None:
+        extras["data_root"] = str(config.data_root)  # alone among the data sets it has no name but its place
+    if "losses" in extras:
+        # The types stand in the name already.
+        extras["losses"] = [{key: loss[key] for key in loss if key != "type"} for loss in extras["losses"]]
+    # Alone among the models CoCa's end in another's name: `a_coca` with `ViT-B-32` would read the same.
+    model = {"model": config.model} if config.model.startswith("coca_") else {}
+    return model | dict(sorted(extras.items()))
 
 
 def _plain(value: Any) -> Any:

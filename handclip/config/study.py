@@ -23,13 +23,14 @@ Every other key is one of the experiment file's. Of two places that give the sam
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.config.loading import apply_override, parse_config, read_yaml
+from handclip.config.loading import apply_override, on_other_data, parse_config, read_yaml
 from handclip.config.naming import run_name
 from handclip.config.section import Section
 from handclip.errors import ConfigError, did_you_mean
@@ -39,6 +40,15 @@ Keys = dict[str, Any]
 
 _WRITTEN = {"output_dir": "train_logs", "save_dir": "saved_models", "eval_dir": "eval_logs"}
 """Where runs write, below the study's folder."""
+
+_OWNED = {
+    **dict.fromkeys(_WRITTEN, "everything is written below the study's folder"),
+    **dict.fromkeys(("resume_from", "checkpoint"), "the study knows which model goes on from which"),
+    "seed": "seeds stand in the study's `seeds`",
+    "model": "models stand in the study's `models`",
+    "variant": "stage0 is the baseline, stage1 and stage2 train",
+}
+"""Keys of the experiment file that the study sets itself, and where they are said instead."""
 
 SYNTHETIC_HANDS = "synthetic_hands"
 """Where a study draws its synthetic hands, below its folder."""
@@ -59,7 +69,8 @@ class StudyConfig(Section):
 
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     models: dict[str, Keys] = Field(min_length=1)
-    """Keys of each model's experiments. `losses` here names those of the study that this model is trained with."""
+    """Keys of each model's experiments. `losses` here names those of the study that it is trained with; with `model`,
+    the name is only a label."""
     data: Annotated[list[Keys], Field(min_length=1)]
     """Keys of each data set; `aspects` is a list, one experiment each."""
     seeds: list[Annotated[int, Field(strict=True, ge=0, lt=2**32)]] = Field(default_factory=lambda: [0], min_length=1)
@@ -92,6 +103,7 @@ class StudyConfig(Section):
             raise ValueError("stage2: goes on from stage 1, and there is no stage1")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: names a seed twice")
+        self._leave_to_the_study()
         for model, keys in self.models.items():
             names = keys.get("losses", list(self.losses))
             if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
@@ -100,6 +112,22 @@ class StudyConfig(Section):
                 if name not in self.losses:
                     raise ValueError(f"models.{model}.losses: there is no '{name}'.{did_you_mean(name, self.losses)}")
         return self
+
+    def _leave_to_the_study(self) -> None:
+        """Refuse keys that would have no effect where they stand."""
+        parts = {"common": self.common, "stage0": self.stage0, "stage1": self.stage1, "stage2": self.stage2}
+        parts |= {f"models.{name}": keys for name, keys in self.models.items()}
+        parts |= {f"data[{number}]": keys for number, keys in enumerate(self.data)}
+        parts |= {f"evaluate_on[{number}]": keys for number, keys in enumerate(self.evaluate_on)}
+        for where, keys in parts.items():
+            for key in keys or ():
+                # A model may stand under a name of its own, so that one is trained in two ways.
+                if key in _OWNED and not (key == "model" and where.startswith("models.")):
+                    raise ValueError(f"{where}.{key}: is the study's to set: {_OWNED[key]}")
+                if key == "losses" and where not in ("stage1",) and not where.startswith("models."):
+                    raise ValueError(f"{where}.losses: combinations stand in the study's `losses`")
+        if self.stage2 is None and "losses" in (self.stage1 or {}):
+            raise ValueError("stage1.losses: without stage2, stage 1 is trained with each of the study's `losses`")
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -121,9 +149,17 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
         raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error))) from error
 
 
+@dataclass(frozen=True)
+class StudyExperiment:
+    """One experiment of a study, and its evaluations on data that it is not trained on."""
+
+    config: ExperimentConfig
+    other_data: tuple[ExperimentConfig, ...] = ()
+
+
 def plan_experiments(
     study: StudyConfig, out: Path, *, only: Sequence[str] = (), source: str = "study"
-) -> list[ExperimentConfig]:
+) -> list[StudyExperiment]:
     """Spell out every experiment of a study, each after the one it goes on from.
 
     Args:
@@ -133,91 +169,118 @@ def plan_experiments(
         source: named in errors.
 
     Raises:
-        ConfigError: a key or value of an experiment is wrong, `only` names an unknown model, or two experiments
-            would have the same name.
+        ConfigError: a key or value of an experiment is wrong, `only` names an unknown model, or two experiments or
+            evaluations would have the same name.
     """
     if unknown := sorted(set(only) - study.models.keys()):
-        raise ConfigError(f"the study has no model '{unknown[0]}'.{did_you_mean(unknown[0], study.models)}")
-    planned = list(_experiments(study, out, only, source))
+        raise ConfigError(f"{source}: there is no model '{unknown[0]}'.{did_you_mean(unknown[0], study.models)}")
+    planned = [
+        StudyExperiment(config, tuple(_on_other_data(study, config, values, out, where)))
+        for config, values, where in _experiments(study, out, only, source)
+    ]
     names: dict[str, ExperimentConfig] = {}
-    for config in planned:
-        if names.setdefault(run_name(config), config) is not config:
-            raise ConfigError(f"{source}: two experiments would both be named {run_name(config)}")
+    for experiment in planned:
+        name = run_name(experiment.config)
+        if names.setdefault(name, experiment.config) is not experiment.config:
+            raise ConfigError(f"{source}: two experiments would both be named {name}")
     return planned
 
 
-def plan_cross_domain(study: StudyConfig, config: ExperimentConfig, source: str = "study") -> list[ExperimentConfig]:
-    """Return the evaluations of a trained experiment on the study's other data, without those it was trained on."""
-    if config.variant == "baseline":
-        return []
-    planned = []
-    for data in _single_aspects(study.evaluate_on):
-        same = data.get("dataset", config.dataset) == config.dataset
-        elsewhere = {} if same else {"data_root": None, "manifest": None}
-        values = {**_given(config), **elsewhere, **data, "checkpoint": _checkpoint(config)}
-        other = parse_config(values, f"{source}, evaluate_on")
-        if (other.dataset, other.aspect, other.manifest) != (config.dataset, config.aspect, config.manifest):
-            planned.append(other)
-    return planned
+_Spelled = tuple[ExperimentConfig, Keys, str]
+"""An experiment, the values it was made from, and where they stand."""
 
 
-def _experiments(study: StudyConfig, out: Path, only: Sequence[str], source: str) -> Iterator[ExperimentConfig]:
+def _experiments(study: StudyConfig, out: Path, only: Sequence[str], source: str) -> Iterator[_Spelled]:
     places: Keys = {key: str(out / folder) for key, folder in _WRITTEN.items()}
-    for data in _single_aspects(study.data):
-        if str(data.get("dataset", study.common.get("dataset"))).lower() == "synthetic":
-            data = {"data_root": str(out / SYNTHETIC_HANDS), **data}
+    for data in _single_aspects(study.data, study, out, f"{source}, data"):
         for seed in study.seeds:
-            for name, model in study.models.items():
-                if only and name not in only:
+            for label, model in study.models.items():
+                if only and label not in only:
                     continue
-                given = {"model": name, "seed": seed, **data, **places}
-                yield from _stages(study, {k: v for k, v in model.items() if k != "losses"}, given, source)
+                own = {key: value for key, value in model.items() if key != "losses"}
+                given = {"seed": seed, **data, **places}
+                yield from _stages(study, label, {"model": label, **own}, given, source)
             for path in () if only else study.runs:
-                yield parse_config({**read_yaml(path), "seed": seed, **data, **places}, str(path))
+                values = {**on_other_data(read_yaml(path), data), "seed": seed, **places}
+                yield parse_config(values, str(path)), values, str(path)
 
 
-def _stages(study: StudyConfig, model: Keys, given: Keys, source: str) -> Iterator[ExperimentConfig]:
+def _stages(study: StudyConfig, label: str, model: Keys, given: Keys, source: str) -> Iterator[_Spelled]:
     """Yield one model's experiments on one data set with one seed."""
 
-    def config(stage: str, keys: Keys, **more: Any) -> ExperimentConfig:
-        values = {**study.common, **keys, **model, **given, **more}
-        return parse_config(values, f"{source}, {stage} of {given['model']}")
+    def spelled(stage: str, *parts: Keys) -> _Spelled:
+        where = f"{source}, {stage} of {label}"
+        values = {key: value for part in (study.common, *parts) for key, value in part.items()}
+        if values.get("variant") == "baseline":
+            unread = ExperimentConfig.TRAINING - (study.stage0 or {}).keys()
+            values = {key: value for key, value in values.items() if key not in unread}
+        return parse_config(values, where), values, where
 
     if study.stage0 is not None:
-        unused = ExperimentConfig.TRAINING
-        without_training = [{k: v for k, v in part.items() if k not in unused} for part in (study.common, model)]
-        values = {**without_training[0], **study.stage0, **without_training[1], **given, "variant": "baseline"}
-        yield parse_config(values, f"{source}, stage0 of {given['model']}")
+        baseline = spelled("stage0", study.stage0, model, given, {"variant": "baseline"})
+        # With weights from a file or the hub, every seed has the same baseline.
+        if given["seed"] == study.seeds[0] or baseline[0].pretrained == "none":
+            yield baseline
     if study.stage1 is None:
         return
-    names = study.models[given["model"]].get("losses", study.losses)
+    names = study.models[label].get("losses", list(study.losses))
     if study.stage2 is None:
         for name in names:
-            yield config("stage1", study.stage1, losses=study.losses[name])
+            yield spelled("stage1", study.stage1, model, given, {"losses": study.losses[name]})
         return
-    stage1 = config("stage1", study.stage1)
+    stage1 = spelled("stage1", study.stage1, model, given)
     yield stage1
     for name in names:
-        # What training starts from is stage 1; what the model was pre-trained on stands in its config.
-        yield config("stage2", study.stage2, losses=study.losses[name], resume_from=_checkpoint(stage1))
+        yield spelled(
+            "stage2",
+            study.stage2,
+            model,
+            given,
+            {"losses": study.losses[name], "resume_from": _checkpoint(stage1[0])},
+        )
+
+
+def _on_other_data(
+    study: StudyConfig, config: ExperimentConfig, values: Keys, out: Path, where: str
+) -> Iterator[ExperimentConfig]:
+    """Yield a trained experiment's evaluations on the study's other data, without those it was trained on."""
+    if config.variant == "baseline":
+        return
+    seen = [_data_of(config)]
+    for number, data in enumerate(_single_aspects(study.evaluate_on, study, out, f"{where}, evaluate_on")):
+        changed = {**on_other_data(values, data), "checkpoint": _checkpoint(config)}
+        other = parse_config(changed, f"{where}, evaluate_on")
+        if _data_of(other) in seen[1:]:
+            raise ConfigError(f"{where}, evaluate_on: entry {number + 1} names the same data as one before it")
+        if _data_of(other) != seen[0]:
+            seen.append(_data_of(other))
+            yield other
+
+
+def _data_of(config: ExperimentConfig) -> tuple[str, str, str, str]:
+    return config.dataset, config.aspect, str(config.manifest), str(config.data_root)
 
 
 def _checkpoint(config: ExperimentConfig) -> str:
     return str(config.save_dir / f"{run_name(config)}.pth")
 
 
-def _single_aspects(data: Sequence[Keys]) -> Iterator[Keys]:
-    for keys in data:
-        rest = {key: value for key, value in keys.items() if key != "aspects"}
-        aspects = keys.get("aspects")
-        if not isinstance(aspects, list | None):
-            raise ConfigError(f"data: aspects: should be a list, such as [dorsal_r, palmar_r] (got {aspects!r})")
-        yield from [rest] if aspects is None else ({**rest, "aspect": aspect} for aspect in aspects)
-
-
-def _given(config: ExperimentConfig) -> Keys:
-    """Return the keys that are not at their default, so that validation takes them for what was written."""
-    return {key: value for key, value in config.to_dict().items() if key in config.model_fields_set}
+def _single_aspects(entries: Sequence[Keys], study: StudyConfig, out: Path, where: str) -> Iterator[Keys]:
+    """Yield the entries of a list of data with one aspect each; synthetic hands lie below the study's folder."""
+    for entry in entries:
+        rest = {key: value for key, value in entry.items() if key != "aspects"}
+        if str(entry.get("dataset", study.common.get("dataset"))).lower() == "synthetic":
+            rest = {"data_root": str(out / SYNTHETIC_HANDS), **rest}
+        aspects = entry.get("aspects")
+        if aspects is None:
+            yield rest
+        elif not isinstance(aspects, list) or not aspects or "aspect" in entry:
+            raise ConfigError(
+                f"{where}: aspects: should be a list, such as [dorsal_r, palmar_r], and stand without `aspect` "
+                f"(got {aspects!r})"
+            )
+        else:
+            yield from ({**rest, "aspect": aspect} for aspect in aspects)
 
 
 def _explain(error: ValidationError) -> Iterator[str]:

@@ -1,11 +1,14 @@
 """What a model cost to train and to evaluate: the numbers that differ from machine to machine."""
 
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from handclip.engine.hardware import describe_device
+from handclip.errors import HandCLIPError
 from handclip.files import read_json
 from handclip.models.checkpoint import Checkpoint
 
@@ -13,6 +16,8 @@ _FROM_TRAINING = (
     "seconds", "images_per_second", "epochs", "best_epoch", "peak_memory_mib", "peak_gpu_memory_mib", "device",
     "processor", "cores", "precision",
 )  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 
 def evaluation_cost(seconds: float, images_per_second: float, device: torch.device) -> dict[str, Any]:
@@ -30,13 +35,28 @@ def evaluation_cost(seconds: float, images_per_second: float, device: torch.devi
     }
 
 
-def training_cost(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """Return the cost of the run that wrote a checkpoint, and the file that says so; None where it is not there.
+def training_cost(checkpoint: Checkpoint, output_dirs: Iterable[Path]) -> dict[str, Any] | None:
+    """Return the cost of the run that wrote a checkpoint, and the file that says so; None where it is not known.
 
-    The file is found by the checkpoint's own config, relative to the working directory.
+    Args:
+        checkpoint: best or last of its run.
+        output_dirs: where to look for the run's folder; the first whose records are there counts.
     """
-    path = Path(checkpoint.config["output_dir"]) / checkpoint.run / "result.json"
-    if not path.is_file():
+    files = (folder / checkpoint.run / "result.json" for folder in output_dirs)
+    path = next((file for file in files if file.is_file()), None)
+    if path is None:
         return None
-    result = read_json(path)
+    try:
+        result = read_json(path)
+    except HandCLIPError as error:
+        logger.warning(f"What training cost is not known: {error}")
+        return None
+    if not isinstance(result, dict) or not _is_of(result, checkpoint):
+        logger.warning(f"What training cost is not known: {path} is not of the training that made this checkpoint")
+        return None
     return {"file": str(path), **{name: result.get(name) for name in _FROM_TRAINING}}
+
+
+def _is_of(result: Mapping[str, Any], checkpoint: Checkpoint) -> bool:
+    epochs = (result.get("best_epoch"), result.get("epochs"))
+    return result.get("run") == checkpoint.run and checkpoint.epoch in epochs

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.config.naming import run_name
+from handclip.config.naming import options_of, run_name
 from handclip.errors import ConfigError, missing_file
 from handclip.models.builder import build_model, model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint, check_same_model
@@ -58,6 +58,7 @@ class EvaluatedModel:
             "stage": stage,
             "losses": [loss["type"] for loss in self.experiment["losses"]] if trained else [],
             "seed": self.experiment["seed"],
+            "options": options_of(self.experiment),
             "trained_epochs": self.checkpoint.epoch if self.checkpoint else 0,
             "input_size": [size.height, size.width],
             "feature_dim": self.model.feature_dim,

@@ -57,7 +57,7 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
     Args:
         config: a baseline, or the experiment that trained the model.
         overwrite: replace another evaluation of the same name.
-        reuse: where this very evaluation was done before, return what it wrote.
+        reuse: where this very evaluation was done before and all its files are there, return what it wrote.
 
     Raises:
         HandCLIPError: model or data are missing or do not fit, or the folder holds another evaluation.
@@ -76,9 +76,12 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
     before = read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else None
     if before is not None and not overwrite:
         _refuse_other_evaluation(folder / "metrics.json", before, identity)
-        if reuse:
+        if reuse and _is_whole(folder):
             return Evaluation(run, folder, before)
     facts = evaluated.facts()
+    trained = evaluated.checkpoint
+    places = (config.output_dir, Path(evaluated.experiment["output_dir"]))
+    cost_of_training = training_cost(trained, places) if trained is not None else None
     embedding_start = time.perf_counter()
     with progress_over(f"embedding images of {run}") as report:
         features = embed_images(config, manifests, evaluated.model.to(device), device, report)
@@ -87,6 +90,7 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
     seconds = time.perf_counter() - start
     metrics: dict[str, Any] = {
         **identity,
+        "checkpoint": str(evaluated.path) if evaluated.path else None,
         **facts,
         "distinct_images": len(features.images),
         "missing_images": sum(manifest.missing_images for manifest in manifests.values()),
@@ -106,13 +110,25 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
     images_per_second = len(features.images) * len(features.by_flip) / embedding_seconds
     cost = {
         "evaluation": evaluation_cost(seconds, images_per_second, device),
-        "training": training_cost(evaluated.checkpoint) if evaluated.checkpoint else None,
+        "training": cost_of_training,
     }
+    # Written last and removed first: where it stands, the other files belong to it.
+    (folder / "metrics.json").unlink(missing_ok=True)
     write_text(folder / "per_split.csv", per_split_csv(rankings))
     write_text(folder / "per_query.csv", per_query_csv(rankings, manifests))
     write_json(folder / "cost.json", cost)
     write_json(folder / "metrics.json", metrics)
     return Evaluation(run, folder, metrics)
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Return an evaluation from what it has written.
+
+    Raises:
+        HandCLIPError: its metrics are missing or damaged.
+    """
+    metrics = read_json(folder / "metrics.json")
+    return Evaluation(metrics["run"], folder, metrics)
 
 
 def evaluation_folder(config: ExperimentConfig) -> Path:
@@ -129,6 +145,13 @@ def require_no_evaluation(config: ExperimentConfig) -> None:
     metrics = evaluation_folder(config) / "metrics.json"
     if metrics.exists():
         raise HandCLIPError(f"{metrics} holds an earlier evaluation of a run of this name; move {metrics.parent} away")
+
+
+def _is_whole(folder: Path) -> bool:
+    lacking = [name for name in ("per_split.csv", "per_query.csv", "cost.json") if not (folder / name).is_file()]
+    if lacking:
+        logger.info(f"{folder} lacks {', '.join(lacking)}, so it is evaluated again.")
+    return not lacking
 
 
 def _check_people(
@@ -157,14 +180,16 @@ def _warn_of_unfinished_training(config: ExperimentConfig) -> None:
 
 
 def _identity(config: ExperimentConfig, evaluated: EvaluatedModel, manifests: dict[str, Manifest]) -> dict[str, Any]:
-    """Return what makes two evaluations the same one."""
+    """Return what makes two evaluations the same one; where the weights lie is not part of it."""
     data = {"dataset": config.dataset, "aspect": config.aspect, "manifest_sha256": combined_sha256(manifests)}
     trained_on = evaluated.trained_on
     cross_domain = trained_on is not None and trained_on != data
     run, on = run_name(config), ""
-    if evaluated.checkpoint is not None and trained_on is not None and cross_domain:
-        run, on = evaluated.checkpoint.run, f"{config.dataset}_{config.aspect}"
-        if config.manifest is not None:
+    if evaluated.checkpoint is not None and (cross_domain or config.checkpoint is not None):
+        run = evaluated.checkpoint.run
+    if trained_on is not None and cross_domain:
+        on = f"{config.dataset}_{config.aspect}"
+        if config.manifest is not None or config.dataset == "folder":
             on += f"_{data['manifest_sha256'][:8]}"
         logger.info(
             f"Evaluating {run}, trained on {trained_on['dataset']} {trained_on['aspect']}, "
@@ -175,7 +200,6 @@ def _identity(config: ExperimentConfig, evaluated: EvaluatedModel, manifests: di
         "dataset": config.dataset,
         "aspect": config.aspect,
         "model": config.model,
-        "checkpoint": str(evaluated.path) if evaluated.path else None,
         "weights_sha256": evaluated.weights_sha256(),
         "manifest_sha256": data["manifest_sha256"],
         "trained_on": trained_on,

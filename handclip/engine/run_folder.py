@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -65,7 +66,8 @@ class RunFolder:
             return
         before, now = yaml.safe_load(self.config.read_text(encoding="utf-8")), config.to_dict()
         ignored = config.PLACES | config.EVALUATION
-        if changed := sorted(key for key in now if key not in ignored and before.get(key) != now[key]):
+        keys = sorted(now.keys() - ignored)
+        if changed := [key for key in keys if _plain(key, before.get(key)) != _plain(key, now[key])]:
             key = changed[0]
             raise HandCLIPError(
                 f"{self.folder}: was started with {key}: {before.get(key)}, and cannot go on with {now[key]}"
@@ -73,3 +75,8 @@ class RunFolder:
 
     def _write_config(self, config: ExperimentConfig) -> None:
         write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+
+
+def _plain(key: str, value: Any) -> Any:
+    """Return what two values of a key are compared by; an earlier stage may lie elsewhere by now."""
+    return Path(value).name if key == "resume_from" and value is not None else value

@@ -1,16 +1,24 @@
 """Several experiments one after the other: what is done is kept, and one that fails does not stop the others."""
 
+import glob
 import logging
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Literal
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.config.naming import run_name
-from handclip.engine.evaluation import Evaluation, evaluate, evaluation_folder, require_no_evaluation
+from handclip.config.naming import evaluation_name, run_name
+from handclip.engine.evaluation import (
+    Evaluation,
+    evaluate,
+    evaluation_folder,
+    read_evaluation,
+    require_no_evaluation,
+)
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.training import TrainingResult, train
 from handclip.errors import HandCLIPError
@@ -56,30 +64,51 @@ class PlannedRun:
 
     @property
     def state(self) -> Literal["done", "trained", "begun", "to do"]:
-        """How far the run has come, from the files it has written. `trained` is not evaluated yet."""
+        """How far the run has come, from the files it has written. `trained` lacks an evaluation."""
         files = RunFolder.of(self.config)
-        if (evaluation_folder(self.config) / "metrics.json").is_file():
+        if self.config.variant == "finetuned" and not files.result.is_file():
+            return "begun" if files.folder.exists() else "to do"
+        if all(self.evaluations()):
             return "done"
-        if files.result.is_file():
-            return "trained"
-        return "begun" if files.folder.exists() else "to do"
+        return "trained" if self.config.variant == "finetuned" else "to do"
+
+    def evaluations(self) -> list[Path | None]:
+        """Return the folder of each of its evaluations, its own first; None for one that is not there."""
+        own = evaluation_folder(self.config)
+        folders = [own if (own / "metrics.json").is_file() else None]
+        for other in self.other_data:
+            # Some names end in a hash of the manifest, which is not known before the data are read.
+            name = evaluation_name(self.name, on=f"{other.dataset}_{other.aspect}", rerank=other.rerank)
+            found = sorted(other.eval_dir.glob(f"{glob.escape(name)}*/metrics.json"))
+            folders.append(found[0].parent if found else None)
+        return folders
 
     def __str__(self) -> str:
         return f"stage {self.stage}, {self.config.model}: {self.losses}; {self.data}, seed {self.config.seed}"
 
 
 @dataclass(frozen=True)
+class Fault:
+    """What went wrong in a step of a run; `details` is the traceback of an error that is not the user's."""
+
+    step: str
+    message: str
+    details: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.step}: {self.message}"
+
+
+@dataclass(frozen=True)
 class RunReport:
-    """What became of a planned run: `error` says why it failed or, where `needs` is given, why it was not begun."""
+    """What became of a planned run."""
 
     run: PlannedRun
     training: TrainingResult | None = None
     evaluations: tuple[Evaluation, ...] = ()
-    error: str | None = None
-    details: str | None = None
-    """The traceback of an error that is not the user's."""
+    faults: tuple[Fault, ...] = ()
     needs: PlannedRun | None = None
-    """The failed run that this one would have gone on from."""
+    """The run that failed to train, which this one would have gone on from; it was not begun."""
 
 
 def run_plan(plan: Sequence[PlannedRun], *, resume: bool) -> Iterator[RunReport]:
@@ -95,32 +124,45 @@ def run_plan(plan: Sequence[PlannedRun], *, resume: bool) -> Iterator[RunReport]
         logger.info(f"\n[{number}/{len(plan)}] {run}{pace.time_to_go(number - 1)}")
         needs = failed.get(str(run.config.resume_from))
         if needs is not None:
-            report = RunReport(run, error=f"goes on from {needs.name}, which failed", needs=needs)
+            fault = Fault("left out", f"it goes on from {needs.name}, which failed to train")
+            report = RunReport(run, faults=(fault,), needs=needs)
         else:
             report = _run(run, resume)
-        if report.error is not None:
-            logger.error(f"Failed: {report.error}" if needs is None else f"Left out: {report.error}")
+        for fault in report.faults:
+            logger.error(f"Failed: {fault}" if needs is None else str(fault).capitalize())
+        if report.faults and report.training is None and run.config.variant == "finetuned":
             failed[str(RunFolder.of(run.config).best)] = needs or run
         pace.add(report)
         yield report
 
 
 def _run(run: PlannedRun, resume: bool) -> RunReport:
-    training, evaluations = None, []
-    try:
-        if run.config.variant == "finetuned":
+    training: TrainingResult | None = None
+    if run.config.variant == "finetuned":
+        if resume and run.state == "done" and not RunFolder.of(run.config).best.is_file():
+            logger.info("Done; its model is gone, and what was measured with it is kept.")
+            folders = [folder for folder in run.evaluations() if folder is not None]
+            return RunReport(run, evaluations=tuple(read_evaluation(folder) for folder in folders))
+        try:
             if not resume:
                 require_no_evaluation(run.config)
             training = train(run.config, resume=resume)
-        for config in (run.config, *run.other_data):
+        except Exception as error:
+            return RunReport(run, faults=(_fault("training", error),))
+    evaluations, faults = [], []
+    for config in (run.config, *run.other_data):
+        try:
             evaluations.append(evaluate(config, reuse=resume))
-    except HandCLIPError as error:
-        return RunReport(run, training, tuple(evaluations), str(error))
-    except Exception as error:
-        # Hours of other runs should not be lost to a fault that shows in one of them.
-        reason = f"{type(error).__name__}: {error}"
-        return RunReport(run, training, tuple(evaluations), reason, traceback.format_exc())
-    return RunReport(run, training, tuple(evaluations))
+        except Exception as error:
+            faults.append(_fault(f"evaluation on {config.dataset} {config.aspect}", error))
+    return RunReport(run, training, tuple(evaluations), tuple(faults))
+
+
+def _fault(step: str, error: Exception) -> Fault:
+    """Describe an error; also one of the program's own must not cost the other runs, and hours."""
+    if isinstance(error, HandCLIPError):
+        return Fault(step, str(error))
+    return Fault(step, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
 
 
 class _Pace:

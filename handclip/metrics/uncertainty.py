@@ -22,14 +22,17 @@ Floats: TypeAlias = NDArray[np.float64]
 
 REPLICATES = 10_000
 PERMUTATIONS = 20_000
-"""How many permutations are drawn, at least."""
+"""How many permutations are drawn for every pair of runs."""
+MOST_PERMUTATIONS = 500_000
+"""How many are drawn at most for pairs whose significance fewer leave open."""
 LEVEL = 0.05
 """Significance level; an interval covers 1 - LEVEL."""
 
 EXACT_UP_TO = 14
 """With so many people or fewer all 2^people ways of swapping are gone through instead of drawn."""
 
-_SIGNS_AT_ONCE = 1_000
+_SIGNS_AT_ONCE = 10_000
+_NUMBERS_AT_ONCE = 2_000_000
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -112,26 +115,52 @@ def bca_interval(estimate: Floats, replicates: Floats, leave_one_out: Floats) ->
     spread = (skew**2).sum(axis=0) ** 1.5
     acceleration = (skew**3).sum(axis=0) / (6 * np.where(spread > 0, spread, 1.0))
     smallest = 1 / len(replicates)
-    ends = np.empty((2, len(estimate)))
-    for k in range(len(estimate)):
+    low, high = np.empty(len(estimate)), np.empty(len(estimate))
+    for k, column in enumerate(np.ascontiguousarray(replicates.T)):
         bias = normal.inv_cdf(min(max(float(below[k]), smallest), 1 - smallest))
-        for end, level in enumerate((LEVEL / 2, 1 - LEVEL / 2)):
-            shifted = bias + normal.inv_cdf(level)
-            quantile = normal.cdf(bias + shifted / (1 - float(acceleration[k]) * shifted))
-            ends[end, k] = np.quantile(replicates[:, k], quantile)
-    return ends[0], ends[1]
+        shifted = [bias + normal.inv_cdf(level) for level in (LEVEL / 2, 1 - LEVEL / 2)]
+        levels = [normal.cdf(bias + shift / (1 - float(acceleration[k]) * shift)) for shift in shifted]
+        low[k], high[k] = np.quantile(column, levels)
+    return low, high
+
+
+def bounds_without_exception(table: PersonSums, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """Open the intervals of metrics in which every query of every person succeeds, or every one fails.
+
+    Resampling people who are all alike gives an interval without width. Were a share q of all people to fail now and
+    then, none of P would with probability (1 - q)^P; that is LEVEL at q = 1 - LEVEL^(1/P), the exact one-sided bound
+    (Clopper and Pearson, 1934) for people, which stands in for the end that is open.
+
+    Args:
+        table: what the intervals are of.
+        low: (M,) lower ends.
+        high: (M,) upper ends.
+
+    Returns:
+        (M,) lower and (M,) upper ends.
+    """
+    share = LEVEL ** (1 / len(table.counts))
+    all_succeed = (table.sums == table.counts[..., None]).all(axis=(0, 1))
+    all_fail = (table.sums == 0).all(axis=(0, 1))
+    return np.where(all_succeed, share, low), np.where(all_fail, 1 - share, high)
 
 
 def sign_flip_p_values(
-    differences: Floats, *, permutations: int = PERMUTATIONS, seed: int = 0, exact_up_to: int = EXACT_UP_TO
+    contributions: Floats,
+    pairs: Sequence[tuple[int, int]],
+    *,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+    exact_up_to: int = EXACT_UP_TO,
 ) -> Floats:
     """Two-sided p-values of two runs being alike, from swapping their outcomes person by person.
 
-    With M drawn permutations p = (1 + #) / (1 + M), # counting those whose sum is as far from 0 as the observed one
-    (Phipson and Smyth, 2010); with few people every permutation is gone through, and p is their exact share.
+    With M drawn permutations p = (1 + #) / (1 + M), # counting those whose difference is as far from 0 as the observed
+    one (Phipson and Smyth, 2010); with few people every permutation is gone through, and p is their exact share.
 
     Args:
-        differences: (P, K) each person's part of K differences between runs, which are the column sums.
+        contributions: (P, R) what each person adds to the mean of each run.
+        pairs: (K) pairs of runs.
         permutations: how many to draw.
         seed: of the draw.
         exact_up_to: most people for which all permutations are enumerated.
@@ -139,23 +168,58 @@ def sign_flip_p_values(
     Returns:
         (K,) p-values.
     """
-    people = len(differences)
-    # Sums of the same numbers in another order differ by rounding, which must not decide about equality.
-    tolerance = 1e-10 * np.abs(differences).sum(axis=0)
-    threshold = np.abs(differences.sum(axis=0)) - tolerance
+    people, runs = contributions.shape
     exact = people <= exact_up_to
     total = 2**people if exact else permutations
+    rows = min(_SIGNS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // (people + runs)))
     rng = np.random.default_rng(seed)
-    as_far = np.zeros(differences.shape[1])
-    for start in range(0, total, _SIGNS_AT_ONCE):
-        rows = min(_SIGNS_AT_ONCE, total - start)
+    # Sums of the same numbers in another order differ by rounding, which must not decide about equality.
+    tolerance = 1e-10 * np.abs(contributions).sum(axis=0)
+    means = contributions.sum(axis=0)
+    observed = [abs(means[i] - means[j]) - tolerance[i] - tolerance[j] for i, j in pairs]
+    as_far = np.zeros(len(pairs))
+    for start in range(0, total, rows):
+        size = min(rows, total - start)
         if exact:
-            swapped = (np.arange(start, start + rows)[:, None] >> np.arange(people)) & 1
+            swapped = (np.arange(start, start + size) >> np.arange(people)[:, None]) & 1
         else:
-            swapped = rng.integers(0, 2, size=(rows, people))
-        as_far += (np.abs((1.0 - 2.0 * swapped) @ differences) >= threshold).sum(axis=0)
+            eights = rng.integers(0, 256, size=(people, -(-size // 8)), dtype=np.uint8)
+            swapped = np.unpackbits(eights, axis=1, count=size)
+        # Swapping flips the sign of a person's part of a difference, which is the difference of the flipped parts.
+        sums = means[:, None] - (2 * contributions.T) @ swapped.astype(np.float64)
+        difference = np.empty(size)
+        for k, (i, j) in enumerate(pairs):
+            np.abs(np.subtract(sums[i], sums[j], out=difference), out=difference)
+            as_far[k] += np.count_nonzero(difference >= observed[k])
     p_values: Floats = as_far / total if exact else (1 + as_far) / (1 + total)
     return p_values
+
+
+def corrected_p_values(contributions: Floats, pairs: Sequence[tuple[int, int]]) -> tuple[Floats, Floats]:
+    """Return the (K,) p-values of pairs of runs, and the same after Holm's correction over all of them.
+
+    `PERMUTATIONS` are drawn for all pairs. Where that leaves open which side of `LEVEL` the corrected value is on, within
+    three standard errors of the draw, it is repeated with 100, then with 1,000 for each pair that is corrected for, up
+    to `MOST_PERMUTATIONS`.
+
+    Args:
+        contributions: (P, R) what each person adds to the mean of each run.
+        pairs: (K) pairs of runs.
+    """
+    p_values = sign_flip_p_values(contributions, pairs)
+    drawn = np.full(len(pairs), PERMUTATIONS)
+    if len(contributions) > EXACT_UP_TO:
+        most = permutations_for(len(pairs))
+        for permutations in (min(100 * len(pairs), most), most):
+            reach = 3 * np.sqrt(p_values / drawn)
+            can_pass = holm(np.maximum(p_values - reach, 0.0)) < LEVEL
+            can_fail = holm(np.minimum(p_values + reach, 1.0)) >= LEVEL
+            open_pairs = np.flatnonzero(can_pass & can_fail & (drawn < permutations))
+            if len(open_pairs):
+                repeated = [pairs[k] for k in open_pairs]
+                p_values[open_pairs] = sign_flip_p_values(contributions, repeated, permutations=permutations)
+                drawn[open_pairs] = permutations
+    return p_values, holm(p_values)
 
 
 def holm(p_values: Floats) -> Floats:
@@ -168,12 +232,20 @@ def holm(p_values: Floats) -> Floats:
 
 
 def permutations_for(pairs: int) -> int:
-    """Return how many permutations to draw for so many pairs of runs.
+    """Return how many permutations are drawn at most when so many pairs of runs are corrected for.
 
     The smallest p-value that M permutations can give is 1/(1 + M), and Holm's correction multiplies it by the number of
-    pairs: with too few no difference could ever be significant. This leaves it at 0.01 or less.
+    pairs: with 1,000 for each, 49 of them may be as far from 0 as the observed difference and it is still significant.
     """
-    return max(PERMUTATIONS, 100 * pairs)
+    return max(PERMUTATIONS, min(1_000 * pairs, MOST_PERMUTATIONS))
+
+
+def smallest_corrected_p(people: int, pairs: int) -> float:
+    """Return the smallest p-value that so many people and pairs of runs can give after Holm's correction.
+
+    Of all 2^people permutations, at least the observed one and the one that swaps everybody are as far from 0.
+    """
+    return min(1.0, pairs * max(2.0 ** (1 - people), 1 / (1 + permutations_for(pairs))))
 
 
 def compact_letters(significant: NDArray[np.bool_]) -> list[str]:
@@ -250,7 +322,10 @@ def compare_tables(tables: Sequence[PersonSums]) -> tuple[Intervals, PairedDiffe
     means = [table.means for table in tables]
     resampled = [table.resampled(weights) for table in tables]
     left_out = [table.leave_one_out for table in tables]
-    ends = [bca_interval(*run) for run in zip(means, resampled, left_out, strict=True)]
+    ends = [
+        bounds_without_exception(table, *bca_interval(*run))
+        for table, *run in zip(tables, means, resampled, left_out, strict=True)
+    ]
     intervals = Intervals(np.array([low for low, _ in ends]), np.array([high for _, high in ends]))
 
     pairs = list(combinations(range(len(tables)), 2))
@@ -260,9 +335,8 @@ def compare_tables(tables: Sequence[PersonSums]) -> tuple[Intervals, PairedDiffe
         differences[k] = means[i] - means[j]
         # The same people are drawn for all runs, so that what they have in common cancels out.
         low[k], high[k] = bca_interval(differences[k], resampled[i] - resampled[j], left_out[i] - left_out[j])
-    contributions = [table.contributions for table in tables]
-    parts = np.array([contributions[i] - contributions[j] for i, j in pairs]).reshape(len(pairs), people, metrics)
-    flat = parts.transpose(1, 0, 2).reshape(people, -1)
-    p_values = sign_flip_p_values(flat, permutations=permutations_for(len(pairs))).reshape(shape)
-    adjusted = np.array([holm(p_values[:, metric]) for metric in range(metrics)]).T.reshape(shape)
+    contributions = np.stack([table.contributions for table in tables], axis=1)
+    p_values, adjusted = np.empty(shape), np.empty(shape)
+    for metric in range(metrics):
+        p_values[:, metric], adjusted[:, metric] = corrected_p_values(contributions[:, :, metric], pairs)
     return intervals, PairedDifferences(pairs, differences, low, high, p_values, adjusted)

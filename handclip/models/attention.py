@@ -45,7 +45,9 @@ class SpatialAttention(nn.Module):
     on. $E_w$ is the same with $R_w$.
 
     `intended`, as the paper describes it: $E_h[c,h,w] = \sum_i (q[h,w] \cdot R_h[i-h])\, v[c,i,w]$ along the column,
-    and $E_w[c,h,w] = \sum_j (q[h,w] \cdot R_w[j-w])\, v[c,h,j]$ along the row.
+    and $E_w[c,h,w] = \sum_j (q[h,w] \cdot R_w[j-w])\, v[c,h,j]$ along the row. The authors' code holds another way to
+    compute the terms, commented out, with the same $E_h$; its $E_w$ sums $v[c,i,w]$ down the column, with the
+    weights $q[h,w] \cdot R_w[i-w]$ that belong to a row.
     """
 
     def __init__(self, channels: int, size: tuple[int, int], relative_position: str) -> None:

@@ -47,9 +47,9 @@ class EmbeddingModel(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the feature that is compared, shape (B, sum of D): the embeddings joined, not normalised."""
-        use_neck = self.test_feature == "after_neck"
-        parts = [e.neck_features if use_neck else e.features for e in self(images).values()]
-        return torch.cat(parts, dim=1)
+        if self.test_feature == "before_neck":
+            return torch.cat(list(self.encoder(images).values()), dim=1)
+        return torch.cat([embedding.neck_features for embedding in self(images).values()], dim=1)
 
     @property
     def feature_dim(self) -> int:

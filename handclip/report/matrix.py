@@ -39,7 +39,8 @@ class Protocol:
         flip: `none` or `sum`.
         rerank: (k1, k2, lambda) of the re-ranking; None: not re-ranked.
         draws: how many draws are averaged.
-        trained_on: of a cross-domain evaluation, the other data that its model was trained on.
+        trained_on: the data that the models were trained on, where it is other than the test images': in cross-domain
+            evaluations, and in single aspects of models that were trained on all of them.
     """
 
     dataset: str
@@ -71,7 +72,9 @@ class Protocol:
             parts.append(f"manifest {self.manifest_sha256[:8]}")
         if self.trained_on is not None:
             known = f" (manifest {self.trained_on.manifest_sha256[:8]})" if self.trained_on.manifest_sha256 else ""
-            parts.append(f"cross-domain: trained on {self.trained_on}{known}")
+            with_others = (self.trained_on.dataset, self.trained_on.aspect) == (self.dataset, "all")
+            data = "all four aspects" if with_others else str(self.trained_on)
+            parts.append(f"{'' if with_others else 'cross-domain: '}trained on {data}{known}")
         return " · ".join(parts)
 
 
@@ -86,24 +89,39 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What training (of a baseline: evaluating) took, as `cost.json` says; None where it does not."""
+class Machine:
+    """Where something ran; None what is not known."""
 
-    training_seconds: float | None = None
-    training_images_per_second: float | None = None
-    embedding_images_per_second: float | None = None
-    peak_memory_mib: float | None = None
-    peak_gpu_memory_mib: float | None = None
     device: str | None = None
     processor: str | None = None
     cores: int | None = None
+
+    def __str__(self) -> str:
+        cores = f"{self.cores} core{'s' if self.cores != 1 else ''}" if self.cores is not None else None
+        return ", ".join(part for part in (self.device, self.processor, cores) if part)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What training and evaluating took, as `cost.json` says; None where it does not.
+
+    Seconds, memory and precision are those of training, on `training_machine`; images are embedded on
+    `evaluation_machine`.
+    """
+
+    training_seconds: float | None = None
+    training_images_per_second: float | None = None
+    peak_memory_mib: float | None = None
+    peak_gpu_memory_mib: float | None = None
     precision: str | None = None
+    training_machine: Machine | None = None
+    embedding_images_per_second: float | None = None
+    evaluation_machine: Machine | None = None
 
     @property
     def hardware(self) -> str:
-        """Device, processor and cores in one line."""
-        cores = f"{self.cores} core{'s' if self.cores != 1 else ''}" if self.cores is not None else None
-        return ", ".join(part for part in (self.device, self.processor, cores) if part)
+        """The machine of training; of a baseline, which trains nothing, that of evaluating."""
+        return str(self.training_machine or self.evaluation_machine or "")
 
 
 @dataclass(frozen=True)
@@ -119,9 +137,10 @@ class RunRow:
         losses: types of the losses; none for a baseline.
         seed: the run's seed.
         trained_on: the data it was trained on.
+        options: keys of its config that differ from their default and are not named by another column.
         input_size: height and width of the images in pixels.
         scores: of each metric.
-        letters: of each tested metric; empty where there is nothing to compare with.
+        letters: of each tested metric; none where there is nothing to compare with, or too many letters to be read.
         best: metrics in which no run of the block is better.
         feature_dim: dimensions of the embedding.
         parameters: of the encoder.
@@ -139,6 +158,7 @@ class RunRow:
     losses: tuple[str, ...]
     seed: int
     trained_on: TrainedOn | None
+    options: Mapping[str, Any]
     input_size: tuple[int, int]
     scores: Mapping[str, Score]
     letters: Mapping[str, str]
@@ -196,18 +216,6 @@ class Block:
         return len(self.rows) * (len(self.rows) - 1) // 2
 
 
-def distinguishing_columns(rows: Sequence[RunRow]) -> list[str]:
-    """Return which of `seed`, `trained_on` and `experiment` have to be shown beside stage, model and losses."""
-    columns = []
-    if len({row.seed for row in rows}) > 1:
-        columns.append("seed")
-    if len({row.trained_on for row in rows if row.trained_on is not None}) > 1:
-        columns.append("trained_on")
-    if len({(row.stage, row.model, row.losses, row.seed, row.trained_on) for row in rows}) < len(rows):
-        columns.append("experiment")
-    return columns
-
-
 @dataclass(frozen=True)
 class Matrix:
     """All blocks of a comparison."""
@@ -225,7 +233,7 @@ def _block_dict(block: Block) -> dict[str, Any]:
         "protocol": asdict(block.protocol),
         "people": block.people,
         "queries": block.queries,
-        "rows": [asdict(row) for row in block.rows],
+        "rows": [asdict(row) | {"differs_by": text} for row, text in zip(block.rows, differs_by(block.rows), strict=True)],
         "published": [result.to_dict() for result in block.published],
         "differences": [asdict(difference) for difference in block.differences],
     }

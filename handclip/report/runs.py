@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,20 +82,26 @@ class MetricsFile(BaseModel):
     rerank: RerankEntry | None
     trained_on: TrainedOnEntry | None
     cross_domain: bool
+    options: dict[str, Any] = {}
     results: list[ResultEntry]
     per_aspect: dict[str, AspectEntry] = {}
 
 
-class EvaluationCost(BaseModel):
-    """`evaluation` of `cost.json`."""
+class MachineEntry(BaseModel):
+    """What either part of `cost.json` says of the machine it ran on."""
 
-    images_per_second: float | None = None
     device: str | None = None
     processor: str | None = None
     cores: int | None = None
 
 
-class TrainingCost(BaseModel):
+class EvaluationCost(MachineEntry):
+    """`evaluation` of `cost.json`."""
+
+    images_per_second: float | None = None
+
+
+class TrainingCost(MachineEntry):
     """`training` of `cost.json`."""
 
     file: str | None = None
@@ -103,9 +109,6 @@ class TrainingCost(BaseModel):
     images_per_second: float | None = None
     peak_memory_mib: float | None = None
     peak_gpu_memory_mib: float | None = None
-    device: str | None = None
-    processor: str | None = None
-    cores: int | None = None
     precision: str | None = None
 
 

@@ -93,7 +93,6 @@ def test_d57_a_failing_run_fails_the_command_after_the_others_went_on(
 ) -> None:
     values = yaml.safe_load(study_file.read_text())
     # P x K needs more identities than there are: only the triplet variant fails.
-    values["losses"]["ce_triplet"][1]["type"] = "triplet"
     values["models"] = {"vit_small": {"batch_size": 64}}
     study_file.write_text(yaml.safe_dump(values))
     answer = handclip("study", study_file, "--out", "out")
@@ -106,12 +105,37 @@ def test_d57_a_failing_run_fails_the_command_after_the_others_went_on(
     assert states == ["done", "done", "done", "failed"]
 
 
+def test_a_damaged_evaluation_does_not_cost_the_comparison_of_the_others(
+    study_file: Path, handclip: Handclip, here: Path
+) -> None:
+    arguments = ("study", study_file, "--out", "out", "--only", "resnet_small")
+    assert handclip(*arguments).code == 0
+    [table] = (here / "out" / "eval_logs").glob("stage1_*/per_query.csv")
+    table.write_text("damaged")
+    answer = handclip(*arguments)
+    assert answer.code == 1
+    assert "left out of the comparison:" in answer.err
+    assert str(table.relative_to(here)) in answer.err
+    blocks = json.loads((here / "out" / "comparison.json").read_text())["blocks"]
+    assert {len(block["rows"]) for block in blocks} == {2}
+
+
+def test_a_study_moves(study_file: Path, handclip: Handclip, here: Path) -> None:
+    arguments = ("study", study_file, "--only", "resnet_small", "--out")
+    assert handclip(*arguments, "out").code == 0
+    assert handclip(*arguments, here / "out").code == 0
+    (here / "out").rename(here / "moved")
+    answer = handclip(*arguments, "moved")
+    assert answer.code == 0, answer.err
+    assert answer.err.count("has already ended") == 2
+
+
 def test_what_hangs_on_a_failed_stage_1_is_left_out(study_file: Path, handclip: Handclip, here: Path) -> None:
     arguments = ("--out", "out", "--set", "models={vit_small: {pretrained: missing.pt}}", "--set", "stage0=null")
     answer = handclip("study", study_file, *arguments)
     assert answer.code == 1
     assert "3 of 3 runs failed" in answer.err
-    assert answer.err.count("Left out: goes on from stage1_vit_small") == 2
+    assert answer.err.count("Left out: it goes on from stage1_vit_small") == 2
     assert not (here / "out" / "comparison.md").exists()
     assert [run["state"] for run in json.loads((here / "out" / "study.json").read_text())] == [
         "failed",
@@ -134,7 +158,7 @@ def test_cross_domain_evaluations_belong_to_the_comparison(study_file: Path, han
     ("arguments", "message"),
     [
         (("missing.yml",), "missing.yml: no such file"),
-        (("tiny.yml", "--only", "vit"), "the study has no model 'vit'"),
+        (("tiny.yml", "--only", "vit"), "tiny.yml: there is no model 'vit'"),
         (("tiny.yml", "--set", "stage1.epoch=3"), "unknown key 'epoch'"),
         (("tiny.yml", "--set", "models={vit_smal: {}}"), "there is no model 'vit_smal'. Did you mean 'vit_small'"),
         (

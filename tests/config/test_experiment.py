@@ -20,6 +20,8 @@ def make(**values: Any) -> ExperimentConfig:
     [
         ({"aspect": "dorsal"}, "aspect: 11k has the aspects dorsal_r, dorsal_l, palmar_r, palmar_l and all"),
         ({"dataset": "hd", "aspect": "hand"}, "aspect: hd has the aspect dorsal only"),
+        ({"dataset": "HD", "aspect": "palmar_l"}, "aspect: hd has the aspect dorsal only"),
+        ({"dataset": "hd", "aspect": "all"}, "aspect: hd has the aspect dorsal only"),
         ({"dataset": "hd", "aspect": "dorsl"}, "aspect: input should be"),
         ({"dataset": "folder"}, "data_root: a folder data set needs the path"),
         ({"variant": "baseline", "epochs": 3}, "epochs: has no effect with variant: baseline"),
@@ -48,7 +50,7 @@ def test_a_contradiction_is_explained(values: dict[str, Any], message: str) -> N
 
 def test_a_data_set_of_one_aspect_names_it() -> None:
     assert make(dataset="hd").aspect == "dorsal"
-    assert make(dataset="HD", aspect="dorsal_r").aspect == "dorsal"
+    assert make(dataset="HD", aspect="dorsal").aspect == "dorsal"
     assert make(dataset="folder", data_root="x").aspects == ("hand",)
     assert make(aspect="all").aspects == HAND_ASPECTS
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.config.loading import load_config, parse_config
+from handclip.config.loading import load_config, on_other_data, parse_config
 from handclip.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -202,6 +202,44 @@ def test_overrides_replace_and_reach_into_sections() -> None:
     assert (config.aspect, config.augmentation.flip, config.seed) == ("palmar_l", 0.5, 1)
     assert [loss.type for loss in config.losses] == ["triplet"]
     assert load_config(STAGE1, ["seed=1", "seed=2"]).seed == 2
+
+
+IN_11K = {"dataset": "11k", "aspect": "palmar_l", "data_root": "hands", "manifest": "m.json", "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({}, IN_11K),
+        ({"aspect": "all"}, {**IN_11K, "aspect": "all"}),
+        ({"dataset": "11K", "manifest": "n.json"}, {**IN_11K, "dataset": "11K", "manifest": "n.json"}),
+        ({"dataset": "HD"}, {"dataset": "HD", "seed": 1}),
+        ({"dataset": "hd", "data_root": "HD", "seed": 2}, {"dataset": "hd", "data_root": "HD", "seed": 2}),
+        ({"dataset": "hd", "aspect": "palmar_r"}, {"dataset": "hd", "aspect": "palmar_r", "seed": 1}),
+        ({"dataset": "synthetic"}, {"dataset": "synthetic", "aspect": "palmar_l", "seed": 1}),
+    ],
+)
+def test_what_belongs_to_the_former_data_is_dropped(data: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert on_other_data(IN_11K, data) == expected
+
+
+def test_values_without_a_data_set_keep_what_they_say_of_it() -> None:
+    values = {"manifest": "m", "aspect": "dorsal"}
+    assert on_other_data(values, {"dataset": "hd"}) == {**values, "dataset": "hd"}
+
+
+def test_an_override_of_the_data_set_leaves_the_file_s_data_behind(tmp_path: Path) -> None:
+    text = f"{MINIMUM}aspect: palmar_l\ndata_root: hands\nmanifest: m.json\n"
+    config = load(tmp_path, text, "dataset=hd")
+    assert (config.dataset, config.aspect, config.data_root, config.manifest) == ("hd", "dorsal", None, None)
+    # In whichever order they are given.
+    for overrides in (["dataset=hd", "manifest=hd.json"], ["manifest=hd.json", "dataset=hd"]):
+        assert load(tmp_path, text, *overrides).manifest == Path("hd.json")
+    assert load(tmp_path, text, "dataset=11k").manifest == Path("m.json")
+    assert load(tmp_path, text.replace("11k", "hd").replace("palmar_l", "dorsal"), "dataset=11k").aspect == "dorsal_r"
+    assert "aspect: hd has the aspect dorsal only" in error_of(tmp_path, text, "dataset=hd", "aspect=palmar_l")
+    # One file that contradicts itself is a mistake, not a change of data.
+    assert "aspect: hd has the aspect dorsal only" in error_of(tmp_path, text.replace("11k", "hd"))
 
 
 @pytest.mark.parametrize(

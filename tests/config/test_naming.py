@@ -7,7 +7,7 @@ from hypothesis import given, settings
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import load_config, parse_config
-from handclip.config.naming import evaluation_name, run_name
+from handclip.config.naming import evaluation_name, options_of, run_name
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STAGE1 = "stage1_frozen_text_vitb16_11k_dorsal_r_e30_lr0001_bs32_losscross_entropy"
@@ -116,3 +116,36 @@ def test_evaluations_of_a_run_keep_apart() -> None:
     assert evaluation_name(run, on="hd_dorsal", rerank=rerank) == f"{run}_on_hd_dorsal_rerank-k1-20-k2-6-lambda-0.25"
     long = {evaluation_name("r" * 230, on=on, rerank=rerank) for on in ("hd_dorsal", "11k_palmar_l")}
     assert len(long) == 2 and max(map(len, long)) <= 240
+
+
+def options(**values: Any) -> dict[str, Any]:
+    return options_of(parse_config({**BASE, **values}, "test").to_dict())
+
+
+def test_options_are_what_differs_from_the_defaults() -> None:
+    assert options() == options(variant="baseline") == {}
+    named = {"experiment": "b", "model": "mbanet", "dataset": "HD", "seed": 3, "manifest": "m.json"}
+    assert options(**named, save_dir="elsewhere", num_splits=2, rerank={}, device="cpu") == {}
+    assert options(neck="hidden", test_feature="after_neck", epochs=6, lr=5e-4, pretrained="none") == {
+        "epochs": 6, "lr": 0.0005, "neck": "hidden", "pretrained": "none",
+    }  # fmt: skip
+    assert options(resume_from="elsewhere/stage1.pth") == {"resume_from": "stage1.pth"}
+    assert options(variant="baseline", relative_position="intended") == {"relative_position": "intended"}
+
+
+def test_losses_are_options_where_one_has_options() -> None:
+    assert options(losses=[{"type": "cross_entropy"}, {"type": "triplet", "margin": 0.3}]) == {}
+    assert options(losses=[{"type": "cross_entropy"}, {"type": "triplet", "margin": 0.5}]) == {
+        "losses": [{"type": "cross_entropy"}, {"type": "triplet", "margin": 0.5}]
+    }
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(pairs())
+def test_options_tell_apart_what_is_computed(pair: tuple[ExperimentConfig, ExperimentConfig]) -> None:
+    one, other = (computed(config) for config in pair)
+    named = {"experiment", "model", "dataset", "aspect", "variant", "seed", "manifest"}
+    differ = {key for key in one if one[key] != other[key]}
+    same_types = [loss.type for loss in pair[0].losses] == [loss.type for loss in pair[1].losses]
+    if same_types and not differ & named:
+        assert (options_of(pair[0].to_dict()) == options_of(pair[1].to_dict())) == (not differ)

@@ -8,8 +8,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import run_name
-from handclip.config.study import StudyConfig, load_study, plan_cross_domain, plan_experiments
+from handclip.config.study import StudyConfig, load_study, plan_experiments
 from handclip.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -31,6 +32,10 @@ def study(**changes: Any) -> StudyConfig:
     return StudyConfig.model_validate(values)
 
 
+def plan(some: StudyConfig, **options: Any) -> list[ExperimentConfig]:
+    return [experiment.config for experiment in plan_experiments(some, OUT, **options)]
+
+
 def kinds(planned: list[Any]) -> list[tuple[str, ...]]:
     return [(c.model, c.aspect, c.experiment, "+".join(loss.type for loss in c.losses)) for c in planned]
 
@@ -46,7 +51,7 @@ def test_every_model_on_all_data_through_all_stages() -> None:
         ("rn_small", "stage1", ce),
         ("rn_small", "stage2", both),
     ]
-    assert kinds(plan_experiments(study(), OUT)) == [
+    assert kinds(plan(study())) == [
         (model, aspect, experiment, losses)
         for aspect in ("dorsal_r", "palmar_l")
         for model, experiment, losses in of_one_aspect
@@ -54,7 +59,7 @@ def test_every_model_on_all_data_through_all_stages() -> None:
 
 
 def test_stage_2_goes_on_from_its_own_stage_1() -> None:
-    planned = plan_experiments(study(seeds=[0, 3]), OUT)
+    planned = plan(study(seeds=[0, 3]))
     for number, config in enumerate(planned):
         if config.resume_from is not None:
             stage1 = next(c for c in reversed(planned[:number]) if c.experiment == "stage1")
@@ -63,7 +68,7 @@ def test_stage_2_goes_on_from_its_own_stage_1() -> None:
 
 
 def test_without_stage_2_the_losses_are_those_of_stage_1() -> None:
-    planned = plan_experiments(study(stage0=None, stage2=None, models={"vit_small": None}), OUT)
+    planned = plan(study(stage0=None, stage2=None, models={"vit_small": None}))
     losses = ["cross_entropy", "cross_entropy+triplet"]
     assert [kind[2:] for kind in kinds(planned)] == [("stage1", each) for _ in range(2) for each in losses]
 
@@ -75,28 +80,28 @@ def test_the_more_particular_key_holds() -> None:
         "models": {"vit_small": {"lr": 0.3, "num_splits": 5}},
         "data": [{"dataset": "11k", "num_splits": 3}],
     }
-    [config] = plan_experiments(study(**changes, stage0=None, stage2=None, losses=None), OUT)
+    [config] = plan(study(**changes, stage0=None, stage2=None, losses=None))
     assert (config.batch_size, config.epochs, config.lr, config.num_splits) == (8, 7, 0.3, 3)
 
 
 def test_everything_is_written_below_the_studys_folder() -> None:
-    for config in plan_experiments(study(data=[{"dataset": "synthetic", "aspect": "all"}]), OUT):
+    for config in plan(study(data=[{"dataset": "synthetic", "aspect": "all"}])):
         for path in (config.output_dir, config.save_dir, config.eval_dir, config.data_root):
             assert path is not None and path.parent == OUT
 
 
 def test_only_some_models() -> None:
-    planned = plan_experiments(study(runs=["missing.yml"]), OUT, only=["rn_small"])
+    planned = plan(study(runs=["missing.yml"]), only=["rn_small"])
     assert {config.model for config in planned} == {"rn_small"}
     with pytest.raises(ConfigError, match=r"no model 'rn_smal'\. Did you mean 'rn_small'"):
-        plan_experiments(study(), OUT, only=["rn_smal"])
+        plan(study(), only=["rn_smal"])
 
 
 def test_whole_experiment_files_belong_to_it(tmp_path: Path) -> None:
     values = {"experiment": "own", "model": "rn50", "dataset": "hd", "epochs": 4, "output_dir": "elsewhere"}
     (tmp_path / "own.yml").write_text(yaml.safe_dump(values))
     only_runs = study(stage0=None, stage1=None, stage2=None, runs=[tmp_path / "own.yml"], seeds=[1, 2])
-    planned = plan_experiments(only_runs, OUT)
+    planned = plan(only_runs)
     assert [(c.model, c.dataset, c.aspect, c.seed, c.epochs) for c in planned] == [
         ("rn50", "11k", aspect, seed, 4) for aspect in ("dorsal_r", "palmar_l") for seed in (1, 2)
     ]
@@ -107,13 +112,41 @@ def test_cross_domain_leaves_out_what_was_trained_on() -> None:
     changes = {"evaluate_on": [{"dataset": "11k", "aspects": ["dorsal_r", "palmar_l"]}, {"dataset": "hd"}]}
     some = study(**changes, common={"data_root": "my_hands"}, stage2=None, data=[{"dataset": "11k"}])
     baseline, trained, *_ = plan_experiments(some, OUT)
-    assert plan_cross_domain(some, baseline) == []
-    other_aspect, hd = plan_cross_domain(some, trained)
+    assert baseline.other_data == ()
+    other_aspect, hd = trained.other_data
     assert (other_aspect.dataset, other_aspect.aspect, other_aspect.data_root) == ("11k", "palmar_l", Path("my_hands"))
     assert (hd.dataset, hd.aspect, hd.data_root) == ("hd", "dorsal", None)
     for other in (other_aspect, hd):
-        assert other.checkpoint == OUT / "saved_models" / f"{run_name(trained)}.pth"
-        assert other.epochs == trained.epochs
+        assert other.checkpoint == OUT / "saved_models" / f"{run_name(trained.config)}.pth"
+        assert other.epochs == trained.config.epochs
+
+
+def test_cross_domain_to_other_places() -> None:
+    folders = [{"dataset": "folder", "aspect": "hand", "data_root": root} for root in ("one", "two")]
+    one_model = {"models": {"vit_small": None}, "stage0": None, "stage2": None, "losses": None}
+    [trained] = plan_experiments(study(data=folders[:1], evaluate_on=folders, **one_model), OUT)
+    assert [other.data_root for other in trained.other_data] == [Path("two")]
+    common = {"manifest": "m/manifest_{aspect}.json"}
+    some = study(common=common, data=[{"dataset": "11k"}], evaluate_on=[{"aspect": "palmar_l"}])
+    assert plan_experiments(some, OUT)[1].other_data[0].manifest == Path("m/manifest_palmar_l.json")
+    some = study(evaluate_on=[{"dataset": "synthetic", "aspect": "all"}])
+    assert plan_experiments(some, OUT)[1].other_data[0].data_root == OUT / "synthetic_hands"
+
+
+def test_one_model_in_two_ways() -> None:
+    models = {"mbanet_small": None, "intended": {"model": "mbanet_small", "relative_position": "intended"}}
+    planned = plan(study(models=models, common={"pretrained": "none"}, stage2=None, stage0=None, losses=None))
+    assert {(c.model, c.relative_position) for c in planned} == {
+        ("mbanet_small", "published"),
+        ("mbanet_small", "intended"),
+    }
+
+
+def test_pretrained_baselines_are_evaluated_once_whatever_the_seeds() -> None:
+    models = {"vit_small": {"pretrained": "none"}, "vitb16": {"pretrained": "openai"}}
+    planned = plan(study(models=models, seeds=[0, 1, 2], data=[{"dataset": "11k"}]))
+    assert [c.seed for c in planned if c.experiment == "stage0" and c.model == "vit_small"] == [0, 1, 2]
+    assert [c.seed for c in planned if c.experiment == "stage0" and c.model == "vitb16"] == [0]
 
 
 @settings(derandomize=True, deadline=None, max_examples=40)
@@ -132,7 +165,7 @@ def test_the_plan_is_the_product_of_its_lists(
         seeds=seeds,
         losses={name: MINIMAL["losses"][name] for name in names},
     )
-    planned = plan_experiments(some, OUT)
+    planned = plan(some)
     assert len(planned) == len(models) * len(aspects) * len(seeds) * (2 + len(names))
     assert len({run_name(config) for config in planned}) == len(planned)
 
@@ -155,6 +188,16 @@ def test_the_plan_is_the_product_of_its_lists(
         ({"stage0": None, "stage1": None, "stage2": None}, "there is nothing to run"),
         ({"synthetic": {"identitis": 3}}, "unknown key 'synthetic.identitis'. Did you mean 'identities'"),
         ({"study": "../up"}, "study: "),
+        ({"common": {"seed": 3}}, "common.seed: is the study's to set"),
+        ({"common": {"output_dir": "elsewhere"}}, "common.output_dir: is the study's to set"),
+        ({"models": {"vit_small": {"seed": 3}}}, "models.vit_small.seed: is the study's to set"),
+        ({"data": [{"dataset": "11k", "model": "rn50"}]}, "data[0].model: is the study's to set"),
+        ({"stage2": {"experiment": "two", "resume_from": "a.pth"}}, "stage2.resume_from: is the study's to set"),
+        ({"common": {"losses": [{"type": "triplet"}]}}, "common.losses: combinations stand in the study's"),
+        (
+            {"stage2": None, "stage1": {"experiment": "one", "losses": [{"type": "triplet"}]}},
+            "stage1.losses: without stage2",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -174,11 +217,13 @@ def test_what_is_wrong_is_named(changes: dict[str, Any], message: str, tmp_path:
         ({"losses": {"ce": [{"type": "cross"}]}, "models": {"vit_small": None}}, "there is no loss 'cross'"),
         ({"data": [{"dataset": "11k"}, {"dataset": "11k"}]}, "two experiments would both be named stage0_vit_small"),
         ({"data": [{"dataset": "11k", "aspects": "dorsal_r"}]}, "data: aspects: should be a list"),
+        ({"data": [{"dataset": "11k", "aspects": ["all"], "aspect": "all"}]}, "stand without `aspect`"),
+        ({"evaluate_on": [{"dataset": "hd"}, {"dataset": "hd"}]}, "evaluate_on: entry 2 names the same data"),
     ],
 )
 def test_what_is_wrong_in_an_experiment_is_named_with_its_place(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        plan_experiments(study(**changes), OUT, source="study.yml")
+        plan(study(**changes), source="study.yml")
     assert message in str(error.value)
 
 
@@ -187,7 +232,7 @@ def test_a_key_changed_from_the_command_line(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(MINIMAL))
     changed = load_study(path, ["stage1.epochs=5", "seeds=[4]", "common.lr=5e-5"])
     assert (changed.stage1, changed.seeds) == ({"experiment": "stage1", "epochs": 5}, [4])
-    assert plan_experiments(changed, OUT)[1].lr == 5e-5
+    assert plan(changed)[1].lr == 5e-5
 
 
 @pytest.mark.parametrize("name", ["demo", "real_sample", "loss_variants"])
@@ -195,13 +240,12 @@ def test_the_studies_that_come_with_it(name: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(REPOSITORY)
     path = Path("configs/studies") / f"{name}.yml"
     config = load_study(path)
-    planned = plan_experiments(config, OUT, source=str(path))
+    planned = plan(config, source=str(path))
     assert config.study == name
-    stages = {(c.model, c.experiment) for c in planned}
-    assert {(model, f"stage{n}") for model in config.models for n in (1,)} <= stages
-    # Equal conditions: whatever is not the architecture's own is the same for every model.
-    own = {"model", "neck", "pretrained", "resume_from"}
-    for experiment in ("stage0_baseline", "stage1"):
-        recipes = [c.to_dict() for c in planned if c.experiment == experiment]
-        shared = [{k: v for k, v in recipe.items() if k not in own | {"aspect", "dataset"}} for recipe in recipes]
+    # Equal conditions: whatever is not the architecture's own is the same for every model, in every stage.
+    own = {"model", "neck", "pretrained", "resume_from", "losses", "aspect", "dataset"}
+    for experiment in ("stage0_baseline", "stage1", "stage2_loss_variants"):
+        of_stage = [c for c in planned if c.experiment == experiment]
+        assert {c.model for c in of_stage} == set(config.models)
+        shared = [{key: value for key, value in c.to_dict().items() if key not in own} for c in of_stage]
         assert all(recipe == shared[0] for recipe in shared)

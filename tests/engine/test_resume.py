@@ -200,7 +200,7 @@ def test_interrupted_at_any_moment(
     printed = "".join(lines)
     if signal_sent == signal.SIGINT:
         assert process.returncode == 130
-        assert printed.endswith("Interrupted. What was being trained goes on with --resume.\n")
+        assert printed.endswith("Interrupted. To go on, give the same command again (train and demo: with --resume).\n")
         assert "Traceback" not in printed
         # One plain line for each thing that happened, and nothing of the libraries' own.
         assert not [word for word in ("Warning", "GPU", "TPU", "Trainer.fit", "Tip") if word in printed]

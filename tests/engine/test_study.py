@@ -38,8 +38,7 @@ def test_an_evaluation_in_the_way_is_noticed_before_training(manifests: Path, he
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text("{}")
     [report] = run_all(config, resume=False)
-    assert report.error is not None
-    assert "holds an earlier evaluation of a run of this name" in report.error
+    assert "holds an earlier evaluation of a run of this name" in str(report.faults[0])
     assert not (here / "train_logs").exists()
 
 
@@ -49,12 +48,12 @@ def test_what_hangs_on_a_failure_is_left_out_and_the_rest_goes_on(manifests: Pat
     after_that = tiny_config(manifests, experiment="later", resume_from=checkpoint_of(after_bad), epochs=1)
     good = baseline_config(manifests, experiment="zero")
     reports = run_all(bad, after_bad, after_that, good)
-    assert [report.error is None for report in reports] == [False, False, False, True]
-    assert "no such file" in str(reports[0].error)
+    assert [not report.faults for report in reports] == [False, False, False, True]
+    assert "no such file" in str(reports[0].faults[0])
     assert reports[0].needs is None
     for report in reports[1:3]:
         assert report.needs == reports[0].run
-        assert run_name(bad) in str(report.error)
+        assert run_name(bad) in str(report.faults[0])
     assert len(reports[3].evaluations) == 1
 
 
@@ -70,9 +69,10 @@ def test_a_fault_of_the_programs_own_does_not_stop_the_others(
     first, second = run_all(
         tiny_config(manifests, experiment="breaks", epochs=1), tiny_config(manifests, experiment="works", epochs=1)
     )
-    assert first.error == "MemoryError: cannot allocate"
-    assert "train_or_break" in str(first.details)
-    assert second.error is None
+    [fault] = first.faults
+    assert str(fault) == "training: MemoryError: cannot allocate"
+    assert "train_or_break" in str(fault.details)
+    assert second.faults == ()
 
 
 def test_states_follow_the_files(manifests: Path, here: Path) -> None:
@@ -83,9 +83,35 @@ def test_states_follow_the_files(manifests: Path, here: Path) -> None:
     train(run.config, resume=True)
     assert run.state == "trained"
     [report] = run_plan([run], resume=True)
-    assert (run.state, report.error) == ("done", None)
+    assert (run.state, report.faults) == ("done", ())
     [again] = run_plan([run], resume=True)
     assert again.evaluations[0].metrics == report.evaluations[0].metrics
+
+
+def test_a_failed_evaluation_does_not_keep_stage_2_from_its_model(manifests: Path, here: Path) -> None:
+    stage1 = tiny_config(manifests, experiment="one", epochs=1)
+    stage2 = tiny_config(manifests, experiment="two", epochs=1, resume_from=checkpoint_of(stage1))
+    elsewhere = [
+        tiny_config(manifests, checkpoint=checkpoint_of(stage1), dataset="hd", aspect="dorsal", manifest=None),
+        tiny_config(manifests, checkpoint=checkpoint_of(stage1), aspect="palmar_l"),
+    ]
+    plan = [PlannedRun(stage1, tuple(elsewhere)), PlannedRun(stage2)]
+    first, second = run_plan(plan, resume=True)
+    assert [fault.step for fault in first.faults] == ["evaluation on hd dorsal"]
+    assert "datasets/HD: there is no such folder" in first.faults[0].message
+    assert [evaluation.metrics["aspect"] for evaluation in first.evaluations] == ["dorsal_r", "palmar_l"]
+    assert second.faults == ()
+    assert [run.state for run in plan] == ["trained", "done"]
+    assert plan[0].evaluations()[1:] == [None, first.evaluations[1].folder]
+
+
+def test_what_was_measured_with_a_model_outlives_it(manifests: Path, here: Path) -> None:
+    config = tiny_config(manifests, epochs=1)
+    [before] = run_all(config)
+    Path(checkpoint_of(config)).unlink()
+    [after] = run_all(config)
+    assert after.faults == ()
+    assert after.evaluations == before.evaluations
 
 
 def test_it_goes_on_after_being_killed_and_gives_the_same_numbers(
