@@ -266,5 +266,7 @@ def run(command: typer.Typer) -> None:
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == _INTERRUPTED:
-            print("Interrupted. To go on, give the same command again (train and demo: with --resume).", file=sys.stderr)
+            print(
+                "Interrupted. To go on, give the same command again (train and demo: with --resume).", file=sys.stderr
+            )
         raise

@@ -11,6 +11,7 @@ import typer.main
 from handclip.cli import app
 from handclip.config.experiment import Augmentation, ExperimentConfig
 from handclip.config.losses import LOSS_TYPES
+from handclip.config.study import StudyConfig
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,8 +33,9 @@ def test_every_handclip_command_in_the_documents_parses(line: str):
     command = group.get_command(click.Context(group), name)
     assert command is not None, f"there is no command {name}"
     context = command.make_context(name, arguments)
-    config = context.params.get("config")
-    assert config is None or (ROOT / config).is_file()
+    for name in ("config", "file"):
+        named = context.params.get(name)
+        assert named is None or (ROOT / named).is_file()
 
 
 @pytest.mark.parametrize("line", commands("make"))
@@ -58,6 +60,9 @@ def test_every_config_key_and_loss_is_explained():
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     for key in (*ExperimentConfig.model_fields, *Augmentation.model_fields):
         assert f"`{key}`" in text, f"docs/configuration.md does not mention {key}"
+    studies = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    for key in StudyConfig.model_fields:
+        assert f"| `{key}` |" in studies, f"docs/studies.md does not mention {key}"
     losses = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
     for name, options in LOSS_TYPES.items():
         row = next((line for line in losses.splitlines() if line.startswith(f"| `{name}`")), None)

@@ -33,6 +33,8 @@ EXACT_UP_TO = 14
 
 _SIGNS_AT_ONCE = 10_000
 _NUMBERS_AT_ONCE = 2_000_000
+_MOST_GROUPS = 3
+"""For each run. In noisy comparisons their number grows exponentially."""
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -110,18 +112,28 @@ def bca_interval(estimate: Floats, replicates: Floats, leave_one_out: Floats) ->
         (K,) lower and (K,) upper ends.
     """
     normal = NormalDist()
-    below = (replicates < estimate).mean(axis=0) + (replicates == estimate).mean(axis=0) / 2
     skew = leave_one_out.mean(axis=0) - leave_one_out
     spread = (skew**2).sum(axis=0) ** 1.5
     acceleration = (skew**3).sum(axis=0) / (6 * np.where(spread > 0, spread, 1.0))
     smallest = 1 / len(replicates)
     low, high = np.empty(len(estimate)), np.empty(len(estimate))
     for k, column in enumerate(np.ascontiguousarray(replicates.T)):
-        bias = normal.inv_cdf(min(max(float(below[k]), smallest), 1 - smallest))
+        below = (np.count_nonzero(column < estimate[k]) + np.count_nonzero(column == estimate[k]) / 2) / len(column)
+        bias = normal.inv_cdf(min(max(below, smallest), 1 - smallest))
         shifted = [bias + normal.inv_cdf(level) for level in (LEVEL / 2, 1 - LEVEL / 2)]
         levels = [normal.cdf(bias + shift / (1 - float(acceleration[k]) * shift)) for shift in shifted]
-        low[k], high[k] = np.quantile(column, levels)
+        low[k], high[k] = _quantiles(column, levels)
     return low, high
+
+
+def _quantiles(values: Floats, levels: Sequence[float]) -> Floats:
+    """What `np.quantile` returns, in half the time: there are two for each of thousands of differences."""
+    places = np.array(levels) * (len(values) - 1)
+    below = places.astype(np.intp)
+    above = np.minimum(below + 1, len(values) - 1)
+    ordered = np.partition(values, [*below, *above])
+    quantiles: Floats = ordered[below] + (places - below) * (ordered[above] - ordered[below])
+    return quantiles
 
 
 def bounds_without_exception(table: PersonSums, low: Floats, high: Floats) -> tuple[Floats, Floats]:
@@ -181,12 +193,12 @@ def sign_flip_p_values(
     for start in range(0, total, rows):
         size = min(rows, total - start)
         if exact:
-            swapped = (np.arange(start, start + size) >> np.arange(people)[:, None]) & 1
+            swapped = ((np.arange(start, start + size) >> np.arange(people)[:, None]) & 1).astype(np.float64)
         else:
             eights = rng.integers(0, 256, size=(people, -(-size // 8)), dtype=np.uint8)
-            swapped = np.unpackbits(eights, axis=1, count=size)
+            swapped = np.unpackbits(eights, axis=1, count=size).astype(np.float64)
         # Swapping flips the sign of a person's part of a difference, which is the difference of the flipped parts.
-        sums = means[:, None] - (2 * contributions.T) @ swapped.astype(np.float64)
+        sums = means[:, None] - (2 * contributions.T) @ swapped
         difference = np.empty(size)
         for k, (i, j) in enumerate(pairs):
             np.abs(np.subtract(sums[i], sums[j], out=difference), out=difference)
@@ -196,30 +208,42 @@ def sign_flip_p_values(
 
 
 def corrected_p_values(contributions: Floats, pairs: Sequence[tuple[int, int]]) -> tuple[Floats, Floats]:
-    """Return the (K,) p-values of pairs of runs, and the same after Holm's correction over all of them.
+    """Return the (K, M) p-values of pairs of runs, and the same after Holm's correction over pairs, metric by metric.
 
-    `PERMUTATIONS` are drawn for all pairs. Where that leaves open which side of `LEVEL` the corrected value is on, within
-    three standard errors of the draw, it is repeated with 100, then with 1,000 for each pair that is corrected for, up
-    to `MOST_PERMUTATIONS`.
+    `PERMUTATIONS` are drawn for all pairs. Where three standard errors of the draw leave open which side of `LEVEL` the
+    corrected value is on, it is repeated with 100, then with 1,000 for each pair that is corrected for, up to
+    `MOST_PERMUTATIONS`.
 
     Args:
-        contributions: (P, R) what each person adds to the mean of each run.
+        contributions: (P, R, M) what each person adds to each metric's mean of each run.
         pairs: (K) pairs of runs.
     """
-    p_values = sign_flip_p_values(contributions, pairs)
-    drawn = np.full(len(pairs), PERMUTATIONS)
-    if len(contributions) > EXACT_UP_TO:
+    people, _, metrics = contributions.shape
+    shape = (len(pairs), metrics)
+    # All metrics of a run are swapped together, as if they were runs of their own.
+    columns = contributions.reshape(people, -1)
+    tests = [(metrics * i + metric, metrics * j + metric) for i, j in pairs for metric in range(metrics)]
+    p_values = sign_flip_p_values(columns, tests).reshape(shape)
+    drawn = np.full(shape, PERMUTATIONS)
+    if people > EXACT_UP_TO:
         most = permutations_for(len(pairs))
         for permutations in (min(100 * len(pairs), most), most):
             reach = 3 * np.sqrt(p_values / drawn)
-            can_pass = holm(np.maximum(p_values - reach, 0.0)) < LEVEL
-            can_fail = holm(np.minimum(p_values + reach, 1.0)) >= LEVEL
-            open_pairs = np.flatnonzero(can_pass & can_fail & (drawn < permutations))
-            if len(open_pairs):
-                repeated = [pairs[k] for k in open_pairs]
-                p_values[open_pairs] = sign_flip_p_values(contributions, repeated, permutations=permutations)
-                drawn[open_pairs] = permutations
-    return p_values, holm(p_values)
+            can_pass = _holm_by_metric(np.maximum(p_values - reach, 0.0)) < LEVEL
+            can_fail = _holm_by_metric(np.minimum(p_values + reach, 1.0)) >= LEVEL
+            is_open = can_pass & can_fail & (drawn < permutations)
+            if is_open.any():
+                repeated = [test for test, again in zip(tests, is_open.flat, strict=True) if again]
+                used = sorted({column for test in repeated for column in test})
+                place = {column: index for index, column in enumerate(used)}
+                repeated = [(place[i], place[j]) for i, j in repeated]
+                p_values[is_open] = sign_flip_p_values(columns[:, used], repeated, permutations=permutations)
+                drawn[is_open] = permutations
+    return p_values, _holm_by_metric(p_values)
+
+
+def _holm_by_metric(p_values: Floats) -> Floats:
+    return np.stack([holm(of_metric) for of_metric in p_values.T], axis=1)
 
 
 def holm(p_values: Floats) -> Floats:
@@ -248,28 +272,38 @@ def smallest_corrected_p(people: int, pairs: int) -> float:
     return min(1.0, pairs * max(2.0 ** (1 - people), 1 / (1 + permutations_for(pairs))))
 
 
-def compact_letters(significant: NDArray[np.bool_]) -> list[str]:
+def compact_letters(significant: NDArray[np.bool_], longest: int = 8) -> list[str] | None:
     """Return the letters of R runs, two of which share one if and only if they do not differ significantly.
 
     Insertion and absorption (Piepho, 2004), then letters that others make superfluous are dropped.
 
     Args:
         significant: (R, R) symmetric; put the best run first and it gets an `a`.
+        longest: how many characters can still be read.
+
+    Returns:
+        The letters of each run; None where those of a run would be longer than `longest`, or more groups turn up on the
+        way than could be told apart.
     """
     runs = range(len(significant))
     groups = {frozenset(runs)}
     for i, j in combinations(runs, 2):
         if significant[i, j]:
-            halves = {group - {run} for group in groups if {i, j} <= group for run in (i, j)}
-            candidates = {group for group in groups if not {i, j} <= group} | halves
-            groups = {group for group in candidates if not any(group < other for other in candidates)}
+            split = {group for group in groups if {i, j} <= group}
+            halves = {group - {run} for group in split for run in (i, j)}
+            candidates = (groups - split) | halves
+            # Groups that are not split lay in no other before, and so lie in no half of another.
+            groups = candidates - {half for half in halves if any(half < other for other in candidates)}
+            if len(groups) > _MOST_GROUPS * len(runs):
+                return None
     kept = sorted(groups, key=sorted)
     for group in sorted(groups, key=lambda group: (len(group), sorted(group))):
         others = [other for other in kept if other != group]
         shared_elsewhere = all(any({i, j} <= other for other in others) for i in group for j in group)
         if shared_elsewhere:
             kept = others
-    return ["".join(_letter(number) for number, group in enumerate(kept) if run in group) for run in runs]
+    letters = ["".join(_letter(number) for number, group in enumerate(kept) if run in group) for run in runs]
+    return letters if max(map(len, letters)) <= longest else None
 
 
 def _letter(number: int) -> str:
@@ -336,7 +370,5 @@ def compare_tables(tables: Sequence[PersonSums]) -> tuple[Intervals, PairedDiffe
         # The same people are drawn for all runs, so that what they have in common cancels out.
         low[k], high[k] = bca_interval(differences[k], resampled[i] - resampled[j], left_out[i] - left_out[j])
     contributions = np.stack([table.contributions for table in tables], axis=1)
-    p_values, adjusted = np.empty(shape), np.empty(shape)
-    for metric in range(metrics):
-        p_values[:, metric], adjusted[:, metric] = corrected_p_values(contributions[:, :, metric], pairs)
+    p_values, adjusted = corrected_p_values(contributions, pairs)
     return intervals, PairedDifferences(pairs, differences, low, high, p_values, adjusted)

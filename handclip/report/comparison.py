@@ -8,10 +8,31 @@ from handclip.config.experiment import HAND_ASPECTS
 from handclip.errors import HandCLIPError
 from handclip.files import write_json, write_text
 from handclip.metrics.uncertainty import compact_letters, compare_tables
-from handclip.report.matrix import METRICS, TESTED, Block, Cost, Difference, Matrix, Protocol, RunRow, Score, TrainedOn
+from handclip.report.matrix import (
+    METRICS,
+    TESTED,
+    Block,
+    Cost,
+    Difference,
+    Machine,
+    Matrix,
+    Protocol,
+    RunRow,
+    Score,
+    TrainedOn,
+)
 from handclip.report.matrix_text import differences_csv, matrix_csv, matrix_latex, matrix_markdown
 from handclip.report.published import PublishedResult, published_results
-from handclip.report.runs import EvaluatedRun, Outcomes, ResultEntry, find_evaluations, person_sums, read_run
+from handclip.report.row_names import differs_by
+from handclip.report.runs import (
+    EvaluatedRun,
+    MachineEntry,
+    Outcomes,
+    ResultEntry,
+    find_evaluations,
+    person_sums,
+    read_run,
+)
 
 _PUBLISHED_DRAWS = 10
 
@@ -73,15 +94,19 @@ class _Measured:
 def _measured(run: EvaluatedRun) -> Iterable[tuple[Protocol, _Measured]]:
     metrics = run.metrics
     for entry in metrics.results:
-        protocol = _protocol(run, metrics.aspect, metrics.manifest_sha256, entry)
+        trained_on = _trained_on(run) if metrics.cross_domain else None
+        protocol = _protocol(run, metrics.aspect, metrics.manifest_sha256, entry, trained_on)
         yield protocol, _Measured(run, entry, run.outcomes_of(run.aspects(), entry), False)
     for aspect, part in metrics.per_aspect.items():
         for entry in part.results:
-            protocol = _protocol(run, aspect, part.manifest_sha256, entry)
+            # A model that has seen the other aspects too is no peer of those that were trained on this one.
+            protocol = _protocol(run, aspect, part.manifest_sha256, entry, _trained_on(run))
             yield protocol, _Measured(run, entry, run.outcomes_of([aspect], entry), True)
 
 
-def _protocol(run: EvaluatedRun, aspect: str, manifest_sha256: str, entry: ResultEntry) -> Protocol:
+def _protocol(
+    run: EvaluatedRun, aspect: str, manifest_sha256: str, entry: ResultEntry, trained_on: TrainedOn | None
+) -> Protocol:
     rerank = run.metrics.rerank
     return Protocol(
         dataset=run.metrics.dataset,
@@ -92,7 +117,7 @@ def _protocol(run: EvaluatedRun, aspect: str, manifest_sha256: str, entry: Resul
         flip=entry.flip,
         rerank=(rerank.k1, rerank.k2, rerank.weight) if rerank is not None else None,
         draws=entry.num_splits,
-        trained_on=_trained_on(run) if run.metrics.cross_domain else None,
+        trained_on=trained_on,
     )
 
 
@@ -148,19 +173,22 @@ def _block(protocol: Protocol, measured: Sequence[_Measured]) -> Block:
         for pair, (first, second) in enumerate(paired.pairs)
     ]
     if len(rows) > 1:
-        letters = {}
+        letters: dict[str, dict[int, str]] = {}
         for name in TESTED:
             best_first = sorted(range(len(rows)), key=lambda index: -rows[index].scores[name].mean)
             significant = paired.significant(METRICS.index(name), len(rows))[best_first][:, best_first]
-            letters[name] = dict(zip(best_first, compact_letters(significant), strict=True))
+            readable = compact_letters(significant)
+            if readable is not None:
+                letters[name] = dict(zip(best_first, readable, strict=True))
         best = {name: max(row.scores[name].mean for row in rows) for name in METRICS}
         rows = [
             replace(
                 row,
-                letters={name: letters[name][index] for name in TESTED},
+                letters={name: letters[name][index] for name in letters},
                 best=tuple(name for name in METRICS if row.scores[name].mean == best[name]),
+                differs_by=text,
             )
-            for index, row in enumerate(rows)
+            for index, (row, text) in enumerate(zip(rows, differs_by(rows), strict=True))
         ]
     queries = measured[0].entry.queries
     return Block(protocol, len(tables[0].counts), queries, rows, _published_beside(protocol, queries), differences)
@@ -193,6 +221,8 @@ def _row(number: int, measured: _Measured, scores: dict[str, Score]) -> RunRow:
         losses=tuple(metrics.losses),
         seed=metrics.seed,
         trained_on=_trained_on(measured.run),
+        options=metrics.options,
+        differs_by="",
         input_size=metrics.input_size,
         scores=scores,
         letters={},
@@ -210,18 +240,20 @@ def _cost(run: EvaluatedRun) -> Cost:
     if run.cost is None:
         return Cost()
     evaluation, training = run.cost.evaluation, run.cost.training
-    place = training or evaluation
     return Cost(
         training_seconds=training.seconds if training else None,
         training_images_per_second=training.images_per_second if training else None,
-        embedding_images_per_second=evaluation.images_per_second,
         peak_memory_mib=training.peak_memory_mib if training else None,
         peak_gpu_memory_mib=training.peak_gpu_memory_mib if training else None,
-        device=place.device,
-        processor=place.processor,
-        cores=place.cores,
         precision=training.precision if training else None,
+        training_machine=_machine(training) if training else None,
+        embedding_images_per_second=evaluation.images_per_second,
+        evaluation_machine=_machine(evaluation),
     )
+
+
+def _machine(entry: MachineEntry) -> Machine:
+    return Machine(entry.device, entry.processor, entry.cores)
 
 
 def _published_beside(protocol: Protocol, queries: int) -> list[PublishedResult]:

@@ -138,6 +138,7 @@ class RunRow:
         seed: the run's seed.
         trained_on: the data it was trained on.
         options: keys of its config that differ from their default and are not named by another column.
+        differs_by: what tells it from rows that would read the same; empty where there are none.
         input_size: height and width of the images in pixels.
         scores: of each metric.
         letters: of each tested metric; none where there is nothing to compare with, or too many letters to be read.
@@ -159,6 +160,7 @@ class RunRow:
     seed: int
     trained_on: TrainedOn | None
     options: Mapping[str, Any]
+    differs_by: str
     input_size: tuple[int, int]
     scores: Mapping[str, Score]
     letters: Mapping[str, str]
@@ -233,7 +235,7 @@ def _block_dict(block: Block) -> dict[str, Any]:
         "protocol": asdict(block.protocol),
         "people": block.people,
         "queries": block.queries,
-        "rows": [asdict(row) | {"differs_by": text} for row, text in zip(block.rows, differs_by(block.rows), strict=True)],
+        "rows": [asdict(row) for row in block.rows],
         "published": [result.to_dict() for result in block.published],
         "differences": [asdict(difference) for difference in block.differences],
     }

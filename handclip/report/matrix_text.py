@@ -7,9 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
-from handclip.metrics.uncertainty import EXACT_UP_TO, LEVEL, REPLICATES, permutations_for
-from handclip.report.matrix import METRICS, Block, Cost, Matrix, Protocol, RunRow, Score, distinguishing_columns
+from handclip.metrics.uncertainty import (
+    EXACT_UP_TO,
+    LEVEL,
+    PERMUTATIONS,
+    REPLICATES,
+    permutations_for,
+    smallest_corrected_p,
+)
+from handclip.report.matrix import METRICS, TESTED, Block, Cost, Matrix, Protocol, RunRow, Score
 from handclip.report.published import PublishedResult
+from handclip.report.row_names import distinguishing_columns
 from handclip.report.tables import METRIC_TITLES
 
 CONVERTED = "†"
@@ -24,7 +32,7 @@ COST_TITLES = (
     "Peak memory (MiB)",
     "Hardware",
 )
-COLUMN_TITLES = {"seed": "Seed", "trained_on": "Trained on", "experiment": "Experiment"}
+COLUMN_TITLES = {"seed": "Seed", "trained_on": "Trained on", "differs_by": "Differs by"}
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,8 @@ def _notes(block: Block) -> list[str]:
 
 
 def name_cells(row: RunRow, columns: Sequence[str]) -> list[str]:
-    """Return stage, model and losses, and of `seed`, `trained_on` and `experiment` those asked for."""
-    extra = {"seed": str(row.seed), "trained_on": str(row.trained_on or "-"), "experiment": row.experiment}
+    """Return stage, model and losses, and of `seed`, `trained_on` and `differs_by` those asked for."""
+    extra = {"seed": str(row.seed), "trained_on": str(row.trained_on or "-"), "differs_by": row.differs_by or "-"}
     return [row.stage, row.model, row.losses_text, *(extra[column] for column in columns)]
 
 
@@ -106,19 +114,35 @@ def legend(block: Block) -> list[str]:
             f"over people (BCa bootstrap, {REPLICATES:,} resamples of {block.people} people)."
         )
     if block.pairs:
-        count = f"all {2**block.people:,}" if block.people <= EXACT_UP_TO else f"{permutations_for(block.pairs):,}"
-        pairs = f"{block.pairs} pair{'s' if block.pairs > 1 else ''}"
-        sentences.append(
-            f"Runs that share a letter do not differ significantly at {LEVEL:.0%} ({count} permutations that swap "
-            f"whole people; Holm's correction over {pairs}). Bold: the best mean of this block, which need not "
-            "differ significantly from the next."
-        )
+        sentences += _tests_legend(block)
+        sentences.append("Bold: the best mean of this block, which need not differ significantly from the next.")
     if block.published:
         sentences.append("Published rows: other draws, neither ranked nor tested here.")
     if any(result.converted for result in block.published):
         sentences.append(f"{CONVERTED}: converted by mAP trapezoid = (Rank-1 + mAP) / 2.")
     sentences += [f"[{number}] {note}" for number, note in enumerate(_notes(block), start=1)]
     return sentences
+
+
+def _tests_legend(block: Block) -> Iterator[str]:
+    pairs = f"{block.pairs:,} pair{'s' if block.pairs > 1 else ''}"
+    lettered = [metric for metric in TESTED if any(metric in row.letters for row in block.rows)]
+    test = f" ({_permutations_text(block)} that swap whole people; Holm's correction over {pairs})"
+    if lettered:
+        yield f"Runs that share a letter do not differ significantly at {LEVEL:.0%}{test}."
+    if len(lettered) < len(TESTED):
+        titles = " and ".join(METRIC_TITLES[metric] for metric in TESTED if metric not in lettered)
+        yield f"{titles}: too many letters to be read; differences.csv tests every pair{'' if lettered else test}."
+    if smallest_corrected_p(block.people, block.pairs) >= LEVEL:
+        yield f"With {block.people} people and {pairs} no difference can be significant."
+
+
+def _permutations_text(block: Block) -> str:
+    if block.people <= EXACT_UP_TO:
+        return f"all {2**block.people:,} permutations"
+    most = permutations_for(block.pairs)
+    more = f", up to {most:,} where those leave it open," if most > PERMUTATIONS else ""
+    return f"{PERMUTATIONS:,} permutations{more}"
 
 
 COST_LEGEND = (
@@ -248,8 +272,12 @@ _PROTOCOL_COLUMNS: dict[str, Callable[[Protocol], object]] = {
     "rerank": lambda protocol: " ".join(map(str, protocol.rerank)) if protocol.rerank else "none",
     "draws": lambda protocol: protocol.draws,
     "manifest_sha256": lambda protocol: protocol.manifest_sha256,
-    "cross_domain_from": lambda protocol: protocol.trained_on,
+    "block_trained_on": lambda protocol: protocol.trained_on,
 }
+
+
+_FILES = ("metrics", "per_query", "cost", "training")
+"""Keys of a row's `files`."""
 
 
 def _protocol_values(protocol: Protocol) -> list[object]:
@@ -261,12 +289,14 @@ def matrix_csv(matrix: Matrix) -> str:
     kinds = ("mean", "std", "low", "high")
     header = [
         *("block", *_PROTOCOL_COLUMNS, "people", "queries"),
-        *("row", "source", "run", "experiment", "stage", "model", "losses", "seed", "trained_on"),
+        *("row", "source", "run", "experiment", "stage", "model", "losses", "seed", "trained_on", "differs_by"),
         *(f"{metric}_{kind}" for metric in METRICS for kind in kinds),
         *("rank1_letters", "map_letters", "converted"),
         *("feature_dim", "parameters", "gflops_per_image", "training_seconds", "training_images_per_second"),
-        *("embedding_images_per_second", "peak_memory_mib", "peak_gpu_memory_mib", "hardware", "precision"),
-        *("metrics_file", "per_query_file", "cost_file", "note"),
+        *("peak_memory_mib", "peak_gpu_memory_mib", "precision", "training_hardware"),
+        *("embedding_images_per_second", "evaluation_hardware"),
+        *(f"{name}_file" for name in _FILES),
+        "note",
     ]
     lines: list[list[object]] = []
     for number, block in enumerate(matrix.blocks, start=1):
@@ -277,13 +307,14 @@ def matrix_csv(matrix: Matrix) -> str:
                 [
                     *shared,
                     *(row.number, "run", row.run, row.experiment, row.stage, row.model, row.losses_text, row.seed),
-                    row.trained_on,
+                    *(row.trained_on, row.differs_by),
                     *(getattr(row.scores[metric], kind) for metric in METRICS for kind in kinds),
                     *(row.letters.get("rank1"), row.letters.get("map"), None),
                     *(row.feature_dim, row.parameters, row.gflops_per_image),
-                    *(cost.training_seconds, cost.training_images_per_second, cost.embedding_images_per_second),
-                    *(cost.peak_memory_mib, cost.peak_gpu_memory_mib, cost.hardware, cost.precision),
-                    *(row.files.get(name) for name in ("metrics", "per_query", "cost")),
+                    *(cost.training_seconds, cost.training_images_per_second),
+                    *(cost.peak_memory_mib, cost.peak_gpu_memory_mib, cost.precision, cost.training_machine),
+                    *(cost.embedding_images_per_second, cost.evaluation_machine),
+                    *(row.files.get(name) for name in _FILES),
                     None,
                 ]
             )
@@ -291,10 +322,10 @@ def matrix_csv(matrix: Matrix) -> str:
             trained_on = " ".join(result.trained_on) if result.trained_on else None
             lines.append(
                 [
-                    *(*shared, None, result.source, None, None, None, result.method, None, None, trained_on),
+                    *(*shared, None, result.source, None, None, None, result.method, None, None, trained_on, None),
                     *(value for metric in METRICS for value in (result.scores[metric], None, None, None)),
                     *(None, None, result.converted),
-                    *[None] * 13,
+                    *[None] * (11 + len(_FILES)),
                     result.note,
                 ]
             )

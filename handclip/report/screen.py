@@ -11,7 +11,7 @@ from rich.text import Text
 
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.summary import split_table
-from handclip.report.matrix import METRICS, Block, Matrix, RunRow, distinguishing_columns
+from handclip.report.matrix import METRICS, Block, Matrix, RunRow
 from handclip.report.matrix_text import (
     COLUMN_TITLES,
     COST_LEGEND,
@@ -24,6 +24,7 @@ from handclip.report.matrix_text import (
     published_text,
     spread_text,
 )
+from handclip.report.row_names import differing_options, distinguishing_columns
 from handclip.report.tables import METRIC_TITLES
 
 if TYPE_CHECKING:  # which takes torch along
@@ -165,6 +166,7 @@ def _score_cell(row: RunRow, metric: str) -> Text:
 def _cost_table(rows: Sequence[RunRow]) -> Iterator[RenderableType]:
     """Yield the table and, below it, the machines that its last column numbers."""
     rows = list({row.run: row for row in rows}.values())
+    rows = [replace(row, differs_by=text) for row, text in zip(rows, differing_options(rows), strict=True)]
     columns = distinguishing_columns(rows)
     machines: dict[str, int] = {}
     lines: dict[tuple[str, ...], None] = {}

@@ -295,6 +295,28 @@ def test_a_model_is_evaluated_on_data_that_it_was_not_trained_on(
     assert len(list(here.glob("eval_logs/*"))) == 2
 
 
+def test_the_log_of_a_named_checkpoint_is_about_that_checkpoint(
+    handclip: Handclip, manifests: Path, here: Path
+) -> None:
+    config = write_config(here / "tiny.yml", tiny_values(manifests, epochs=1))
+    assert handclip("train", config).code == 0
+    [checkpoint] = here.glob("saved_models/*[!t].pth")
+    by_another = ("--set", "experiment=another", "--set", f"checkpoint={checkpoint.relative_to(here)}")
+    answer = handclip("evaluate", config, *by_another, "--set", "epochs=9")
+    assert answer.code == 0, answer.err
+    [log] = here.glob("eval_logs/*/eval.log")
+    assert log.parent.name == checkpoint.stem
+    assert "Experiment:       tiny\n" in log.read_text() and "another" not in log.read_text()
+
+
+def test_another_data_set_leaves_the_place_of_the_first_behind(handclip: Handclip, manifests: Path, here: Path) -> None:
+    values = baseline_values(manifests, aspect="palmar_l", data_root="nowhere")
+    config = write_config(here / "baseline.yml", values)
+    answer = handclip("evaluate", config, "--set", "dataset=hd")
+    assert answer.code == 2
+    assert "data_root: datasets/HD: there is no such folder" in " ".join(answer.err.split())
+
+
 def test_reranking_from_the_command_line(handclip: Handclip, manifests: Path, here: Path) -> None:
     config = write_config(here / "baseline.yml", baseline_values(manifests))
     refused = handclip("evaluate", config, "--set", "rerank={}")

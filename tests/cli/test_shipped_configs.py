@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from handclip.config.loading import load_config
+from handclip.config.loading import load_config, parse_config
 from handclip.config.naming import run_name
+from handclip.models.builder import build_model
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {"input_size": 32, "num_workers": 0, "device": "cpu", "num_splits": 2}
@@ -90,11 +91,23 @@ def test_stage_2_starts_where_stage_1_of_the_same_aspect_is_saved(model: str, as
 
 @pytest.mark.parametrize("model", CNN)
 def test_the_peers_train_on_clips_terms(model: str) -> None:
-    """Only what belongs to the network, and names, may differ; MBA-Net's input is given CLIP's size."""
+    """But for names, only the network, its weights and its neck may differ; the photographs' size may not."""
     own = {"experiment", "model", "pretrained", "input_size", "neck", "resume_from"}
+    sizes = set()
     for peer, clip in zip(
         [stage1_of(model), *stage2_of(model)], [stage1_of("vitb16"), *stage2_of("vitb16")], strict=True
     ):
         ours, theirs = load_config(peer).to_dict(), load_config(clip).to_dict()
         assert {key for key in ours if ours[key] != theirs[key]} <= own
-        assert ours["input_size"] == (224 if model == "mbanet" else None)
+        # The one exception, which a comparison of these files has to name.
+        assert (theirs["neck"], ours["neck"]) == ("none", {"mbanet": "hidden", "resnet50": "bnneck"}[model])
+        sizes |= {(ours["model"], ours["input_size"]), (theirs["model"], theirs["input_size"])}
+    pixels = {input_size_of(name, size) for name, size in sizes}
+    assert pixels == {(224, 224)}
+
+
+def input_size_of(model: str, input_size: int | None) -> tuple[int, int]:
+    """Height and width of the images that a model of an experiment file sees."""
+    values = {"experiment": "a", "model": model, "pretrained": "none", "dataset": "11k", "input_size": input_size}
+    size = build_model(parse_config(values, "test")).encoder.preprocessing
+    return size.height, size.width

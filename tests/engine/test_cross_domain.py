@@ -15,7 +15,7 @@ from handclip.config.loading import load_trained_config
 from handclip.config.naming import run_name
 from handclip.datasets.hd import prepare_hd
 from handclip.engine.evaluated_model import checkpoint_path, choose_model
-from handclip.engine.evaluation import evaluate
+from handclip.engine.evaluation import evaluate, evaluation_folder
 from handclip.engine.training import TrainingResult, train
 from handclip.errors import ConfigError, DataError
 from handclip.models.checkpoint import Checkpoint
@@ -81,7 +81,13 @@ def test_a_folder_of_one_s_own(manifests: Path, here: Path, stage1: TrainingResu
         for number in range(3):
             photograph(here / "people" / str(person) / f"{number}.png", random)
     config = elsewhere(stage1, manifests, dataset="folder", manifest=None, data_root="people")
-    assert evaluate(config).run == f"{stage1.run}_on_folder_hand"
+    first = evaluate(config)
+    assert first.run == f"{stage1.run}_on_folder_hand_{first.metrics['manifest_sha256'][:8]}"
+    for person in range(8):
+        for number in range(3):
+            photograph(here / "others" / str(person) / f"{number}.png", random)
+    second = evaluate(config.model_copy(update={"data_root": Path("others")}))
+    assert second.run != first.run and first.folder.is_dir()
 
 
 def test_another_manifest_of_the_same_aspect(manifests: Path, here: Path, stage1: TrainingResult) -> None:
@@ -97,8 +103,33 @@ def test_the_data_that_it_was_trained_on_are_no_other_domain(
 ) -> None:
     config = elsewhere(stage1, manifests)
     result = evaluate(config)
-    assert (result.run, result.metrics["cross_domain"]) == (run_name(config), False)
+    assert (result.run, result.metrics["cross_domain"]) == (stage1.run, False)
     assert "Cross-domain" not in evaluation_text(result.metrics, {})
+
+
+def test_a_named_checkpoint_is_evaluated_under_its_own_name(
+    manifests: Path, here: Path, stage1: TrainingResult
+) -> None:
+    """Not under that of the experiment file that happens to name it."""
+    other = tiny_config(manifests, experiment="other", seed=5, epochs=7, checkpoint=str(stage1.checkpoint))
+    result = evaluate(other)
+    assert result.run == result.folder.name == stage1.run
+    assert (result.metrics["experiment"], result.metrics["seed"]) == ("stage1", 0)
+    # The very manifest that it was trained on, named as a file: the same evaluation.
+    named = tiny_config(
+        manifests, experiment="stage1", manifest=str(manifests / "manifest_dorsal_r.json"),
+        checkpoint=str(stage1.checkpoint),
+    )  # fmt: skip
+    assert run_name(named) != stage1.run
+    assert evaluate(named, reuse=True) == result
+
+
+def test_the_run_s_own_checkpoint_has_the_name_that_is_checked_before_training(manifests: Path, here: Path) -> None:
+    config = tiny_config(manifests, epochs=1)
+    trained = train(config)
+    result = evaluate(config)
+    assert result.folder == evaluation_folder(config)
+    assert evaluate(config.model_copy(update={"checkpoint": trained.checkpoint}), reuse=True) == result
 
 
 def test_people_are_known_within_a_data_set_only(manifests: Path, hd: Path, here: Path, stage1: TrainingResult) -> None:

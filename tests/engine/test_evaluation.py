@@ -127,10 +127,16 @@ def test_how_the_model_was_made_stands_beside_the_numbers(
         "dataset": "11k", "aspect": "dorsal_r", "manifest_sha256": load_manifest(manifests).sha256,
     }  # fmt: skip
     assert 0 < metrics["gflops_per_image"] < 1
+    options = {
+        "pretrained": "none", "input_size": 32, "epochs": 2, "batch_size": 8, "images_per_identity": 2, "lr": 0.001,
+        "backbone_lr_scale": 1.0, "precision": "float32",
+    }  # fmt: skip
+    assert metrics["options"] == options
 
     baseline = evaluate(baseline_config(manifests, seed=3)).metrics
     assert (baseline["variant"], baseline["stage"], baseline["losses"], baseline["seed"]) == ("baseline", "0", [], 3)
     assert (baseline["trained_on"], baseline["cross_domain"]) == (None, False)
+    assert baseline["options"] == {"pretrained": "none", "input_size": 32}
     assert baseline["gflops_per_image"] == metrics["gflops_per_image"]
 
     second = tiny_config(
@@ -140,6 +146,7 @@ def test_how_the_model_was_made_stands_beside_the_numbers(
     train(second)
     metrics = evaluate(second).metrics
     assert (metrics["stage"], metrics["losses"]) == ("2", ["cross_entropy", "triplet"])
+    assert metrics["options"] == {**options, "epochs": 1, "resume_from": stage1.checkpoint.name}
 
 
 def several_gallery_images(manifests: Path, path: Path) -> Path:
@@ -228,6 +235,41 @@ def test_what_it_cost_stands_in_a_file_of_its_own(
     elsewhere.save(here / "travelled.pth")
     alone = evaluate(tiny_config(manifests, checkpoint="travelled.pth"))
     assert json.loads((alone.folder / "cost.json").read_text())["training"] is None
+
+
+def test_the_records_of_training_are_found_where_the_run_has_moved(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "before").mkdir()
+    monkeypatch.chdir(here / "before")
+    trained = train(tiny_config(manifests, epochs=1, output_dir=str(here / "before/train_logs")))
+    monkeypatch.chdir(here)
+    (here / "before").rename(here / "after")
+    places = {"output_dir": "after/train_logs", "save_dir": "after/saved_models", "eval_dir": "after/eval_logs"}
+    cost = json.loads((evaluate(tiny_config(manifests, epochs=1, **places)).folder / "cost.json").read_text())
+    assert cost["training"]["file"] == f"after/train_logs/{trained.run}/result.json"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (None, "is damaged or is not JSON"),
+        ([], "is not of the training that made this checkpoint"),
+        ({"run": "another"}, "is not of the training that made this checkpoint"),
+        ({"epochs": 9, "best_epoch": 8}, "is not of the training that made this checkpoint"),
+    ],
+)
+def test_records_that_are_not_those_of_the_checkpoint_are_no_cost(
+    change: Any, message: str, manifests: Path, here: Path, stage1: TrainingResult, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = here / "train_logs" / stage1.run
+    folder.mkdir(parents=True)
+    result = json.loads((stage1.folder / "result.json").read_text())
+    changed = {**result, **change} if isinstance(change, dict) else change
+    (folder / "result.json").write_text("{" if change is None else json.dumps(changed))
+    evaluation = evaluate(stage1_config(manifests, stage1, flip_settings=["none"]))
+    assert json.loads((evaluation.folder / "cost.json").read_text())["training"] is None
+    assert "What training cost is not known" in caplog.text and message in caplog.text
 
 
 def test_d41_metrics_equal_a_float64_brute_force(
@@ -357,7 +399,7 @@ def test_d46_other_weights_or_settings_do_not_replace_an_evaluation(
     state = {key: value + 0.01 if value.is_floating_point() else value for key, value in checkpoint.model_state.items()}
     replace(checkpoint, model_state=state).save(here / "other.pth")
     for change, key in (
-        ({"checkpoint": here / "other.pth"}, "checkpoint"),
+        ({"checkpoint": here / "other.pth"}, "weights_sha256"),
         ({"num_splits": 2}, "settings"),
         ({"flip_settings": ("none",)}, "settings"),
     ):
@@ -368,14 +410,18 @@ def test_d46_other_weights_or_settings_do_not_replace_an_evaluation(
     evaluate(config, overwrite=True)
     assert path.read_bytes() != before
 
-    (here / "same_name.pth").write_bytes(stage1.checkpoint.read_bytes())
-    retrained = stage1_config(manifests, stage1, eval_dir="retrained").model_copy(
-        update={"checkpoint": here / "same_name.pth"}
-    )
-    evaluate(retrained)
-    (here / "other.pth").replace(here / "same_name.pth")
-    with pytest.raises(HandCLIPError, match="holds an evaluation with weights_sha256"):
-        evaluate(retrained)
+
+def test_the_same_weights_are_the_same_model_wherever_they_lie(
+    manifests: Path, here: Path, stage1: TrainingResult
+) -> None:
+    first = evaluate(stage1_config(manifests, stage1))
+    (here / "moved.pth").write_bytes(stage1.checkpoint.read_bytes())
+    moved = stage1_config(manifests, stage1).model_copy(update={"checkpoint": here / "moved.pth"})
+    assert evaluate(moved, reuse=True) == first
+    again = evaluate(moved)
+    assert again.metrics["checkpoint"] == str(here / "moved.pth")
+    different = {key for key in first.metrics if again.metrics[key] != first.metrics[key]}
+    assert different <= {"checkpoint", "seconds"}
 
 
 def test_all_aspects_are_the_mean_of_each(manifests: Path, here: Path) -> None:
@@ -536,6 +582,30 @@ def test_an_evaluation_that_was_done_is_reused_when_asked(
     first = evaluate(baseline_config(manifests))
     monkeypatch.setattr(evaluation_module, "embed_images", None)
     assert evaluate(baseline_config(manifests), reuse=True) == first
+
+
+@pytest.mark.parametrize("name", ["per_query.csv", "per_split.csv", "cost.json", "metrics.json"])
+def test_an_evaluation_that_is_not_whole_is_done_again(
+    name: str, manifests: Path, here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "handclip")
+    config = baseline_config(manifests, flip_settings=["none"])
+    first = evaluate(config)
+    (first.folder / name).unlink()
+    again = evaluate(config, reuse=True)
+    assert (f"lacks {name}, so it is evaluated again" in caplog.text) == (name != "metrics.json")
+    assert (first.folder / name).is_file()
+    assert {**again.metrics, "seconds": 0} == {**first.metrics, "seconds": 0}
+
+
+def test_metrics_never_stand_beside_the_tables_of_another_evaluation(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = evaluate(baseline_config(manifests, flip_settings=["none"])).folder
+    monkeypatch.setattr(evaluation_module, "per_query_csv", None)
+    with pytest.raises(TypeError):
+        evaluate(baseline_config(manifests, flip_settings=["sum"]), overwrite=True)
+    assert not (folder / "metrics.json").exists()
 
 
 def test_evaluating_a_run_that_has_not_ended_is_said(

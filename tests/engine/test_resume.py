@@ -155,6 +155,27 @@ def test_other_settings_are_refused(manifests: Path, here: Path) -> None:
         train(other, resume=True)
 
 
+def test_the_earlier_stage_may_lie_elsewhere_by_now(manifests: Path, here: Path, stage1: TrainingResult) -> None:
+    started = tiny_config(manifests, resume_from=str(stage1.checkpoint))
+    train(started, stop_after=1)
+    moved = here / "moved" / stage1.checkpoint.name
+    moved.parent.mkdir()
+    moved.write_bytes(stage1.checkpoint.read_bytes())
+    config = tiny_config(manifests, resume_from=str(moved))
+    assert train(config, resume=True).epochs == 2
+    assert train(tiny_config(manifests, resume_from=f"gone/{moved.name}"), resume=True).finished
+
+
+def test_another_earlier_stage_is_refused(manifests: Path, here: Path, stage1: TrainingResult) -> None:
+    config = tiny_config(manifests, resume_from=str(stage1.checkpoint))
+    train(config, stop_after=1)
+    (here / "other.pth").write_bytes(stage1.checkpoint.read_bytes())
+    other = tiny_config(manifests, resume_from="other.pth")
+    RunFolder.of(config).folder.rename(RunFolder.of(other).folder)
+    with pytest.raises(HandCLIPError, match=r"was started with resume_from: .*, and cannot go on with other\.pth"):
+        train(other, resume=True)
+
+
 def test_the_number_of_workers_may_change(manifests: Path, here: Path) -> None:
     train(tiny_config(manifests), stop_after=1)
     assert train(tiny_config(manifests, num_workers=1, eval_batch_size=5), resume=True).epochs == 2

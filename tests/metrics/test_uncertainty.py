@@ -1,20 +1,24 @@
 from itertools import combinations
+from math import comb
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from handclip.metrics import uncertainty
 from handclip.metrics.uncertainty import (
     PERMUTATIONS,
     PersonSums,
     bca_interval,
     compact_letters,
     compare_tables,
+    corrected_p_values,
     holm,
     permutations_for,
     resampling_weights,
     sign_flip_p_values,
+    smallest_corrected_p,
 )
 
 
@@ -27,6 +31,13 @@ def made_up(
     ability = skill + 1.5 * rng.normal(size=(people, 1)) + rng.normal(size=(people, columns))
     hits = rng.binomial(counts.astype(int), 1 / (1 + np.exp(-ability))).astype(float)
     return PersonSums(hits[..., None], counts)
+
+
+def p_values(differences: np.ndarray, **options: int) -> np.ndarray:
+    """Of (P, K) differences: each is that of a run to one that contributes nothing."""
+    people, runs = differences.shape
+    contributions = np.concatenate([differences, np.zeros((people, 1))], axis=1)
+    return sign_flip_p_values(contributions, [(run, runs) for run in range(runs)], **options)
 
 
 def many_metrics(rng: np.random.Generator, people: int = 9, columns: int = 4) -> PersonSums:
@@ -74,10 +85,35 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     assert first.low < tables[0].means < first.high
 
 
-def test_a_perfect_run_has_an_interval_without_width() -> None:
-    counts = np.full((6, 2), 3.0)
-    intervals, _ = compare_tables([PersonSums(counts[..., None], counts)])
-    assert (intervals.low.item(), intervals.high.item()) == (1.0, 1.0)
+@pytest.mark.parametrize("people", [2, 59])
+def test_where_nobody_fails_the_interval_is_the_exact_bound_for_people(people: int) -> None:
+    counts = np.full((people, 2), 3.0)
+    values = np.stack([counts, 0 * counts, counts / 2], axis=-1)
+    intervals, _ = compare_tables([PersonSums(values, counts)])
+    always = intervals.low[0, 0]
+    # With this share of people who never fail, all of them are such in one sample out of twenty.
+    assert always**people == pytest.approx(0.05)
+    assert intervals.low[0] == pytest.approx([always, 0, 0.5])
+    assert intervals.high[0] == pytest.approx([1, 1 - always, 0.5])
+    if people == 59:
+        assert always == pytest.approx(0.9505, abs=5e-5)
+
+
+def test_interval_ends_are_quantiles_of_the_resampled_means() -> None:
+    """Symmetric and without acceleration, BCa is the plain percentile interval."""
+    replicates = np.random.default_rng(0).permuted(np.linspace(-1, 1, 1_000)[:, None], axis=0)
+    low, high = bca_interval(np.zeros(1), replicates, np.array([[-1.0], [1.0]]))
+    assert [low.item(), high.item()] == pytest.approx(np.quantile(replicates, [0.025, 0.975]))
+
+
+def test_one_failure_is_enough_to_be_resampled() -> None:
+    counts = np.full((20, 2), 3.0)
+    sums = counts.copy()
+    sums[0, 0] = 2
+    table = PersonSums(sums[..., None], counts)
+    intervals, _ = compare_tables([table])
+    resampled = bca_interval(table.means, table.resampled(resampling_weights(20)), table.leave_one_out)
+    assert (intervals.low.item(), intervals.high.item()) == (resampled[0].item(), resampled[1].item())
 
 
 def test_intervals_over_people_cover_what_they_should_and_intervals_over_queries_do_not() -> None:
@@ -112,15 +148,15 @@ def test_the_test_keeps_its_level_where_runs_differ_by_chance_only(people: int) 
     """400 pairs of runs that are equally good: p-values are spread evenly, up to three standard errors."""
     rng = np.random.default_rng(5)
     differences = rng.normal(size=(people, 400)) * rng.integers(1, 20, size=(people, 1))
-    p_values = sign_flip_p_values(differences, permutations=999)
+    found = p_values(differences, permutations=999)
     for level in (0.05, 0.2, 0.5, 0.8):
-        assert abs(float(np.mean(p_values <= level)) - level) < 3 * np.sqrt(level * (1 - level) / 400) + 1e-3
+        assert abs(float(np.mean(found <= level)) - level) < 3 * np.sqrt(level * (1 - level) / 400) + 1e-3
 
 
 def test_whole_people_are_swapped_not_queries() -> None:
     """Ten people of 50 queries each whose runs differ by chance: a test over queries would find it significant."""
     differences = np.array([[50.0], [50], [50], [50], [50], [50], [-50], [-50], [-50], [50]]) / 500
-    assert sign_flip_p_values(differences).item() == pytest.approx(2 * (1 + 10 + 45 + 120) / 2**10)
+    assert p_values(differences).item() == pytest.approx(2 * (1 + 10 + 45 + 120) / 2**10)
 
 
 def test_a_planted_difference_is_found_and_measured() -> None:
@@ -135,20 +171,20 @@ def test_a_planted_difference_is_found_and_measured() -> None:
 
 def test_few_people_are_permuted_exactly() -> None:
     differences = np.array([[0.3], [0.2], [0.1]])
-    assert sign_flip_p_values(differences).item() == 2 / 8
-    drawn = sign_flip_p_values(differences, permutations=40_000, exact_up_to=2).item()
+    assert p_values(differences).item() == 2 / 8
+    drawn = p_values(differences, permutations=40_000, exact_up_to=2).item()
     assert drawn == pytest.approx(2 / 8, abs=0.01)
 
 
 def test_no_drawn_p_value_is_zero() -> None:
-    assert sign_flip_p_values(np.ones((60, 1))).item() == pytest.approx(1 / 20_001)
+    assert p_values(np.ones((60, 1))).item() == pytest.approx(1 / 20_001)
 
 
 def test_rounding_does_not_decide_about_equality() -> None:
     # 0.1 + 0.2 - 0.3 is not 0 in floating point; all signs that give |0.3 + 0.3| must count.
     differences = np.array([[0.1], [0.2], [0.3]])
-    assert sign_flip_p_values(differences).item() == 2 / 8
-    assert sign_flip_p_values(np.array([[0.1], [0.2], [-0.3]])).item() == 1.0
+    assert p_values(differences).item() == 2 / 8
+    assert p_values(np.array([[0.1], [0.2], [-0.3]])).item() == 1.0
 
 
 def test_all_pairs_at_once_equal_each_by_itself() -> None:
@@ -162,6 +198,78 @@ def test_all_pairs_at_once_equal_each_by_itself() -> None:
         for values in ("differences", "low", "high", "p_values"):
             assert getattr(together, values)[place] == pytest.approx(getattr(alone, values)[0])
     assert together.adjusted[:, 0] == pytest.approx(holm(together.p_values[:, 0]))
+
+
+def test_the_same_however_many_signs_and_pairs_are_worked_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Summed in other blocks, the exact p-values stay, and drawn ones stray by chance only."""
+    differences = np.random.default_rng(0).normal(0.2, 1, size=(12, 7))
+    exact, drawn = p_values(differences), p_values(differences, exact_up_to=0)
+    monkeypatch.setattr(uncertainty, "_SIGNS_AT_ONCE", 1_001)
+    assert np.array_equal(p_values(differences), exact)
+    assert p_values(differences, exact_up_to=0) == pytest.approx(drawn, abs=0.02)
+    assert drawn == pytest.approx(exact, abs=0.02)
+
+
+def repetitions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Record how many pairs are tested with how many permutations."""
+    seen = []
+
+    def spy(contributions: np.ndarray, pairs: list[tuple[int, int]], permutations: int = PERMUTATIONS) -> np.ndarray:
+        seen.append((len(pairs), permutations))
+        return sign_flip_p_values(contributions, pairs, permutations=permutations)
+
+    monkeypatch.setattr(uncertainty, "sign_flip_p_values", spy)
+    return seen
+
+
+def test_a_large_difference_is_found_among_many_runs() -> None:
+    """46 runs of 5 % and 95 %: 1,035 pairs, for which 20,000 permutations could find nothing significant."""
+    rng = np.random.default_rng(0)
+    counts = np.full((71, 10), 5.0)
+    rates = [0.95 if run % 2 else 0.05 for run in range(46)]
+    tables = [PersonSums(rng.binomial(5, rate, (71, 10, 1)).astype(float), counts) for rate in rates]
+    contributions = np.stack([table.contributions for table in tables], axis=1)
+    pairs = list(combinations(range(46), 2))
+    _, corrected = corrected_p_values(contributions, pairs)
+    for (i, j), p in zip(pairs, corrected[:, 0], strict=True):
+        assert p < 0.05 or rates[i] == rates[j]
+
+
+def test_a_significant_difference_does_not_rest_on_a_handful_of_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of 300 differences is planted whose exact p-value 20,000 permutations would meet two or three times."""
+    people, runs = 60, 300
+    contributions = np.random.default_rng(3).normal(size=(people, runs + 1)) / people
+    contributions -= contributions.mean(axis=0)  # runs 1 to 299 are exactly as good as the last, which gets nothing
+    contributions[:, -1] = 0
+    contributions[:, 0] = np.where(np.arange(people) < 15, -1, 1) / people
+    exact = 2 * sum(comb(60, k) for k in range(45, 61)) / 2**60
+    assert exact * 20_000 < 3
+    assert exact * runs < 0.05
+    seen = repetitions(monkeypatch)
+    pairs = [(run, runs) for run in range(runs)]
+    found, corrected = corrected_p_values(contributions[..., None], pairs)
+    assert seen == [(300, 20_000), (1, 30_000), (1, 300_000)]
+    assert found[0] == pytest.approx(exact, rel=0.4)
+    assert corrected[0] < 0.05
+    assert (corrected[1:] == 1).all()
+    again, _ = corrected_p_values(contributions[..., None], pairs)
+    assert np.array_equal(found, again)
+
+
+@pytest.mark.parametrize(
+    ("people", "pairs", "smallest"),
+    [(5, 1, 2 / 32), (14, 465, 465 / 2**13), (14, 10, 10 / 2**13), (71, 1, 1 / 20_001), (71, 1891, 1891 / 500_001)],
+)
+def test_the_smallest_corrected_p_value_is_what_people_and_pairs_allow(
+    people: int, pairs: int, smallest: float
+) -> None:
+    assert smallest_corrected_p(people, pairs) == pytest.approx(smallest)
+    assert smallest_corrected_p(2, 300) == 1
+
+
+def test_no_exact_p_value_is_smaller_than_the_smallest() -> None:
+    found, corrected = corrected_p_values(np.array([[[1.0], [0.0]]] * 5), [(0, 1)])
+    assert found.item() == corrected.item() == smallest_corrected_p(5, 1)
 
 
 def test_holm_by_hand() -> None:
@@ -194,7 +302,8 @@ def test_runs_share_a_letter_if_and_only_if_they_do_not_differ(graph: tuple[int,
     for i, j in pairs:
         if i != j:
             significant[i, j] = significant[j, i] = True
-    letters = compact_letters(significant)
+    letters = compact_letters(significant, longest=100)
+    assert letters is not None
     assert all(letters)
     assert letters[0].startswith("a")
     for i, j in combinations(range(runs), 2):
@@ -203,9 +312,28 @@ def test_runs_share_a_letter_if_and_only_if_they_do_not_differ(graph: tuple[int,
 
 def test_many_runs_that_all_differ_get_marks_of_their_own() -> None:
     letters = compact_letters(~np.eye(60, dtype=bool))
+    assert letters is not None
     assert letters[25:27] == ["z", "A"]
     assert letters[52] == "(53)"
     assert len(set(letters)) == 60
+
+
+def banded(runs: int, width: int) -> np.ndarray:
+    """Runs in a row that differ from all that are further away than `width`."""
+    return np.abs(np.subtract.outer(np.arange(runs), np.arange(runs))) > width
+
+
+def test_letters_that_nobody_could_read_are_not_given() -> None:
+    letters = compact_letters(banded(20, 7))
+    assert letters is not None
+    assert max(map(len, letters)) == 8
+    assert compact_letters(banded(20, 8)) is None
+
+
+def test_hopeless_letters_are_given_up_early() -> None:
+    """Who differs from whom is a coin toss among 80 runs: millions of groups, which would take hours."""
+    upper = np.triu(np.random.default_rng(0).random((80, 80)) < 0.3, k=1)
+    assert compact_letters(upper | upper.T) is None
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -220,8 +348,7 @@ def test_what_does_not_fit_is_refused() -> None:
         compare_tables([PersonSums(np.ones((3, 2, 1)), counts), PersonSums(np.ones((3, 2, 1)), counts * 2)])
 
 
-@pytest.mark.parametrize("pairs", [1, 199, 200, 5000])
+@pytest.mark.parametrize("pairs", [1, 20, 21, 300, 5000])
 def test_enough_permutations_are_drawn_for_something_to_be_significant(pairs: int) -> None:
-    drawn = permutations_for(pairs)
-    assert drawn >= PERMUTATIONS
-    assert pairs / (1 + drawn) < 0.01
+    assert permutations_for(pairs) >= PERMUTATIONS
+    assert smallest_corrected_p(100, pairs) <= 0.01

@@ -64,6 +64,12 @@ def test_a_convolutional_network() -> None:
     assert count_flops(EmbeddingModel(ConvNet())) == expected
 
 
+@pytest.mark.parametrize(("test_feature", "neck"), [("before_neck", 0), ("after_neck", 2 * 8 * 8)])
+def test_a_neck_costs_only_where_its_output_is_compared(test_feature: str, neck: int) -> None:
+    bare, model = EmbeddingModel(ConvNet()), EmbeddingModel(ConvNet(), neck="hidden", test_feature=test_feature)
+    assert count_flops(model) == count_flops(bare) + neck
+
+
 def test_counting_leaves_no_trace() -> None:
     model = EmbeddingModel(ConvNet()).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -208,7 +208,7 @@ def test_the_blocks_cover_every_parameter_once() -> None:
 
 
 def test_the_full_size_trains_in_less_than_6_gigabytes() -> None:
-    """A forward and a backward pass of 4 images of 324 pixels, in a process whose memory is its own."""
+    """A step of 4 images of 324 pixels with heads, loss and optimizer, in a process whose memory is its own."""
     done = subprocess.run([sys.executable, MEMORY, "--batch", "4"], capture_output=True, text=True, check=True)
     assert "batch 4, 324 px" in done.stdout
     peak = float(done.stdout.split("peak memory ")[1].split(" GiB")[0])

@@ -107,17 +107,62 @@ def test_cross_domain_runs_stand_apart_by_what_they_were_trained_on(tmp_path: Pa
     assert first.protocol.label.endswith("cross-domain: trained on 11k palmar_l (manifest eeeeeeee)")
 
 
+ON_ALL = {"dataset": "11k", "aspect": "all", "manifest_sha256": MANIFEST}
+DORSAL_R = "0" + MANIFEST[1:]
+
+
 def test_runs_on_all_aspects_have_a_block_of_their_mean_and_one_of_each(tmp_path: Path) -> None:
-    write_run(tmp_path / "one", aspects=ALL_ASPECTS, skill=0.3)
-    write_run(tmp_path / "two", aspects=ALL_ASPECTS, skill=0.7)
-    write_run(tmp_path / "alone", manifest_sha256="0" + MANIFEST[1:], trained_on=TRAINED_ON)
+    write_run(tmp_path / "one", aspects=ALL_ASPECTS, skill=0.3, trained_on=ON_ALL)
+    write_run(tmp_path / "two", aspects=ALL_ASPECTS, skill=0.7, trained_on=ON_ALL)
     matrix = compare_runs([tmp_path])
     assert [one.protocol.aspect for one in matrix.blocks][::4] == ["all", *ALL_ASPECTS]
     mean = block(matrix, aspect="all")
     assert mean.protocol.label.startswith("11k, mean of four aspects · gallery (20, 20, 20, 20 images)")
+    assert mean.protocol.trained_on is None
     assert mean.people == 20  # a person is one person in all aspects
-    assert [row.run for row in block(matrix).rows] == ["alone", "one", "two"]
-    assert [row.part_of_average for row in block(matrix).rows] == [False, True, True]
+    assert [row.part_of_average for row in block(matrix).rows] == [True, True]
+
+
+def test_what_was_trained_on_all_aspects_is_not_ranked_with_what_was_trained_on_one(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"protocols": ["gallery"], "flips": ["sum"]}
+    own = {"dataset": "11k", "aspect": "dorsal_r", "manifest_sha256": DORSAL_R}
+    write_run(tmp_path / "own", manifest_sha256=DORSAL_R, trained_on=own, **settings)
+    write_run(tmp_path / "untrained", manifest_sha256=DORSAL_R, stage="0", **settings)
+    write_run(tmp_path / "all", aspects=ALL_ASPECTS, trained_on=ON_ALL, **settings)
+    # The same checkpoint, evaluated on one aspect, is what the evaluation on all holds of that aspect.
+    write_run(tmp_path / "of_all", manifest_sha256=DORSAL_R, trained_on=ON_ALL, cross_domain=True, **settings)
+    alone, with_others = [one for one in compare_runs([tmp_path]).blocks if one.protocol.aspect == "dorsal_r"]
+    assert [row.run for row in alone.rows] == ["untrained", "own"]
+    assert "trained on" not in alone.protocol.label
+    assert [row.run for row in with_others.rows] == ["all", "of_all"]
+    assert with_others.protocol.label.endswith(" · trained on all four aspects (manifest 01234567)")
+    assert {difference.p for difference in with_others.differences} == {1.0}
+
+
+def test_what_was_trained_on_all_aspects_of_another_data_set_is_cross_domain(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", dataset="synthetic", cross_domain=True, trained_on=ON_ALL)
+    for one in compare_runs([tmp_path]).blocks:
+        assert one.protocol.label.endswith("cross-domain: trained on 11k all (manifest 01234567)")
+
+
+def test_where_nobody_fails_the_interval_is_not_closed(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", skill=50)
+    [row] = block(compare_runs([tmp_path])).rows
+    assert (row.scores["rank1"].mean, row.scores["rank1"].high) == (1, 1)
+    assert row.scores["rank1"].low == pytest.approx(0.05 ** (1 / 20))
+
+
+def test_the_machines_of_training_and_evaluation_are_kept_apart(tmp_path: Path) -> None:
+    write_run(tmp_path / "trained")
+    write_run(tmp_path / "untrained", stage="0")
+    untrained, trained = block(compare_runs([tmp_path])).rows
+    assert (str(trained.cost.training_machine), str(trained.cost.evaluation_machine)) == (
+        "cpu, AMD EPYC, 2 cores",
+        "cpu, Intel Xeon, 1 core",
+    )
+    assert trained.cost.hardware == "cpu, AMD EPYC, 2 cores"
+    assert untrained.cost.training_machine is None
+    assert untrained.cost.hardware == "cpu, Intel Xeon, 1 core"
 
 
 def whole(folder: Path, **changes: Any) -> Path:
@@ -205,7 +250,9 @@ def test_every_number_is_in_the_file_that_its_row_names(tmp_path: Path, monkeypa
             assert row["cost"]["training_seconds"] == training.get("seconds")
             assert row["cost"]["training_images_per_second"] == training.get("images_per_second")
             assert row["cost"]["peak_memory_mib"] == training.get("peak_memory_mib")
-            assert row["cost"]["processor"] == cost["evaluation"]["processor"]
+            for part, machine in (("training", training), ("evaluation", cost["evaluation"])):
+                for name, value in (row["cost"][f"{part}_machine"] or {}).items():
+                    assert value == machine[name]
             assert row["files"].get("training") == training.get("file")
     assert rows == 4 * (5 + 1)
 
@@ -308,6 +355,15 @@ def test_writing_the_same_comparison_again_changes_nothing(tmp_path: Path) -> No
     assert {path.name for path in files} == {path.name for path in (tmp_path / "out").iterdir()} == names
     before = [path.read_bytes() for path in files]
     assert [path.read_bytes() for path in write_matrix(compare_runs([tmp_path / "runs"]), tmp_path / "out")] == before
+
+
+def test_letters_that_cannot_be_read_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, skill in (("one", 0.1), ("two", 0.9)):
+        write_run(tmp_path / name, skill=skill)
+    monkeypatch.setattr("handclip.report.comparison.compact_letters", lambda significant: None)
+    one = block(compare_runs([tmp_path]))
+    assert [dict(row.letters) for row in one.rows] == [{}, {}]
+    assert one.rows[1].best == METRICS
 
 
 def test_labels_are_words(tmp_path: Path) -> None:

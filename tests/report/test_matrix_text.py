@@ -1,6 +1,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,17 @@ import pytest
 from made_runs import ALL_ASPECTS, write_run
 from rich.console import Console
 
+from handclip.config.experiment import ExperimentConfig
 from handclip.report.comparison import compare_runs
 from handclip.report.matrix import Matrix
-from handclip.report.matrix_text import differences_csv, escape_latex, matrix_csv, matrix_latex, matrix_markdown
+from handclip.report.matrix_text import (
+    differences_csv,
+    escape_latex,
+    legend,
+    matrix_csv,
+    matrix_latex,
+    matrix_markdown,
+)
 from handclip.report.screen import matrix_tables
 
 
@@ -98,12 +107,80 @@ def test_columns_that_tell_rows_apart_appear_when_needed(tmp_path: Path) -> None
     data = {"dataset": "11k", "aspect": "dorsal_r", "manifest_sha256": "f" * 64}
     write_run(tmp_path / "one", trained_on=data)
     assert "| Losses | Rank-1 |" in matrix_markdown(compare_runs([tmp_path]))
-    write_run(tmp_path / "two", trained_on=data, experiment="other")
-    assert "| Losses | Experiment | Rank-1 |" in matrix_markdown(compare_runs([tmp_path]))
+    write_run(tmp_path / "two", trained_on=data, options={"lr": 0.001})
+    assert "| Losses | Differs by | Rank-1 |" in matrix_markdown(compare_runs([tmp_path]))
     write_run(tmp_path / "three", trained_on={**data, "aspect": "all"}, seed=1)
     text = matrix_markdown(compare_runs([tmp_path]))
-    assert "| Losses | Seed | Trained on | Experiment | Rank-1 |" in text
-    assert "| ce + triplet | 1 | 11k all | trained |" in text
+    assert "| Losses | Seed | Trained on | Differs by | Rank-1 |" in text
+    assert "| ce + triplet | 1 | 11k all | - |" in text
+
+
+def test_rows_that_would_read_the_same_say_what_they_differ_by(tmp_path: Path) -> None:
+    options = {"lr": 0.001, "neck": "hidden", "augmentation": {"flip": 0.5, "rotation": 0.0}}
+    losses = [{"type": "cross_entropy"}, {"type": "triplet", "margin": 0.5}]
+    write_run(tmp_path / "a", options=options)
+    write_run(tmp_path / "b", options={**options, "relative_position": "intended", "losses": losses})
+    write_run(tmp_path / "c", model="mbanet", options={"neck": "hidden"})
+    matrix = compare_runs([tmp_path])
+    other, first, second = matrix.blocks[0].rows
+    assert other.differs_by == ""
+    assert first.differs_by == "relative_position published, triplet.margin default"
+    assert second.differs_by == "relative_position intended, triplet.margin 0.5"
+    assert [row["differs_by"] for row in matrix.to_dict()["blocks"][0]["rows"]][1:] == [
+        first.differs_by,
+        second.differs_by,
+    ]
+    lines = list(csv.DictReader(io.StringIO(matrix_csv(matrix))))
+    assert [line["differs_by"] for line in lines][:3] == ["", first.differs_by, second.differs_by]
+    for row in (first, second):
+        assert f"| {row.losses_text} | {row.differs_by} |" in matrix_markdown(matrix)
+        assert escape_latex(row.differs_by) in matrix_latex(matrix)
+        assert re.sub(r"\s", "", row.differs_by) in re.sub(r"\s", "", screen(matrix, width=200))
+
+
+def test_an_option_of_a_section_is_named_with_it(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", options={"augmentation": {"flip": 0.5, "rotation": 0.0}, "weights": None})
+    write_run(tmp_path / "b", options={"weights": True})
+    rows = compare_runs([tmp_path]).blocks[0].rows
+    assert [row.differs_by for row in rows] == [
+        "augmentation.flip 0.5, weights none",
+        "augmentation.flip 0, weights true",
+    ]
+
+
+def test_the_last_resort_is_the_name_of_the_run(tmp_path: Path) -> None:
+    write_run(tmp_path / "a")  # as written before there were options
+    write_run(tmp_path / "b", options={})
+    write_run(tmp_path / "c", options={"epochs": 6})
+    write_run(tmp_path / "d", options={"epochs": 6}, seed=1)
+    rows = compare_runs([tmp_path]).blocks[0].rows
+    default = ExperimentConfig.model_fields["epochs"].default
+    assert [row.differs_by for row in rows] == [f"epochs {default}, run a", f"epochs {default}, run b", "epochs 6", ""]
+
+
+def test_what_letters_and_few_people_cannot_show_is_said(tmp_path: Path) -> None:
+    for number in range(4):
+        write_run(tmp_path / f"run{number}", people=6, luck=number)
+    matrix = compare_runs([tmp_path])
+    # 6 pairs * 2 / 2^6
+    assert "With 6 people and 6 pairs no difference can be significant." in matrix_markdown(matrix)
+    one = matrix.blocks[0]
+    assert "share a letter" in legend(one)[1]
+    unlettered = [replace(row, letters={"rank1": row.letters["rank1"]}) for row in one.rows]
+    assert "mAP: too many letters to be read; differences.csv tests every pair." in legend(
+        replace(one, rows=unlettered)
+    )
+    none = " ".join(legend(replace(one, rows=[replace(row, letters={}) for row in one.rows])))
+    assert "Rank-1 and mAP: too many letters to be read; differences.csv tests every pair (all 64 permutations" in none
+    assert "share a letter" not in none
+
+
+def test_more_permutations_for_many_pairs_are_named(tmp_path: Path) -> None:
+    for number in range(8):
+        write_run(tmp_path / f"run{number}", luck=number, protocols=["gallery"], flips=["sum"])
+    text = " ".join(legend(compare_runs([tmp_path]).blocks[0]))
+    assert "20,000 permutations, up to 28,000 where those leave it open, that swap whole people" in text
+    assert "no difference can be significant" not in text
 
 
 def test_published_rows_are_marked_and_not_bold(tmp_path: Path) -> None:
@@ -133,7 +210,10 @@ def test_csv_has_a_line_for_each_row_with_fractions(matrix: Matrix) -> None:
         assert None not in line.values()
         assert None not in line
         assert line["run"] == row.run
-        assert line["metrics_file"] == row.files["metrics"]
+        for name in ("metrics", "per_query", "cost", "training"):
+            assert line[f"{name}_file"] == row.files.get(name, "")
+        assert line["training_hardware"] == ("" if row.stage == "0" else "cpu, AMD EPYC, 2 cores")
+        assert line["evaluation_hardware"] == ("" if row.run == "one_run" else "cpu, Intel Xeon, 1 core")
         assert line["training_seconds"] == ("" if row.stage == "0" else "614.25")
         for metric, score in row.scores.items():
             for kind in ("mean", "std", "low", "high"):

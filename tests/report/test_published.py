@@ -89,4 +89,6 @@ def test_galleries_are_those_of_the_whole_data_sets() -> None:
 def test_artefacts_are_named() -> None:
     assert "An artefact" in found("CLIP-FH stage 2 v5 ViT-B/16").note
     assert "An artefact" in found("CLIP-FH stage 3 v8 ViT-B/16").note
+    for model in ("RN50", "ViT-B/16"):
+        assert "cropped in the centre" in found(f"zero-shot CLIP {model}").note
     assert found("MBA-Net").note == ""
