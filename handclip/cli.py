@@ -88,11 +88,13 @@ def study(
     config = load_study(file, set_ or [])
     folder = out or Path("studies") / config.study
     from handclip.report.screen import plan_table
-    from handclip.studies import plan_study, run_study
+    from handclip.studies import missing_places, plan_study, run_study
 
     plan = plan_study(config, folder, only=only or [], source=str(file))
     if dry_run:
         stdout.print(plan_table(plan))
+        for sentence in missing_places(plan):
+            stdout.print(sentence, soft_wrap=True)
         return
     print_study(run_study(config, plan, folder), folder)
 

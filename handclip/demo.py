@@ -29,6 +29,8 @@ def run_demo(data: Path | None, out: Path, *, resume: bool = False) -> StudyResu
     """
     if out.exists() and not resume:
         raise HandCLIPError(f"{out} exists already. Add --resume to go on there, or choose another with --out")
+    if data is not None and not data.is_dir():
+        raise DataError(f"{data}: there is no such folder")
     if data is not None and not has_11k_layout(data):
         raise DataError(f"{data}: is not in the layout of 11k Hands, which has HandInfo.csv and a folder Hands/")
     name, only, changes = "demo.yml", tuple[str, ...](), list[str]()

@@ -9,6 +9,7 @@ from typing import Any
 from handclip.config.study import SYNTHETIC_HANDS, StudyConfig, plan_experiments
 from handclip.console import progress_over
 from handclip.datasets.synthetic import SyntheticHands, generate
+from handclip.engine.data import missing_data
 from handclip.engine.study import PlannedRun, RunReport, run_plan
 from handclip.errors import ConfigError, HandCLIPError
 from handclip.files import require_writable, write_json
@@ -61,7 +62,18 @@ def plan_study(study: StudyConfig, out: Path, *, only: Sequence[str] = (), sourc
             check_keys(experiment.config)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
-    return [PlannedRun(experiment.config, experiment.other_data) for experiment in experiments]
+    return [PlannedRun(experiment.config, experiment.other_data, experiment.label) for experiment in experiments]
+
+
+def missing_places(plan: Sequence[PlannedRun]) -> list[str]:
+    """Return a sentence for each place where data should lie and do not, of runs that are not done."""
+    needed: dict[Path, int] = {}
+    for run in plan:
+        for config in (run.config, *run.other_data) if run.state != "done" else ():
+            place = missing_data(config)
+            if place is not None:
+                needed[place] = needed.get(place, 0) + 1
+    return [f"{place} is not there, and {count} trainings or evaluations need it." for place, count in needed.items()]
 
 
 def run_study(study: StudyConfig, plan: Sequence[PlannedRun], out: Path) -> StudyResult:
@@ -71,6 +83,8 @@ def run_study(study: StudyConfig, plan: Sequence[PlannedRun], out: Path) -> Stud
         HandCLIPError: the folder cannot be written. Runs that fail are in the result.
     """
     require_writable(out)
+    for sentence in missing_places(plan):
+        logger.warning(sentence)
     if any(run.config.dataset == "synthetic" for run in plan):
         _draw_hands(study, out / SYNTHETIC_HANDS)
     return run_and_compare(plan, out, resume=True, record=out / "study.json")
@@ -135,6 +149,7 @@ def _to_do(run: PlannedRun) -> dict[str, Any]:
         "run": run.name,
         "stage": run.stage,
         "model": run.config.model,
+        "label": run.model,
         "losses": run.losses,
         "dataset": run.config.dataset,
         "aspect": run.config.aspect,

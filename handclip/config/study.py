@@ -155,6 +155,8 @@ class StudyExperiment:
 
     config: ExperimentConfig
     other_data: tuple[ExperimentConfig, ...] = ()
+    label: str = ""
+    """The study's name of the model; empty for an experiment file."""
 
 
 def plan_experiments(
@@ -175,8 +177,8 @@ def plan_experiments(
     if unknown := sorted(set(only) - study.models.keys()):
         raise ConfigError(f"{source}: there is no model '{unknown[0]}'.{did_you_mean(unknown[0], study.models)}")
     planned = [
-        StudyExperiment(config, tuple(_on_other_data(study, config, values, out, where)))
-        for config, values, where in _experiments(study, out, only, source)
+        StudyExperiment(config, tuple(_on_other_data(study, config, values, out, where)), label)
+        for label, config, values, where in _experiments(study, out, only, source)
     ]
     names: dict[str, ExperimentConfig] = {}
     for experiment in planned:
@@ -186,8 +188,8 @@ def plan_experiments(
     return planned
 
 
-_Spelled = tuple[ExperimentConfig, Keys, str]
-"""An experiment, the values it was made from, and where they stand."""
+_Spelled = tuple[str, ExperimentConfig, Keys, str]
+"""The label of its model, an experiment, the values it was made from, and where they stand."""
 
 
 def _experiments(study: StudyConfig, out: Path, only: Sequence[str], source: str) -> Iterator[_Spelled]:
@@ -202,7 +204,7 @@ def _experiments(study: StudyConfig, out: Path, only: Sequence[str], source: str
                 yield from _stages(study, label, {"model": label, **own}, given, source)
             for path in () if only else study.runs:
                 values = {**on_other_data(read_yaml(path), data), "seed": seed, **places}
-                yield parse_config(values, str(path)), values, str(path)
+                yield "", parse_config(values, str(path)), values, str(path)
 
 
 def _stages(study: StudyConfig, label: str, model: Keys, given: Keys, source: str) -> Iterator[_Spelled]:
@@ -214,12 +216,12 @@ def _stages(study: StudyConfig, label: str, model: Keys, given: Keys, source: st
         if values.get("variant") == "baseline":
             unread = ExperimentConfig.TRAINING - (study.stage0 or {}).keys()
             values = {key: value for key, value in values.items() if key not in unread}
-        return parse_config(values, where), values, where
+        return label, parse_config(values, where), values, where
 
     if study.stage0 is not None:
         baseline = spelled("stage0", study.stage0, model, given, {"variant": "baseline"})
         # With weights from a file or the hub, every seed has the same baseline.
-        if given["seed"] == study.seeds[0] or baseline[0].pretrained == "none":
+        if given["seed"] == study.seeds[0] or baseline[1].pretrained == "none":
             yield baseline
     if study.stage1 is None:
         return
@@ -236,7 +238,7 @@ def _stages(study: StudyConfig, label: str, model: Keys, given: Keys, source: st
             study.stage2,
             model,
             given,
-            {"losses": study.losses[name], "resume_from": _checkpoint(stage1[0])},
+            {"losses": study.losses[name], "resume_from": _checkpoint(stage1[1])},
         )
 
 

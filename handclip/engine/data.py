@@ -76,6 +76,13 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
     return manifests
 
 
+def missing_data(config: ExperimentConfig) -> Path | None:
+    """Return the folder or manifest that a config's data should come from, if it is not there."""
+    place = config.manifest or default_root(config)
+    made_on_first_use = config.manifest is None and config.dataset == "synthetic"
+    return None if made_on_first_use or place.exists() else place
+
+
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "handclip" / "manifests"
 _ORIGINS = {
     "manifests": "Manifests read from {folder}.",

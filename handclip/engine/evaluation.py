@@ -216,8 +216,13 @@ def _identity(config: ExperimentConfig, evaluated: EvaluatedModel, manifests: di
 
 def _refuse_other_evaluation(path: Path, before: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     for key, value in identity.items():
-        if before.get(key) != value:
+        old = before.get(key)
+        if old != value:
+            if isinstance(old, dict) and isinstance(value, dict):
+                differing = [name for name in value if old.get(name) != value[name]]
+                if differing:
+                    key, old, value = differing[0], old.get(differing[0]), value[differing[0]]
             raise HandCLIPError(
-                f"{path} holds an evaluation with {key}: {before.get(key)}, not {value}. "
+                f"{path} holds an evaluation with {key}: {old}, not {value}. "
                 "Add --overwrite to replace it, or choose another eval_dir"
             )

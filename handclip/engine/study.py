@@ -12,6 +12,7 @@ from typing import Literal
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import evaluation_name, run_name
+from handclip.engine.data import missing_data
 from handclip.engine.evaluation import (
     Evaluation,
     evaluate,
@@ -37,6 +38,13 @@ class PlannedRun:
 
     config: ExperimentConfig
     other_data: tuple[ExperimentConfig, ...] = ()
+    label: str = ""
+    """The study's name of the model, where it is not the model's own."""
+
+    @property
+    def model(self) -> str:
+        """The model, by the study's name where it has one."""
+        return self.label or self.config.model
 
     @property
     def name(self) -> str:
@@ -84,7 +92,7 @@ class PlannedRun:
         return folders
 
     def __str__(self) -> str:
-        return f"stage {self.stage}, {self.config.model}: {self.losses}; {self.data}, seed {self.config.seed}"
+        return f"stage {self.stage}, {self.model}: {self.losses}; {self.data}, seed {self.config.seed}"
 
 
 @dataclass(frozen=True)
@@ -138,11 +146,11 @@ def run_plan(plan: Sequence[PlannedRun], *, resume: bool) -> Iterator[RunReport]
 
 def _run(run: PlannedRun, resume: bool) -> RunReport:
     training: TrainingResult | None = None
+    if resume and run.state == "done" and (gone := _what_is_gone(run.config)):
+        logger.info(f"Done. {gone} is gone; what was measured with it is kept.")
+        folders = [folder for folder in run.evaluations() if folder is not None]
+        return RunReport(run, evaluations=tuple(read_evaluation(folder) for folder in folders))
     if run.config.variant == "finetuned":
-        if resume and run.state == "done" and not RunFolder.of(run.config).best.is_file():
-            logger.info("Done; its model is gone, and what was measured with it is kept.")
-            folders = [folder for folder in run.evaluations() if folder is not None]
-            return RunReport(run, evaluations=tuple(read_evaluation(folder) for folder in folders))
         try:
             if not resume:
                 require_no_evaluation(run.config)
@@ -156,6 +164,13 @@ def _run(run: PlannedRun, resume: bool) -> RunReport:
         except Exception as error:
             faults.append(_fault(f"evaluation on {config.dataset} {config.aspect}", error))
     return RunReport(run, training, tuple(evaluations), tuple(faults))
+
+
+def _what_is_gone(config: ExperimentConfig) -> Path | None:
+    model = RunFolder.of(config).best
+    if config.variant == "finetuned" and not model.is_file():
+        return model
+    return missing_data(config)
 
 
 def _fault(step: str, error: Exception) -> Fault:

@@ -39,7 +39,7 @@ from handclip.engine.keeper import Row, RunKeeper
 from handclip.engine.module import TrainingModule
 from handclip.engine.progress import TrainingProgress
 from handclip.engine.run_folder import RunFolder
-from handclip.errors import CheckpointError, ConfigError, TrainingError
+from handclip.errors import CheckpointError, ConfigError, DataError, TrainingError
 from handclip.files import read_json, require_writable, write_json
 from handclip.models.builder import build_model, load_earlier_stage
 from handclip.models.checkpoint import Checkpoint
@@ -66,6 +66,7 @@ class TrainingResult:
     processor: str
     cores: int
     precision: str
+    manifest_sha256: str
 
 
 def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | None = None) -> TrainingResult:
@@ -84,8 +85,15 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
     files = RunFolder.of(config)
     if resume and files.result.is_file():
         files.open(config, resume=True)
+        result = _read_result(files)
+        now = combined_sha256(find_manifests(config))
+        if result.manifest_sha256 != now:
+            raise DataError(
+                f"{files.folder}: was trained with manifest {result.manifest_sha256[:12]}, but the data are now those "
+                f"of {now[:12]}. Train on them in another folder, or move this run away"
+            )
         logger.info(f"{files.run} has already ended; nothing is left to do.")
-        return _read_result(files)
+        return result
     for folder in (files.folder, files.best.parent):
         require_writable(folder)
     device = choose_device(config.device)
@@ -221,6 +229,7 @@ def _finish(
         peak_memory_mib=_highest(history, "peak_memory_mib"),
         peak_gpu_memory_mib=_highest(history, "peak_gpu_memory_mib"),
         **hardware,
+        manifest_sha256=keeper.manifest_sha256,
     )
     if finished:
         last = {name: float(value) for name, value in history[-1].items() if name.startswith("val_")}
@@ -251,6 +260,8 @@ def _read_result(files: RunFolder) -> TrainingResult:
     values = read_json(files.result)
     if not files.best.is_file():
         raise CheckpointError(f"{files.best}: is gone, although {files.result} says that the run has ended")
+    if missing := sorted(TrainingResult.__dataclass_fields__.keys() - values.keys()):
+        raise CheckpointError(f"{files.result}: lacks {missing[0]}; it was written by another version of HandCLIP")
     return TrainingResult(**{**values, "checkpoint": files.best, "last_checkpoint": files.last, "folder": files.folder})
 
 

@@ -1,5 +1,6 @@
 """From what runs have written to a comparison in which only like stands beside like."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,8 @@ from handclip.report.runs import (
     read_run,
 )
 
+logger = logging.getLogger(__name__)
+
 _PUBLISHED_DRAWS = 10
 
 
@@ -50,13 +53,26 @@ def compare_runs(paths: Iterable[Path], *, published: bool = False) -> Matrix:
         HandCLIPError: there is no evaluation, one is named twice, a file is missing or damaged, or two files that
             should belong together do not.
     """
-    runs = [read_run(folder) for folder in find_evaluations(paths)]
+    runs = _without_copies([read_run(folder) for folder in find_evaluations(paths)])
     groups: dict[Protocol, list[_Measured]] = {}
     for run in runs:
         for protocol, measured in _measured(run):
             groups.setdefault(protocol, []).append(measured)
     blocks = [_block(protocol, groups[protocol]) for protocol in sorted(groups, key=_block_order)]
     return Matrix([*blocks, *(_published_blocks() if published else [])])
+
+
+def _without_copies(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
+    """Keep one of the evaluations of a run that two studies share."""
+    kept: dict[str, EvaluatedRun] = {}
+    others = []
+    for run in runs:
+        before = kept.setdefault(run.metrics.run, run)
+        if before.metrics == run.metrics and before is not run:
+            logger.info(f"{run.folder} holds the same as {before.folder}; it is taken once.")
+        elif before is not run:
+            others.append(run)
+    return [*kept.values(), *others]
 
 
 def write_matrix(matrix: Matrix, folder: Path) -> list[Path]:

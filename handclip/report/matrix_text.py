@@ -111,7 +111,7 @@ def legend(block: Block) -> list[str]:
     if block.rows:
         sentences.append(
             f"Percent. ±: standard deviation over the {block.protocol.draws} draws. [..]: {1 - LEVEL:.0%} interval "
-            f"over people (BCa bootstrap, {REPLICATES:,} resamples of {block.people} people)."
+            f"over people (BCa bootstrap, {REPLICATES:,} resamples of the {block.people} people with queries)."
         )
     if block.pairs:
         sentences += _tests_legend(block)

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from handclip.files import read_json
 from handclip.metrics.uncertainty import PersonSums
 from handclip.report.matrix import METRICS
 
+logger = logging.getLogger(__name__)
+
+_PER_QUERY = "per_query.csv"
 _DEPTH = 3
 """How deep below a folder evaluations are looked for: a study's folder has them at 2."""
 
@@ -143,7 +147,7 @@ class EvaluatedRun:
 
     def files(self) -> dict[str, str]:
         """Return where the numbers come from."""
-        files = {"metrics": self.folder / "metrics.json", "per_query": self.folder / "per_query.csv"}
+        files = {"metrics": self.folder / "metrics.json", "per_query": self.folder / _PER_QUERY}
         if self.cost is not None:
             files["cost"] = self.folder / "cost.json"
             if self.cost.training is not None and self.cost.training.file is not None:
@@ -164,7 +168,7 @@ class EvaluatedRun:
         present = [outcomes for outcomes in found if outcomes is not None]
         if len(present) < len(found):
             raise HandCLIPError(
-                f"{self.folder / 'per_query.csv'}: has no {entry.gallery_protocol}, flip {entry.flip}, although "
+                f"{self.folder / _PER_QUERY}: has no {entry.gallery_protocol}, flip {entry.flip}, although "
                 "metrics.json beside it has: the two do not belong together. Evaluate the run again"
             )
         return present
@@ -194,6 +198,9 @@ def _evaluations_of(path: Path) -> list[Path]:
     if path.is_dir():
         levels = ["/".join(["*"] * depth + ["metrics.json"]) for depth in range(_DEPTH + 1)]
         found = [file.parent for pattern in levels for file in sorted(path.glob(pattern))]
+        tables = {file.parent for pattern in levels for file in path.glob(pattern.replace("metrics.json", _PER_QUERY))}
+        for folder in sorted(tables - set(found)):
+            logger.warning(f"Left out: {folder} holds {_PER_QUERY} but no metrics.json; evaluate that run again")
         if found:
             return found
     raise HandCLIPError(f"{path}: holds no evaluation. Name folders that `handclip evaluate` has written, or one above")
@@ -208,7 +215,7 @@ def read_run(folder: Path) -> EvaluatedRun:
     """
     metrics = _parse(MetricsFile, folder / "metrics.json")
     cost = _parse(CostFile, folder / "cost.json") if (folder / "cost.json").exists() else None
-    run = EvaluatedRun(folder, metrics, cost, _read_outcomes(folder / "per_query.csv"))
+    run = EvaluatedRun(folder, metrics, cost, _read_outcomes(folder / _PER_QUERY))
     for entry in metrics.results:
         _check_adds_up(run, run.aspects(), entry)
     for aspect, part in metrics.per_aspect.items():
@@ -297,7 +304,7 @@ def person_sums(aspects: Sequence[Outcomes]) -> PersonSums:
 
 def _check_adds_up(run: EvaluatedRun, aspects: Sequence[str], entry: ResultEntry) -> None:
     """The statistic that is resampled must be the one that is reported."""
-    path = run.folder / "per_query.csv"
+    path = run.folder / _PER_QUERY
     outcomes = run.outcomes_of(aspects, entry)
     try:
         means = person_sums(outcomes).means

@@ -84,7 +84,7 @@ def plan_table(plan: "Sequence[PlannedRun]") -> Table:
         table.add_row(
             str(number),
             run.stage,
-            run.config.model,
+            run.model,
             run.losses,
             run.data,
             str(run.config.seed),

@@ -90,7 +90,7 @@ def test_markdown_holds_a_table_a_legend_and_the_sources(matrix: Matrix) -> None
             assert f"{number + 1}.{row.number}" in source.split(" | ")[0].removeprefix("| ").split(", ")
     best = next(row for row in matrix.blocks[0].rows if "rank1" in row.best)
     assert f"| **{100 * best.scores['rank1'].mean:.1f} ± " in text
-    assert "10,000 resamples of 20 people" in text
+    assert "10,000 resamples of the 20 people with queries" in text
     assert "20,000 permutations that swap whole people; Holm's correction over 3 pairs" in text
     assert "multiplications and additions, each counted" in text
     widths = {line.count("|") for line in text.split("## Sources")[0].splitlines() if line.startswith("|")}
