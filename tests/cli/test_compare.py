@@ -34,6 +34,22 @@ def test_runs_are_compared_printed_and_written(handclip: Handclip, here: Path) -
     assert "An artefact" in everything.out
 
 
+def test_a_run_that_two_studies_share_is_taken_once_and_one_without_metrics_is_named(
+    handclip: Handclip, here: Path
+) -> None:
+    write_run(here / "first" / "shared", luck=1)
+    write_run(here / "second" / "shared", luck=1)
+    write_run(here / "second" / "own", luck=2)
+    write_run(here / "second" / "lost", luck=3)
+    (here / "second" / "lost" / "metrics.json").unlink()
+    answer = handclip("compare", "first", "second", "--out", "out")
+    assert answer.code == 0, answer.err
+    assert "second/shared holds the same as first/shared; it is taken once." in answer.err
+    assert "Left out: second/lost holds per_query.csv but no metrics.json" in answer.err
+    blocks = json.loads((here / "out" / "comparison.json").read_text())["blocks"]
+    assert [row["run"] for row in blocks[0]["rows"]] == ["own", "shared"]
+
+
 def test_what_cannot_be_compared_is_one_message(handclip: Handclip, here: Path) -> None:
     answer = handclip("compare", "eval_logs", "--out", "out")
     assert (answer.code, answer.out, answer.err) == (1, "", "Error: eval_logs: no such file or folder\n")

@@ -120,6 +120,15 @@ def test_a_damaged_evaluation_does_not_cost_the_comparison_of_the_others(
     assert {len(block["rows"]) for block in blocks} == {2}
 
 
+def test_names_of_its_own_and_places_that_are_not_there(study_file: Path, handclip: Handclip, here: Path) -> None:
+    models = "models={plain: {model: mbanet_small}, intended: {model: mbanet_small, relative_position: intended}}"
+    arguments = ("study", study_file, "--set", models, "--set", "evaluate_on=[{dataset: hd}]", "--dry-run")
+    answer = handclip(*arguments)
+    assert [model for _, model, _ in listed(answer.out)] == ["plain"] * 4 + ["intended"] * 4
+    assert "datasets/HD is not there, and 6 trainings or evaluations need it." in answer.out
+    assert [model for _, model, _ in listed(handclip(*arguments, "--only", "intended").out)] == ["intended"] * 4
+
+
 def test_a_study_moves(study_file: Path, handclip: Handclip, here: Path) -> None:
     arguments = ("study", study_file, "--only", "resnet_small", "--out")
     assert handclip(*arguments, "out").code == 0

@@ -1,12 +1,14 @@
 """Running planned experiments: what is done is kept, what fails is reported, what hangs on it is left out."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_study import LOSSES, baseline_config, tiny_config
+from tiny_study import LOSSES, baseline_config, load_manifest, tiny_config
 
-from handclip.config.experiment import ExperimentConfig
+from handclip.config.experiment import HAND_ASPECTS, ExperimentConfig
 from handclip.config.naming import run_name
 from handclip.engine import study
 from handclip.engine.study import PlannedRun, RunReport, run_plan
@@ -112,6 +114,27 @@ def test_what_was_measured_with_a_model_outlives_it(manifests: Path, here: Path)
     [after] = run_all(config)
     assert after.faults == ()
     assert after.evaluations == before.evaluations
+
+
+def test_a_finished_run_whose_data_have_changed_is_refused(manifests: Path, here: Path) -> None:
+    other = load_manifest(manifests)
+    (here / "tiny_hands").symlink_to(manifests.parent / "tiny_hands")  # where the manifests look for it
+    (here / "others").mkdir()
+    for aspect in HAND_ASPECTS:
+        manifest = load_manifest(manifests, aspect)
+        replace(manifest, draws=manifest.draws[:5]).save(here / "others" / f"manifest_{aspect}.json")
+    assert load_manifest(here / "others").sha256 != other.sha256
+    shutil.copytree(manifests, here / "mine")
+    config = tiny_config(here / "mine", epochs=1)
+    assert [report.faults for report in run_all(config)] == [()]
+    shutil.rmtree(here / "mine")
+    shutil.copytree(here / "others", here / "mine")
+    [report] = run_all(config)
+    assert "was trained with manifest" in str(report.faults[0])
+    # Where the data are gone altogether, nothing contradicts what was measured on them.
+    shutil.rmtree(here / "mine")
+    [report] = run_all(config)
+    assert (report.faults, len(report.evaluations)) == ((), 1)
 
 
 def test_it_goes_on_after_being_killed_and_gives_the_same_numbers(
