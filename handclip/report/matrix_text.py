@@ -116,6 +116,8 @@ def legend(block: Block) -> list[str]:
     if block.pairs:
         sentences += _tests_legend(block)
         sentences.append("Bold: the best mean of this block, which need not differ significantly from the next.")
+    if len({row.seed for row in block.rows}) > 1:
+        sentences.append("Each row is one trained model; what is tested is these models, not their recipes over seeds.")
     if block.published:
         sentences.append("Published rows: other draws, neither ranked nor tested here.")
     if any(result.converted for result in block.published):

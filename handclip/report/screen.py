@@ -102,19 +102,18 @@ def plan_table(plan: "Sequence[PlannedRun]") -> Table:
 
 
 def matrix_tables(matrix: Matrix, *, every_block: bool = False) -> Iterator[RenderableType]:
-    """Yield the tables of a comparison, each with its label and legend, and one of what the runs cost.
+    """Yield the tables of a comparison, each with its number in the files, label and legend, and one of the costs.
 
     Args:
         matrix: the comparison.
         every_block: show also the flip setting `none` where there is `sum`, and single aspects of runs that were
             evaluated on several.
     """
-    shown = [block for block in matrix.blocks if every_block or _is_shown(block, matrix.blocks)]
-    for block in shown:
-        yield Group(
-            Text(block.protocol.label, style="bold"), _scores_table(block), Text(" ".join(legend(block)) + "\n")
-        )
-    rows = [row for block in shown for row in block.rows]
+    shown = {n: b for n, b in enumerate(matrix.blocks, start=1) if every_block or _is_shown(b, matrix.blocks)}
+    for number, block in shown.items():
+        title = Text(f"{number}. {block.protocol.label}", style="bold")
+        yield Group(title, _scores_table(block), Text(" ".join(legend(block)) + "\n"))
+    rows = [row for block in shown.values() for row in block.rows]
     if rows:
         yield Group(Text("What the runs cost", style="bold"), *_cost_table(rows))
 

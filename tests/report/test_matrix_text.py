@@ -50,7 +50,7 @@ def percents(matrix: Matrix, block: int) -> list[str]:
 
 def test_the_screen_shows_one_flip_setting_and_no_parts_of_means(matrix: Matrix) -> None:
     text = screen(matrix)
-    labels = re.findall(r"^11k.*?flip: \w+", text, flags=re.MULTILINE | re.DOTALL)
+    labels = re.findall(r"^\d+\. (11k.*?flip: \w+)", text, flags=re.MULTILINE | re.DOTALL)
     galleries = ["gallery (20, 20, 20, 20", "gallery_all (80, 80, 80, 80"]
     assert labels == [f"11k, mean of four aspects · {gallery} images) · flip: sum" for gallery in galleries]
     assert text.count("What the runs cost") == 1
@@ -95,6 +95,14 @@ def test_markdown_holds_a_table_a_legend_and_the_sources(matrix: Matrix) -> None
     assert "multiplications and additions, each counted" in text
     widths = {line.count("|") for line in text.split("## Sources")[0].splitlines() if line.startswith("|")}
     assert len(widths) == 1
+
+
+def test_rows_of_several_seeds_are_said_to_be_models(tmp_path: Path) -> None:
+    sentence = "Each row is one trained model"
+    for seed in (0, 1):
+        write_run(tmp_path / f"seed{seed}", seed=seed, luck=seed)
+    assert sentence in matrix_markdown(compare_runs([tmp_path]))
+    assert sentence not in matrix_markdown(compare_runs([tmp_path / "seed0"]))
 
 
 def test_few_people_are_said_to_be_permuted_exactly(tmp_path: Path) -> None:
