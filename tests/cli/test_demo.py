@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def test_the_demo_from_end_to_end(tiny_recipe: None, handclip: Handclip, here: P
 
 
 def test_the_demo_on_given_hands(tiny_recipe: None, hands: Path, here: Path) -> None:
-    result = demo.run_demo(hands, here / "out")
+    shutil.copytree(hands, here / "photographs")  # where manifests are left
+    result = demo.run_demo(here / "photographs", here / "out")
     result.raise_failures()
     assert planned(here / "out") == PLAN[:7]
     assert not (here / "out" / "synthetic_hands").exists()

@@ -400,8 +400,8 @@ def test_d46_other_weights_or_settings_do_not_replace_an_evaluation(
     replace(checkpoint, model_state=state).save(here / "other.pth")
     for change, key in (
         ({"checkpoint": here / "other.pth"}, "weights_sha256"),
-        ({"num_splits": 2}, "settings"),
-        ({"flip_settings": ("none",)}, "settings"),
+        ({"num_splits": 2}, "num_splits"),
+        ({"flip_settings": ("none",)}, "flip_settings"),
     ):
         config = stage1_config(manifests, stage1).model_copy(update=change)
         with pytest.raises(HandCLIPError, match=rf"holds an evaluation with {key}: .*--overwrite"):

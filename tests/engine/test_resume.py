@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,8 @@ def test_interrupted_at_any_moment(
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        # A test run in the background may have been told to ignore Ctrl-C, and a child inherits that.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stderr is not None
         lines = []

@@ -310,7 +310,7 @@ def rank_otherwise(path: Path) -> None:
             lambda path: change_json(path, stage=...),
             r"b/metrics.json: stage: field required.*again",
         ),
-        ("metrics.json", lambda path: change_json(path, run="a"), r"/a and .*/b both hold the run a"),
+        ("metrics.json", lambda path: change_json(path, run="a", seed=1), r"/a and .*/b both hold the run a"),
         ("cost.json", lambda path: change_json(path, training="fast"), r"b/cost.json: training: .*another version"),
     ],
 )
