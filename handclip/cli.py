@@ -217,8 +217,7 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
     from handclip.report.tables import evaluation_text, write_evaluation_log
 
     evaluation = evaluate_experiment(choose_model(experiment, trained), overwrite=overwrite)
-    made_by = {"Experiment": evaluation.metrics["experiment"], "Variant": evaluation.metrics["variant"]}
-    facts = {"Config": str(path), **made_by}
+    facts = {"Config": str(path)}
     log = write_evaluation_log(evaluation.folder, evaluation.metrics, facts)
     stdout.print(evaluation_text(evaluation.metrics, facts), highlight=False, markup=False, soft_wrap=True)
     stdout.print(

@@ -14,9 +14,9 @@ from handclip.engine.study import PlannedRun, RunReport, run_plan
 from handclip.errors import ConfigError, HandCLIPError
 from handclip.files import require_writable, write_json
 from handclip.models.registry import check_keys
-from handclip.report.comparison import compare_runs, write_matrix
+from handclip.report.comparison import compare_evaluations, write_matrix
 from handclip.report.matrix import Matrix
-from handclip.report.runs import read_run
+from handclip.report.runs import EvaluatedRun, read_run
 from handclip.report.tables import write_evaluation_log
 
 logger = logging.getLogger(__name__)
@@ -103,28 +103,26 @@ def run_and_compare(plan: Sequence[PlannedRun], out: Path, *, resume: bool, reco
     for report in run_plan(plan, resume=resume):
         reports.append(report)
         for evaluation in report.evaluations:
-            facts = {"Experiment": report.run.config.experiment, "Variant": report.run.config.variant}
-            write_evaluation_log(evaluation.folder, evaluation.metrics, facts)
+            write_evaluation_log(evaluation.folder, evaluation.metrics)
         if record is not None:
             write_json(record, [_entry(done) for done in reports] + [_to_do(run) for run in plan[len(reports) :]])
     folders = [evaluation.folder for report in reports for evaluation in report.evaluations]
-    whole, unread = _readable(folders)
-    if not whole:
+    runs, unread = _read(folders)
+    if not runs:
         return StudyResult(reports, None, [], unread)
-    matrix = compare_runs(whole)
+    matrix = compare_evaluations(runs)
     return StudyResult(reports, matrix, write_matrix(matrix, out), unread)
 
 
-def _readable(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """Tell the evaluations that can be compared from those with a damaged file, and why."""
-    whole, unread = [], []
+def _read(folders: Sequence[Path]) -> tuple[list[EvaluatedRun], list[str]]:
+    """Return the evaluations that can be compared, and why others, with a damaged file, cannot."""
+    runs, unread = [], []
     for folder in folders:
         try:
-            read_run(folder)
-            whole.append(folder)
+            runs.append(read_run(folder))
         except HandCLIPError as error:
             unread.append(str(error))
-    return whole, unread
+    return runs, unread
 
 
 def _draw_hands(study: StudyConfig, root: Path) -> None:

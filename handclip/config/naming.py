@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from handclip.config.experiment import ExperimentConfig, Reranking
 from handclip.config.losses import LOSS_TYPES
 
 _LONGEST_EXTRAS = 80
+_SHORT_LOSSES = {"cross_entropy": "ce"}
 _LONGEST_NAME = 240
 _NAMED = frozenset({"experiment", "model", "dataset", "aspect", "epochs", "lr", "batch_size", "variant"})
 
@@ -40,6 +41,18 @@ def evaluation_name(run: str, *, on: str = "", rerank: Reranking | None = None) 
     if rerank is not None:
         name += f"_rerank-k1-{rerank.k1}-k2-{rerank.k2}-lambda-{rerank.lambda_:g}"
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 15]}_x-{_digest(name, 12)}"
+
+
+def stage_of(variant: str, resume_from: object) -> str:
+    """Return an experiment's stage: 0 trains nothing, 1 starts from pre-trained weights, 2 from an earlier stage."""
+    if variant == "baseline":
+        return "0"
+    return "1" if resume_from is None else "2"
+
+
+def losses_text(types: Iterable[str]) -> str:
+    """Return losses by their short names, as in the config files' names: `ce + triplet`."""
+    return " + ".join(_SHORT_LOSSES.get(name, name) for name in types) or "no training"
 
 
 def options_of(values: Mapping[str, Any]) -> dict[str, Any]:

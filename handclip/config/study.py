@@ -124,7 +124,7 @@ class StudyConfig(Section):
                 # A model may stand under a name of its own, so that one is trained in two ways.
                 if key in _OWNED and not (key == "model" and where.startswith("models.")):
                     raise ValueError(f"{where}.{key}: is the study's to set: {_OWNED[key]}")
-                if key == "losses" and where not in ("stage1",) and not where.startswith("models."):
+                if key == "losses" and where != "stage1" and not where.startswith("models."):
                     raise ValueError(f"{where}.losses: combinations stand in the study's `losses`")
         if self.stage2 is None and "losses" in (self.stage1 or {}):
             raise ValueError("stage1.losses: without stage2, stage 1 is trained with each of the study's `losses`")

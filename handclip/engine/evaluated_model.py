@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.config.naming import options_of, run_name
+from handclip.config.naming import options_of, run_name, stage_of
 from handclip.errors import ConfigError, missing_file
 from handclip.models.builder import build_model, model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint, check_same_model
@@ -50,12 +50,11 @@ class EvaluatedModel:
     def facts(self) -> dict[str, Any]:
         """Return how it was made, and what it costs."""
         trained = self.checkpoint is not None
-        stage = "0" if not trained else "1" if self.experiment["resume_from"] is None else "2"
         size = self.model.encoder.preprocessing
         return {
             "experiment": self.experiment["experiment"],
             "variant": self.experiment["variant"],
-            "stage": stage,
+            "stage": stage_of(self.experiment["variant"], self.experiment["resume_from"]),
             "losses": [loss["type"] for loss in self.experiment["losses"]] if trained else [],
             "seed": self.experiment["seed"],
             "options": options_of(self.experiment),

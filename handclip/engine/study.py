@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.config.naming import evaluation_name, run_name
+from handclip.config.naming import evaluation_name, losses_text, run_name, stage_of
 from handclip.engine.data import missing_data
 from handclip.engine.evaluation import (
     Evaluation,
@@ -23,8 +23,6 @@ from handclip.engine.evaluation import (
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.training import TrainingResult, train
 from handclip.errors import HandCLIPError
-
-_SHORT_NAMES = {"cross_entropy": "ce"}
 
 logger = logging.getLogger(__name__)
 
@@ -54,16 +52,12 @@ class PlannedRun:
     @property
     def stage(self) -> str:
         """0 trains nothing, 1 starts from pre-trained weights, 2 from an earlier stage."""
-        if self.config.variant == "baseline":
-            return "0"
-        return "1" if self.config.resume_from is None else "2"
+        return stage_of(self.config.variant, self.config.resume_from)
 
     @property
     def losses(self) -> str:
         """The losses by their short names, as in the config files' names."""
-        if self.config.variant == "baseline":
-            return "no training"
-        return " + ".join(_SHORT_NAMES.get(loss.type, loss.type) for loss in self.config.losses)
+        return losses_text(loss.type for loss in self.config.losses if self.config.variant == "finetuned")
 
     @property
     def data(self) -> str:

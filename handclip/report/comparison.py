@@ -53,9 +53,17 @@ def compare_runs(paths: Iterable[Path], *, published: bool = False) -> Matrix:
         HandCLIPError: there is no evaluation, one is named twice, a file is missing or damaged, or two files that
             should belong together do not.
     """
-    runs = _without_copies([read_run(folder) for folder in find_evaluations(paths)])
+    return compare_evaluations([read_run(folder) for folder in find_evaluations(paths)], published=published)
+
+
+def compare_evaluations(runs: Sequence[EvaluatedRun], *, published: bool = False) -> Matrix:
+    """Do what `compare_runs` does with evaluations that have been read.
+
+    Raises:
+        HandCLIPError: two of them that should belong together do not.
+    """
     groups: dict[Protocol, list[_Measured]] = {}
-    for run in runs:
+    for run in _without_copies(runs):
         for protocol, measured in _measured(run):
             groups.setdefault(protocol, []).append(measured)
     blocks = [_block(protocol, groups[protocol]) for protocol in sorted(groups, key=_block_order)]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from handclip.config.naming import losses_text
 from handclip.report.published import PublishedResult
 from handclip.report.tables import METRIC_TITLES
 
@@ -175,7 +176,7 @@ class RunRow:
     @property
     def losses_text(self) -> str:
         """The losses by their short names, as in the config files' names."""
-        return " + ".join("ce" if loss == "cross_entropy" else loss for loss in self.losses) or "no training"
+        return losses_text(self.losses)
 
 
 @dataclass(frozen=True)

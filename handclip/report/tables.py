@@ -16,14 +16,14 @@ METRIC_TITLES = {
 _FLIP_TITLES = {"none": "none", "sum": "image + mirrored image"}
 
 
-def write_evaluation_log(folder: Path, metrics: Mapping[str, Any], facts: Mapping[str, str]) -> Path:
+def write_evaluation_log(folder: Path, metrics: Mapping[str, Any], facts: Mapping[str, str] | None = None) -> Path:
     """Write `eval.log`, one evaluation as text, into the folder of the evaluation; return its path."""
     path = folder / "eval.log"
     write_text(path, evaluation_text(metrics, facts))
     return path
 
 
-def evaluation_text(metrics: Mapping[str, Any], facts: Mapping[str, str]) -> str:
+def evaluation_text(metrics: Mapping[str, Any], facts: Mapping[str, str] | None = None) -> str:
     """Return one evaluation as text: a block of facts, then for each setting a line per draw and the averages.
 
     Args:
@@ -32,7 +32,9 @@ def evaluation_text(metrics: Mapping[str, Any], facts: Mapping[str, str]) -> str
     """
     known = {
         "Experiment run": metrics["run"],
-        **facts,
+        **(facts or {}),
+        "Experiment": metrics["experiment"],
+        "Variant": metrics["variant"],
         "Model": metrics["model"],
         "Dataset": metrics["dataset"],
         "Aspect": metrics["aspect"],

@@ -11,6 +11,8 @@ def test_one_evaluation_as_text() -> None:
     for line in (
         "Experiment run:   run_a",
         "Config:           a.yml",
+        "Experiment:       stage0_baseline",
+        "Variant:          baseline",
         "Checkpoint:       none (baseline)",
         "Gallery protocol: gallery; flip: none; AP: plain and trapezoid\n",
         "  Split  1/1: Rank-1  50.00 %  Rank-5  75.00 %  Rank-10 100.00 %  mAP  61.23 %  mAP trapezoid  55.62 %",
@@ -40,6 +42,8 @@ _ENTRY = {
 }
 METRICS: dict[str, Any] = {
     "run": "run_a",
+    "experiment": "stage0_baseline",
+    "variant": "baseline",
     "dataset": "11k",
     "aspect": "dorsal_r",
     "model": "vitb16",
