@@ -1,0 +1,191 @@
+"""Open-set identification: who is it, if anybody in the gallery at all?
+
+Every query is searched for twice (ISO/IEC 19795-1). In the gallery with its mates, it is missed where no mate comes
+first or the first one's score is below the threshold: the share of missed searches is the false negative
+identification rate FNIR(t). In the gallery without its mates, whatever scores at least the threshold is a false alarm:
+the share of such searches is the false positive identification rate FPIR(t).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handclip.metrics.uncertainty import PersonSums, resampling_weights
+from handclip.metrics.verification import REPLICATES, Measured, ScoredSearch, measured, rate_at
+
+Floats: TypeAlias = NDArray[np.float64]
+Scores: TypeAlias = NDArray[np.float32]
+
+FPIRS = (0.1, 0.01)
+"""False positive identification rates at which systems are compared."""
+RULE_OF_3 = 3
+"""False alarms that must be expected: were there fewer, a system without any could not be told from one that has them,
+since with none in N independent searches the rate is below 3/N with 95 % confidence (ISO/IEC 19795-1)."""
+
+_MOST_THRESHOLDS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class OpenSetSearches:
+    """What the two searches for each query found.
+
+    Args:
+        mated: (N,) score of the best mate of each query that has one, -infinity where it does not come first.
+        mated_people: (N,) identity of those queries.
+        non_mated: (M,) highest score in the gallery without the query's mates.
+        non_mated_people: (M,) identity of those queries.
+
+    Raises:
+        ValueError: there is no mated or no non-mated search.
+    """
+
+    mated: Scores
+    mated_people: NDArray[np.int64]
+    non_mated: Scores
+    non_mated_people: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if not len(self.mated) or not len(self.non_mated):
+            raise ValueError("open-set identification needs at least one mated and one non-mated search")
+
+    @classmethod
+    def of(cls, searches: Iterable[ScoredSearch]) -> "OpenSetSearches":
+        """Search for every query of several draws or aspects, each in its own gallery.
+
+        A mate that scores no higher than another person does not come first.
+
+        Raises:
+            ValueError: there is no mated or no non-mated search.
+        """
+        mated, mated_people = [np.empty(0, np.float32)], [np.empty(0, np.int64)]
+        others, others_people = [np.empty(0, np.float32)], [np.empty(0, np.int64)]
+        for search in searches:
+            is_mate = search.query_people[:, None] == search.gallery_people[None, :]
+            lowest = np.float32(-np.inf)
+            best_mate = np.max(search.scores, axis=1, where=is_mate, initial=lowest)
+            best_other = np.max(search.scores, axis=1, where=~is_mate, initial=lowest)
+            has_mate, has_other = is_mate.any(axis=1), ~is_mate.all(axis=1)
+            mated.append(np.where(best_mate > best_other, best_mate, lowest)[has_mate])
+            mated_people.append(search.query_people[has_mate])
+            others.append(best_other[has_other])
+            others_people.append(search.query_people[has_other])
+        joined = np.concatenate(mated), np.concatenate(mated_people)
+        return cls(*joined, np.concatenate(others), np.concatenate(others_people))
+
+    @cached_property
+    def rising(self) -> tuple[Scores, Scores]:
+        """(N,) mated and (M,) non-mated scores, each rising."""
+        return np.sort(self.mated), np.sort(self.non_mated)
+
+    def fnir(self, thresholds: Any) -> Floats:
+        """Return the false negative identification rate at thresholds of any shape."""
+        below = np.searchsorted(self.rising[0], np.asarray(thresholds, self.mated.dtype), side="left")
+        return np.asarray(below / len(self.mated), dtype=np.float64)
+
+    def fpir(self, thresholds: Any) -> Floats:
+        """Return the false positive identification rate at thresholds of any shape."""
+        below = np.searchsorted(self.rising[1], np.asarray(thresholds, self.non_mated.dtype), side="left")
+        return np.asarray(1 - below / len(self.non_mated), dtype=np.float64)
+
+    def threshold_at_fpir(self, fpir: float) -> float:
+        """Return the lowest threshold whose FPIR is at most `fpir`: just above a score of a non-mated search."""
+        allowed = int(fpir * len(self.non_mated) + 1e-9)
+        if allowed >= len(self.non_mated):
+            return float(self.rising[1][0])
+        rejected = self.rising[1][len(self.non_mated) - allowed - 1]
+        return float(np.nextafter(rejected, np.float32(np.inf)))
+
+
+@dataclass(frozen=True, eq=False)
+class OpenSet:
+    """Error rates of open-set identification.
+
+    Args:
+        mated: number of mated searches.
+        non_mated: number of non-mated searches.
+        people: number of people searched for without mates.
+        thresholds: (K,) rising.
+        fpir: (K,) false positive identification rates, from 1 to 0.
+        fnir: (K,) false negative identification rates, from 1 - Rank-1 to 1.
+        fnir_low: (K,) lower ends of the 95 % intervals of the FNIR at each of these FPIR.
+        fnir_high: (K,) upper ends.
+        fnir_at_fpir: FNIR at the lowest threshold that keeps each of `FPIRS`.
+    """
+
+    mated: int
+    non_mated: int
+    people: int
+    thresholds: Floats
+    fpir: Floats
+    fnir: Floats
+    fnir_low: Floats
+    fnir_high: Floats
+    fnir_at_fpir: dict[float, Measured]
+
+
+def too_few_people(fpir: float, people: int) -> str:
+    """Return why an error rate at a false positive identification rate cannot be measured; empty where it can.
+
+    People are counted, since searches for one person are not independent. `RULE_OF_3` is less than is asked of pairs of
+    people, which share people and are thus not independent either.
+    """
+    needed = round(RULE_OF_3 / fpir)
+    return "" if people >= needed else f"an FPIR of {100 * fpir:g} % needs {needed:,} people, there are {people:,}"
+
+
+def identify(searches: OpenSetSearches, *, replicates: int = REPLICATES) -> OpenSet:
+    """Measure open-set identification, with intervals over the people that are searched for; the gallery is fixed."""
+    everybody = np.unique(np.concatenate([searches.mated_people, searches.non_mated_people]))
+    thresholds = _spread_thresholds(searches)
+    rates = []
+    for scores, identities in (
+        (searches.mated, searches.mated_people),
+        (searches.non_mated, searches.non_mated_people),
+    ):
+        codes = np.searchsorted(everybody, identities)
+        below = np.zeros((len(everybody), 1, len(thresholds)))
+        np.add.at(below[:, 0], codes, (scores[:, None] < thresholds).astype(np.float64))
+        table = PersonSums(below, np.bincount(codes, minlength=len(everybody))[:, None].astype(np.float64))
+        with np.errstate(invalid="ignore"):  # of resamples none of whose people has such a search
+            resampled = table.resampled(resampling_weights(len(everybody), replicates))
+            rates.append(np.vstack([table.means[None], resampled, table.leave_one_out]))
+    # Sums in another order differ by rounding, which must not decide whether a rate is 0.
+    fnir, fpir = np.clip(rates[0], 0, 1), np.clip(1 - rates[1], 0, 1)
+    fnir[0], fpir[0] = searches.fnir(thresholds), searches.fpir(thresholds)
+    mated, non_mated = (len(np.unique(people)) for people in (searches.mated_people, searches.non_mated_people))
+
+    def fnir_at(level: float) -> Measured:
+        value = float(searches.fnir(searches.threshold_at_fpir(level)))
+        return measured(value, rate_at(fpir, fnir, level), replicates, mated)
+
+    band = [fnir_at(level) for level in fpir[0].tolist()]
+    reasons = {level: too_few_people(level, non_mated) for level in FPIRS}
+    return OpenSet(
+        mated=len(searches.mated),
+        non_mated=len(searches.non_mated),
+        people=non_mated,
+        thresholds=thresholds.astype(np.float64),
+        fpir=fpir[0],
+        fnir=fnir[0],
+        fnir_low=np.array([one.low for one in band], dtype=np.float64),
+        fnir_high=np.array([one.high for one in band], dtype=np.float64),
+        fnir_at_fpir={
+            level: Measured(None, reason=reason) if reason else fnir_at(level) for level, reason in reasons.items()
+        },
+    )
+
+
+def _spread_thresholds(searches: OpenSetSearches) -> Scores:
+    """All scores at which a rate changes where they are few, else evenly many of both kinds."""
+    kinds = [np.unique(scores[np.isfinite(scores)]) for scores in (searches.mated, searches.non_mated)]
+    spread = [
+        kind[np.unique(np.linspace(0, len(kind) - 1, min(len(kind), _MOST_THRESHOLDS // 2)).astype(np.intp))]
+        for kind in kinds
+        if len(kind)
+    ]
+    joined = np.unique(np.concatenate(spread))
+    return np.append(joined, np.nextafter(joined[-1], np.float32(np.inf)))

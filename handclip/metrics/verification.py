@@ -1,0 +1,387 @@
+"""Verification: are two photographs of the same person? Error rates of the answer, over all thresholds.
+
+A comparison of two images of one person is genuine (mated), one of two people an impostor (non-mated). Accepting a
+comparison whose score is at least a threshold makes two kinds of error (ISO/IEC 19795-1): the false match rate FMR(t)
+is the share of impostor comparisons with score >= t, the false non-match rate FNMR(t) the share of genuine ones with
+score < t.
+
+What was sampled is people, so intervals come from resampling people: one who is drawn w times brings each of their
+genuine comparisons w times, and an impostor comparison of persons a and b counts w_a w_b times.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handclip.metrics.uncertainty import LEVEL, bca_interval, resampling_weights
+
+Floats: TypeAlias = NDArray[np.float64]
+Scores: TypeAlias = NDArray[np.float32]
+
+FMRS = (0.01, 0.001, 0.0001)
+"""False match rates at which systems are compared."""
+RULE_OF_30 = 30
+"""Errors that a rate must rest on: with 30, it is within 30 % of the truth with 90 % confidence (ISO/IEC 19795-1)."""
+REPLICATES = 1_000
+
+_LEVELS = 60
+"""Resampled thresholds that are spread evenly over log FMR, and as many over FNMR."""
+_BAND_LEVELS = 40
+
+
+class ScoredSearch(Protocol):
+    """Scores of Q queries against G gallery images, and whom they show."""
+
+    @property
+    def scores(self) -> Scores:
+        """(Q, G); higher is more alike."""
+
+    @property
+    def query_people(self) -> NDArray[np.int64]:
+        """(Q,) identities."""
+
+    @property
+    def gallery_people(self) -> NDArray[np.int64]:
+        """(G,) identities."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredPairs:
+    """Scores of comparisons and the people they show.
+
+    Args:
+        people: (P,) identities; what follows names them by their place here.
+        genuine: (N,) scores of comparisons of two images of one person.
+        genuine_people: (N,) the person.
+        impostor: (M,) scores of comparisons of two people.
+        impostor_pairs: (M,) the place of the query's person times P, plus that of the gallery's.
+
+    Raises:
+        ValueError: there is no genuine or no impostor comparison.
+    """
+
+    people: NDArray[np.int64]
+    genuine: Scores
+    genuine_people: NDArray[Any]
+    impostor: Scores
+    impostor_pairs: NDArray[Any]
+
+    def __post_init__(self) -> None:
+        if not len(self.genuine) or not len(self.impostor):
+            raise ValueError("error rates need at least one genuine and one impostor comparison")
+
+    @classmethod
+    def of(cls, searches: Iterable[ScoredSearch]) -> "ScoredPairs":
+        """Take every comparison of searches: of several draws, and of several aspects of the same people.
+
+        Raises:
+            ValueError: there is no genuine or no impostor comparison.
+        """
+        searches = list(searches)
+        everybody = [np.empty(0, np.int64)]
+        for search in searches:
+            everybody += [search.query_people, search.gallery_people]
+        people = np.unique(np.concatenate(everybody))
+        genuine, genuine_people = [np.empty(0, np.float32)], [np.empty(0, np.uint32)]
+        impostor, impostor_pairs = [np.empty(0, np.float32)], [np.empty(0, np.uint32)]
+        for search in searches:
+            queries = np.searchsorted(people, search.query_people).astype(np.uint32)[:, None]
+            gallery = np.searchsorted(people, search.gallery_people).astype(np.uint32)[None, :]
+            mated = queries == gallery
+            genuine.append(search.scores[mated])
+            genuine_people.append(np.broadcast_to(queries, mated.shape)[mated])
+            np.logical_not(mated, out=mated)
+            impostor.append(search.scores[mated])
+            impostor_pairs.append((queries * np.uint32(len(people)) + gallery)[mated])
+        joined = np.concatenate(genuine), np.concatenate(genuine_people)
+        return cls(people, *joined, np.concatenate(impostor), np.concatenate(impostor_pairs))
+
+    @cached_property
+    def scores(self) -> Scores:
+        """(N + M,) all scores, rising."""
+        return np.sort(np.concatenate([self.genuine, self.impostor]))
+
+    @cached_property
+    def rising(self) -> tuple[Scores, Scores]:
+        """(M,) impostor and (N,) genuine scores, each rising."""
+        return np.sort(self.impostor), np.sort(self.genuine)
+
+    @cached_property
+    def pairs_of_people(self) -> int:
+        """How many ordered pairs of different people were compared."""
+        return int(np.count_nonzero(np.bincount(self.impostor_pairs, minlength=len(self.people) ** 2)))
+
+    def fmr(self, thresholds: Any) -> Floats:
+        """Return the false match rate at thresholds of any shape."""
+        below = np.searchsorted(self.rising[0], np.asarray(thresholds, self.impostor.dtype), side="left")
+        return np.asarray(1 - below / len(self.impostor), dtype=np.float64)
+
+    def fnmr(self, thresholds: Any) -> Floats:
+        """Return the false non-match rate at thresholds of any shape."""
+        below = np.searchsorted(self.rising[1], np.asarray(thresholds, self.genuine.dtype), side="left")
+        return np.asarray(below / len(self.genuine), dtype=np.float64)
+
+    def threshold_at_fmr(self, fmr: float) -> float:
+        """Return the lowest score whose FMR is at most `fmr`; just above the highest where there is none."""
+        allowed = int(fmr * len(self.impostor) + 1e-9)
+        if allowed >= len(self.impostor):
+            return float(self.scores[0])
+        return _next_score(self.scores, self.rising[0][len(self.impostor) - allowed - 1])
+
+    def equal_error_rate(self) -> tuple[float, float]:
+        """Return the equal error rate and its threshold.
+
+        Between the highest score at which FMR > FNMR and the next, at which FMR <= FNMR, both rates are taken to change
+        in a straight line; the rate is where the lines cross, the threshold the second of the two scores.
+        """
+        crossing = bisect_left(self.scores, 0.0, key=lambda score: float(self.fnmr(score) - self.fmr(score)))
+        before = self.scores[crossing - 1]
+        ends = [before, _next_score(self.scores, before)]
+        rate = equal_rate(self.fmr(ends)[None], self.fnmr(ends)[None])
+        return float(rate[0]), float(ends[1])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A rate with its 95 % interval over people, or the reason why it cannot be measured."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class FixedThresholds:
+    """Thresholds to be used on other people: None where there are too few people to fix one, which `reason` says."""
+
+    eer: float
+    fmr: dict[float, float | None]
+    reasons: dict[float, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Verification:
+    """Error rates of one system.
+
+    Args:
+        genuine: number of genuine comparisons.
+        impostor: number of impostor comparisons.
+        people: number of people.
+        pairs_of_people: number of ordered pairs of different people.
+        thresholds: (K,) rising, from one that accepts everything to one that accepts nothing.
+        fmr: (K,) false match rates.
+        fnmr: (K,) false non-match rates.
+        band_fmr: (L,) false match rates, rising, at which the band of the curve is known.
+        band_low: (L,) lower ends of the 95 % intervals of the FNMR there.
+        band_high: (L,) upper ends.
+        eer: equal error rate, see `ScoredPairs.equal_error_rate`.
+        fnmr_at_fmr: FNMR at the lowest threshold that keeps each of `FMRS`.
+        at_fixed: FMR and FNMR at each threshold that was given.
+    """
+
+    genuine: int
+    impostor: int
+    people: int
+    pairs_of_people: int
+    thresholds: Floats
+    fmr: Floats
+    fnmr: Floats
+    band_fmr: Floats
+    band_low: Floats
+    band_high: Floats
+    eer: Measured
+    fnmr_at_fmr: dict[float, Measured]
+    at_fixed: Sequence[tuple[Measured, Measured]]
+
+    @property
+    def lowest_fmr(self) -> float:
+        """The lowest false match rate that so many pairs of people can measure."""
+        return RULE_OF_30 / self.pairs_of_people
+
+
+def too_few_pairs(fmr: float, pairs_of_people: int) -> str:
+    """Return why an error rate at a false match rate cannot be measured; empty where it can.
+
+    Pairs of people are counted, since images of the same two people are not independent: they must be so many that
+    `RULE_OF_30` of them are expected to match falsely.
+    """
+    needed = round(RULE_OF_30 / fmr)
+    if pairs_of_people >= needed:
+        return ""
+    return f"an FMR of {100 * fmr:g} % needs {needed:,} pairs of people, there are {pairs_of_people:,}"
+
+
+def fix_thresholds(pairs: ScoredPairs) -> FixedThresholds:
+    """Fix the thresholds of the equal error rate and of each of `FMRS`, to be used on scores of other people."""
+    reasons = {fmr: too_few_pairs(fmr, pairs.pairs_of_people) for fmr in FMRS}
+    by_fmr = {fmr: None if reason else pairs.threshold_at_fmr(fmr) for fmr, reason in reasons.items()}
+    return FixedThresholds(pairs.equal_error_rate()[1], by_fmr, reasons)
+
+
+def verify(pairs: ScoredPairs, fixed: Sequence[float] = (), *, replicates: int = REPLICATES) -> Verification:
+    """Measure a system, with intervals over people.
+
+    Args:
+        pairs: its scores.
+        fixed: thresholds that were fixed elsewhere.
+        replicates: how often people are resampled.
+    """
+    eer, _ = pairs.equal_error_rate()
+    thresholds = _spread_thresholds(pairs, eer, fixed)
+    fmr, fnmr = _resampled_rates(pairs, thresholds, replicates)
+    everybody, mated = len(pairs.people), len(np.unique(pairs.genuine_people))
+
+    def fnmr_at(level: float) -> Measured:
+        value = float(pairs.fnmr(pairs.threshold_at_fmr(level)))
+        return measured(value, rate_at(fmr, fnmr, level), replicates, mated)
+
+    reasons = {level: too_few_pairs(level, pairs.pairs_of_people) for level in FMRS}
+    places = np.searchsorted(thresholds, np.asarray(fixed, thresholds.dtype))
+    # At an FMR of 1 everything is accepted, and there is nothing to be uncertain about.
+    band_fmr = np.geomspace(1 / len(pairs.impostor), 1, _BAND_LEVELS + 1)[:-1]
+    band = [fnmr_at(level) for level in band_fmr.tolist()]
+    return Verification(
+        genuine=len(pairs.genuine),
+        impostor=len(pairs.impostor),
+        people=everybody,
+        pairs_of_people=pairs.pairs_of_people,
+        thresholds=thresholds.astype(np.float64),
+        fmr=pairs.fmr(thresholds),
+        fnmr=pairs.fnmr(thresholds),
+        band_fmr=band_fmr,
+        band_low=np.array([one.low for one in band], dtype=np.float64),
+        band_high=np.array([one.high for one in band], dtype=np.float64),
+        eer=measured(eer, equal_rate(fmr, fnmr), replicates, mated),
+        fnmr_at_fmr={
+            level: Measured(None, reason=reason) if reason else fnmr_at(level) for level, reason in reasons.items()
+        },
+        at_fixed=[
+            (
+                measured(float(pairs.fmr(thresholds[place])), fmr[:, place], replicates, everybody),
+                measured(float(pairs.fnmr(thresholds[place])), fnmr[:, place], replicates, mated),
+            )
+            for place in places
+        ],
+    )
+
+
+def measured(value: float, rows: Floats, replicates: int, people: int) -> Measured:
+    """Return a rate with its interval over people.
+
+    Where no comparison fails, or each does, resampling gives an interval without width. Were a share q of people to
+    fail now and then, none of P would with probability (1 - q)^P, which is LEVEL at q = 1 - LEVEL^(1/P): that stands in
+    for the end that is open.
+
+    Args:
+        value: the rate.
+        rows: (1 + B + P,) the rate on the sample, on B resamples of people, and without each person; NaN where those
+            who were drawn have no comparison.
+        replicates: B.
+        people: how many could have failed.
+    """
+    known = [part[np.isfinite(part)] for part in (rows[1 : 1 + replicates], rows[1 + replicates :])]
+    if min(map(len, known)) == 0:
+        return Measured(value, reason=f"no interval can be told from {people} people")
+    (low,), (high,) = bca_interval(rows[:1], *(part[:, None] for part in known))
+    share = LEVEL ** (1 / people)
+    low, high = (share if value == 1 else low), (1 - share if value == 0 else high)
+    # The rows are read off a coarser curve than the value.
+    return Measured(value, min(float(low), value), max(float(high), value))
+
+
+def equal_rate(falling: Floats, rising: Floats) -> Floats:
+    """Return where R pairs of curves cross.
+
+    Args:
+        falling: (R, K) rates that fall with the threshold.
+        rising: (R, K) rates that rise with it; in the end at least as high.
+
+    Returns:
+        (R,) rates.
+    """
+    return _where_zero_is_reached(falling - rising, falling)
+
+
+def rate_at(falling: Floats, rising: Floats, level: float) -> Floats:
+    """Return the (R,) rising rates where (R, K) falling rates reach a level; see `equal_rate`."""
+    return _where_zero_is_reached(falling - level, rising)
+
+
+def _where_zero_is_reached(difference: Floats, rates: Floats) -> Floats:
+    """Interpolate (R, K) rates where (R, K) falling differences, the last of which is at most 0, reach 0."""
+    after = np.argmax(difference <= 0, axis=1)[:, None]
+    before = np.maximum(after - 1, 0)
+    (d0, d1), (r0, r1) = ([np.take_along_axis(of, at, 1)[:, 0] for at in (before, after)] for of in (difference, rates))
+    part = np.where(d0 > d1, d0 / np.where(d0 > d1, d0 - d1, 1), 1.0)
+    return np.asarray(np.where(np.isnan(d0), np.nan, r0 + part * (r1 - r0)), dtype=np.float64)
+
+
+def _next_score(scores: Scores, score: np.float32) -> float:
+    """The next higher of some rising scores, or the next higher number."""
+    place = np.searchsorted(scores, score, side="right")
+    return float(scores[place] if place < len(scores) else np.nextafter(score, np.float32(np.inf)))
+
+
+def _spread_thresholds(pairs: ScoredPairs, eer: float, fixed: Sequence[float]) -> Scores:
+    """Thresholds between which rates may be interpolated: all scores where they are few, else even over both rates."""
+    scores = pairs.scores
+    ends = [scores[:1], np.nextafter(scores[-1:], np.float32(np.inf)), np.asarray(fixed, scores.dtype)]
+    if len(scores) <= _LEVELS:
+        return np.unique(np.concatenate([scores, *ends]))
+    around = np.clip(eer * np.linspace(0.5, 1.5, 11), 0, 1)
+    by_fmr = np.concatenate([np.geomspace(1 / len(pairs.impostor), 1, _LEVELS), FMRS, around])
+    by_fnmr = np.concatenate([np.linspace(0, 1, _LEVELS), around])
+    places = [
+        np.ceil((1 - by_fmr) * (len(pairs.impostor) - 1)).astype(np.intp),
+        np.round(by_fnmr * (len(pairs.genuine) - 1)).astype(np.intp),
+    ]
+    spread = [rising[place] for rising, place in zip(pairs.rising, places, strict=True)]
+    exact = np.array([pairs.threshold_at_fmr(level) for level in FMRS], scores.dtype)
+    return np.unique(np.concatenate([*spread, exact, *ends]))
+
+
+def _resampled_rates(pairs: ScoredPairs, thresholds: Scores, replicates: int) -> tuple[Floats, Floats]:
+    """Return FMR and FNMR at K rising thresholds: (1 + B + P, K) each, see `measured`."""
+    people = len(pairs.people)
+    weights = np.vstack([np.ones(people), resampling_weights(people, replicates)]).astype(np.float32)
+    left_out = np.ones((people, people)) - np.eye(people)
+
+    # How many thresholds each score reaches; the last of them is beyond all scores.
+    reached = np.searchsorted(thresholds, pairs.genuine, side="right")
+    codes = reached * people + pairs.genuine_people
+    per_person = np.bincount(codes, minlength=len(thresholds) * people).reshape(-1, people).astype(np.float64)
+    rejected = np.cumsum(per_person, axis=0)
+    totals = per_person.sum(axis=0)
+    all_weights = np.vstack([weights, left_out])
+    fnmr = _share(all_weights @ rejected.T, all_weights @ totals)
+
+    reached = np.searchsorted(thresholds, pairs.impostor, side="right").astype(np.uint16)
+    order = np.argsort(reached, kind="stable")
+    ends = np.cumsum(np.bincount(reached, minlength=len(thresholds) + 1))
+    accepted = np.zeros((people, people), np.float32)
+    matches = np.zeros((len(thresholds), 1 + replicates + people))
+    for place in range(len(thresholds) - 1, -1, -1):
+        # Scores that reach this threshold and not the next.
+        chosen = order[ends[place] : ends[place + 1]]
+        if len(chosen):
+            added = np.bincount(pairs.impostor_pairs[chosen], minlength=people**2)
+            accepted += added.reshape(people, people).astype(np.float32)
+            drawn = np.einsum("bp,bp->b", weights @ accepted, weights)
+            alone = accepted.sum(axis=0, dtype=np.float64) + accepted.sum(axis=1, dtype=np.float64)
+            matches[place] = np.concatenate([drawn, alone.sum() / 2 - alone])
+        elif place + 1 < len(thresholds):
+            matches[place] = matches[place + 1]
+    # The lowest threshold accepts every comparison.
+    return _share(matches.T, matches[0]), fnmr
+
+
+def _share(counts: Floats, totals: Floats) -> Floats:
+    """(R, K) counts as shares of (R,) totals; NaN where there is nothing to share."""
+    known = np.where(totals > 0, totals, np.nan)[:, None]
+    return np.asarray(counts / known, dtype=np.float64)
