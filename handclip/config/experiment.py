@@ -153,6 +153,8 @@ class ExperimentConfig(Section):
     rerank: Annotated[Reranking | None, BeforeValidator(_none)] = None
     """Re-rank every number of this evaluation; `none` or a section, `{}` having the paper's parameters."""
     eval_batch_size: PositiveInt = 64
+    explained_images: int = Field(4, ge=0, le=100)
+    """Photographs of which the evaluation keeps a small copy with maps of where the model looks; 0 keeps none."""
 
     # Where and on what
     output_dir: Path = Path("train_logs")
@@ -167,7 +169,16 @@ class ExperimentConfig(Section):
     )
     """Keys that say where and on what to run. What is computed follows from the others and the manifest's hash."""
     EVALUATION: ClassVar[frozenset[str]] = frozenset(
-        {"checkpoint", "num_splits", "gallery_protocols", "flip_settings", "rerank", "eval_batch_size", "test_feature"}
+        {
+            "checkpoint",
+            "num_splits",
+            "gallery_protocols",
+            "flip_settings",
+            "rerank",
+            "eval_batch_size",
+            "test_feature",
+            "explained_images",
+        }
     )
     """Keys that change how a model is evaluated, not the model."""
     TRAINING: ClassVar[frozenset[str]] = frozenset(

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,13 @@ _ASPECT_TEXTS = {
     "palmar left": "palmar_l",
 }
 _COLUMNS = ("id", "accessories", "aspectOfHand", "imageName")
+_ATTRIBUTE_COLUMNS = {
+    "age": "age",
+    "gender": "gender",
+    "skin_colour": "skinColor",
+    "nail_polish": "nailPolish",
+    "irregularities": "irregularities",
+}
 # Seven digits, so that no number plus an offset meets another.
 _LARGEST_IDENTITY = 9_999_999
 
@@ -63,6 +70,39 @@ def read_hand_info(root: Path) -> list[HandInfoRow]:
         DataError: the layout is not that of 11k Hands, a column is missing, a value is not valid (names the line), or
             an image is listed twice.
     """
+    rows: list[HandInfoRow] = []
+    line_of_image: dict[str, int] = {}
+    for line, values in _table_rows(root):
+        where = f"{root / 'HandInfo.csv'}, line {line}"
+        row, has_accessories = _parse_row(values, where)
+        if row.image_name in line_of_image:
+            raise DataError(f"{where}: {row.image_name} is already listed in line {line_of_image[row.image_name]}")
+        line_of_image[row.image_name] = line
+        if not has_accessories:
+            rows.append(row)
+    return rows
+
+
+def read_attributes(root: Path) -> dict[str, dict[str, str]]:
+    """Read what `root/HandInfo.csv` says of the person and the hand on each image, by the name of its file.
+
+    `age` in years, `gender`, `skin_colour` as the table has them; `nail_polish` and `irregularities` are `yes` or `no`.
+    A column that the table lacks, and a cell that is empty, is left out.
+
+    Raises:
+        DataError: as for `read_hand_info`.
+    """
+    attributes = {}
+    for _, values in _table_rows(root):
+        found = {name: values.get(column, "") for name, column in _ATTRIBUTE_COLUMNS.items()}
+        for name in ("nail_polish", "irregularities"):
+            found[name] = {"0": "no", "1": "yes"}.get(found[name], "")
+        attributes[values["imageName"]] = {name: value for name, value in found.items() if value}
+    return attributes
+
+
+def _table_rows(root: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line and the cells of each row of `HandInfo.csv`, by column and without surrounding spaces."""
     if not has_11k_layout(root):
         raise DataError(f"{root} is not 11k Hands: expected {root / 'HandInfo.csv'} and the folder {root / 'Hands'}")
     table = root / "HandInfo.csv"
@@ -71,22 +111,12 @@ def read_hand_info(root: Path) -> list[HandInfoRow]:
     missing = [column for column in _COLUMNS if column not in header]
     if missing:
         raise DataError(f"{table} lacks the column {', '.join(missing)}; it has {', '.join(header) or 'none'}")
-    rows: list[HandInfoRow] = []
-    line_of_image: dict[str, int] = {}
     for cells in reader:
         if not any(cell.strip() for cell in cells):
             continue
-        where = f"{table}, line {reader.line_num}"
         if len(cells) != len(header):
-            raise DataError(f"{where}: {len(cells)} values for {len(header)} columns")
-        values = {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
-        row, has_accessories = _parse_row(values, where)
-        if row.image_name in line_of_image:
-            raise DataError(f"{where}: {row.image_name} is already listed in line {line_of_image[row.image_name]}")
-        line_of_image[row.image_name] = reader.line_num
-        if not has_accessories:
-            rows.append(row)
-    return rows
+            raise DataError(f"{table}, line {reader.line_num}: {len(cells)} values for {len(header)} columns")
+        yield reader.line_num, {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
 
 
 def prepare_11k(

@@ -15,6 +15,7 @@ from handclip.models.builder import build_model, model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint, check_same_model
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.models.flops import count_flops
+from handclip.models.registry import family_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class EvaluatedModel:
             "experiment": self.experiment["experiment"],
             "variant": self.experiment["variant"],
             "stage": stage_of(self.experiment["variant"], self.experiment["resume_from"]),
+            "family": family_of(self.experiment["model"]).key,
             "losses": [loss["type"] for loss in self.experiment["losses"]] if trained else [],
             "seed": self.experiment["seed"],
             "options": options_of(self.experiment),

@@ -7,16 +7,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+import yaml
+
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import evaluation_name, run_name
 from handclip.console import progress_over
+from handclip.datasets.attributes import attributes_of
+from handclip.datasets.images import read_image
 from handclip.datasets.manifest import Manifest
 from handclip.engine.cost import evaluation_cost, training_cost
 from handclip.engine.data import check_not_tested_on, combined_sha256, find_manifests, people_known_from_other_aspects
 from handclip.engine.evaluated_model import EvaluatedModel, load_evaluated_model
-from handclip.engine.feature_table import embed_images
-from handclip.engine.hardware import choose_device
+from handclip.engine.explaining import explain_photographs, hands_to_explain
+from handclip.engine.feature_table import FeatureTable, embed_images, embed_validation_images
+from handclip.engine.hardware import choose_device, describe_environment
 from handclip.engine.ranking import rank_draws, require_rankable
+from handclip.engine.records import (
+    ATTRIBUTES,
+    EXPLANATIONS,
+    FEATURES,
+    Explanation,
+    KeptFeatures,
+    manifest_file,
+    write_attributes,
+    write_explanations,
+    write_features,
+)
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.summary import per_query_csv, per_split_csv, summarise
 from handclip.errors import HandCLIPError
@@ -50,7 +68,8 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
     """Evaluate a baseline or a trained model and write `eval_logs/<run>/`.
 
     `metrics.json` holds what was measured, `per_split.csv` each draw, `per_query.csv` the rank of the right identity
-    and both APs for each query; `cost.json` what it cost on this machine. Evaluating the same model on the same
+    and both APs for each query; `cost.json` what it cost on this machine, `config.yml` and `environment.json` how it
+    was made; the others, see `engine.records`, are what reports are made from. Evaluating the same model on the same
     manifest again writes the same metrics, except for their `seconds`. A model that was trained on other data, as a
     `checkpoint` can be, is evaluated across domains, in `eval_logs/<run>_on_<dataset>_<aspect>/`.
 
@@ -114,6 +133,7 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
     }
     # Written last and removed first: where it stands, the other files belong to it.
     (folder / "metrics.json").unlink(missing_ok=True)
+    _keep_records(folder, config, evaluated, manifests, features, device)
     write_text(folder / "per_split.csv", per_split_csv(rankings))
     write_text(folder / "per_query.csv", per_query_csv(rankings, manifests))
     write_json(folder / "cost.json", cost)
@@ -147,8 +167,45 @@ def require_no_evaluation(config: ExperimentConfig) -> None:
         raise HandCLIPError(f"{metrics} holds an earlier evaluation of a run of this name; move {metrics.parent} away")
 
 
+def _keep_records(
+    folder: Path,
+    config: ExperimentConfig,
+    evaluated: EvaluatedModel,
+    manifests: Mapping[str, Manifest],
+    features: FeatureTable,
+    device: torch.device,
+) -> None:
+    """Write what a report needs besides the metrics."""
+    with progress_over("embedding validation images") as report:
+        validation = embed_validation_images(config, manifests, evaluated.model, device, report)
+    by_flip = {flip: np.concatenate([rows, validation.by_flip[flip]]) for flip, rows in features.by_flip.items()}
+    write_features(folder, KeptFeatures([*features.sha256, *validation.sha256], by_flip))
+    for aspect, manifest in manifests.items():
+        manifest.save(manifest_file(folder, aspect))
+    write_attributes(folder, attributes_of(manifests))
+    write_explanations(folder, _explain(config, evaluated, manifests, device))
+    write_text(folder / "config.yml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+    write_json(folder / "environment.json", describe_environment(device, "float32"))
+
+
+def _explain(
+    config: ExperimentConfig, evaluated: EvaluatedModel, manifests: Mapping[str, Manifest], device: torch.device
+) -> list[Explanation]:
+    photographs = []
+    for aspect, index in hands_to_explain(manifests, config.explained_images):
+        image = manifests[aspect].images[index]
+        photographs.append((image.path, aspect, read_image(manifests[aspect].path_of(index), image.sha256)))
+    try:
+        return explain_photographs(evaluated.model, device, photographs)
+    except HandCLIPError as error:
+        logger.warning(f"Where the model looks is not kept: {error}")
+        return []
+
+
 def _is_whole(folder: Path) -> bool:
-    lacking = [name for name in ("per_split.csv", "per_query.csv", "cost.json") if not (folder / name).is_file()]
+    kept = (FEATURES, ATTRIBUTES, EXPLANATIONS, "config.yml", "environment.json")
+    names = ("per_split.csv", "per_query.csv", "cost.json", *kept)
+    lacking = [name for name in names if not (folder / name).is_file()]
     if lacking:
         logger.info(f"{folder} lacks {', '.join(lacking)}, so it is evaluated again.")
     return not lacking

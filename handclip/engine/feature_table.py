@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -11,15 +12,17 @@ from handclip.datasets.manifest import Manifest
 from handclip.datasets.torch_dataset import LabelledImage
 from handclip.engine.features import Features, extract_features
 from handclip.engine.hardware import choose_workers
+from handclip.engine.records import validation_pairs
 from handclip.errors import DataError
 from handclip.models.embedding_model import EmbeddingModel
 
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Features of each distinct image, by path and by flip setting."""
+    """Features of each distinct image, by path and by flip setting; `sha256` are the hashes of the images' files."""
 
     images: dict[Path, int]
+    sha256: list[str]
     by_flip: dict[str, Features]
 
     def of(self, manifest: Manifest, indices: Sequence[int], flip: str) -> Features:
@@ -41,9 +44,38 @@ def embed_images(
         DataError: the manifests have fewer draws, or an image cannot be read.
         HandCLIPError: a feature is not finite.
     """
+    used = {aspect: _used_images(config, manifest) for aspect, manifest in manifests.items()}
+    return _embed(config, manifests, used, model, device, report)
+
+
+def embed_validation_images(
+    config: ExperimentConfig,
+    manifests: Mapping[str, Manifest],
+    model: EmbeddingModel,
+    device: torch.device,
+    report: Callable[[int, int], None],
+) -> FeatureTable:
+    """Embed the validation images of training people, and a training image of each; see `validation_pairs`.
+
+    Raises:
+        DataError: an image cannot be read.
+        HandCLIPError: a feature is not finite.
+    """
+    used = {aspect: sorted({*chain(*validation_pairs(manifest))}) for aspect, manifest in manifests.items()}
+    return _embed(config, manifests, used, model, device, report)
+
+
+def _embed(
+    config: ExperimentConfig,
+    manifests: Mapping[str, Manifest],
+    used: Mapping[str, Sequence[int]],
+    model: EmbeddingModel,
+    device: torch.device,
+    report: Callable[[int, int], None],
+) -> FeatureTable:
     wanted: dict[Path, LabelledImage] = {}
-    for manifest in manifests.values():
-        for index in _used_images(config, manifest):
+    for aspect, manifest in manifests.items():
+        for index in used[aspect]:
             # No label goes in: ranking is scored later.
             path = manifest.path_of(index)
             wanted[path] = LabelledImage(path, manifest.images[index].sha256, label=-1)
@@ -58,7 +90,7 @@ def embed_images(
         progress=report,
     )
     by_flip = {"none": plain} if mirrored is None else {"none": plain, "sum": plain + mirrored}
-    return FeatureTable({image.path: row for row, image in enumerate(images)}, by_flip)
+    return FeatureTable({image.path: row for row, image in enumerate(images)}, [i.sha256 for i in images], by_flip)
 
 
 def _used_images(config: ExperimentConfig, manifest: Manifest) -> list[int]:

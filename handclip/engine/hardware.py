@@ -2,10 +2,12 @@
 
 import importlib.metadata
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,7 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
     """Return what a reader needs to judge speed and to run it again."""
     return {
         "handclip": __version__,
+        "commit": _commit(),
         "command": sys.argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -83,6 +86,18 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         "precision": precision,
         "libraries": {name: importlib.metadata.version(name) for name in _RECORDED},
     }
+
+
+@cache
+def _commit() -> str | None:
+    """Return the commit that runs, `-changed` if files differ from it; None where this is no checkout of its own."""
+    folder = Path(__file__).parents[2]
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--dirty=-changed", "--exclude=*"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+    return None
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from handclip.models.resnet_weights import ResNetWeights, load_resnet_weights
 class EncoderFamily:
     """Encoders that are built alike."""
 
+    key: str
+    """Its short name in records."""
     title: str
     names: Callable[[], Collection[str]]
     keys: frozenset[str]
@@ -139,6 +141,7 @@ def _mbanet_from_checkpoint(checkpoint: Checkpoint) -> ImageEncoder:
 
 FAMILIES = (
     EncoderFamily(
+        "clip",
         "CLIP's models",
         clip_model_names,
         frozenset({"quick_gelu", "embedding"}),
@@ -146,7 +149,12 @@ FAMILIES = (
         _clip_from_checkpoint,
     ),
     EncoderFamily(
-        "MBA-Nets", lambda: MBANETS, frozenset({"relative_position"}), _mbanet_from_config, _mbanet_from_checkpoint
+        "mbanet",
+        "MBA-Nets",
+        lambda: MBANETS,
+        frozenset({"relative_position"}),
+        _mbanet_from_config,
+        _mbanet_from_checkpoint,
     ),
-    EncoderFamily("ResNets", lambda: RESNETS, frozenset(), _resnet_from_config, _resnet_from_checkpoint),
+    EncoderFamily("resnet", "ResNets", lambda: RESNETS, frozenset(), _resnet_from_config, _resnet_from_checkpoint),
 )

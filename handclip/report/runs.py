@@ -76,6 +76,7 @@ class MetricsFile(BaseModel):
     aspect: str
     model: str
     stage: str
+    family: str = ""
     losses: list[str]
     seed: int
     input_size: tuple[int, int]

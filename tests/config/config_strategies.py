@@ -69,6 +69,7 @@ _KEYS: dict[str, st.SearchStrategy[Any]] = {
     "flip_settings": st.sampled_from([("none",), ("none", "sum")]),
     "rerank": st.sampled_from([None, {}, {"k1": 10, "lambda": 0.5}]),
     "eval_batch_size": st.sampled_from([1, 64]),
+    "explained_images": st.sampled_from([0, 4]),
     "output_dir": st.sampled_from(["train_logs", "elsewhere"]),
     "save_dir": st.sampled_from(["saved_models", "elsewhere/{model}"]),
     "eval_dir": st.sampled_from(["eval_logs", "elsewhere"]),
