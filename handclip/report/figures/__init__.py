@@ -1,0 +1,1 @@
+"""Figures: each function takes plain arrays and returns a matplotlib figure."""

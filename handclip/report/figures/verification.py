@@ -1,0 +1,214 @@
+"""Figures of error rates: score densities, DET and ROC curves, open-set curves, reliability diagrams."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from handclip.report.figures.style import BLUE, NEUTRAL, RED, new_figure, series_style, styled
+
+Floats = NDArray[np.float64]
+
+_TICKS = (1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99)
+_LEFTMOST = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreDensities:
+    """How the scores of one system are spread.
+
+    Args:
+        title: names the system.
+        edges: (K + 1,) ends of K bins.
+        genuine: (K,) density of genuine scores.
+        impostor: (K,) density of impostor scores.
+        threshold: where comparisons begin to be accepted, if that was fixed.
+    """
+
+    title: str
+    edges: Floats
+    genuine: Floats
+    impostor: Floats
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorCurve:
+    """One error rate against another, both as fractions.
+
+    Args:
+        label: names the system.
+        style: number of its colour and dash.
+        false: (K,) FMR or FPIR.
+        missed: (K,) FNMR or FNIR.
+        band: (L,) false rates, lower and upper ends of the missed rate's interval there.
+    """
+
+    label: str
+    style: int
+    false: Floats
+    missed: Floats
+    band: tuple[Floats, Floats, Floats] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ReliabilityCurve:
+    """How often predictions come true.
+
+    Args:
+        label: names the predictions.
+        predicted: (B,) mean predicted probability.
+        observed: (B,) share of genuine comparisons.
+    """
+
+    label: str
+    predicted: Floats
+    observed: Floats
+
+
+@styled
+def score_densities_figure(panels: Sequence[ScoreDensities]) -> Figure:
+    """Return the densities of genuine and impostor scores, a panel for each system."""
+    rows, columns = -(-len(panels) // 2), min(len(panels), 2)
+    figure = new_figure(8 if columns == 1 else 9.5, 0.8 + 2.7 * rows)
+    for number, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        axes.stairs(panel.impostor, panel.edges, fill=True, color="#BBBBBB", label="impostor: two people")
+        axes.stairs(panel.impostor, panel.edges, color=NEUTRAL, linewidth=1)
+        axes.stairs(panel.genuine, panel.edges, color=BLUE, linewidth=2, label="genuine: the same person")
+        if panel.threshold is not None:
+            axes.axvline(panel.threshold, color=RED, linestyle="--", label="EER threshold of the validation split")
+        axes.set_title(panel.title)
+        axes.set_xlabel("Similarity (cosine)")
+        axes.set_ylabel("Density")
+        axes.set_ylim(bottom=0)
+        axes.locator_params(axis="x", nbins=5)
+    handles = {
+        text: handle for axes in figure.axes for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+@styled
+def error_tradeoff_figure(curves: Sequence[ErrorCurve], lowest_fmr: float) -> Figure:
+    """Return DET curves, whose axes make normally distributed scores a straight line, beside ROC curves.
+
+    Args:
+        curves: FMR and FNMR of each system.
+        lowest_fmr: false match rates below it are shaded, since too few pairs of people were compared to measure them.
+    """
+    figure = new_figure(9.8, 5.2 + 0.22 * -(-len(curves) // 2))
+    det, roc = figure.subplots(1, 2)
+    left = max((tick for tick in _TICKS if tick < lowest_fmr), default=_LEFTMOST)
+    left = min(left, 0.01)
+    for curve in curves:
+        style = series_style(curve.style)
+        det.plot(_probit(curve.false), _probit(curve.missed), label=curve.label, **style)
+        roc.plot(100 * curve.false, 100 * (1 - curve.missed), **style)
+        if curve.band is not None:
+            false, low, high = curve.band
+            band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
+            det.fill_between(_probit(false), _probit(low), _probit(high), **band)
+            roc.fill_between(100 * false, 100 * (1 - high), 100 * (1 - low), **band)
+    inside = np.concatenate(
+        [curve.missed[(curve.missed > 0) & (curve.false < 0.6)] for curve in curves] or [np.ones(1)]
+    )
+    bottom = max((tick for tick in _TICKS if tick < inside.min(initial=0.05)), default=_LEFTMOST)
+    missed_left = max((float(np.interp(-left, -curve.false, curve.missed)) for curve in curves), default=0.5)
+    top = min((tick for tick in _TICKS if tick > missed_left), default=0.99)
+    _normal_deviate(det, (left, 0.8), (min(bottom, 0.01), max(top, 0.6)))
+    line = _probit(np.array([1e-6, 1 - 1e-6]))
+    det.plot(line, line, color=NEUTRAL, linewidth=0.8, linestyle=":")
+    det.set_title("DET: lower is better")
+    det.set_xlabel("False match rate, FMR (%)")
+    det.set_ylabel("False non-match rate, FNMR (%)")
+    roc.set_xscale("log")
+    roc.set_xlim(100 * left, 100)
+    roc.set_ylim(0, 101)
+    roc.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    roc.set_title("ROC: higher is better")
+    roc.set_xlabel("False match rate, FMR (%)")
+    roc.set_ylabel("True match rate, 1 − FNMR (%)")
+    if lowest_fmr > left:
+        too_few = "too few pairs of people to measure"
+        for axes, ends in ((det, _probit(np.array([left, lowest_fmr]))), (roc, (100 * left, 100 * lowest_fmr))):
+            axes.axvspan(*ends, facecolor="none", edgecolor="#BBBBBB", hatch="///", linewidth=0, label=too_few)
+    figure.legend(*det.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+@styled
+def open_set_figure(curves: Sequence[ErrorCurve], lowest_fpir: float) -> Figure:
+    """Return FNIR against FPIR of open-set identification.
+
+    Args:
+        curves: FPIR and FNIR of each system.
+        lowest_fpir: false positive identification rates below it are shaded, since too few people were searched for.
+    """
+    figure = new_figure(8, 4.4 + 0.22 * -(-len(curves) // 2))
+    axes = figure.subplots()
+    left = min(0.01, 10 ** np.floor(np.log10(lowest_fpir)))
+    for curve in curves:
+        style = series_style(curve.style)
+        axes.plot(100 * curve.false, 100 * curve.missed, label=curve.label, **style)
+        if curve.band is not None:
+            false, low, high = (100 * part for part in curve.band)
+            axes.fill_between(false, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    axes.set_xscale("log")
+    axes.set_xlim(100 * left, 100)
+    axes.set_ylim(0, 101)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel("False positive identification rate, FPIR (%)")
+    axes.set_ylabel("False negative identification rate,\nFNIR (%)")
+    if lowest_fpir > left:
+        too_few = "too few people to measure"
+        axes.axvspan(
+            100 * left,
+            100 * lowest_fpir,
+            facecolor="none",
+            edgecolor="#BBBBBB",
+            hatch="///",
+            linewidth=0,
+            label=too_few,
+        )
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+@styled
+def reliability_figure(panels: Sequence[tuple[str, Sequence[ReliabilityCurve]]]) -> Figure:
+    """Return reliability diagrams: a panel for each system, of its title and its curves."""
+    rows, columns = -(-len(panels) // 2), min(len(panels), 2)
+    figure = new_figure(8 if columns == 1 else 9, 0.8 + 3.6 * rows)
+    for number, (title, curves) in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        axes.plot([0, 100], [0, 100], color=NEUTRAL, linewidth=1, label="predictions come true as often as they say")
+        for place, curve in enumerate(curves):
+            style = series_style(place, markers=True)
+            axes.plot(100 * curve.predicted, 100 * curve.observed, label=curve.label, **style)
+        axes.set_xlim(-3, 103)
+        axes.set_ylim(-3, 103)
+        axes.set_aspect("equal")
+        axes.set_title(title)
+        axes.set_xlabel("Predicted: same person (%)")
+        axes.set_ylabel("Observed: same person (%)")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=1)
+    return figure
+
+
+def _probit(rates: Floats) -> Floats:
+    """Normal deviates of rates; those of 0 and 1 are moved off the axes."""
+    normal = NormalDist()
+    return np.array([normal.inv_cdf(rate) for rate in np.clip(rates, 1e-7, 1 - 1e-7).tolist()])
+
+
+def _normal_deviate(axes: Axes, across: tuple[float, float], up: tuple[float, float]) -> None:
+    for (low, high), axis, limit in ((across, axes.xaxis, axes.set_xlim), (up, axes.yaxis, axes.set_ylim)):
+        ticks = [tick for tick in _TICKS if low <= tick <= high]
+        axis.set_ticks(_probit(np.array(ticks)), [f"{100 * tick:g}" for tick in ticks])
+        limit(*_probit(np.array([low, high])))

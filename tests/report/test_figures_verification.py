@@ -1,0 +1,90 @@
+"""What figures of error rates hold."""
+
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from handclip.report.figures.verification import (
+    ErrorCurve,
+    ReliabilityCurve,
+    ScoreDensities,
+    error_tradeoff_figure,
+    open_set_figure,
+    reliability_figure,
+    score_densities_figure,
+)
+
+FALSE = np.array([1, 0.5, 0.2, 0.05, 0.01, 0])
+MISSED = np.array([0, 0.02, 0.05, 0.1, 0.3, 1])
+
+
+def curve(number: int, *, band: bool = False) -> ErrorCurve:
+    bands = (FALSE[1:5], 0.9 * MISSED[1:5], 1.1 * MISSED[1:5]) if band else None
+    return ErrorCurve(f"run {number}", number, FALSE, MISSED, bands)
+
+
+def legend(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_densities_have_a_panel_for_each_system_and_one_legend():
+    edges = np.linspace(0, 1, 5)
+    genuine, impostor = np.array([0, 0, 1, 3.0]), np.array([3, 1, 0, 0.0])
+    figure = score_densities_figure(
+        [ScoreDensities("a", edges, genuine, impostor), ScoreDensities("b", edges, genuine, impostor, 0.4)]
+    )
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "b"]
+    assert len(legend(figure)) == 3
+    fill, _, line = figure.axes[0].patches
+    assert (fill.get_fill(), line.get_fill()) == (True, False)
+    np.testing.assert_array_equal(fill.get_data().values, impostor)
+    np.testing.assert_array_equal(line.get_data().values, genuine)
+    assert not figure.axes[0].lines
+    assert figure.axes[1].lines[0].get_xdata()[0] == 0.4
+
+
+@pytest.mark.parametrize("runs", [1, 8])
+def test_det_axes_are_normal_deviates_and_roc_axes_percent(runs: int):
+    figure = error_tradeoff_figure([curve(number, band=number == 0) for number in range(runs)], 30 / 870)
+    det, roc = figure.axes
+    assert legend(figure)[:runs] == [f"run {number}" for number in range(runs)]
+    assert legend(figure)[runs:] == ["too few pairs of people to measure"]
+    normal = NormalDist()
+    np.testing.assert_allclose(det.lines[0].get_xdata()[1:5], [normal.inv_cdf(rate) for rate in FALSE[1:5]])
+    np.testing.assert_allclose(det.lines[0].get_ydata()[1:5], [normal.inv_cdf(rate) for rate in MISSED[1:5]])
+    np.testing.assert_allclose(roc.lines[0].get_ydata(), 100 * (1 - MISSED))
+    assert len(det.lines) == runs + 1  # and the line of equal rates
+    assert [tick.get_text() for tick in det.get_xticklabels()] == ["1", "5", "20", "40", "60", "80"]
+    assert np.isfinite([line.get_xydata() for line in det.lines[:runs]]).all()
+    assert len({(line.get_color(), str(line.get_linestyle())) for line in roc.lines}) == runs
+    shaded = roc.patches[0].get_extents().transformed(roc.transData.inverted())
+    assert shaded.xmax == pytest.approx(100 * 30 / 870)
+
+
+def test_nothing_is_shaded_where_everything_shown_can_be_measured():
+    figure = error_tradeoff_figure([curve(0)], 0.01)
+    left = figure.axes[1].get_xlim()[0]
+    assert left < 1
+    assert not error_tradeoff_figure([curve(0)], 1e-7).axes[1].patches
+
+
+def test_open_set_curves_are_percent():
+    figure = open_set_figure([curve(0, band=True), curve(3)], 0.1)
+    axes = figure.axes[0]
+    np.testing.assert_allclose(axes.lines[1].get_xdata(), 100 * FALSE)
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), 100 * MISSED)
+    assert legend(figure) == ["run 0", "run 3", "too few people to measure"]
+    assert len(axes.collections) == 1
+
+
+def test_reliability_diagrams_have_the_diagonal_and_a_line_for_each_prediction():
+    predicted, observed = np.array([0.1, 0.5, 0.9]), np.array([0.2, 0.5, 0.8])
+    lines = [ReliabilityCurve("after", predicted, observed), ReliabilityCurve("before", predicted / 2, observed)]
+    figure = reliability_figure([("a", lines), ("b", lines), ("c", lines[:1])])
+    assert [len(axes.lines) for axes in figure.axes] == [3, 3, 2]
+    np.testing.assert_allclose(figure.axes[0].lines[1].get_xydata(), 100 * np.stack([predicted, observed], axis=1))
+    after, before = figure.axes[0].lines[1:]
+    assert after.get_marker() != before.get_marker()
+    assert legend(figure)[1:] == ["after", "before"]
