@@ -1,7 +1,7 @@
 """What a comparison holds: blocks of runs that were measured in the same way, side by side."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from handclip.config.naming import losses_text
@@ -224,6 +224,22 @@ class Matrix:
     """All blocks of a comparison."""
 
     blocks: Sequence[Block]
+
+    def main_blocks(self) -> dict[int, Block]:
+        """Return the blocks that are shown if not asked for more, by their number from 1.
+
+        Left out are the flip setting `none` where there is `sum`, and single aspects of runs evaluated on several.
+        """
+        protocols = {block.protocol for block in self.blocks}
+
+        def is_main(block: Block) -> bool:
+            if not block.rows:
+                return True  # published results, which were asked for
+            with_sum = replace(block.protocol, flip="sum")
+            is_average = not all(row.part_of_average for row in block.rows)
+            return is_average and (block.protocol == with_sum or with_sum not in protocols)
+
+        return {number: block for number, block in enumerate(self.blocks, start=1) if is_main(block)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values; metrics are fractions."""

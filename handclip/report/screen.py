@@ -109,22 +109,13 @@ def matrix_tables(matrix: Matrix, *, every_block: bool = False) -> Iterator[Rend
         every_block: show also the flip setting `none` where there is `sum`, and single aspects of runs that were
             evaluated on several.
     """
-    shown = {n: b for n, b in enumerate(matrix.blocks, start=1) if every_block or _is_shown(b, matrix.blocks)}
+    shown = dict(enumerate(matrix.blocks, start=1)) if every_block else matrix.main_blocks()
     for number, block in shown.items():
         title = Text(f"{number}. {block.protocol.label}", style="bold")
         yield Group(title, _scores_table(block), Text(" ".join(legend(block)) + "\n"))
     rows = [row for block in shown.values() for row in block.rows]
     if rows:
         yield Group(Text("What the runs cost", style="bold"), *_cost_table(rows))
-
-
-def _is_shown(block: Block, blocks: Sequence[Block]) -> bool:
-    if not block.rows:
-        return True  # published results, which were asked for
-    if all(row.part_of_average for row in block.rows):
-        return False
-    with_sum = replace(block.protocol, flip="sum")
-    return block.protocol == with_sum or all(other.protocol != with_sum for other in blocks)
 
 
 def _table(names: Sequence[str], numbers: Sequence[str], justify: Literal["left", "right"]) -> Table:

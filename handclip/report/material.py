@@ -1,0 +1,272 @@
+"""What a report is made from: the files of evaluated runs, read once, and what follows from them in common.
+
+No model is run and no photograph is needed. What an evaluation of an older version has not kept is None here, and the
+reason is in `missing`.
+"""
+
+import csv
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from handclip.datasets.manifest import Manifest, ManifestImage
+from handclip.engine.data import combined_sha256
+from handclip.engine.records import (
+    Explanation,
+    KeptFeatures,
+    manifest_file,
+    read_attributes,
+    read_explanations,
+    read_features,
+    validation_pairs,
+)
+from handclip.errors import HandCLIPError
+from handclip.files import read_json
+from handclip.report.matrix import Block, Matrix, RunRow
+from handclip.report.runs import EvaluatedRun
+
+logger = logging.getLogger(__name__)
+
+Integers = NDArray[np.int64]
+_Content = TypeVar("_Content")
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """Every query of one draw of one aspect against its gallery.
+
+    Args:
+        aspect: aspect of the hand.
+        split: number of the draw, from 0; -1 for the validation images.
+        query: Q images.
+        gallery: G images.
+        scores: (Q, G) cosine similarities, float32, before any re-ranking.
+        query_people: (Q,) identity of each query.
+        gallery_people: (G,) identity of each gallery image.
+    """
+
+    aspect: str
+    split: int
+    query: Sequence[ManifestImage]
+    gallery: Sequence[ManifestImage]
+    scores: NDArray[np.float32]
+    query_people: Integers
+    gallery_people: Integers
+
+
+@dataclass(frozen=True, eq=False)
+class ReportRun:
+    """One evaluated run, as a report shows it.
+
+    Args:
+        evaluated: its metrics and outcomes.
+        row: its row of the block that the report is about; its `number` is shown wherever the run is named.
+        label: number, stage, model and losses: `7. stage 2 vit_small ce + triplet`.
+        flip: flip setting that the report is about.
+        style: number of its colour and dash in every figure; None for runs that figures leave out.
+    """
+
+    evaluated: EvaluatedRun
+    row: RunRow
+    label: str
+    flip: str
+    style: int | None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its evaluation."""
+        return self.evaluated.folder
+
+    @cached_property
+    def missing(self) -> dict[str, str]:
+        """What could not be read, by name: `features`, `manifests`, ...; each with a sentence that says why."""
+        return {}
+
+    @cached_property
+    def manifests(self) -> dict[str, Manifest] | None:
+        """The manifest of each aspect that was evaluated."""
+        return self._read("manifests", self._read_manifests)
+
+    @cached_property
+    def features(self) -> KeptFeatures | None:
+        """The features of all images of the draws, and of the validation pairs."""
+        return self._read("features", lambda: read_features(self.folder))
+
+    @cached_property
+    def attributes(self) -> dict[str, dict[str, str]] | None:
+        """Attributes of each image that has any, by path: `age`, `gender`, `skin_colour`, ..."""
+        return self._read("attributes", lambda: read_attributes(self.folder))
+
+    @cached_property
+    def explanations(self) -> list[Explanation] | None:
+        """Where the model looks in a few photographs."""
+        return self._read("explanations", lambda: read_explanations(self.folder))
+
+    @cached_property
+    def training_folder(self) -> Path | None:
+        """Where training wrote its records; None for a baseline, and where they are gone."""
+        cost = self.evaluated.cost
+        if cost is None or cost.training is None or cost.training.file is None:
+            return None
+        recorded = Path(cost.training.file)
+        # A study that was moved has them beside its evaluations.
+        beside = self.folder.parent.parent / Path(*recorded.parts[-3:])
+        return next((path.parent for path in (recorded, beside) if path.is_file()), None)
+
+    @cached_property
+    def history(self) -> list[dict[str, float | None]] | None:
+        """What training recorded of each epoch; None for a baseline. A value that was not measured is None."""
+        folder = self.training_folder
+        return None if folder is None else self._read("history", lambda: _read_history(folder / "metrics.csv"))
+
+    @cached_property
+    def training_result(self) -> dict[str, Any] | None:
+        """`result.json` of training."""
+        folder = self.training_folder
+        return None if folder is None else self._read("result", lambda: dict(read_json(folder / "result.json")))
+
+    @cached_property
+    def config(self) -> dict[str, Any] | None:
+        """The resolved config of the evaluation."""
+        return self._read("config", lambda: dict(_read_yaml(self.folder / "config.yml")))
+
+    @cached_property
+    def environment(self) -> dict[str, Any] | None:
+        """Code version, machine and libraries of the evaluation."""
+        return self._read("environment", lambda: dict(read_json(self.folder / "environment.json")))
+
+    @cached_property
+    def training_environment(self) -> dict[str, Any] | None:
+        """Code version, machine and libraries of training."""
+        folder = self.training_folder
+        return None if folder is None else self._read("environment", lambda: read_json(folder / "environment.json"))
+
+    def searches(self, gallery_protocol: str = "gallery") -> Iterator[Search]:
+        """Yield each draw of each aspect; nothing where features or manifests are missing."""
+        if self.manifests is None or self.features is None:
+            return
+        for aspect, manifest in self.manifests.items():
+            for split, draw in enumerate(manifest.draws[: self._draws]):
+                gallery = getattr(draw, gallery_protocol)
+                if gallery:
+                    yield self._search(manifest, aspect, split, draw.query, gallery)
+
+    def validation_searches(self) -> Iterator[Search]:
+        """Yield one search for each aspect: the validation images of training people against a training image of each.
+
+        Whether the model was trained on the validation images is told by `validation_was_trained_on`.
+        """
+        if self.manifests is None or self.features is None:
+            return
+        for aspect, manifest in self.manifests.items():
+            queries, gallery = validation_pairs(manifest)
+            if queries:
+                yield self._search(manifest, aspect, -1, queries, gallery)
+
+    @property
+    def validation_was_trained_on(self) -> bool:
+        """Whether training used the validation images as well, which makes them too easy."""
+        metrics = self.evaluated.metrics
+        return not metrics.cross_domain and metrics.options.get("train_split") == "train_all"
+
+    def test_features(self, aspect: str) -> tuple[list[ManifestImage], NDArray[np.float32]] | None:
+        """Return the test images of an aspect that any draw uses, and their (N, D) features of length 1."""
+        if self.manifests is None or self.features is None or aspect not in self.manifests:
+            return None
+        manifest = self.manifests[aspect]
+        used = sorted({index for draw in manifest.draws[: self._draws] for index in (*draw.query, *draw.gallery)})
+        tested = set(manifest.test)
+        images = [manifest.images[index] for index in used if index in tested]
+        return images, self.features.of(images, self.flip)
+
+    def photograph(self, aspect: str, image: ManifestImage) -> Path | None:
+        """Return the file of an image, None where it is not on this machine."""
+        path = None if self.manifests is None else self.manifests[aspect].root / image.path
+        return path if path is not None and path.is_file() else None
+
+    @property
+    def _draws(self) -> int:
+        return self.evaluated.metrics.results[0].num_splits
+
+    def _read_manifests(self) -> dict[str, Manifest]:
+        paths = {aspect: manifest_file(self.folder, aspect) for aspect in self.evaluated.aspects()}
+        for path in paths.values():
+            if not path.is_file():
+                raise HandCLIPError(
+                    f"{path}: no such file; an older version of HandCLIP kept none. Evaluate the run again"
+                )
+        manifests = {aspect: Manifest.load(path) for aspect, path in paths.items()}
+        if combined_sha256(manifests) != self.evaluated.metrics.manifest_sha256:
+            raise HandCLIPError(
+                f"{', '.join(path.name for path in paths.values())} in {self.folder} are not what metrics.json beside "
+                "them was measured with. Evaluate the run again with --overwrite"
+            )
+        return manifests
+
+    def _search(
+        self, manifest: Manifest, aspect: str, split: int, query: Sequence[int], gallery: Sequence[int]
+    ) -> Search:
+        assert self.features is not None
+        queries, candidates = ([manifest.images[index] for index in indices] for indices in (query, gallery))
+        scores = self.features.of(queries, self.flip) @ self.features.of(candidates, self.flip).T
+        people = (np.array([image.identity for image in images], dtype=np.int64) for images in (queries, candidates))
+        return Search(aspect, split, queries, candidates, scores, *people)
+
+    def _read(self, name: str, read: Callable[[], _Content]) -> _Content | None:
+        try:
+            return read()
+        except HandCLIPError as error:
+            self.missing[name] = str(error)
+            return None
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """All that a report shows.
+
+    Args:
+        matrix: the comparison of all runs.
+        block: the block of the matrix that the report goes into.
+        runs: every run of that block, in its order.
+        shown: runs that share a figure, at most eight: the best of each model and stage.
+        featured: runs that are shown beside each other, at most four: CLIP's stages and the CNN.
+        best: the run of the highest Rank-1.
+    """
+
+    matrix: Matrix
+    block: Block
+    runs: Sequence[ReportRun]
+    shown: Sequence[ReportRun]
+    featured: Sequence[ReportRun]
+    best: ReportRun
+
+
+def _read_history(path: Path) -> list[dict[str, float | None]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [
+                {key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(file)
+            ]
+    except FileNotFoundError:
+        raise HandCLIPError(f"{path}: no such file") from None
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise HandCLIPError(f"{path}: is damaged ({error})") from error
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise HandCLIPError(f"{path}: no such file") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise HandCLIPError(f"{path}: is damaged ({error})") from error
+    if not isinstance(content, dict):
+        raise HandCLIPError(f"{path}: is damaged; it holds no keys")
+    return content

@@ -1,0 +1,167 @@
+"""How runs arrange people in their embedding spaces: what `handclip project` draws, and the report's section too."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handclip.config.naming import losses_text
+from handclip.datasets.manifest import Manifest, ManifestImage
+from handclip.engine.records import manifest_file, read_features
+from handclip.errors import HandCLIPError
+from handclip.metrics.embedding_space import FEWEST_POINTS, measure_space, principal_plane, project_tsne
+from handclip.report.book import Book
+from handclip.report.figures.embedding import MOST_NAMED, MOST_PANELS, Projections, projection_figure
+from handclip.report.figures.style import save_figure
+from handclip.report.runs import EvaluatedRun, find_evaluations, read_run
+
+MOST_POINTS = 500
+"""More images are not projected: t-SNE takes a second for 250 of them, and dots would hide each other."""
+
+_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """The test images of one aspect as a run embeds them.
+
+    Args:
+        run: the run's name.
+        label: its short name in figures.
+        images: N images.
+        features: (N, D) of length 1.
+    """
+
+    run: str
+    label: str
+    images: Sequence[ManifestImage]
+    features: NDArray[np.float32]
+
+    @property
+    def people(self) -> NDArray[np.int64]:
+        """(N,) identity on each image."""
+        return np.array([image.identity for image in self.images], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The people of a projection, the same for all runs: `named` have a colour each, `people` are all that are shown.
+
+    They are drawn at random, the same way every time, and never by how well a run does on them.
+    """
+
+    named: tuple[int, ...]
+    people: frozenset[int]
+
+    @classmethod
+    def of(cls, people: NDArray[np.int64]) -> "Sample":
+        """Choose from the (N,) identities on all images; who has one image only gets no colour."""
+        persons, counts = np.unique(people, return_counts=True)
+        order = np.random.default_rng(_SEED).permutation(len(persons))
+        named = [place for place in order if counts[place] > 1][:MOST_NAMED]
+        chosen, points = list(named), int(counts[named].sum())
+        for place in order:
+            if place not in named and points + counts[place] <= MOST_POINTS:
+                chosen.append(place)
+                points += counts[place]
+        return cls(tuple(sorted(map(int, persons[named]))), frozenset(map(int, persons[chosen])))
+
+
+def project(spaces: Sequence[Space], sample: Sample) -> tuple[list[Projections], list[dict[str, Any]]]:
+    """Return the columns of a figure, and the rows of a table with every point in it."""
+    panels, rows = [], []
+    for space in spaces:
+        shown = np.isin(space.people, list(sample.people))
+        features, people = space.features[shown], space.people[shown]
+        images = [image for image, chosen in zip(space.images, shown, strict=True) if chosen]
+        plane, tsne = principal_plane(features), project_tsne(features, seed=_SEED)
+        panels.append(Projections(space.label, tsne, plane.points, plane.explained, people))
+        for method, points in (("tsne", tsne), ("pca", plane.points)):
+            rows += [
+                {"run": space.run, "method": method, "image": image.path, "person": image.identity, "x": x, "y": y}
+                for image, (x, y) in zip(images, points.tolist(), strict=True)
+            ]
+    return panels, rows
+
+
+def numbers(space: Space) -> dict[str, Any]:
+    """Return one row of the table of numbers."""
+    return {"run": space.run, **asdict(measure_space(space.features, space.people))}
+
+
+def enough_to_project(space: Space) -> bool:
+    """Whether there are points enough for a picture, of at least one person with two."""
+    people = space.people
+    return len(people) >= max(FEWEST_POINTS, len(np.unique(people)) + 1)
+
+
+def project_runs(paths: Sequence[Path], out: Path) -> list[Path]:
+    """Draw the embedding spaces of evaluated runs beside each other, in the order given.
+
+    Runs that were evaluated on the same test images share figures, four in each; of several aspects the first is
+    taken, where each person has one identity. Files in `figures/` and `tables/` are replaced.
+
+    Args:
+        paths: folders of evaluations, or folders that hold some.
+        out: folder to write to.
+
+    Returns:
+        The files: PNG and SVG of each figure, `projections.csv` with every point, and `embedding_space.csv` with
+        silhouette, distances, alignment and uniformity.
+
+    Raises:
+        HandCLIPError: there is no evaluation, one lacks its features, or one has too few images.
+    """
+    groups: dict[tuple[str, str, str, tuple[str, ...]], list[Space]] = {}
+    for number, folder in enumerate(find_evaluations(paths), start=1):
+        run = read_run(folder)
+        manifest, space = _read_space(run, number)
+        images = tuple(image.sha256 for image in space.images)
+        groups.setdefault((run.metrics.dataset, manifest.aspect, manifest.sha256, images), []).append(space)
+    files: list[Path] = []
+    points: list[dict[str, Any]] = []
+    measured: list[dict[str, Any]] = []
+    for name, ((dataset, aspect, sha256, _), spaces) in zip(_names(groups), groups.items(), strict=True):
+        data = {"dataset": dataset, "aspect": aspect, "manifest_sha256": sha256}
+        sample = Sample.of(spaces[0].people)
+        panels, rows = project(spaces, sample)
+        points += [{**data, **row} for row in rows]
+        measured += [{**data, "label": space.label, **numbers(space)} for space in spaces]
+        for part, start in enumerate(range(0, len(panels), MOST_PANELS), start=1):
+            figure = projection_figure(panels[start : start + MOST_PANELS], sample.named)
+            written = save_figure(figure, out / "figures", f"{name}_{part}" if len(panels) > MOST_PANELS else name)
+            files += [written.png, written.svg]
+    book = Book(out)
+    return [*files, book.csv("projections", points), book.csv("embedding_space", measured)]
+
+
+def _read_space(run: EvaluatedRun, number: int) -> tuple[Manifest, Space]:
+    metrics = run.metrics
+    kept = read_features(run.folder)
+    manifest = Manifest.load(manifest_file(run.folder, run.aspects()[0]))
+    flip = "sum" if "sum" in kept.by_flip else "none"
+    test = set(manifest.test)
+    draws = manifest.draws[: metrics.results[0].num_splits]
+    used = sorted({index for draw in draws for index in (*draw.query, *draw.gallery)} & test)
+    images = [manifest.images[index] for index in used]
+    losses = losses_text(metrics.losses) if metrics.losses else ""
+    label = f"{number}. stage {metrics.stage} {metrics.model} {losses}".rstrip()
+    space = Space(metrics.run, label, images, kept.of(images, flip))
+    if not enough_to_project(space):
+        raise HandCLIPError(
+            f"{run.folder}: its {len(images)} test images of {len(set(space.people.tolist()))} people are too few to "
+            "be projected; it takes three images, and a person with two of them"
+        )
+    return manifest, space
+
+
+def _names(groups: Iterable[tuple[str, str, str, tuple[str, ...]]]) -> list[str]:
+    """Name figures after their data; a number tells apart what would read the same."""
+    names = [f"projection_{dataset}_{aspect}_{sha256[:8]}" for dataset, aspect, sha256, _ in groups]
+    return [
+        f"{name}_draws{names[: place + 1].count(name)}" if names.count(name) > 1 else name
+        for place, name in enumerate(names)
+    ]

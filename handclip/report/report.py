@@ -1,0 +1,151 @@
+"""One page that shows what was learned, with its figures and tables as files beside it."""
+
+import importlib.metadata
+import logging
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from handclip import __version__
+from handclip.console import progress_over
+from handclip.errors import HandCLIPError
+from handclip.files import read_json, require_writable, write_json
+from handclip.report.book import Book, Note, Section
+from handclip.report.html import write_page
+from handclip.report.material import Material
+from handclip.report.matrix import Matrix
+from handclip.report.runs import EvaluatedRun, find_evaluations, read_run
+from handclip.report.sections.attention import attention_section
+from handclip.report.sections.biometric import biometric_section
+from handclip.report.sections.embedding import embedding_section
+from handclip.report.sections.groups import groups_section
+from handclip.report.sections.provenance import provenance_section
+from handclip.report.sections.retrieval import retrieval_section
+from handclip.report.sections.training import training_section
+from handclip.report.sections.verdict import verdict_section
+from handclip.report.selection import gather
+
+logger = logging.getLogger(__name__)
+
+_SECTIONS: Sequence[tuple[str, str, Callable[[Material, Book], Section]]] = (
+    ("verdict", "The verdict", verdict_section),
+    ("training", "Training", training_section),
+    ("retrieval", "Retrieval", retrieval_section),
+    ("embedding", "Embedding space", embedding_section),
+    ("attention", "Where it looks", attention_section),
+    ("biometric", "As a biometric system", biometric_section),
+    ("groups", "For whom it works", groups_section),
+    ("provenance", "How it was made", provenance_section),
+)
+_PAGE = "report.html"
+_RECORD = "report.json"
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """The page, and the figures and tables beside it."""
+
+    page: Path
+    figures: Sequence[Path]
+    tables: Sequence[Path]
+
+
+def write_report(paths: Sequence[Path], out: Path) -> ReportFiles:
+    """Write the report of evaluated runs from their files.
+
+    Args:
+        paths: folders of evaluations, or folders that hold some (up to three levels down).
+        out: gets `report.html`, `figures/`, `tables/` and `report.json`, which lists them. What an earlier report left
+            there is replaced.
+
+    Raises:
+        HandCLIPError: there is no evaluation, its files are damaged or do not belong together, or `out` cannot be
+            written.
+    """
+    require_writable(out)
+    return report_evaluations([read_run(folder) for folder in find_evaluations(paths)], out)
+
+
+def report_evaluations(runs: Sequence[EvaluatedRun], out: Path, *, matrix: Matrix | None = None) -> ReportFiles:
+    """Do what `write_report` does with evaluations that have been read, and perhaps compared.
+
+    Raises:
+        HandCLIPError: the runs do not belong together, or `out` cannot be written.
+    """
+    material = gather(runs, matrix)
+    before = _files_of_earlier_report(out)
+    book = Book(out)
+    sections = []
+    with progress_over("writing the report") as report:
+        for number, (anchor, title, make) in enumerate(_SECTIONS):
+            report(number, len(_SECTIONS))
+            sections.append(_section(anchor, title, make, material, book))
+    write_page(out / _PAGE, _title(material), _lead(material), sections, made=_made())
+    names = sorted({str(path.relative_to(out)) for path in book.files})
+    for stale in sorted(before - set(names)):
+        (out / stale).unlink(missing_ok=True)
+    write_json(out / _RECORD, {"page": _PAGE, "files": names, "runs": [str(run.folder) for run in runs]})
+    tables = [out / name for name in names if name.startswith("tables/")]
+    return ReportFiles(out / _PAGE, [out / name for name in names if name.startswith("figures/")], tables)
+
+
+def _section(
+    anchor: str, title: str, make: Callable[[Material, Book], Section], material: Material, book: Book
+) -> Section:
+    try:
+        return make(material, book)
+    except HandCLIPError as error:
+        logger.warning(f"Report, {title}: {error}")
+        return Section(anchor, title, "This part could not be made.", [Note(str(error), "missing")])
+
+
+def _title(material: Material) -> str:
+    protocol = material.block.protocol
+    return f"HandCLIP: {protocol.dataset}, {'four aspects' if protocol.aspect == 'all' else protocol.aspect}"
+
+
+def _lead(material: Material) -> list[str]:
+    block, protocol = material.block, material.block.protocol
+    runs = f"{len(material.runs)} runs" if len(material.runs) > 1 else "One run"
+    aspects = (
+        f"{len(protocol.gallery_images)} aspects of the hand" if len(protocol.gallery_images) > 1 else "one aspect"
+    )
+    images = " or ".join(map(str, sorted(set(protocol.gallery_images))))
+    flip = ", each image and its mirror image added" if protocol.flip == "sum" else ""
+    lead = [
+        f"{runs}, tested by {block.queries:,} searches for {block.people} people in each of {protocol.draws} draws of "
+        f"the gallery, over {aspects}.",
+        f"Unless they say otherwise, figures are about the protocol {protocol.gallery_protocol} ({images} images)"
+        f"{flip}; a run has the same number and colour in all of them.",
+    ]
+    elsewhere = {row.run for one in material.matrix.blocks for row in one.rows} - {run.row.run for run in material.runs}
+    if elsewhere:
+        lead.append(
+            f"{len(elsewhere)} further runs were measured in other ways. They are in the verdict's tables; for their "
+            "figures, make a report of them alone."
+        )
+    return lead
+
+
+def _made() -> dict[str, str]:
+    libraries = ("matplotlib", "scikit-learn", "numpy")
+    return {
+        "HandCLIP": __version__,
+        "Made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "With": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in libraries),
+        "Python": platform.python_version(),
+    }
+
+
+def _files_of_earlier_report(out: Path) -> set[str]:
+    """Return what an earlier report wrote below `out`, so that no figure of runs that are gone is left."""
+    if not (out / _RECORD).is_file():
+        return set()
+    try:
+        names = read_json(out / _RECORD)["files"]
+    except (HandCLIPError, KeyError, TypeError):
+        return set()
+    inside = (out / "figures", out / "tables")
+    return {name for name in names if isinstance(name, str) and (out / name).parent in inside}

@@ -1,0 +1,1 @@
+"""The sections of the report page: from what runs have written to figures, tables and sentences."""

@@ -1,0 +1,146 @@
+"""Where models look, on the same hands."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from handclip.engine.records import EXPLANATIONS, Explanation
+from handclip.models.explanation import GRAD_CAM, ROLLOUT, SPATIAL_ATTENTION
+from handclip.report.book import Block, Book, Note, Section, Text
+from handclip.report.figures.attention import HALF, attention_figure
+from handclip.report.material import Material, ReportRun
+
+_MOST_HANDS = 6
+_Columns = list[tuple[str, str, Sequence[Explanation]]]
+
+_METHODS = {
+    ROLLOUT: (
+        "Attention rollout is for vision transformers. Each of their blocks lets every patch of the image take a share "
+        "of every other; followed from the last block back to the first, the shares say how much of each patch ends up "
+        "in the feature that is compared. What the blocks compute from the patches is left out."
+    ),
+    GRAD_CAM: (
+        "Grad-CAM is for convolutional networks. It takes the last feature map and weighs each of its channels by how "
+        "much the image's own feature would grow with it. The map is coarse, and a network sees far beyond the "
+        "cell that lights up; light on the background may come from the hand beside it."
+    ),
+    SPATIAL_ATTENTION: (
+        "Spatial attention is a part of MBA-Net: every position takes from the positions that it attends to, and the "
+        "map shows which ones those are, averaged over all positions. What is found is multiplied by gamma before it "
+        "is added, and gamma starts at 0. With a gamma near 0 the module does next to nothing, wherever it attends to."
+    ),
+}
+
+
+def attention_section(material: Material, book: Book) -> Section:
+    """Lay the maps of the featured runs, and of an MBA-Net, over the same photographs."""
+    blocks: list[Block] = []
+    runs = _runs(material)
+    columns = _same_hands(_columns(runs))
+    if columns:
+        blocks += [Text(text) for method, text in _METHODS.items() if any(m.startswith(method) for _, m, _ in columns)]
+        blocks.append(
+            Note(
+                "A map is a hint, not a proof of what identifies a hand: it says what had a large share in the "
+                "feature, not what tells this person from another. Every map is scaled by its own largest value, and "
+                "methods measure different things, so compare where maps are bright, never how bright two methods are."
+            )
+        )
+        hands = columns[0][2]
+        picture = book.picture(
+            "attention",
+            attention_figure(columns),
+            alt=_alt(columns),
+            caption=(
+                f"{_count(len(hands), 'photograph')} of the test people, and where the runs look in "
+                f"{'it' if len(hands) == 1 else 'them'}: the brighter, the larger the share. The line is at half of "
+                "the map's largest value; a bright map without a line is above it everywhere, and points nowhere."
+            ),
+            photographic=True,
+        )
+        blocks.append(picture)
+        blocks.append(
+            Text(
+                f"The evaluation keeps these photographs, made small, in {EXPLANATIONS}, and this page holds them as "
+                "well: think of the people before you pass either on. With explained_images: 0 in the config, none "
+                "are kept."
+            )
+        )
+    blocks += _missing(runs, columns)
+    return Section("attention", "Where it looks", "Which parts of a photograph does a model use?", blocks)
+
+
+def _runs(material: Material) -> list[ReportRun]:
+    """Return the featured runs; where no MBA-Net is among them, the best one as well, for its spatial attention."""
+    runs = list(material.featured)
+    others = [run for run in material.runs if run not in runs and _is_mbanet(run)]
+    if others and not any(_is_mbanet(run) for run in runs):
+        runs.append(max(others, key=lambda run: run.row.scores["rank1"].mean))
+    return runs
+
+
+def _is_mbanet(run: ReportRun) -> bool:
+    return run.evaluated.metrics.family == "mbanet"
+
+
+def _columns(runs: Sequence[ReportRun]) -> _Columns:
+    return [
+        (run.label, method, run.explanations) for run in runs if run.explanations for method in run.explanations[0].maps
+    ]
+
+
+def _same_hands(columns: _Columns) -> _Columns:
+    """Keep the photographs that all have, in the order of the first."""
+    by_hand = [{(one.aspect, one.image): one for one in explanations} for _, _, explanations in columns]
+    common = [hand for hand in (by_hand[0] if by_hand else ()) if all(hand in other for other in by_hand)]
+    hands = common[:_MOST_HANDS]
+    if not hands:
+        return []
+    return [
+        (label, method, [found[hand] for hand in hands])
+        for (label, method, _), found in zip(columns, by_hand, strict=True)
+    ]
+
+
+def _alt(columns: _Columns) -> str:
+    hands = columns[0][2]
+    bright = (
+        f"{100 * np.mean([np.mean(one.maps[method] > HALF) for one in explanations]):.0f} % by {method} of {label}"
+        for label, method, explanations in columns
+    )
+    return (
+        f"{_count(len(hands), 'photograph')} of hands under maps of where models look. Above half of a map's largest "
+        f"value lies, on average, this share of the photograph: {'; '.join(bright)}."
+    )
+
+
+def _missing(runs: Sequence[ReportRun], columns: _Columns) -> Iterator[Note]:
+    unread = [run for run in runs if run.explanations is None]
+    empty = [run for run in runs if run.explanations is not None and not run.explanations]
+    if unread:
+        yield Note(
+            f"No maps of {_names(unread)}: {unread[0].missing['explanations']}. That needs the photographs and "
+            "the models.",
+            "missing",
+        )
+    if empty:
+        yield Note(
+            f"No maps of {_names(empty)}: the evaluation has kept none, because its config says explained_images: 0 or "
+            "because no method fits the model; eval.log says which. To have some, set explained_images: 4 and "
+            "evaluate again with --overwrite.",
+            "missing",
+        )
+    if not columns and len(unread) + len(empty) < len(runs):
+        yield Note(
+            "The runs' evaluations have kept different photographs, so that they cannot be shown side by side. "
+            "Evaluate them again with --overwrite and the same explained_images.",
+            "missing",
+        )
+
+
+def _names(runs: Sequence[ReportRun]) -> str:
+    return "; ".join(run.label for run in runs)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,102 @@
+"""Which of many runs a report goes into, and in what colours."""
+
+from collections.abc import Sequence
+
+from handclip.errors import HandCLIPError
+from handclip.report.comparison import compare_evaluations
+from handclip.report.figures.style import MOST_SERIES
+from handclip.report.material import Material, ReportRun
+from handclip.report.matrix import Block, Matrix, RunRow
+from handclip.report.row_names import differing_options
+from handclip.report.runs import EvaluatedRun
+
+MOST_FEATURED = 4
+
+
+def gather(runs: Sequence[EvaluatedRun], matrix: Matrix | None = None) -> Material:
+    """Choose what a report shows of evaluated runs.
+
+    It goes into the block of the comparison that has the most runs; of several, the one that averages aspects, was
+    ranked in the plain gallery with both flips summed, and is neither re-ranked nor cross-domain.
+
+    Args:
+        runs: at least one.
+        matrix: their comparison, where it was made already.
+
+    Raises:
+        HandCLIPError: the runs do not belong together.
+    """
+    if not runs:
+        raise HandCLIPError("there is no evaluation to report")
+    matrix = compare_evaluations(runs) if matrix is None else matrix
+    block = max((block for block in matrix.blocks if block.rows), key=_preference)
+    by_folder = {str(run.folder / "metrics.json"): run for run in runs}
+    best = max(block.rows, key=_merit)
+    featured, shown = _featured(block.rows, best, by_folder), _shown(block.rows, best)
+    places = {row.number: place for place, row in enumerate(shown)}
+    differing = differing_options(block.rows)
+    reported = {
+        row.number: ReportRun(
+            evaluated=by_folder[row.files["metrics"]],
+            row=row,
+            label=_label(row, text),
+            flip=block.protocol.flip,
+            style=places.get(row.number),
+        )
+        for row, text in zip(block.rows, differing, strict=True)
+    }
+    return Material(
+        matrix=matrix,
+        block=block,
+        runs=list(reported.values()),
+        shown=[reported[row.number] for row in shown],
+        featured=[reported[row.number] for row in featured],
+        best=reported[best.number],
+    )
+
+
+def _preference(block: Block) -> tuple[object, ...]:
+    protocol = block.protocol
+    return (
+        len(block.rows),
+        protocol.trained_on is None,
+        len(protocol.gallery_images),
+        protocol.rerank is None,
+        protocol.gallery_protocol == "gallery",
+        protocol.flip == "sum",
+    )
+
+
+def _merit(row: RunRow) -> tuple[float, float]:
+    return row.scores["rank1"].mean, row.scores["map"].mean
+
+
+def _label(row: RunRow, differing: str) -> str:
+    stage = f"{row.number}. stage {row.stage} {row.model}"
+    return ", ".join(part for part in (f"{stage} {row.losses_text if row.losses else ''}".rstrip(), differing) if part)
+
+
+def _shown(rows: Sequence[RunRow], best: RunRow) -> list[RunRow]:
+    """Return the best run of each model and stage, in the order of the rows; trained ones come before baselines."""
+    if len(rows) <= MOST_SERIES:
+        return list(rows)
+    kinds: dict[tuple[str, str], RunRow] = {}
+    for row in sorted(rows, key=_merit, reverse=True):
+        kinds.setdefault((row.model, row.stage), row)
+    chosen = sorted(kinds.values(), key=lambda row: (row is best, row.stage != "0", _merit(row)), reverse=True)
+    return sorted(chosen[:MOST_SERIES], key=lambda row: row.number)
+
+
+def _featured(rows: Sequence[RunRow], best: RunRow, runs: dict[str, EvaluatedRun]) -> list[RunRow]:
+    """Return stage 0, 1 and 2 of the best of CLIP's models, and the best CNN; what is lacking gives way to the best."""
+    family = {row.number: runs[row.files["metrics"]].metrics.family for row in rows}
+    clip = sorted((row for row in rows if family[row.number] == "clip"), key=_merit, reverse=True)
+    cnn = sorted((row for row in rows if family[row.number] in ("mbanet", "resnet")), key=_merit, reverse=True)
+    chosen = []
+    for stage in ("0", "1", "2"):
+        chosen += [row for row in clip if row.model == clip[0].model and row.stage == stage][:1]
+    chosen += cnn[:1]
+    for row in sorted(rows, key=lambda row: (row is best, _merit(row)), reverse=True):
+        if row not in chosen and len(chosen) < MOST_FEATURED:
+            chosen.append(row)
+    return sorted(chosen, key=lambda row: (family[row.number] != "clip", row.stage, row.number))

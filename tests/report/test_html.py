@@ -1,0 +1,210 @@
+import re
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from handclip.errors import HandCLIPError
+from handclip.report import html
+from handclip.report.book import Block, Commands, Heading, Note, Picture, Section, Table, Text
+from handclip.report.figures.style import FigureFiles
+from handclip.report.html import render_page, write_page
+
+MADE = {"Version": "HandCLIP 1.2.3", "From": "two runs"}
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
+
+
+class Page(HTMLParser):
+    """The elements of a page, each with its attributes, and the text of those that were closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self._open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append((self._open[-1], " ".join(data.split())))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def page_of(*blocks: Block) -> str:
+    return render_page("Title", ["Lead."], [Section("part", "Part", "What?", blocks)], made=MADE)
+
+
+def picture(
+    folder: Path,
+    name: str = "figure",
+    *,
+    pixels: tuple[int, int] = (1280, 720),
+    photographic: bool = False,
+    svg: str = SVG,
+) -> Picture:
+    files = FigureFiles(folder / "figures" / f"{name}.png", folder / "figures" / f"{name}.svg")
+    files.png.parent.mkdir(exist_ok=True)
+    Image.new("RGB", pixels, "white").save(files.png, dpi=(160, 160))
+    files.svg.write_text(svg)
+    return Picture(files, alt=f"alt of {name}", caption=f"caption of {name}", photographic=photographic)
+
+
+def noisy_picture(folder: Path, name: str) -> Picture:
+    """A photograph that does not compress."""
+    made = picture(folder, name, photographic=True)
+    noise = np.random.default_rng(len(name)).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(made.files.png)
+    return made
+
+
+def test_the_page_has_every_part_in_order() -> None:
+    sections = [Section("first", "First part", "What is first?", []), Section("second", "Second part", "And then?", [])]
+    page = Page(render_page("The title", ["The finding.", "The rest."], sections, made=MADE))
+    assert page.texts[0] == ("title", "The title")
+    words = [(tag, text) for tag, text in page.texts if tag not in ("title", "style")]
+    assert words == [
+        ("a", "Skip to the results"), ("h1", "The title"), ("p", "The finding."), ("p", "The rest."),
+        ("h2", "Contents"), ("a", "First part"), ("a", "Second part"),
+        ("h2", "First part"), ("p", "What is first?"), ("h2", "Second part"), ("p", "And then?"),
+        ("h2", "How this page was made"),
+        ("dt", "Version"), ("dd", "HandCLIP 1.2.3"), ("dt", "From"), ("dd", "two runs"),
+    ]  # fmt: skip
+    assert [link["href"] for link in page.all("a")] == ["#main", "#first", "#second"]
+    assert [section["id"] for section in page.all("section")] == ["first", "second"]
+    assert page.all("html") == [{"lang": "en"}]
+
+
+def test_text_heading_and_commands() -> None:
+    page = Page(page_of(Heading("A heading"), Text("A paragraph."), Commands(["first --line", "  second"])))
+    assert ("h3", "A heading") in page.texts
+    assert ("p", "A paragraph.") in page.texts
+    assert "<code>first --line\n  second</code>" in page_of(Commands(["first --line", "  second"]))
+
+
+@pytest.mark.parametrize(("kind", "word"), [("warning", "Caution"), ("missing", "Missing")])
+def test_a_note_says_in_a_word_what_it_is(kind: str, word: str) -> None:
+    page = Page(page_of(Note("Few people.", kind)))  # type: ignore[arg-type]
+    assert {"class": f"note {kind}"} in page.all("p")
+    assert page.texts[page.texts.index(("strong", word)) + 1] == ("p", "Few people.")
+
+
+def test_a_table_is_told_row_by_row() -> None:
+    table = Table(["Run", "EER"], [False, True], [["one", "1.0"], ["two", "-"]], "Errors.", Path("any/tables/eer.csv"))
+    page = Page(page_of(table))
+    cells = [(tag, text) for tag, text in page.texts if tag in ("th", "td", "figcaption")]
+    assert cells == [
+        ("figcaption", "Errors."), ("th", "Run"), ("th", "EER"), ("th", "one"), ("td", "1.0"),
+        ("th", "two"), ("td", "-"),
+    ]  # fmt: skip
+    assert [cell["scope"] for cell in page.all("th")] == ["col", "col", "row", "row"]
+    assert [cell["class"] for cell in page.all("td")] == ["number short", "number short"]
+    assert "number" in str(page.all("th")[1]["class"]) and "number" not in str(page.all("th")[0]["class"])
+    assert ("a", "tables/eer.csv") in page.texts
+    assert page.all("a")[-1]["href"] == "tables/eer.csv"
+
+
+def test_a_table_without_file_names_none() -> None:
+    assert "Numbers:" not in page_of(Table(["Run"], [False], [["one"]], "Runs."))
+
+
+def test_a_picture_is_inside_the_page_at_its_natural_size(tmp_path: Path) -> None:
+    page = Page(page_of(picture(tmp_path, "det")))
+    (image,) = page.all("img")
+    assert image["alt"] == "alt of det"
+    assert (image["width"], image["height"]) == ("768", "432")  # 8 x 4.5 inches of 96 pixels
+    assert str(image["src"]).startswith("data:image/svg+xml;base64,")
+    assert ("figcaption", "caption of det") in page.texts
+    assert [link["href"] for link in page.all("a")][-2:] == ["figures/det.svg", "figures/det.png"]
+
+
+@pytest.mark.parametrize(
+    ("photographic", "svg", "kind"),
+    [(False, SVG, "svg+xml"), (True, SVG, "png"), (False, SVG + " " * 400_000, "png")],
+    ids=["drawing", "photograph", "large drawing"],
+)
+def test_a_drawing_is_svg_and_photographs_are_png(tmp_path: Path, photographic: bool, svg: str, kind: str) -> None:
+    (image,) = Page(page_of(picture(tmp_path, photographic=photographic, svg=svg))).all("img")
+    assert str(image["src"]).startswith(f"data:image/{kind};")
+
+
+def test_nothing_in_the_page_leads_out_of_it(tmp_path: Path) -> None:
+    text = page_of(picture(tmp_path), Table(["a"], [False], [["b"]], "c", tmp_path / "tables" / "t.csv"))
+    page = Page(text)
+    addresses = [
+        str(value) for _, attributes in page.elements for key, value in attributes.items() if key in ("src", "href")
+    ]
+    assert addresses and all(address.startswith(("data:", "#", "tables/", "figures/")) for address in addresses)
+    (policy,) = (meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert str(policy).startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
+    assert not page.all("script") and not re.search(r"@import|url\(", text)
+
+
+def test_words_are_never_taken_for_html() -> None:
+    evil = '<b onclick="x">\'&amp;'
+    table = Table([evil], [False], [[evil]], evil)
+    section = Section("part", evil, evil, [Text(evil), Note(evil), Heading(evil), Commands([evil]), table])
+    page = render_page(evil, [evil], [section], made={evil: evil})
+    assert "<b " not in page.split("</style>")[1]
+    assert page.count("&lt;b onclick=&#34;x&#34;&gt;&#39;&amp;amp;") == 15
+
+
+def test_the_largest_pictures_give_way_when_the_page_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, noisy = picture(tmp_path, "small", photographic=True), noisy_picture(tmp_path, "noisy")
+    size = len(page_of(small, noisy))
+    monkeypatch.setattr(html, "_FOR_PICTURES", size - 100_000)
+    pngs = Page(page_of(small, noisy)).all("img")
+    assert [str(image["src"])[:15] for image in pngs] == ["data:image/png;", "data:image/webp"]
+    assert len(page_of(small, noisy)) < size
+
+
+def test_a_picture_counts_as_often_as_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = noisy_picture(tmp_path, "noisy")
+    once = len(page_of(noisy))
+    monkeypatch.setattr(html, "_FOR_PICTURES", once)
+    assert "data:image/webp" not in page_of(noisy)
+    assert page_of(noisy, noisy).count("data:image/webp") == 2
+
+
+def test_a_page_that_stays_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html, "MOST_BYTES", 30_000)
+    monkeypatch.setattr(html, "_FOR_PICTURES", 1_000)
+    with pytest.raises(HandCLIPError, match=r"^Title: the page has .* MB.* figures/noisy.png.* Report fewer runs"):
+        page_of(noisy_picture(tmp_path, "noisy"))
+
+
+def test_a_picture_that_is_gone_is_named(tmp_path: Path) -> None:
+    gone = picture(tmp_path, "gone")
+    gone.files.svg.unlink()
+    with pytest.raises(HandCLIPError, match=r"cannot read .*gone\.svg: No such file"):
+        page_of(gone)
+
+
+def test_webp_pictures_keep_what_they_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from base64 import b64decode
+
+    noisy = noisy_picture(tmp_path, "noisy")
+    monkeypatch.setattr(html, "_FOR_PICTURES", 0)
+    (image,) = Page(page_of(noisy)).all("img")
+    shown = Image.open(BytesIO(b64decode(str(image["src"]).split(",")[1])))
+    assert (shown.format, shown.size) == ("WEBP", (200, 200))
+
+
+def test_write_page_leaves_the_same_bytes_each_time(tmp_path: Path) -> None:
+    sections = [Section("part", "Part", "What?", [picture(tmp_path)])]
+    for name in ("one.html", "two.html"):
+        write_page(tmp_path / name, "Title", ["Lead."], sections, made=MADE)
+    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"one.html", "two.html", "figures"}

@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_runs import write_run
+from test_section_embedding import rows_of, write_records
+
+from handclip.errors import HandCLIPError
+from handclip.report.figures.embedding import MOST_NAMED
+from handclip.report.project import MOST_POINTS, Sample, project_runs
+
+
+def names(files: list[Path], out: Path) -> list[str]:
+    return [path.relative_to(out).as_posix() for path in files]
+
+
+def test_runs_on_the_same_images_share_figures_in_the_order_given(tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("e", "a", "d", "b", "c")]
+    for run in runs:
+        write_records(write_run(run))
+    out = tmp_path / "out"
+    files = project_runs(runs, out)
+    written = names(files, out)
+    figures, tables = written[:4], written[4:]
+    stem = figures[0].removesuffix("_1.png")
+    assert stem.startswith("figures/projection_11k_dorsal_r_")
+    assert figures == [f"{stem}_{part}.{kind}" for part in (1, 2) for kind in ("png", "svg")]
+    assert tables == ["tables/projections.csv", "tables/embedding_space.csv"]
+    assert all(path.is_file() for path in files)
+    numbers = rows_of(files[-1])
+    assert [row["run"] for row in numbers] == ["e", "a", "d", "b", "c"]
+    assert [row["label"] for row in numbers][:2] == [f"{n}. stage 1 vit_small ce + triplet" for n in (1, 2)]
+    assert {row["run"] for row in rows_of(files[-2])} == set("abcde")
+
+
+def test_runs_on_other_data_get_a_figure_of_their_own(tmp_path: Path) -> None:
+    for name, people in (("a", 12), ("b", 9)):
+        write_records(write_run(tmp_path / name), people=people)
+    files = project_runs([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+    assert len(files) == 2 * 2 + 2
+    numbers = rows_of(files[-1])
+    assert [row["people"] for row in numbers] == ["12", "9"]
+    assert numbers[0]["manifest_sha256"] != numbers[1]["manifest_sha256"]
+
+
+def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
+    write_records(write_run(tmp_path / "a"))
+    first, second = (project_runs([tmp_path / "a"], tmp_path / name) for name in ("one", "two"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_an_old_evaluation_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    write_run(tmp_path / "old")
+    with pytest.raises(HandCLIPError, match=r"old/features\.npz.*Evaluate the run again"):
+        project_runs([tmp_path / "old"], tmp_path / "out")
+
+
+def test_people_of_one_image_each_cannot_be_projected(tmp_path: Path) -> None:
+    write_records(write_run(tmp_path / "one"), people=0)
+    with pytest.raises(HandCLIPError, match="too few"):
+        project_runs([tmp_path / "one"], tmp_path / "out")
+
+
+def test_a_sample_has_whole_people_and_colours_for_those_with_two_images() -> None:
+    people = np.repeat(np.arange(400), [1 if person % 2 else 3 for person in range(400)])
+    sample = Sample.of(people)
+    assert len(sample.named) == MOST_NAMED
+    assert all(person % 2 == 0 for person in sample.named)
+    assert set(sample.named) <= sample.people
+    points = int(np.isin(people, list(sample.people)).sum())
+    assert MOST_POINTS - 3 < points <= MOST_POINTS
+    assert sample == Sample.of(people[::-1])
+
+
+def test_a_sample_of_few_people_has_all_of_them() -> None:
+    sample = Sample.of(np.array([4, 4, 7, 9, 9]))
+    assert sample.named == (4, 9)
+    assert sample.people == {4, 7, 9}

@@ -1,0 +1,156 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_runs import write_run
+from matplotlib.figure import Figure
+
+from handclip.engine.records import Explanation, write_explanations
+from handclip.report.book import Book, Note, Picture, Section, Text
+from handclip.report.material import Material
+from handclip.report.runs import read_run
+from handclip.report.sections.attention import attention_section
+from handclip.report.selection import gather
+
+ROLLOUT, GRAD_CAM, SPATIAL = "attention rollout", "Grad-CAM", "spatial attention (gamma -0.009)"
+
+
+def hand(number: int, methods: tuple[str, ...]) -> Explanation:
+    photograph = np.full((20, 30, 3), 20 * number, np.uint8)
+    values = np.zeros((4, 5), np.float32)
+    values[0, : 2 + number] = 1
+    return Explanation(f"Hands/{number}.jpg", "dorsal_r", photograph, dict.fromkeys(methods, values))
+
+
+def run(
+    folder: Path, *methods: str, hands: tuple[int, ...] | None = (0, 1), family: str = "clip", **changes: Any
+) -> Path:
+    model = {"clip": "vit_small", "resnet": "resnet_small", "mbanet": "mbanet_small"}[family]
+    write_run(folder, family=family, model=model, **changes)
+    if hands is not None:
+        write_explanations(folder, [hand(number, methods) for number in hands])
+    return folder
+
+
+def section(folder: Path, *runs: Path) -> Section:
+    return attention_section(material(*runs), Book(folder / "page"))
+
+
+def material(*runs: Path) -> Material:
+    return gather([read_run(run) for run in runs])
+
+
+def pictures(of: Section) -> list[Picture]:
+    return [block for block in of.blocks if isinstance(block, Picture)]
+
+
+def notes(of: Section, kind: str = "missing") -> list[str]:
+    return [block.text for block in of.blocks if isinstance(block, Note) and block.kind == kind]
+
+
+def texts(of: Section) -> str:
+    return " ".join(block.text for block in of.blocks if isinstance(block, Text))
+
+
+Columns = list[tuple[str, str, list[str]]]
+
+
+@pytest.fixture
+def columns(monkeypatch: pytest.MonkeyPatch) -> Columns:
+    """Label, method and photographs of each column, in place of the figure, which takes a second to draw."""
+    asked: Columns = []
+
+    def record(explanations_by_run: Any) -> Figure:
+        asked.extend((label, method, [one.image for one in shown]) for label, method, shown in explanations_by_run)
+        return Figure((1, 1))
+
+    monkeypatch.setattr("handclip.report.sections.attention.attention_figure", record)
+    return asked
+
+
+def test_runs_are_shown_on_the_same_hands(tmp_path: Path, columns: Columns) -> None:
+    first = run(tmp_path / "first", ROLLOUT, hands=(0, 1, 2))
+    second = run(tmp_path / "second", GRAD_CAM, hands=(2, 3, 1), family="resnet", losses=["cross_entropy"])
+    found = section(tmp_path, first, second)
+    labels = {run.row.model: run.label for run in material(first, second).runs}
+    assert columns == [
+        (labels["vit_small"], ROLLOUT, ["Hands/1.jpg", "Hands/2.jpg"]),
+        (labels["resnet_small"], GRAD_CAM, ["Hands/1.jpg", "Hands/2.jpg"]),
+    ]
+    [picture] = pictures(found)
+    assert picture.photographic
+    assert picture.files.png.is_file()
+    assert picture.files.png == tmp_path / "page" / "figures" / "attention.png"
+    assert picture.caption.startswith("2 photographs of the test people")
+    # Above a half in 3 and in 4 of 20 cells.
+    assert f"18 % by {ROLLOUT} of {labels['vit_small']}; 18 % by {GRAD_CAM}" in picture.alt
+    assert notes(found) == []
+    assert "a hint, not a proof" in notes(found, "warning")[0]
+    assert "explanations.npz" in texts(found)
+
+
+def test_the_figure_is_drawn_and_saved(tmp_path: Path) -> None:
+    one = run(tmp_path / "one", GRAD_CAM, SPATIAL, family="mbanet")
+    book = Book(tmp_path / "page")
+    [picture] = pictures(attention_section(material(one), book))
+    assert book.files == [picture.files.png, picture.files.svg]
+    svg = picture.files.svg.read_text()
+    assert svg.count("<image") >= 6  # two hands, the photograph and two maps
+
+
+@pytest.mark.usefixtures("columns")
+def test_only_methods_that_are_shown_are_explained(tmp_path: Path) -> None:
+    one = texts(section(tmp_path, run(tmp_path / "one", ROLLOUT)))
+    assert "Attention rollout is for" in one
+    assert "Grad-CAM is for" not in one
+    other = texts(section(tmp_path, run(tmp_path / "other", GRAD_CAM, SPATIAL, family="mbanet")))
+    assert "Attention rollout is for" not in other
+    assert "Grad-CAM is for" in other
+    assert "With a gamma near 0" in other
+
+
+def test_an_mbanet_is_shown_even_where_it_is_not_featured(tmp_path: Path, columns: Columns) -> None:
+    runs = [run(tmp_path / f"vit{stage}", ROLLOUT, stage=stage, skill=0.8) for stage in "012"]
+    runs.append(run(tmp_path / "resnet", GRAD_CAM, family="resnet", skill=0.9))
+    runs.append(run(tmp_path / "worse", GRAD_CAM, SPATIAL, family="mbanet", skill=0.1, seed=1))
+    runs.append(run(tmp_path / "better", GRAD_CAM, SPATIAL, family="mbanet", skill=0.6, seed=2))
+    gathered = material(*runs)
+    assert "mbanet_small" not in {one.row.model for one in gathered.featured}
+    attention_section(gathered, Book(tmp_path / "page"))
+    better = next(one.label for one in gathered.runs if one.row.run == "better")
+    assert [method for _, method, _ in columns] == [ROLLOUT, ROLLOUT, ROLLOUT, GRAD_CAM, GRAD_CAM, SPATIAL]
+    assert {label for label, _, _ in columns[-2:]} == {better}
+
+
+def test_many_hands_are_cut_to_what_a_page_holds(tmp_path: Path, columns: Columns) -> None:
+    section(tmp_path, run(tmp_path / "one", ROLLOUT, hands=tuple(range(8))))
+    assert columns[0][2] == [f"Hands/{number}.jpg" for number in range(6)]
+
+
+@pytest.mark.usefixtures("columns")
+def test_what_is_missing_is_said_beside_what_is_there(tmp_path: Path) -> None:
+    there = run(tmp_path / "there", ROLLOUT)
+    old = run(tmp_path / "old", ROLLOUT, hands=None, seed=1)
+    none = run(tmp_path / "none", hands=(), seed=2)
+    found = section(tmp_path, there, old, none)
+    labels = {one.row.run: one.label for one in material(there, old, none).runs}
+    assert len(pictures(found)) == 1
+    unread, empty = notes(found)
+    assert unread.startswith(f"No maps of {labels['old']}: {old / 'explanations.npz'}: no such file")
+    assert empty.startswith(f"No maps of {labels['none']}: the evaluation has kept none")
+
+
+def test_nothing_is_drawn_where_nothing_is_there(tmp_path: Path) -> None:
+    found = section(tmp_path, run(tmp_path / "old", hands=None), run(tmp_path / "none", hands=(), seed=1))
+    assert pictures(found) == []
+    assert len(found.blocks) == len(notes(found)) == 2
+    assert not (tmp_path / "page").exists()
+
+
+def test_different_photographs_are_not_shown_side_by_side(tmp_path: Path) -> None:
+    one, other = run(tmp_path / "one", ROLLOUT, hands=(0,)), run(tmp_path / "other", ROLLOUT, hands=(1,), seed=1)
+    found = section(tmp_path, one, other)
+    assert pictures(found) == []
+    [note] = notes(found)
+    assert "different photographs" in note

@@ -1,0 +1,213 @@
+"""The section on error rates, from made-up scores."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from handclip.report.book import Book, Heading, Note, Picture, Section, Table, Text
+from handclip.report.figures.style import FigureFiles
+from handclip.report.material import Search
+from handclip.report.sections.biometric import biometric_section
+
+
+@dataclass
+class MadeRun:
+    """What the section reads of a run."""
+
+    number: int
+    test: Sequence[Search]
+    validation: Sequence[Search]
+    style: int | None = 0
+    validation_was_trained_on: bool = False
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return f"{self.number}. stage 1 vit_small ce"
+
+    @property
+    def row(self) -> Any:
+        return SimpleNamespace(number=self.number, run=f"run{self.number}")
+
+    def searches(self) -> Sequence[Search]:
+        return self.test
+
+    def validation_searches(self) -> Sequence[Search]:
+        return self.validation
+
+
+def made_searches(people: int, seed: int, draws: int = 2, first: int = 0) -> list[Search]:
+    searches = []
+    for split in range(draws):
+        rng = np.random.default_rng([seed, split])
+        queries, gallery = np.repeat(np.arange(first, first + people), 2), np.arange(first, first + people)
+        scores = 0.2 * rng.normal(size=(len(queries), people)) + 0.6 * (queries[:, None] == gallery)
+        searches.append(Search("dorsal_r", split, [], [], np.tanh(scores).astype(np.float32), queries, gallery))
+    return searches
+
+
+def made_run(number: int, people: int = 60, **changes: Any) -> MadeRun:
+    test, validation = made_searches(people, number), made_searches(people, 100 + number, 1, first=1_000)
+    return MadeRun(**{"number": number, "test": test, "validation": validation, "style": number - 1, **changes})
+
+
+class QuickBook(Book):
+    """Pictures are made and not saved, which takes a second each."""
+
+    def picture(self, name: str, figure: Figure, *, alt: str, caption: str, photographic: bool = False) -> Picture:
+        folder = self.folder / "figures"
+        return Picture(FigureFiles(folder / f"{name}.png", folder / f"{name}.svg"), alt, caption, photographic)
+
+
+def section_of(folder: Path, *runs: MadeRun, book: type[Book] = QuickBook) -> Section:
+    protocol = SimpleNamespace(dataset="11k", aspect="dorsal_r", gallery_images=(60,), flip="sum", draws=2)
+    material: Any = SimpleNamespace(
+        shown=[run for run in runs if run.style is not None],
+        featured=runs[:4],
+        best=runs[0],
+        block=SimpleNamespace(protocol=protocol),
+    )
+    return biometric_section(material, book(folder))
+
+
+def rows_of(folder: Path, name: str) -> list[dict[str, str]]:
+    with (folder / "tables" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def of_kind(section: Section, kind: type) -> list[Any]:
+    return [block for block in section.blocks if isinstance(block, kind)]
+
+
+def test_the_section_holds_every_part(tmp_path: Path):
+    section = section_of(tmp_path, made_run(1), made_run(2), book=Book)
+    assert [heading.text for heading in of_kind(section, Heading)] == [
+        "Genuine and impostor scores",
+        "Accepting and rejecting",
+        "Thresholds fixed beforehand",
+        "Open-set identification",
+        "Calibration",
+    ]
+    assert [picture.files.png.stem for picture in of_kind(section, Picture)] == [
+        "score_densities", "det_roc", "open_set", "reliability",
+    ]  # fmt: skip
+    assert all(picture.files.svg.is_file() for picture in of_kind(section, Picture))
+    assert all(len(picture.alt) > 40 and len(picture.caption) > 40 for picture in of_kind(section, Picture))
+    tables = of_kind(section, Table)
+    assert [table.csv.stem for table in tables] == ["verification", "thresholds", "open_set", "calibration"]
+    assert all("11k dorsal_r, gallery, flip: sum, 2 draws" in table.caption for table in tables)
+    words = " ".join(text.text for text in of_kind(section, Text))
+    assert "240 genuine and 14,160 impostor comparisons of 60 people" in words
+    assert "A similarity is not a probability" in words
+
+
+def test_tables_show_percent_with_intervals_and_files_hold_fractions(tmp_path: Path):
+    section = section_of(tmp_path, made_run(1))
+    cells = of_kind(section, Table)[0].cells[0]
+    (row,) = rows_of(tmp_path, "verification")
+    eer, low, high = (float(row[key]) for key in ("eer", "eer_low", "eer_high"))
+    assert 0 < low < eer < high < 0.2
+    assert cells[:2] == ["1. stage 1 vit_small ce", f"{100 * eer:.1f} ({100 * low:.1f} to {100 * high:.1f})"]
+    assert row["run"] == "run1"
+    assert 0 < float(row["fnmr_at_fmr_1_percent"]) < 1
+    assert row["fnmr_at_fmr_0.1_percent"] == ""
+    assert cells[3:] == ["not measurable", "not measurable"]
+    notes = [note.text for note in of_kind(section, Note)]
+    assert any("an FMR of 0.1 % needs 30,000 pairs of people, there are 3,540" in note for note in notes)
+
+
+def test_thresholds_come_from_validation_scores_alone(tmp_path: Path):
+    validation = made_searches(60, 7, 1, first=1_000)
+    for name, seed in (("one", 1), ("other", 2)):
+        section_of(tmp_path / name, made_run(1, test=made_searches(60, seed), validation=validation))
+    one, other = (rows_of(tmp_path / name, "thresholds") for name in ("one", "other"))
+    assert [row["fixed_for"] for row in one] == ["EER", "FMR 1 %"]
+    assert [row["threshold"] for row in one] == [row["threshold"] for row in other]
+    assert [row["fnmr"] for row in one] != [row["fnmr"] for row in other]
+    slopes = [rows_of(tmp_path / name, "calibration")[0]["slope"] for name in ("one", "other")]
+    assert slopes[0] == slopes[1]
+
+
+def test_error_rates_at_fixed_thresholds_are_those_of_the_test_scores(tmp_path: Path):
+    run = made_run(1)
+    section_of(tmp_path, run)
+    mated = np.concatenate([(s.query_people[:, None] == s.gallery_people).ravel() for s in run.test])
+    scores = np.concatenate([search.scores.ravel() for search in run.test])
+    for row in rows_of(tmp_path, "thresholds"):
+        accepted = scores >= np.float32(row["threshold"])
+        assert float(row["fmr"]) == pytest.approx(accepted[~mated].mean())
+        assert float(row["fnmr"]) == pytest.approx((~accepted)[mated].mean())
+
+
+def test_calibration_makes_ratios_cost_less(tmp_path: Path):
+    section_of(tmp_path, made_run(1))
+    (row,) = rows_of(tmp_path, "calibration")
+    assert float(row["cllr_min"]) <= float(row["cllr"]) < float(row["cllr_before"])
+    assert {row["prediction"] for row in rows_of(tmp_path, "reliability")} == {
+        "calibrated",
+        "cosine read as a probability",
+    }
+
+
+def test_validation_images_that_were_trained_on_are_pointed_out(tmp_path: Path):
+    notes = of_kind(section_of(tmp_path, made_run(1), made_run(2, validation_was_trained_on=True)), Note)
+    (warning,) = [note for note in notes if note.kind == "warning"]
+    assert "2. stage 1" in warning.text
+    assert "1. stage 1" not in warning.text
+
+
+def test_without_validation_images_the_rest_stands(tmp_path: Path):
+    section = section_of(tmp_path, made_run(1, validation=[]))
+    assert [picture.files.png.stem for picture in of_kind(section, Picture)] == [
+        "score_densities",
+        "det_roc",
+        "open_set",
+    ]
+    missing = [note.text for note in of_kind(section, Note) if "no validation photographs" in note.text]
+    assert len(missing) == 2
+    assert not (tmp_path / "tables" / "thresholds.csv").exists()
+
+
+def test_featured_runs_without_validation_images_have_no_reliability_diagram(tmp_path: Path):
+    runs = [made_run(number, people=10, validation=[]) for number in range(1, 5)]
+    section = section_of(tmp_path, *runs, made_run(5, people=10))
+    assert [picture.files.png.stem for picture in of_kind(section, Picture)] == [
+        "score_densities",
+        "det_roc",
+        "open_set",
+    ]
+    assert [row["run"] for row in rows_of(tmp_path, "calibration")] == ["run5"]
+
+
+def test_runs_without_scores_are_named_with_the_reason(tmp_path: Path):
+    gone = made_run(2, test=[], missing={"features": "features.npz: no such file"})
+    section = section_of(tmp_path, made_run(1, people=10), gone)
+    (note,) = [note for note in of_kind(section, Note) if "Without error rates" in note.text]
+    assert "2. stage 1 vit_small ce. Of the first of them: features.npz: no such file." in note.text
+    only = section_of(tmp_path / "only", gone)
+    assert [type(block) for block in only.blocks] == [Note]
+
+
+def test_scores_of_one_person_are_no_exception(tmp_path: Path):
+    section = section_of(tmp_path, made_run(1, people=1))
+    (note,) = section.blocks
+    assert "at least one" in note.text
+
+
+@pytest.mark.parametrize("people", [2, 3])
+def test_few_people_are_no_exception(tmp_path: Path, people: int):
+    section = section_of(tmp_path, made_run(1, people=people))
+    assert len(of_kind(section, Picture)) == 4
+
+
+def test_a_featured_run_that_shares_no_curves_has_panels_and_rows(tmp_path: Path):
+    section_of(tmp_path, made_run(1, people=10), made_run(2, people=10, style=None))
+    assert {row["run"] for row in rows_of(tmp_path, "verification")} == {"run1", "run2"}
+    assert {row["run"] for row in rows_of(tmp_path, "reliability")} == {"run1", "run2"}

@@ -1,0 +1,215 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_runs import ALL_ASPECTS, write_run
+from test_section_embedding import IMAGES, image, material_of, one, rows_of, write_records
+
+from handclip.report.book import Book, Note, Picture, Section, Table, Text
+from handclip.report.material import ReportRun
+from handclip.report.sections.groups import FEWEST_PEOPLE, groups_section
+
+PEOPLE = 26
+
+
+def described(aspects: tuple[str, ...] = ("dorsal_r",)) -> dict[str, dict[str, str]]:
+    """Odd people are men and harder to find; three people are dark, and the age of some is not known."""
+    return {
+        image(aspect, person, number).path: {
+            "gender": "male" if person % 2 else "female",
+            "skin_colour": "dark" if person < 3 else "fair",
+            "age": ["18", "25", "64", "unknown"][person % 4],
+            "nail_polish": "yes" if number == 0 else "no",
+            "irregularities": "no",
+        }
+        for aspect in aspects
+        for person in range(PEOPLE)
+        for number in range(IMAGES)
+    }
+
+
+HARD = dict.fromkeys(range(1, PEOPLE, 2), 2.5)
+
+
+def write_described(run: Path, **changes: Any) -> Path:
+    write_records(run, **{"people": PEOPLE, "noise_of": HARD, "attributes": described(), **changes})
+    return run
+
+
+def made(study: Path) -> tuple[Section, dict[tuple[str, str, str], dict[str, str]]]:
+    section = groups_section(material_of(study), Book(study / "out"))
+    table = study / "out" / "tables" / "groups.csv"
+    rows = rows_of(table) if table.exists() else []
+    return section, {(row["run"], row["attribute"], row["group"]): row for row in rows}
+
+
+def brute_force(run: ReportRun, chosen: set[int], threshold: float) -> tuple[float, float, float]:
+    """Rank-1, FNMR and FMR of the queries of some people: over queries, then draws and aspects."""
+    columns = []
+    for search in run.searches():
+        hits, genuine, impostor = [], [], []
+        for scores, person in zip(search.scores, search.query_people, strict=True):
+            if person not in chosen:
+                continue
+            own = [score for score, other in zip(scores, search.gallery_people, strict=True) if other == person]
+            others = [score for score, other in zip(scores, search.gallery_people, strict=True) if other != person]
+            hits.append(max(own) > max(others))
+            genuine += [score < threshold for score in own]
+            impostor += [score >= threshold for score in others]
+        columns.append((np.mean(hits), np.mean(genuine), np.mean(impostor)))
+    rank1, fnmr, fmr = np.mean(columns, axis=0)
+    return float(rank1), float(fnmr), float(fmr)
+
+
+def test_rates_of_groups_are_those_of_their_queries(tmp_path: Path) -> None:
+    write_described(write_run(tmp_path / "run"))
+    section, rows = made(tmp_path)
+    run = material_of(tmp_path).best
+    threshold = float(rows["run", "everybody", ""]["threshold"])
+    groups = {
+        ("everybody", ""): set(range(PEOPLE)),
+        ("gender", "male"): set(range(1, PEOPLE, 2)),
+        ("skin_colour", "fair"): set(range(3, PEOPLE)),
+        ("age", "under 20"): set(range(0, PEOPLE, 4)),
+        ("age", "20 to 29"): set(range(1, PEOPLE, 4)),
+        ("age", "50 and over"): set(range(2, PEOPLE, 4)),
+    }
+    for (attribute, group), people in groups.items():
+        row = rows["run", attribute, group]
+        assert int(row["people"]) == len(people)
+        assert int(row["images"]) == len(people) * IMAGES
+        assert int(row["searches"]) == len(people) * (IMAGES - 1) * 3
+        expected = brute_force(run, people, threshold)
+        assert [float(row[name]) for name in ("rank1", "fnmr", "fmr")] == pytest.approx(expected)
+        for name in ("rank1", "fnmr", "fmr"):
+            assert float(row[f"{name}_low"]) <= float(row[name]) <= float(row[f"{name}_high"])
+    assert float(rows["run", "gender", "male"]["rank1_high"]) < float(rows["run", "gender", "female"]["rank1"])
+    assert one(section.blocks, Picture).files.png.is_file()
+
+
+def test_an_attribute_of_images_divides_the_images_of_a_person(tmp_path: Path) -> None:
+    write_described(write_run(tmp_path / "run"))
+    _, rows = made(tmp_path)
+    assert [rows["run", "nail_polish", value]["images"] for value in ("no", "yes")] == [str(2 * PEOPLE), str(PEOPLE)]
+    assert [rows["run", "nail_polish", value]["people"] for value in ("no", "yes")] == [str(PEOPLE)] * 2
+    # All hands are alike in this.
+    assert not [key for key in rows if key[1] == "irregularities"]
+
+
+def test_a_tie_counts_against_the_model(tmp_path: Path) -> None:
+    write_described(write_run(tmp_path / "run"), spread=0.0, noise=0.0, noise_of={})
+    _, rows = made(tmp_path)
+    assert float(rows["run", "everybody", ""]["rank1"]) == 0
+
+
+def test_thresholds_never_depend_on_test_images(tmp_path: Path) -> None:
+    thresholds = set()
+    for name, hard in (("easy", {}), ("hard", dict.fromkeys(range(PEOPLE), 9.0))):
+        write_described(write_run(tmp_path / name / "run"), noise_of=hard, people=PEOPLE)
+        _, rows = made(tmp_path / name)
+        thresholds.add(rows["run", "everybody", ""]["threshold"])
+        run = material_of(tmp_path / name).best
+    # The draws of noise after the test images are the same, and so are the features of validation and training.
+    assert len(thresholds) == 1
+    impostors = np.concatenate(
+        [s.scores[s.query_people[:, None] != s.gallery_people] for s in run.validation_searches()]
+    )
+    [threshold] = map(float, thresholds)
+    assert np.mean(impostors >= threshold) <= 0.01 < np.mean(impostors >= threshold - 0.01)
+
+
+def test_small_groups_are_marked_and_smaller_ones_have_no_rate(tmp_path: Path) -> None:
+    write_described(write_run(tmp_path / "run"))
+    section, rows = made(tmp_path)
+    dark = rows["run", "skin_colour", "dark"]
+    assert int(dark["people"]) < FEWEST_PEOPLE
+    assert dark["rank1"] == dark["fnmr_low"] == ""
+    note = one(section.blocks, Note)
+    assert note.kind == "warning"
+    assert "without a rate: skin colour dark (3)" in note.text
+    assert "gender male (13)" in note.text
+    assert "skin colour fair" not in note.text  # 23 people
+    [cells] = [cells for cells in one(section.blocks, Table).cells if cells[1] == "dark"]
+    assert cells[-3:] == ["too few people"] * 3
+
+
+def test_the_reader_is_told_what_many_groups_mean(tmp_path: Path) -> None:
+    write_described(write_run(tmp_path / "run"))
+    section, rows = made(tmp_path)
+    texts = " ".join(block.text for block in section.blocks if isinstance(block, Text))
+    assert f"{len(rows) - 1} groups are compared" in texts
+    assert "no proof of bias" in texts
+    assert "at most 1 % of impostors" in texts
+    alt = one(section.blocks, Picture).alt
+    assert f"from {100 * float(rows['run', 'gender', 'male']['rank1']):.1f} % (gender male) to" in alt
+
+
+def test_several_runs_and_aspects_share_a_figure(tmp_path: Path) -> None:
+    for name, stage in (("raw", "0"), ("trained", "1")):
+        run = write_run(tmp_path / name, aspects=ALL_ASPECTS, stage=stage)
+        write_described(run, aspects=ALL_ASPECTS, attributes=described(ALL_ASPECTS))
+    section, rows = made(tmp_path)
+    assert {run for run, _, _ in rows} == {"raw", "trained"}
+    assert int(rows["raw", "gender", "male"]["images"]) == 4 * IMAGES * PEOPLE // 2
+    assert int(rows["raw", "gender", "male"]["people"]) == PEOPLE // 2
+    assert [block.files.png.name for block in section.blocks if isinstance(block, Picture)] == [
+        "groups.png",
+        "groups_of_runs.png",
+    ]
+
+
+def test_few_validation_people_leave_the_threshold_of_the_equal_error_rate(tmp_path: Path) -> None:
+    write_described(write_run(tmp_path / "run"), trained=range(1000, 1010))
+    section, rows = made(tmp_path)
+    text = next(
+        block.text for block in section.blocks if isinstance(block, Text) and "threshold of each run" in block.text
+    )
+    assert "needs 3,000 pairs of people, there are 90" in text
+    run = material_of(tmp_path).best
+    [search] = run.validation_searches()
+    own = search.query_people[:, None] == search.gallery_people
+    threshold = float(rows["run", "everybody", ""]["threshold"])
+    assert np.mean(search.scores[own] < threshold) == pytest.approx(np.mean(search.scores[~own] >= threshold), abs=0.1)
+
+
+def test_without_validation_images_rank_1_alone_is_shown(tmp_path: Path) -> None:
+    write_described(write_run(tmp_path / "run"), trained=range(0))
+    section, rows = made(tmp_path)
+    assert "fnmr" not in rows["run", "everybody", ""]
+    assert any(block.kind == "missing" for block in section.blocks if isinstance(block, Note))
+    assert "Rank-1" in one(section.blocks, Picture).alt
+    assert "FNMR" not in one(section.blocks, Picture).alt
+
+
+def test_training_on_validation_images_is_warned_of(tmp_path: Path) -> None:
+    write_described(write_run(tmp_path / "run", options={"train_split": "train_all"}))
+    section, _ = made(tmp_path)
+    assert any("trained on the validation images" in block.text for block in section.blocks if isinstance(block, Note))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("no attributes", "says nothing of the people"),
+        ("all alike", "the same of all"),
+        ("few people", "4 people were tested"),
+        ("no file of attributes", "attributes.csv"),
+        ("no features", "features.npz"),
+    ],
+)
+def test_what_cannot_be_shown_is_said_why(tmp_path: Path, change: str, reason: str) -> None:
+    run = write_described(write_run(tmp_path / "run"))
+    if change == "no attributes":
+        write_described(run, attributes={})
+    elif change == "all alike":
+        write_described(run, attributes={path: {"gender": "male"} for path in described()})
+    elif change == "few people":
+        write_described(run, people=4)
+    else:
+        (run / ("features.npz" if change == "no features" else "attributes.csv")).unlink()
+    section, _ = made(tmp_path)
+    note = one(section.blocks, Note)
+    assert len(section.blocks) == 1
+    assert note.kind == "missing"
+    assert reason in note.text

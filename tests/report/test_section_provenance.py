@@ -1,0 +1,119 @@
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+from made_runs import MANIFEST, write_run
+from test_section_embedding import material_of, rows_of
+
+from handclip.report.book import Book, Commands, Heading, Note, Section, Table
+from handclip.report.sections.provenance import provenance_section
+
+
+def environment(**changes: Any) -> dict[str, Any]:
+    return {
+        "handclip": "0.1.0",
+        "commit": "abc123",
+        "started": "2026-01-02T03:04:05+00:00",
+        "python": "3.11.7",
+        "platform": "Linux",
+        "threads": 2,
+        "device": "NVIDIA H200",
+        "processor": "AMD EPYC",
+        "cores": 16,
+        "precision": "float32",
+        "libraries": {"torch": "2.13.0"},
+        **changes,
+    }
+
+
+def write_study(study: Path, run: str = "trained", **changes: Any) -> Path:
+    """An evaluation with its records, and those of its training beside it."""
+    folder = write_run(study / "eval_logs" / run, options={"lr": 0.001, "losses": [{"type": "triplet", "margin": 0.5}]})
+    training = study / "train_logs" / run
+    training.mkdir(parents=True)
+    (training / "result.json").write_text("{}")
+    config = {"experiment": "trained", "resume_from": None, **changes}
+    for place, record in ((folder, environment()), (training, environment(precision="bfloat16", commit=None))):
+        (place / "config.yml").write_text(yaml.safe_dump(config))
+        (place / "environment.json").write_text(json.dumps(record))
+    return folder
+
+
+def made(study: Path) -> Section:
+    return provenance_section(material_of(study), Book(study / "out"))
+
+
+def facts(section: Section) -> dict[str, str]:
+    [table] = [block for block in section.blocks if isinstance(block, Table) and block.csv is None]
+    return {cells[0]: cells[1] for cells in table.cells}
+
+
+def test_a_run_shows_settings_data_code_and_machine(tmp_path: Path) -> None:
+    folder = write_study(tmp_path)
+    section = made(tmp_path)
+    found = facts(section)
+    assert found["lr"] == "0.001"
+    assert yaml.safe_load(found["losses"]) == [{"type": "triplet", "margin": 0.5}]
+    assert found["seed"] == "0"
+    assert found["Manifest"] == MANIFEST
+    assert "HandCLIP 0.1.0 (abc123)" in found["Evaluation"]
+    assert "bfloat16" in found["Training"]
+    for text in ("NVIDIA H200", "AMD EPYC", "16 cores", "2 threads", "Python 3.11.7", "torch 2.13.0", "2026-01-02"):
+        assert text in found["Training"]
+    assert found["Full config of evaluation"] == str(folder / "config.yml")
+    assert not [block for block in section.blocks if isinstance(block, Note)]
+
+
+def test_commands_name_both_configs_and_survive_a_shell(tmp_path: Path) -> None:
+    study = tmp_path / "my study; rm"
+    write_study(study, resume_from="saved_models/first.pth")
+    section = made(study)
+    [commands] = [block for block in section.blocks if isinstance(block, Commands)]
+    assert [shlex.split(line) for line in commands.lines] == [
+        ["handclip", "train", str(study / "train_logs" / "trained" / "config.yml")],
+        ["handclip", "evaluate", str(study / "eval_logs" / "trained" / "config.yml")],
+    ]
+    assert any("saved_models/first.pth" in getattr(block, "text", "") for block in section.blocks)
+
+
+def test_the_file_has_all_runs_and_everything(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    write_run(tmp_path / "eval_logs" / "old", stage="0")
+    section = made(tmp_path)
+    rows = {row["run"]: row for row in rows_of(tmp_path / "out" / "tables" / "provenance.csv")}
+    assert rows["trained"]["code"] == "0.1.0"
+    assert rows["trained"]["evaluation_code"] == "0.1.0 (abc123)"
+    assert rows["trained"]["torch"] == "2.13.0"
+    assert (rows["trained"]["training_precision"], rows["trained"]["evaluation_precision"]) == ("bfloat16", "float32")
+    assert yaml.safe_load(rows["trained"]["options"])["lr"] == 0.001
+    assert rows["old"]["code"] == rows["old"]["evaluated"] == ""
+    assert rows["old"]["manifest_sha256"] == MANIFEST
+    [table] = [block for block in section.blocks if isinstance(block, Table) and block.csv is not None]
+    assert len(table.cells) == 2
+    # A baseline is trained nowhere, so nothing of its training is missing.
+    [note] = [block for block in section.blocks if isinstance(block, Note)]
+    assert note.kind == "missing"
+    assert "1. stage 0 vit_small" in note.text
+    assert "trained" not in note.text
+
+
+def test_lost_records_of_training_are_told(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    (tmp_path / "train_logs" / "trained" / "result.json").unlink()
+    section = made(tmp_path)
+    [note] = [block for block in section.blocks if isinstance(block, Note)]
+    assert "training" in note.text
+    assert "Training" not in facts(section)
+    [commands] = [block for block in section.blocks if isinstance(block, Commands)]
+    assert [line.split()[1] for line in commands.lines] == ["evaluate"]
+
+
+def test_featured_runs_have_a_heading_each(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    write_run(tmp_path / "eval_logs" / "raw", stage="0")
+    material = material_of(tmp_path)
+    section = provenance_section(material, Book(tmp_path / "out"))
+    headings = [block.text for block in section.blocks if isinstance(block, Heading)]
+    assert headings == [run.label for run in material.featured]

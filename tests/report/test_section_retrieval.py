@@ -1,0 +1,239 @@
+import csv
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import numpy as np
+import pytest
+from made_runs import ALL_ASPECTS, change_json, write_run
+from matplotlib.figure import Figure
+from PIL import Image
+
+from handclip.datasets.manifest import Draw, Manifest, ManifestImage
+from handclip.engine.records import KeptFeatures, manifest_file, write_features
+from handclip.report.book import Block, Book, Note, Picture, Section, Text
+from handclip.report.figures.style import FigureFiles, save_figure
+from handclip.report.material import Material
+from handclip.report.runs import find_evaluations, read_run
+from handclip.report.sections.retrieval import retrieval_section
+from handclip.report.selection import gather
+
+GALLERY = {1: 0, 2: 30, 3: 60, 4: 90}
+QUERIES = {1: 2, 2: 10, 3: 61, 4: 10}
+"""Where each person's image stands on a circle, in degrees: person 2 is nearest to 1, and 4 to 1, then 2, then 3."""
+
+
+def write_records(run: Path, hands: Path, gallery: dict[int, float], queries: dict[int, float]) -> None:
+    """Keep features of one gallery image and one query of each person, the same in each of three draws."""
+    images, vectors = [], []
+    for kind, angles in (("gallery", gallery), ("query", queries)):
+        for person, angle in angles.items():
+            path = hands / f"{kind}_{person}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (400, 300), (person, int(angle), 99 if kind == "query" else 0)).save(path)
+            content = path.read_bytes()
+            images.append(ManifestImage(path.name, person, hashlib.sha256(content).hexdigest(), len(content)))
+            vectors.append([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
+    features = 3 * np.array(vectors, dtype=np.float32)
+    write_features(run, KeptFeatures([image.sha256 for image in images], {"none": features, "sum": features}))
+    places = tuple(range(len(images)))
+    draw = Draw(query=places[len(gallery) :], gallery=places[: len(gallery)])
+    names = {person: str(person) for person in gallery}
+    manifest = Manifest(
+        dataset="11k", aspect="dorsal_r", seed=0, images=tuple(images), train=(), val=(), test=places,
+        draws=(draw,) * 3, identity_names=names, missing_images=0, unreadable_images=0, root=hands,
+    )  # fmt: skip
+    manifest.save(manifest_file(run, "dorsal_r"))
+    change_json(run / "metrics.json", manifest_sha256=manifest.sha256)
+
+
+@pytest.fixture(autouse=True)
+def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
+    """The figures that were made, by name; drawing them is the matter of other tests and takes long."""
+    made: dict[str, Figure] = {}
+
+    def keep(figure: Figure, folder: Path, name: str) -> FigureFiles:
+        made[name] = figure
+        return FigureFiles(folder / f"{name}.png", folder / f"{name}.svg")
+
+    monkeypatch.setattr("handclip.report.book.save_figure", keep)
+    return made
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    write_records(write_run(tmp_path / "eval" / "a"), tmp_path / "hands", GALLERY, QUERIES)
+    return tmp_path
+
+
+def material_of(study: Path) -> Material:
+    return gather([read_run(folder) for folder in find_evaluations([study / "eval"])])
+
+
+def section_of(study: Path) -> Section:
+    return retrieval_section(material_of(study), Book(study / "report"))
+
+
+def rows_of(study: Path, name: str) -> list[dict[str, str]]:
+    with (study / "report" / "tables" / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def of_kind(section: Section, kind: type[Block]) -> list[Any]:
+    return [block for block in section.blocks if isinstance(block, kind)]
+
+
+def pictures(section: Section) -> dict[str, Picture]:
+    return {picture.files.png.stem: picture for picture in of_kind(section, Picture)}
+
+
+def words(section: Section) -> str:
+    return " ".join(block.text for block in of_kind(section, Text))
+
+
+@pytest.mark.parametrize("aspects", [ALL_ASPECTS, ("dorsal_r",)])
+def test_cmc_agrees_with_the_evaluation_without_features(tmp_path: Path, aspects: Sequence[str]):
+    folder = write_run(tmp_path / "eval" / "a", aspects=aspects, unmatched=True)
+    section = section_of(tmp_path)
+    assert list(pictures(section)) == ["cmc"]
+    curve = {(row["gallery_protocol"], int(row["rank"])): row for row in rows_of(tmp_path, "cmc")}
+    for entry in json.loads((folder / "metrics.json").read_text())["results"]:
+        if entry["flip"] != "sum":
+            continue
+        for rank in (1, 5, 10):
+            row, name = curve[entry["gallery_protocol"], rank], f"rank{rank}"
+            draws = [split[name] for split in entry["splits"]]
+            assert float(row["mean"]) == pytest.approx(entry["mean"][name])
+            assert (float(row["lowest_draw"]), float(row["highest_draw"])) == pytest.approx((min(draws), max(draws)))
+    assert len(curve) == 2 * 20
+
+
+def test_cmc_ends_where_the_smallest_gallery_does(tmp_path: Path):
+    write_run(tmp_path / "eval" / "a", people=16, protocols=["gallery"])
+    section = section_of(tmp_path)
+    assert [int(row["rank"]) for row in rows_of(tmp_path, "cmc")] == list(range(1, 17))
+    assert float(rows_of(tmp_path, "cmc")[-1]["mean"]) == 1
+    assert "In gallery (16 images)" in pictures(section)["cmc"].alt
+
+
+def test_what_is_missing_is_said_with_the_way_to_get_it(tmp_path: Path):
+    write_run(tmp_path / "eval" / "a")
+    (note,) = of_kind(section_of(tmp_path), Note)
+    assert note.kind == "missing"
+    assert "no rank lists and no confused pairs" in note.text
+    assert "no such file" in note.text
+    assert "--overwrite" in note.text
+
+
+def test_features_that_do_not_belong_to_the_manifest_are_refused_in_words(study: Path):
+    write_features(study / "eval" / "a", KeptFeatures(["0" * 64], {"sum": np.ones((1, 2), dtype=np.float32)}))
+    section = section_of(study)
+    (note,) = of_kind(section, Note)
+    assert "do not belong together" in note.text
+    assert "cmc" in pictures(section)
+
+
+def test_rank_lists_show_the_best_the_median_and_the_worst_query(study: Path):
+    section = section_of(study)
+    rows = rows_of(study, "rank_lists")
+    lists = dict.fromkeys((row["kind"], row["query_person"], row["rank_of_right"]) for row in rows)
+    # Persons 3 and 1 are found at once, 3 by the wider margin; 2 is second, 4 last: no fifth person is left for median.
+    assert list(lists) == [("best", "3", "1"), ("best", "1", "1"), ("worst", "2", "2"), ("worst", "4", "4")]
+    worst = [row for row in rows if row["query_person"] == "4"]
+    assert [row["person"] for row in worst] == ["1", "2", "3", "4"]
+    expected = [np.cos(np.radians(degrees)) for degrees in (10, 20, 50, 80)]
+    assert [float(row["score"]) for row in worst] == pytest.approx(expected, abs=1e-6)
+    assert "worst, person 4: right one at rank 4" in pictures(section)["rank_lists"].alt
+    assert "not a probability" in words(section)
+    assert not of_kind(section, Note)
+
+
+def test_median_query_is_in_the_middle(tmp_path: Path):
+    gallery = {person: 30 * person for person in range(1, 8)}
+    # The higher the number the narrower the margin, but for person 7, who has nobody beyond and is the best.
+    queries = {person: 30 * person + 2 * person for person in range(1, 8)}
+    write_records(write_run(tmp_path / "eval" / "a"), tmp_path / "hands", gallery, queries)
+    section_of(tmp_path)
+    kinds = dict.fromkeys((row["kind"], row["query_person"]) for row in rows_of(tmp_path, "rank_lists"))
+    assert next(person for kind, person in kinds if kind == "median") == "3"
+
+
+def test_confusions_are_counted_over_all_draws_as_share_of_a_persons_searches(study: Path):
+    section = section_of(study)
+    rows = rows_of(study, "confusions")
+    found = {
+        (row["query_person"], row["chosen_person"]): (row["wrong_searches"], row["searches"], row["share"])
+        for row in rows
+    }
+    assert found == {("2", "1"): ("3", "3", "1.0"), ("4", "1"): ("3", "3", "1.0")}
+    assert float(rows[0]["highest_score"]) == pytest.approx(np.cos(np.radians(10)), abs=1e-6)
+    assert "In 6 of 12 searches of all draws (50.0 %) somebody else came first" in words(section)
+    assert "person 2 is taken for person 1 in 3 of 3 searches" in pictures(section)["confused_pairs"].alt
+
+
+def test_two_people_taken_for_each_other_are_one_pair(tmp_path: Path):
+    write_records(write_run(tmp_path / "eval" / "a"), tmp_path / "hands", {1: 0, 2: 30}, {1: 29, 2: 1})
+    section = section_of(tmp_path)
+    assert len(rows_of(tmp_path, "confusions")) == 2
+    assert "the 1 most confused pair" in pictures(section)["confused_pairs"].alt
+
+
+def test_without_an_error_there_is_no_figure_of_errors(tmp_path: Path):
+    write_records(write_run(tmp_path / "eval" / "a"), tmp_path / "hands", GALLERY, GALLERY)
+    section = section_of(tmp_path)
+    assert "confused_pairs" not in pictures(section)
+    assert "in all 12 searches of all draws the right person came first" in words(section)
+
+
+def test_absent_photographs_leave_all_else_standing(study: Path):
+    section_of(study)
+    before = rows_of(study, "rank_lists")
+    rmtree(study / "hands")
+    section = section_of(study)
+    (note,) = of_kind(section, Note)
+    assert note.kind == "missing"
+    assert note.text.startswith("The photographs are not on this machine")
+    assert set(pictures(section)) == {"cmc", "rank_lists", "confused_pairs"}
+    assert rows_of(study, "rank_lists") == before
+
+
+@pytest.mark.parametrize("damage", ["not an image", "exchanged"])
+def test_damaged_or_changed_photograph_is_a_grey_tile_and_named(study: Path, damage: str):
+    path = study / "hands" / "query_1.png"
+    if damage == "exchanged":
+        path.write_bytes((study / "hands" / "query_2.png").read_bytes())
+    else:
+        path.write_text(damage)
+    (note,) = of_kind(section_of(study), Note)
+    assert note.kind == "warning"
+    assert note.text.startswith("1 of 8 photographs are absent, damaged or changed")
+    assert "query_1.png" in note.text
+
+
+def test_lists_before_re_ranking_say_so(study: Path):
+    change_json(study / "eval" / "a" / "metrics.json", rerank={"k1": 20, "k2": 6, "lambda": 0.3})
+    section = section_of(study)
+    assert "The order is the one before re-ranking" in words(section)
+    assert "after re-ranking" in pictures(section)["cmc"].caption
+
+
+def test_photographs_are_small_copies_of_those_that_were_ranked(study: Path, figures: dict[str, Figure]):
+    section_of(study)
+    shown = [image.get_array() for image in figures["rank_lists"].axes[0].images]
+    assert len(shown) == 4 * (1 + 4)
+    assert {image.shape for image in shown} == {(120, 160, 3)}
+    assert shown[0][0, 0].tolist() == [3, 61, 99], "the best query is person 3's"
+    pair = [image.get_array()[0, 0].tolist() for image in figures["confused_pairs"].axes[0].images[:2]]
+    assert pair == [[2, 10, 99], [1, 0, 0]]
+
+
+def test_figures_of_the_same_files_are_the_same_to_the_byte(study: Path, figures: dict[str, Figure]):
+    contents = []
+    for _ in range(2):
+        section_of(study)
+        files = save_figure(figures["rank_lists"], study, "rank_lists")
+        contents.append((files.png.read_bytes(), files.svg.read_bytes()))
+    assert contents[0] == contents[1]

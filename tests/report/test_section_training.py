@@ -1,0 +1,177 @@
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import ALL_ASPECTS, write_run
+from matplotlib.figure import Figure
+
+from handclip.report.book import Block, Book, Note, Picture, Section, Table, Text
+from handclip.report.figures.style import FigureFiles
+from handclip.report.material import Material
+from handclip.report.runs import find_evaluations, read_run
+from handclip.report.sections.training import training_section
+from handclip.report.selection import gather
+
+
+@pytest.fixture(autouse=True)
+def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
+    """The figures that were made, by name; drawing them is the matter of other tests and takes long."""
+    made: dict[str, Figure] = {}
+
+    def keep(figure: Figure, folder: Path, name: str) -> FigureFiles:
+        made[name] = figure
+        return FigureFiles(folder / f"{name}.png", folder / f"{name}.svg")
+
+    monkeypatch.setattr("handclip.report.book.save_figure", keep)
+    return made
+
+
+def epoch(number: int, loss: float, **values: Any) -> dict[str, Any]:
+    rates = {"lr_encoder": 1e-4, "lr_new": 1e-3}
+    speed = {"images_per_second": 50.0, "seconds": 2.0, "peak_memory_mib": 700}
+    return {"epoch": number, "loss_total": loss, "loss_cross_entropy": loss, **rates, **speed, **values}
+
+
+VALIDATED = [
+    epoch(1, 5.0, val_rank1="", val_map=""),
+    epoch(2, 3.0, val_rank1=0.4, val_map=0.5),
+    epoch(3, 1.0, val_rank1=0.3, val_map=0.4),
+]
+
+
+def write_training(study: Path, run: str, history: Sequence[dict[str, Any]], best_epoch: int = 2) -> None:
+    folder = study / "train_logs" / run
+    folder.mkdir(parents=True)
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in history for key in row)))
+        writer.writeheader()
+        writer.writerows(history)
+    cost = {"seconds": 6.5, "images_per_second": 48.0, "peak_memory_mib": 700, "peak_gpu_memory_mib": None}
+    (folder / "result.json").write_text(json.dumps({"best_epoch": best_epoch, **cost}))
+
+
+def material_of(study: Path) -> Material:
+    return gather([read_run(folder) for folder in find_evaluations([study / "eval_logs"])])
+
+
+def section_of(study: Path) -> Section:
+    return training_section(material_of(study), Book(study / "report"))
+
+
+def rows_of(study: Path, name: str) -> list[dict[str, str]]:
+    with (study / "report" / "tables" / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def of_kind(section: Section, kind: type[Block]) -> list[Any]:
+    return [block for block in section.blocks if isinstance(block, kind)]
+
+
+def pictures(section: Section) -> list[str]:
+    return [picture.files.png.stem for picture in of_kind(section, Picture)]
+
+
+def words(section: Section) -> str:
+    return " ".join(block.text for block in section.blocks if isinstance(block, (Text, Note)))
+
+
+def test_every_epoch_is_in_the_table_and_each_part_has_its_figure(tmp_path: Path):
+    write_run(tmp_path / "eval_logs" / "a")
+    write_training(tmp_path, "a", VALIDATED)
+    section = section_of(tmp_path)
+    assert pictures(section) == ["scores", "losses", "validation", "learning_rates"]
+    rows = rows_of(tmp_path, "training")
+    assert [(row["run"], row["epoch"], row["loss_total"], row["val_map"]) for row in rows] == [
+        ("a", "1.0", "5.0", ""), ("a", "2.0", "3.0", "0.5"), ("a", "3.0", "1.0", "0.4"),
+    ]  # fmt: skip
+    (table,) = of_kind(section, Table)
+    assert table.titles == [
+        "Run", "Epochs", "Best epoch", "Rank-1 there (%)", "mAP there (%)", "Seconds", "Images/s", "Peak memory (MiB)",
+    ]  # fmt: skip
+    assert table.cells[0][1:] == ["3", "2", "40.0", "50.0", "6", "48", "700"]
+    assert not of_kind(section, Note)
+    assert "5 to 1" in next(one.alt for one in of_kind(section, Picture) if one.files.png.stem == "losses")
+
+
+def test_runs_without_validation_get_a_note_and_no_figure(tmp_path: Path):
+    write_run(tmp_path / "eval_logs" / "a")
+    write_training(tmp_path, "a", [epoch(1, 5.0), epoch(2, 3.0)])
+    section = section_of(tmp_path)
+    assert "validation" not in pictures(section)
+    (note,) = of_kind(section, Note)
+    assert note.kind == "missing"
+    assert note.text.startswith("Run 1 was trained without validation (train_split: train_all)")
+    (table,) = of_kind(section, Table)
+    assert "Best epoch" not in table.titles
+
+
+def test_baselines_alone_say_that_nothing_was_trained(tmp_path: Path):
+    write_run(tmp_path / "eval_logs" / "a", stage="0")
+    section = section_of(tmp_path)
+    assert pictures(section) == ["scores"]
+    assert "Nothing was trained" in words(section)
+    assert not of_kind(section, Note)
+
+
+def test_lost_records_are_named_and_the_others_shown(tmp_path: Path):
+    for name in ("a", "b", "c"):
+        write_run(tmp_path / "eval_logs" / name, luck=ord(name))
+    write_training(tmp_path, "b", VALIDATED)
+    write_training(tmp_path, "c", VALIDATED)
+    (tmp_path / "train_logs" / "c" / "metrics.csv").write_text("epoch,loss_total\n1,not a number\n")
+    section = section_of(tmp_path)
+    (note,) = of_kind(section, Note)
+    assert note.text.startswith("No record of training was found for 2 runs: runs 1, 3.")
+    assert "metrics.csv: is damaged" in note.text
+    assert {row["run"] for row in rows_of(tmp_path, "training")} == {"b"}
+    assert "losses" in pictures(section)
+
+
+def test_more_runs_than_curves_can_be_told_apart_are_left_to_the_table(tmp_path: Path):
+    for number in range(10):
+        losses = ["cross_entropy", "triplet", "center"][: 1 + number % 3]
+        name, model = f"run{number}", "vit_small" if number % 2 else "mbanet_small"
+        write_run(tmp_path / "eval_logs" / name, luck=number, losses=losses, model=model, seed=number, people=6)
+        write_training(tmp_path, name, VALIDATED)
+    material = material_of(tmp_path)
+    section = training_section(material, Book(tmp_path / "report"))
+    assert f"10 runs were trained; the figures show {len(material.shown)} of them" in words(section)
+    alt = next(one.alt for one in of_kind(section, Picture) if one.files.png.stem == "losses")
+    assert all((run.label in alt) == (run in material.shown) for run in material.runs)
+    assert len({row["run"] for row in rows_of(tmp_path, "training")}) == 10
+
+
+def test_terms_of_several_branches_share_a_panel(tmp_path: Path, figures: dict[str, Figure]):
+    write_run(tmp_path / "eval_logs" / "a")
+    terms = {"loss_global/triplet": 0.5, "loss_channel/triplet": 0.3}
+    write_training(tmp_path, "a", [epoch(1, 5.0, **terms), epoch(2, 4.0, **terms)])
+    section = section_of(tmp_path)
+    panels = {axes.get_title(loc="left"): axes for axes in figures["losses"].axes}
+    assert set(panels) == {"Total", "Cross entropy", "Triplet"}
+    assert panels["Triplet"].lines[0].get_ydata() == pytest.approx([0.4, 0.4])
+    picture = next(one for one in of_kind(section, Picture) if one.files.png.stem == "losses")
+    assert "averaged over the branches" in picture.caption
+    assert rows_of(tmp_path, "training")[0]["loss_channel/triplet"] == "0.3"
+
+
+@pytest.mark.parametrize("aspects", [ALL_ASPECTS, ("dorsal_r",)])
+def test_every_draw_and_the_averages_agree_with_the_evaluation(tmp_path: Path, aspects: Sequence[str]):
+    folder = write_run(tmp_path / "eval_logs" / "a", aspects=aspects, stage="0")
+    section_of(tmp_path)
+    rows = {
+        (row["aspect"], row["gallery_protocol"], row["flip"], row["draw"]): row
+        for row in rows_of(tmp_path, "evaluation")
+    }
+    metrics = json.loads((folder / "metrics.json").read_text())
+    parts = {metrics["aspect"]: metrics, **metrics.get("per_aspect", {})}
+    assert len(rows) == len(parts) * 4 * 5  # galleries and flips; three draws, mean, std
+    for aspect, part in parts.items():
+        for entry in part["results"]:
+            setting = (aspect, entry["gallery_protocol"], entry["flip"])
+            wanted = {**{str(number): split for number, split in enumerate(entry["splits"])}}
+            for draw, scores in {**wanted, "mean": entry["mean"], "std": entry["std"]}.items():
+                for name, value in scores.items():
+                    assert float(rows[*setting, draw][name]) == pytest.approx(value, abs=1e-12)

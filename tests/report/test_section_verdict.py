@@ -1,0 +1,101 @@
+"""The verdict in words agrees with the numbers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_runs import write_run
+from test_selection import CE, gathered
+
+from handclip.report.book import Book, Heading, Note, Table, Text
+from handclip.report.matrix import Block
+from handclip.report.sections.verdict import verdict, verdict_section
+
+
+def block_of(folder: Path) -> Block:
+    return gathered(folder).block
+
+
+def test_a_real_difference_is_called_one(tmp_path: Path) -> None:
+    write_run(tmp_path / "good", skill=0.95, people=40)
+    write_run(tmp_path / "bad", skill=0.1, people=40, stage="0")
+    first, second = verdict(block_of(tmp_path))
+    assert "run 2 (vit_small, stage 1, ce + triplet) finds the right person first in" in first
+    assert second == "It is significantly better than the other run."
+
+
+def test_chance_is_not_called_a_difference(tmp_path: Path) -> None:
+    for luck in range(2):
+        write_run(tmp_path / f"run{luck}", luck=luck, people=20, options={"lr": 0.1 + luck})
+    assert list(verdict(block_of(tmp_path)))[1].endswith("no difference is shown.")
+
+
+def test_those_that_do_not_differ_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", skill=0.05, people=40, stage="0")
+    for luck in range(2):
+        write_run(tmp_path / f"run{luck}", skill=0.9, luck=luck, people=40, options={"lr": 0.1 + luck})
+    block = block_of(tmp_path)
+    best = max(block.rows, key=lambda row: (row.scores["rank1"].mean, row.scores["map"].mean))
+    other = ({2, 3} - {best.number}).pop()
+    text = list(verdict(block))[1]
+    assert text.startswith(f"It is significantly better than 1 of the 2 other runs; between it and run {other} no")
+
+
+@pytest.mark.parametrize("best", [1, 2])
+def test_the_sign_is_that_of_the_best_minus_the_other(tmp_path: Path, best: int) -> None:
+    """Whichever of the two rows comes first in the matrix."""
+    skills = {best: 0.9, 3 - best: 0.3}
+    for number, skill in skills.items():
+        write_run(tmp_path / f"run{number}", skill=skill, people=30, options={"lr": float(number)})
+    material = gathered(tmp_path)
+    table = next(b for b in verdict_section(material, Book(tmp_path / "out")).blocks if isinstance(b, Table))
+    means = [row.scores["rank1"].mean for row in material.block.rows]
+    found = next(one for one in material.block.differences if one.metric == "rank1")
+    ends = sorted(abs(100 * end) for end in (found.low, found.high))
+    assert table.cells[0][1] == f"{100 * abs(means[0] - means[1]):+.1f} [{ends[0]:.1f}, {ends[1]:.1f}]"
+
+
+def test_the_peer_and_the_other_stages_are_named(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_run(runs / "0", skill=0.2, stage="0", people=10)
+    write_run(runs / "1", skill=0.5, stage="1", losses=CE, people=10)
+    write_run(runs / "2", skill=0.9, stage="2", people=10)
+    write_run(runs / "peer", skill=0.4, stage="2", people=10, model="mbanet_small", family="mbanet")
+    table = next(b for b in verdict_section(gathered(runs), Book(tmp_path / "out")).blocks if isinstance(b, Table))
+    against = [cells[0].split(":")[0] for cells in table.cells]
+    assert against[0] == "the next"
+    assert set(against[1:]) <= {"the best of another model", "its own stage 1", "its own model untrained"}
+    assert "mbanet_small" in " ".join(cells[0] for cells in table.cells)
+
+
+def test_one_run_alone(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", people=10)
+    assert list(verdict(block_of(tmp_path)))[-1].startswith("It is the only run")
+
+
+def test_the_section_shows_the_matrix_and_its_files(tmp_path: Path) -> None:
+    for luck in range(2):
+        write_run(tmp_path / "runs" / f"run{luck}", luck=luck, people=10, options={"lr": 0.1 + luck})
+    material = gathered(tmp_path / "runs")
+    section = verdict_section(material, Book(tmp_path / "out"))
+    assert isinstance(section.blocks[0], Text)
+    tables = [block for block in section.blocks if isinstance(block, Table)]
+    matrices = [table for table in tables if "mAP" in table.titles]
+    assert len(matrices) == 2  # gallery and gallery_all
+    assert tables[-1].titles[-1] == "Hardware"
+    for table in matrices:
+        assert "Rank-1" in table.titles
+        marked = {table.titles[column] for _, column in table.strong}
+        assert marked == {"Rank-1", "Rank-5", "Rank-10", "mAP", "mAP trapezoid"}
+    headings = [block.text for block in section.blocks if isinstance(block, Heading)]
+    assert any("gallery_all" in text for text in headings)
+    assert (tmp_path / "out" / "tables" / "comparison.csv").is_file()
+    assert any(isinstance(block, Note) and "Only 10 people" in block.text for block in section.blocks)
+
+
+def test_a_significant_difference_needs_the_corrected_p(tmp_path: Path) -> None:
+    write_run(tmp_path / "good", skill=0.95, people=40)
+    write_run(tmp_path / "bad", skill=0.1, people=40, stage="0")
+    block = block_of(tmp_path)
+    doubtful = [replace(one, p=0.001, p_holm=0.2) for one in block.differences]
+    assert "no difference is shown" in list(verdict(replace(block, differences=doubtful)))[1]

@@ -1,0 +1,88 @@
+"""Which runs a report goes into."""
+
+from pathlib import Path
+
+import pytest
+from made_runs import ALL_ASPECTS, write_run
+
+from handclip.errors import HandCLIPError
+from handclip.report.figures.style import MOST_SERIES
+from handclip.report.material import Material
+from handclip.report.runs import find_evaluations, read_run
+from handclip.report.selection import gather
+
+CE = ["cross_entropy"]
+
+
+def gathered(folder: Path) -> Material:
+    return gather([read_run(path) for path in find_evaluations([folder])])
+
+
+def write_study(folder: Path) -> None:
+    """Two of CLIP's models and a CNN through all stages; the ViT's triplet run is the best."""
+    for model, family, gain in (
+        ("vit_small", "clip", 0.0),
+        ("rn_small", "clip", -0.1),
+        ("mbanet_small", "mbanet", -0.05),
+    ):
+        common = {"model": model, "family": family, "people": 12}
+        write_run(folder / f"0_{model}", skill=0.4 + gain, stage="0", **common)
+        write_run(folder / f"1_{model}", skill=0.6 + gain, stage="1", losses=CE, **common)
+        write_run(folder / f"2_{model}_ce", skill=0.65 + gain, stage="2", losses=CE, **common)
+        write_run(folder / f"2_{model}_ce_triplet", skill=0.8 + gain, stage="2", **common)
+
+
+def test_clips_stages_and_the_cnn_stand_side_by_side(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    material = gathered(tmp_path)
+    featured = [run.row.run for run in material.featured]
+    assert featured == ["0_vit_small", "1_vit_small", "2_vit_small_ce_triplet", "2_mbanet_small_ce_triplet"]
+    assert material.best.row.run == "2_vit_small_ce_triplet"
+
+
+def test_no_figure_has_more_curves_than_can_be_told_apart(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    material = gathered(tmp_path)
+    assert len(material.runs) == 12
+    assert len(material.shown) == MOST_SERIES
+    assert material.best in material.shown
+    assert sorted(run.style for run in material.shown if run.style is not None) == list(range(MOST_SERIES))
+    assert all(run.style is None for run in material.runs if run not in material.shown)
+    # Of nine models and stages it is a baseline that gives way, and every featured run but a baseline is shown.
+    assert {(run.row.model, run.row.stage) for run in material.shown if run.row.stage != "0"} == {
+        (model, stage) for model in ("vit_small", "rn_small", "mbanet_small") for stage in ("1", "2")
+    }
+
+
+def test_few_runs_are_all_shown(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path / name, luck=len(name), people=8)
+    material = gathered(tmp_path)
+    assert len(material.shown) == len(material.featured) == 2
+
+
+def test_the_report_goes_into_the_plain_gallery_averaged_over_aspects(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", aspects=ALL_ASPECTS, people=8)
+    protocol = gathered(tmp_path).block.protocol
+    assert (protocol.aspect, protocol.gallery_protocol, protocol.flip) == ("all", "gallery", "sum")
+
+
+def test_the_report_goes_where_most_runs_are(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", aspects=["dorsal_r"], people=8)
+    for number in range(2):
+        write_run(tmp_path / f"b{number}", aspects=["palmar_l"], people=8, luck=number, manifest_sha256="f" * 64)
+    material = gathered(tmp_path)
+    assert material.block.protocol.aspect == "palmar_l"
+    assert len(material.runs) == 2
+
+
+def test_runs_that_read_the_same_are_told_apart(tmp_path: Path) -> None:
+    for rate in (0.1, 0.2):
+        write_run(tmp_path / f"lr{rate}", luck=int(10 * rate), people=8, options={"lr": rate})
+    labels = [run.label for run in gathered(tmp_path).runs]
+    assert labels == [f"{n}. stage 1 vit_small ce + triplet, lr {rate}" for n, rate in ((1, 0.1), (2, 0.2))]
+
+
+def test_nothing_to_report() -> None:
+    with pytest.raises(HandCLIPError, match="no evaluation"):
+        gather([])
