@@ -1,6 +1,7 @@
 """The command line: every command parses, calls one function, and prints."""
 
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -16,6 +17,7 @@ from handclip.errors import ConfigError, HandCLIPError
 # Heavy parts are imported inside the commands, so that `handclip --help` answers at once.
 if TYPE_CHECKING:
     from handclip.datasets.prepare import PreparedDataset
+    from handclip.report.report import ReportFiles
     from handclip.studies import StudyResult
 
 app = typer.Typer(
@@ -41,6 +43,9 @@ _INTERRUPTED = 130
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="Experiment file (YAML).")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the file; may be repeated.")
+]
+Runs = Annotated[
+    list[Path], typer.Argument(metavar="RUN...", help="Folders of evaluations, or folders that hold some.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 
@@ -109,6 +114,8 @@ def print_study(result: "StudyResult", folder: Path) -> None:
             stdout.print(table)
         names = ", ".join(path.name for path in result.files)
         stdout.print(f"\nEverything was written to {folder}/: {names}", soft_wrap=True)
+    if result.report is not None:
+        print_report(result.report)
     result.raise_failures()
 
 
@@ -184,9 +191,7 @@ def evaluate(
 
 @app.command()
 def compare(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of evaluations, or folders that hold some.")
-    ],
+    runs: Runs,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the comparison's files.")],
     published: Annotated[bool, typer.Option("--published", help="Add the published results, by protocol.")] = False,
     every_block: Annotated[
@@ -207,6 +212,51 @@ def compare(
     stdout.print(f"Written to {out}/: {', '.join(path.name for path in files)}", soft_wrap=True)
 
 
+@app.command()
+def report(
+    runs: Runs,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the page, its figures and its tables.")],
+) -> None:
+    """Show what was learned: one page to open in a browser, its figures and its tables."""
+    from handclip.report.report import write_report
+
+    print_report(write_report(runs, out))
+
+
+@app.command()
+def project(
+    runs: Runs,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the figures and tables.")],
+) -> None:
+    """Draw the embedding space of runs side by side: t-SNE and PCA of the same people."""
+    from handclip.report.project import project_runs
+
+    _print_files(project_runs(runs, out), out)
+
+
+@app.command()
+def explain(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A trained model: saved_models/<run>.pth.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Photographs.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the figures and maps.")],
+) -> None:
+    """Show where a model looks in photographs: attention rollout or Grad-CAM."""
+    from handclip.report.explain import explain_to_files
+
+    _print_files(explain_to_files(checkpoint, images, out), out)
+
+
+def print_report(files: "ReportFiles") -> None:
+    """Print where a report is."""
+    count = f"{len(files.figures)} figure files and {len(files.tables)} tables beside it"
+    stdout.print(f"Report: {files.page} ({count})", soft_wrap=True, highlight=False)
+
+
+def _print_files(files: Sequence[Path], out: Path) -> None:
+    names = ", ".join(str(path.relative_to(out)) for path in files)
+    stdout.print(f"Written to {out}/: {names}", soft_wrap=True, highlight=False)
+
+
 def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = False) -> None:
     """Evaluate and print; `run_eval_clip.py` does the same."""
     from handclip.config.loading import load_config, load_trained_config
@@ -221,7 +271,8 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
     log = write_evaluation_log(evaluation.folder, evaluation.metrics, facts)
     stdout.print(evaluation_text(evaluation.metrics, facts), highlight=False, markup=False, soft_wrap=True)
     stdout.print(
-        f"Log: {log}\nFor programs: {evaluation.folder}/metrics.json, cost.json, per_split.csv, per_query.csv",
+        f"Log: {log}\nFor programs: {evaluation.folder}/metrics.json, cost.json, per_split.csv, per_query.csv\n"
+        f"To look at it: handclip report {shlex.quote(str(evaluation.folder))} --out report",
         soft_wrap=True,
     )
 

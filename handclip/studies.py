@@ -1,6 +1,7 @@
 """A study from its file to its comparison: `handclip study`, `handclip demo`, and the stage-2 script."""
 
 import logging
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from handclip.files import require_writable, write_json
 from handclip.models.registry import check_keys
 from handclip.report.comparison import compare_evaluations, write_matrix
 from handclip.report.matrix import Matrix
+from handclip.report.report import ReportFiles, report_evaluations
 from handclip.report.runs import EvaluatedRun, read_run
 from handclip.report.tables import write_evaluation_log
 
@@ -31,6 +33,9 @@ class StudyResult:
     files: list[Path]
     unread: list[str] = field(default_factory=list)
     """Why the files of an evaluation could not be compared."""
+    report: ReportFiles | None = None
+    report_fault: str = ""
+    """Why there is no report, although there is a comparison."""
 
     def raise_failures(self) -> None:
         """Raise one error that names every run that failed or was left out, if there is any."""
@@ -40,6 +45,8 @@ class StudyResult:
             lines.insert(0, f"{len(failed)} of {len(self.reports)} runs failed:")
         if self.unread:
             lines += ["left out of the comparison:", *(f"  {reason}" for reason in self.unread)]
+        if self.report_fault:
+            lines.append(f"the report could not be made: {self.report_fault}")
         if lines:
             raise HandCLIPError("\n".join(lines))
 
@@ -91,11 +98,11 @@ def run_study(study: StudyConfig, plan: Sequence[PlannedRun], out: Path) -> Stud
 
 
 def run_and_compare(plan: Sequence[PlannedRun], out: Path, *, resume: bool, record: Path | None = None) -> StudyResult:
-    """Run experiments, and write `comparison.md`, `.csv`, `.tex`, `.json` and `differences.csv` below `out`.
+    """Run experiments; write `comparison.md`, `.csv`, `.tex`, `.json`, `differences.csv` and `report/` below `out`.
 
     Args:
         plan: the experiments.
-        out: where the comparison goes.
+        out: where the comparison and the report go.
         resume: see `run_plan`.
         record: file for what became of each run, written anew after each.
     """
@@ -111,7 +118,20 @@ def run_and_compare(plan: Sequence[PlannedRun], out: Path, *, resume: bool, reco
     if not runs:
         return StudyResult(reports, None, [], unread)
     matrix = compare_evaluations(runs)
-    return StudyResult(reports, matrix, write_matrix(matrix, out), unread)
+    files = write_matrix(matrix, out)
+    page, fault = _report(runs, out / "report", matrix)
+    return StudyResult(reports, matrix, files, unread, page, fault)
+
+
+def _report(runs: Sequence[EvaluatedRun], out: Path, matrix: Matrix) -> tuple[ReportFiles | None, str]:
+    """Write the report, or return why it could not be made; even a fault of the program's must not cost the rest."""
+    try:
+        return report_evaluations(runs, out, matrix=matrix), ""
+    except HandCLIPError as error:
+        return None, str(error)
+    except Exception as error:
+        logger.error("".join(traceback.format_exception(error)))
+        return None, f"{type(error).__name__}: {error}"
 
 
 def _read(folders: Sequence[Path]) -> tuple[list[EvaluatedRun], list[str]]:

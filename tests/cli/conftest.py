@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from handclip import cli
+from handclip import cli, studies
+from handclip.report.report import ReportFiles
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,16 @@ def handclip(
     yield run
     logger.setLevel(before[0])
     logger.handlers = before[1]
+
+
+@pytest.fixture
+def with_report() -> None:
+    """Ask for this, and studies end with their report as they do for users; it takes ten seconds each time."""
+
+
+@pytest.fixture(autouse=True)
+def _without_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "with_report" not in request.fixturenames:
+        monkeypatch.setattr(
+            studies, "report_evaluations", lambda runs, out, **_: ReportFiles(out / "report.html", [], [])
+        )

@@ -10,6 +10,8 @@ import pytest
 import yaml
 from tiny_study import LOSSES, baseline_values, tiny_values
 
+from handclip import studies
+
 Handclip = Callable[..., Any]
 
 
@@ -78,6 +80,26 @@ def test_d56_a_study_runs_what_its_dry_run_listed(study_file: Path, handclip: Ha
     assert again.err.count("has already ended") == 5
     assert {path: path.stat().st_mtime_ns for path in (out / "saved_models").iterdir()} == models
     assert (out / "comparison.json").read_bytes() == comparison
+
+
+def test_a_study_ends_with_its_report(
+    study_file: Path, handclip: Handclip, here: Path, with_report: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = handclip("study", study_file, "--only", "vit_small")
+    assert answer.code == 0, answer.err
+    page = Path("studies/tiny/report/report.html")
+    assert f"Report: {page}" in answer.out
+    assert page.is_file()
+
+    # What goes wrong with the report costs neither the comparison nor the exit code its meaning.
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("no room")
+
+    monkeypatch.setattr(studies, "report_evaluations", fail)
+    answer = handclip("study", study_file, "--only", "vit_small")
+    assert answer.code != 0
+    assert "the report could not be made: ValueError: no room" in answer.err
+    assert "comparison.md" in answer.out
 
 
 def test_a_study_grows(study_file: Path, handclip: Handclip, here: Path) -> None:
