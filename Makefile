@@ -4,7 +4,7 @@ PYTHON ?= $(shell python3.11 -c "print('python3.11')" 2>/dev/null || echo python
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check format bench clean
+.PHONY: setup demo test test-browser check format bench clean
 
 setup: $(STAMP)
 
@@ -20,6 +20,15 @@ demo: setup  ## Train and evaluate every stage on synthetic hands; goes on where
 
 test: setup
 	$(BIN)/pytest
+
+# Reports opened in Chromium. Where there is none, it is installed by who may; for others the tests are skipped.
+test-browser: setup
+	@if [ -z "$$(which chromium chromium-browser google-chrome 2>/dev/null)" ] \
+	    && [ "$$(id -u)" = 0 ] && [ -n "$$(which apt-get)" ]; then \
+	  apt-get update -qq \
+	    && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core; \
+	fi
+	$(BIN)/pytest -rs tests/browser
 
 check: setup
 	$(BIN)/ruff check .
