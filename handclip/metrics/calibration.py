@@ -96,7 +96,8 @@ def cllr(genuine: Floats, impostor: Floats) -> float:
 def minimum_cllr(genuine: Values, impostor: Values) -> float:
     """Return the cost in bits of the best rising function of the scores, which pool-adjacent-violators finds.
 
-    It is what the scores' order is worth; what a calibration costs beyond it is lost by the calibration.
+    It is what the scores' order is worth. The function is fitted on these very scores, so that no calibration that was
+    fitted elsewhere, or that is a straight line, can be expected to reach it.
 
     Args:
         genuine: (N,) scores.
@@ -108,7 +109,8 @@ def minimum_cllr(genuine: Values, impostor: Values) -> float:
     weights = _alike(len(genuine), len(drawn))
     probability = IsotonicRegression(y_min=0, y_max=1).fit_transform(scores, is_genuine, sample_weight=weights)
     right = np.where(is_genuine, probability, 1 - probability)
-    return float(-(weights * np.log2(right)).sum())
+    # Of scores that do not overlap the sum is 0, whose sign rounding would decide.
+    return max(0.0, -float((weights * np.log2(right)).sum()))
 
 
 def reliability(genuine: Floats, impostor: Floats, bins: int = 10) -> Reliability:

@@ -7,15 +7,24 @@ the share of such searches is the false positive identification rate FPIR(t).
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from handclip.metrics.ranking import COSINE_TIE
 from handclip.metrics.uncertainty import PersonSums, resampling_weights
-from handclip.metrics.verification import REPLICATES, Measured, ScoredSearch, measured, rate_at
+from handclip.metrics.verification import (
+    REPLICATES,
+    RULE_OF_30,
+    RateEstimate,
+    ScoredSearch,
+    estimate_rate,
+    rate_at,
+    too_few_people,
+)
 
 Floats: TypeAlias = NDArray[np.float64]
 Scores: TypeAlias = NDArray[np.float32]
@@ -23,8 +32,9 @@ Scores: TypeAlias = NDArray[np.float32]
 FPIRS = (0.1, 0.01)
 """False positive identification rates at which systems are compared."""
 RULE_OF_3 = 3
-"""False alarms that must be expected: were there fewer, a system without any could not be told from one that has them,
-since with none in N independent searches the rate is below 3/N with 95 % confidence (ISO/IEC 19795-1)."""
+"""False alarms that must be expected for a rate to be given at all: were there fewer, a system without any could not be
+told from one that has them, since with none in N independent searches the rate is below 3/N with 95 % confidence
+(ISO/IEC 19795-1). Three do not measure a rate, however: up to `RULE_OF_30` a reason to doubt it goes with it."""
 
 _MOST_THRESHOLDS = 100
 
@@ -69,9 +79,10 @@ class OpenSetSearches:
             best_mate = np.max(search.scores, axis=1, where=is_mate, initial=lowest)
             best_other = np.max(search.scores, axis=1, where=~is_mate, initial=lowest)
             has_mate, has_other = is_mate.any(axis=1), ~is_mate.all(axis=1)
-            mated.append(np.where(best_mate > best_other, best_mate, lowest)[has_mate])
+            is_first = best_mate > best_other + COSINE_TIE
+            mated.append(np.where(is_first, best_mate, lowest)[has_mate].astype(np.float32))
             mated_people.append(search.query_people[has_mate])
-            others.append(best_other[has_other])
+            others.append(best_other[has_other].astype(np.float32))
             others_people.append(search.query_people[has_other])
         joined = np.concatenate(mated), np.concatenate(mated_people)
         return cls(*joined, np.concatenate(others), np.concatenate(others_people))
@@ -113,6 +124,7 @@ class OpenSet:
         fnir: (K,) false negative identification rates, from 1 - Rank-1 to 1.
         fnir_low: (K,) lower ends of the 95 % intervals of the FNIR at each of these FPIR.
         fnir_high: (K,) upper ends.
+        fnir_accepting_all: FNIR where every answer is accepted, which is 1 - Rank-1 over all searches together.
         fnir_at_fpir: FNIR at the lowest threshold that keeps each of `FPIRS`.
     """
 
@@ -124,17 +136,39 @@ class OpenSet:
     fnir: Floats
     fnir_low: Floats
     fnir_high: Floats
-    fnir_at_fpir: dict[float, Measured]
+    fnir_accepting_all: RateEstimate
+    fnir_at_fpir: dict[float, RateEstimate]
+
+    @property
+    def lowest_fpir(self) -> float:
+        """The lowest false positive identification rate that so many people can measure; 1 where they can measure none.
+
+        People are counted, since searches for one person are not independent.
+        """
+        return min(1.0, RULE_OF_30 / self.people)
+
+    @property
+    def measurable(self) -> NDArray[np.bool_]:
+        """(K,) at which thresholds there are enough people to measure both rates."""
+        return (self.fpir >= self.lowest_fpir) & (not self.fnir_accepting_all.reason)
 
 
-def too_few_people(fpir: float, people: int) -> str:
-    """Return why an error rate at a false positive identification rate cannot be measured; empty where it can.
-
-    People are counted, since searches for one person are not independent. `RULE_OF_3` is less than is asked of pairs of
-    people, which share people and are thus not independent either.
-    """
+def too_few_alarms(fpir: float, people: int) -> str:
+    """Return why an error rate at a false positive identification rate is not to be given; empty where it is."""
     needed = round(RULE_OF_3 / fpir)
-    return "" if people >= needed else f"an FPIR of {100 * fpir:g} % needs {needed:,} people, there are {people:,}"
+    if people >= needed:
+        return ""
+    return f"an FPIR of {100 * fpir:g} % needs at least {needed:,} people, there are {people:,}"
+
+
+def few_alarms(fpir: float, people: int) -> str:
+    """Return why an error rate at a false positive identification rate is to be read with care; empty where not."""
+    if people >= round(RULE_OF_30 / fpir):
+        return ""
+    return (
+        f"FNIR at FPIR {100 * fpir:g} % rests on few people (of {people:,}, {people * fpir:g} are expected to cause a "
+        f"false alarm, fewer than {RULE_OF_30})"
+    )
 
 
 def identify(searches: OpenSetSearches, *, replicates: int = REPLICATES) -> OpenSet:
@@ -157,13 +191,20 @@ def identify(searches: OpenSetSearches, *, replicates: int = REPLICATES) -> Open
     fnir, fpir = np.clip(rates[0], 0, 1), np.clip(1 - rates[1], 0, 1)
     fnir[0], fpir[0] = searches.fnir(thresholds), searches.fpir(thresholds)
     mated, non_mated = (len(np.unique(people)) for people in (searches.mated_people, searches.non_mated_people))
+    unmated = too_few_people(mated)
 
-    def fnir_at(level: float) -> Measured:
+    def fnir_at(level: float) -> RateEstimate:
         value = float(searches.fnir(searches.threshold_at_fpir(level)))
-        return measured(value, rate_at(fpir, fnir, level), replicates, mated)
+        return estimate_rate(value, rate_at(fpir, fnir, level), replicates, mated)
+
+    def fnir_at_fpir(level: float) -> RateEstimate:
+        if reason := too_few_alarms(level, non_mated) or unmated:
+            return RateEstimate(None, reason=reason)
+        found = fnir_at(level)
+        return replace(found, reason=found.reason or few_alarms(level, non_mated))
 
     band = [fnir_at(level) for level in fpir[0].tolist()]
-    reasons = {level: too_few_people(level, non_mated) for level in FPIRS}
+    accepting_all = estimate_rate(float(fnir[0, 0]), fnir[:, 0], replicates, mated)
     return OpenSet(
         mated=len(searches.mated),
         non_mated=len(searches.non_mated),
@@ -173,9 +214,8 @@ def identify(searches: OpenSetSearches, *, replicates: int = REPLICATES) -> Open
         fnir=fnir[0],
         fnir_low=np.array([one.low for one in band], dtype=np.float64),
         fnir_high=np.array([one.high for one in band], dtype=np.float64),
-        fnir_at_fpir={
-            level: Measured(None, reason=reason) if reason else fnir_at(level) for level, reason in reasons.items()
-        },
+        fnir_accepting_all=RateEstimate(None, reason=unmated) if unmated else accepting_all,
+        fnir_at_fpir={level: fnir_at_fpir(level) for level in FPIRS},
     )
 
 

@@ -27,6 +27,8 @@ MOST_PERMUTATIONS = 500_000
 """How many are drawn at most for pairs whose significance fewer leave open."""
 LEVEL = 0.05
 """Significance level; an interval covers 1 - LEVEL."""
+FEW_PEOPLE = 20
+"""Intervals over fewer people are too short to be trusted."""
 
 EXACT_UP_TO = 14
 """With so many people or fewer all 2^people ways of swapping are gone through instead of drawn."""
@@ -136,12 +138,20 @@ def _quantiles(values: Floats, levels: Sequence[float]) -> Floats:
     return quantiles
 
 
+def share_without_exception(people: int) -> float:
+    """Return the least share of all people who succeed, with confidence 1 - LEVEL, where so many did without exception.
+
+    Were a share q of all people to fail now and then, none of P would with probability (1 - q)^P; that is LEVEL at
+    q = 1 - LEVEL^(1/P), the exact one-sided bound (Clopper and Pearson, 1934).
+    """
+    return float(LEVEL ** (1 / people))
+
+
 def bounds_without_exception(table: PersonSums, low: Floats, high: Floats) -> tuple[Floats, Floats]:
     """Open the intervals of metrics in which every query of every person succeeds, or every one fails.
 
-    Resampling people who are all alike gives an interval without width. Were a share q of all people to fail now and
-    then, none of P would with probability (1 - q)^P; that is LEVEL at q = 1 - LEVEL^(1/P), the exact one-sided bound
-    (Clopper and Pearson, 1934) for people, which stands in for the end that is open.
+    Resampling people who are all alike gives an interval without width; `share_without_exception` stands in for the end
+    that is open.
 
     Args:
         table: what the intervals are of.
@@ -151,7 +161,7 @@ def bounds_without_exception(table: PersonSums, low: Floats, high: Floats) -> tu
     Returns:
         (M,) lower and (M,) upper ends.
     """
-    share = LEVEL ** (1 / len(table.counts))
+    share = share_without_exception(len(table.counts))
     all_succeed = (table.sums == table.counts[..., None]).all(axis=(0, 1))
     all_fail = (table.sums == 0).all(axis=(0, 1))
     return np.where(all_succeed, share, low), np.where(all_fail, 1 - share, high)

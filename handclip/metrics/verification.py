@@ -9,6 +9,7 @@ What was sampled is people, so intervals come from resampling people: one who is
 genuine comparisons w times, and an impostor comparison of persons a and b counts w_a w_b times.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,27 +19,34 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from handclip.metrics.uncertainty import LEVEL, bca_interval, resampling_weights
+from handclip.metrics.uncertainty import bca_interval, resampling_weights, share_without_exception
 
 Floats: TypeAlias = NDArray[np.float64]
 Scores: TypeAlias = NDArray[np.float32]
 
-FMRS = (0.01, 0.001, 0.0001)
-"""False match rates at which systems are compared."""
+OPERATING_FMR = 0.01
+"""The false match rate that a threshold aims at where one has to be chosen."""
+FMRS = (0.1, OPERATING_FMR, 0.001, 0.0001)
+"""False match rates at which systems are compared; the first is one that a few dozen people suffice to measure."""
 RULE_OF_30 = 30
 """Errors that a rate must rest on: with 30, it is within 30 % of the truth with 90 % confidence (ISO/IEC 19795-1)."""
+FEWEST_PEOPLE = 10
+"""Of fewer people no false non-match rate is given: if nine never fail, up to 28 % of all people still may, and
+intervals from resampling so few are narrower than they should be."""
 REPLICATES = 1_000
 
 _LEVELS = 60
 """Resampled thresholds that are spread evenly over log FMR, and as many over FNMR."""
 _BAND_LEVELS = 40
+_HIGHEST_BAND_LEVELS = (0.8, 0.85, 0.9, 0.95, 0.99)
+"""Levels that are even over log FMR end long before its axis does."""
 
 
 class ScoredSearch(Protocol):
     """Scores of Q queries against G gallery images, and whom they show."""
 
     @property
-    def scores(self) -> Scores:
+    def scores(self) -> NDArray[Any]:
         """(Q, G); higher is more alike."""
 
     @property
@@ -93,10 +101,10 @@ class ScoredPairs:
             queries = np.searchsorted(people, search.query_people).astype(np.uint32)[:, None]
             gallery = np.searchsorted(people, search.gallery_people).astype(np.uint32)[None, :]
             mated = queries == gallery
-            genuine.append(search.scores[mated])
+            genuine.append(search.scores[mated].astype(np.float32))
             genuine_people.append(np.broadcast_to(queries, mated.shape)[mated])
             np.logical_not(mated, out=mated)
-            impostor.append(search.scores[mated])
+            impostor.append(search.scores[mated].astype(np.float32))
             impostor_pairs.append((queries * np.uint32(len(people)) + gallery)[mated])
         joined = np.concatenate(genuine), np.concatenate(genuine_people)
         return cls(people, *joined, np.concatenate(impostor), np.concatenate(impostor_pairs))
@@ -113,8 +121,15 @@ class ScoredPairs:
 
     @cached_property
     def pairs_of_people(self) -> int:
-        """How many ordered pairs of different people were compared."""
-        return int(np.count_nonzero(np.bincount(self.impostor_pairs, minlength=len(self.people) ** 2)))
+        """How many pairs of different people were compared, whichever of the two was searched for."""
+        people = len(self.people)
+        compared = np.bincount(self.impostor_pairs, minlength=people**2).reshape(people, people) > 0
+        return int(np.count_nonzero(np.triu(compared | compared.T)))
+
+    @cached_property
+    def mated_people(self) -> int:
+        """How many people have a genuine comparison."""
+        return len(np.unique(self.genuine_people))
 
     def fmr(self, thresholds: Any) -> Floats:
         """Return the false match rate at thresholds of any shape."""
@@ -147,19 +162,36 @@ class ScoredPairs:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A rate with its 95 % interval over people, or the reason why it cannot be measured."""
+class RateEstimate:
+    """A rate with its 95 % interval over people, as far as they suffice to tell it.
+
+    Args:
+        value: the rate; None where it cannot be measured.
+        low: lower end of the interval; None where there is none.
+        high: upper end.
+        below: the lowest rate that could be measured, where the rate is below it and so not given.
+        reason: why there is no value or no interval, or why the value rests on little.
+    """
 
     value: float | None
     low: float | None = None
     high: float | None = None
+    below: float | None = None
     reason: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class FixedThresholds:
-    """Thresholds to be used on other people: None where there are too few people to fix one, which `reason` says."""
+    """Thresholds to be used on other people.
 
+    Args:
+        people: how many people they were fixed on.
+        eer: threshold of the equal error rate, which any two people have.
+        fmr: threshold of each of `FMRS`; None where there are too few people to fix it.
+        reasons: why, for each of `FMRS`; empty where it is fixed.
+    """
+
+    people: int
     eer: float
     fmr: dict[float, float | None]
     reasons: dict[float, str]
@@ -173,21 +205,24 @@ class Verification:
         genuine: number of genuine comparisons.
         impostor: number of impostor comparisons.
         people: number of people.
-        pairs_of_people: number of ordered pairs of different people.
+        mated_people: number of people with genuine comparisons.
+        pairs_of_people: number of pairs of different people, see `ScoredPairs.pairs_of_people`.
         thresholds: (K,) rising, from one that accepts everything to one that accepts nothing.
         fmr: (K,) false match rates.
         fnmr: (K,) false non-match rates.
         band_fmr: (L,) false match rates, rising, at which the band of the curve is known.
         band_low: (L,) lower ends of the 95 % intervals of the FNMR there.
         band_high: (L,) upper ends.
-        eer: equal error rate, see `ScoredPairs.equal_error_rate`.
+        eer: equal error rate, see `ScoredPairs.equal_error_rate`; not given of fewer than `FEWEST_PEOPLE` people, nor
+            where it would be fewer than `RULE_OF_30` pairs of people.
         fnmr_at_fmr: FNMR at the lowest threshold that keeps each of `FMRS`.
-        at_fixed: FMR and FNMR at each threshold that was given.
+        at_fixed: FMR and FNMR at each threshold that was given, under the same rules.
     """
 
     genuine: int
     impostor: int
     people: int
+    mated_people: int
     pairs_of_people: int
     thresholds: Floats
     fmr: Floats
@@ -195,14 +230,25 @@ class Verification:
     band_fmr: Floats
     band_low: Floats
     band_high: Floats
-    eer: Measured
-    fnmr_at_fmr: dict[float, Measured]
-    at_fixed: Sequence[tuple[Measured, Measured]]
+    eer: RateEstimate
+    fnmr_at_fmr: dict[float, RateEstimate]
+    at_fixed: Sequence[tuple[RateEstimate, RateEstimate]]
 
     @property
     def lowest_fmr(self) -> float:
-        """The lowest false match rate that so many pairs of people can measure."""
-        return RULE_OF_30 / self.pairs_of_people
+        """The lowest false match rate that so many pairs of people can measure; 1 where they can measure none."""
+        return _lowest_rate(self.pairs_of_people)
+
+    @property
+    def measurable(self) -> NDArray[np.bool_]:
+        """(K,) at which thresholds there are enough people and pairs of people to measure both rates."""
+        return (self.fmr >= self.lowest_fmr) & (self.mated_people >= FEWEST_PEOPLE)
+
+
+def in_percent(rate: float) -> str:
+    """Return a rate as percent, with one decimal or as many as two significant digits need; 0 has none."""
+    decimals = 0 if rate == 0 else max(1, 1 - math.floor(math.log10(100 * abs(rate))))
+    return f"{100 * rate:.{decimals}f}"
 
 
 def too_few_pairs(fmr: float, pairs_of_people: int) -> str:
@@ -217,11 +263,31 @@ def too_few_pairs(fmr: float, pairs_of_people: int) -> str:
     return f"an FMR of {100 * fmr:g} % needs {needed:,} pairs of people, there are {pairs_of_people:,}"
 
 
+def too_few_people(people: int) -> str:
+    """Return why the errors of genuine comparisons of so many people cannot be measured; empty where they can."""
+    if people >= FEWEST_PEOPLE:
+        return ""
+    return f"errors in recognizing people need {FEWEST_PEOPLE} people with a photograph to compare, there are {people}"
+
+
+def _lowest_rate(pairs_of_people: int) -> float:
+    return min(1.0, RULE_OF_30 / pairs_of_people)
+
+
+def _too_low(name: str, rate: float, pairs_of_people: int) -> RateEstimate | None:
+    """Tell that fewer than `RULE_OF_30` errors can be expected at a rate that was found."""
+    lowest = _lowest_rate(pairs_of_people)
+    if rate * pairs_of_people >= RULE_OF_30:
+        return None
+    reason = f"{pairs_of_people:,} pairs of people measure no {name} below {in_percent(lowest)} %"
+    return RateEstimate(None, below=lowest if lowest < 1 else None, reason=reason)
+
+
 def fix_thresholds(pairs: ScoredPairs) -> FixedThresholds:
     """Fix the thresholds of the equal error rate and of each of `FMRS`, to be used on scores of other people."""
     reasons = {fmr: too_few_pairs(fmr, pairs.pairs_of_people) for fmr in FMRS}
     by_fmr = {fmr: None if reason else pairs.threshold_at_fmr(fmr) for fmr, reason in reasons.items()}
-    return FixedThresholds(pairs.equal_error_rate()[1], by_fmr, reasons)
+    return FixedThresholds(len(pairs.people), pairs.equal_error_rate()[1], by_fmr, reasons)
 
 
 def verify(pairs: ScoredPairs, fixed: Sequence[float] = (), *, replicates: int = REPLICATES) -> Verification:
@@ -235,21 +301,39 @@ def verify(pairs: ScoredPairs, fixed: Sequence[float] = (), *, replicates: int =
     eer, _ = pairs.equal_error_rate()
     thresholds = _spread_thresholds(pairs, eer, fixed)
     fmr, fnmr = _resampled_rates(pairs, thresholds, replicates)
-    everybody, mated = len(pairs.people), len(np.unique(pairs.genuine_people))
+    everybody, mated = len(pairs.people), pairs.mated_people
+    unmated = too_few_people(mated)
 
-    def fnmr_at(level: float) -> Measured:
+    def fnmr_at(level: float) -> RateEstimate:
         value = float(pairs.fnmr(pairs.threshold_at_fmr(level)))
-        return measured(value, rate_at(fmr, fnmr, level), replicates, mated)
+        return estimate_rate(value, rate_at(fmr, fnmr, level), replicates, mated)
 
-    reasons = {level: too_few_pairs(level, pairs.pairs_of_people) for level in FMRS}
-    places = np.searchsorted(thresholds, np.asarray(fixed, thresholds.dtype))
+    def equal_errors() -> RateEstimate:
+        if unmated:
+            return RateEstimate(None, reason=unmated)
+        found = estimate_rate(eer, equal_rate(fmr, fnmr), replicates, mated)
+        return _too_low("EER", eer, pairs.pairs_of_people) or found
+
+    def false_matches(place: int) -> RateEstimate:
+        value = float(pairs.fmr(thresholds[place]))
+        found = estimate_rate(value, fmr[:, place], replicates, everybody)
+        return _too_low("FMR", value, pairs.pairs_of_people) or found
+
+    def false_non_matches(place: int) -> RateEstimate:
+        if unmated:
+            return RateEstimate(None, reason=unmated)
+        return estimate_rate(float(pairs.fnmr(thresholds[place])), fnmr[:, place], replicates, mated)
+
+    reasons = {level: too_few_pairs(level, pairs.pairs_of_people) or unmated for level in FMRS}
+    places = np.searchsorted(thresholds, np.asarray(fixed, thresholds.dtype)).tolist()
     # At an FMR of 1 everything is accepted, and there is nothing to be uncertain about.
-    band_fmr = np.geomspace(1 / len(pairs.impostor), 1, _BAND_LEVELS + 1)[:-1]
+    band_fmr = np.union1d(np.geomspace(1 / len(pairs.impostor), 1, _BAND_LEVELS + 1)[:-1], _HIGHEST_BAND_LEVELS)
     band = [fnmr_at(level) for level in band_fmr.tolist()]
     return Verification(
         genuine=len(pairs.genuine),
         impostor=len(pairs.impostor),
         people=everybody,
+        mated_people=mated,
         pairs_of_people=pairs.pairs_of_people,
         thresholds=thresholds.astype(np.float64),
         fmr=pairs.fmr(thresholds),
@@ -257,26 +341,19 @@ def verify(pairs: ScoredPairs, fixed: Sequence[float] = (), *, replicates: int =
         band_fmr=band_fmr,
         band_low=np.array([one.low for one in band], dtype=np.float64),
         band_high=np.array([one.high for one in band], dtype=np.float64),
-        eer=measured(eer, equal_rate(fmr, fnmr), replicates, mated),
+        eer=equal_errors(),
         fnmr_at_fmr={
-            level: Measured(None, reason=reason) if reason else fnmr_at(level) for level, reason in reasons.items()
+            level: RateEstimate(None, reason=reason) if reason else fnmr_at(level) for level, reason in reasons.items()
         },
-        at_fixed=[
-            (
-                measured(float(pairs.fmr(thresholds[place])), fmr[:, place], replicates, everybody),
-                measured(float(pairs.fnmr(thresholds[place])), fnmr[:, place], replicates, mated),
-            )
-            for place in places
-        ],
+        at_fixed=[(false_matches(place), false_non_matches(place)) for place in places],
     )
 
 
-def measured(value: float, rows: Floats, replicates: int, people: int) -> Measured:
+def estimate_rate(value: float, rows: Floats, replicates: int, people: int) -> RateEstimate:
     """Return a rate with its interval over people.
 
-    Where no comparison fails, or each does, resampling gives an interval without width. Were a share q of people to
-    fail now and then, none of P would with probability (1 - q)^P, which is LEVEL at q = 1 - LEVEL^(1/P): that stands in
-    for the end that is open.
+    Where no comparison fails, or each does, resampling gives an interval without width: `share_without_exception`
+    stands in for the end that is open.
 
     Args:
         value: the rate.
@@ -287,12 +364,12 @@ def measured(value: float, rows: Floats, replicates: int, people: int) -> Measur
     """
     known = [part[np.isfinite(part)] for part in (rows[1 : 1 + replicates], rows[1 + replicates :])]
     if min(map(len, known)) == 0:
-        return Measured(value, reason=f"no interval can be told from {people} people")
+        return RateEstimate(value, reason=f"no interval can be told from {people} people")
     (low,), (high,) = bca_interval(rows[:1], *(part[:, None] for part in known))
-    share = LEVEL ** (1 / people)
+    share = share_without_exception(people)
     low, high = (share if value == 1 else low), (1 - share if value == 0 else high)
     # The rows are read off a coarser curve than the value.
-    return Measured(value, min(float(low), value), max(float(high), value))
+    return RateEstimate(value, min(float(low), value), max(float(high), value))
 
 
 def equal_rate(falling: Floats, rising: Floats) -> Floats:
@@ -347,7 +424,7 @@ def _spread_thresholds(pairs: ScoredPairs, eer: float, fixed: Sequence[float]) -
 
 
 def _resampled_rates(pairs: ScoredPairs, thresholds: Scores, replicates: int) -> tuple[Floats, Floats]:
-    """Return FMR and FNMR at K rising thresholds: (1 + B + P, K) each, see `measured`."""
+    """Return FMR and FNMR at K rising thresholds: (1 + B + P, K) each, see `estimate_rate`."""
     people = len(pairs.people)
     weights = np.vstack([np.ones(people), resampling_weights(people, replicates)]).astype(np.float32)
     left_out = np.ones((people, people)) - np.eye(people)

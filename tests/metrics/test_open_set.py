@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from handclip.metrics.open_set import OpenSetSearches, identify, too_few_people
+from handclip.metrics.open_set import OpenSetSearches, few_alarms, identify, too_few_alarms
 
 
 @dataclass
@@ -76,6 +76,11 @@ def test_curves_go_from_accepting_everything_to_accepting_nothing():
     assert searches.fpir(threshold) <= 0.1 < searches.fpir(np.nextafter(np.float32(threshold), np.float32(-9)))
     assert at.value == searches.fnir(threshold)
     assert at.low < at.value < at.high
+    all_accepted = found.fnir_accepting_all
+    assert all_accepted.value == pytest.approx(wrong)
+    assert all_accepted.low < wrong < all_accepted.high
+    assert found.lowest_fpir == 30 / 55
+    assert found.measurable.tolist() == (found.fpir >= 30 / 55).tolist()
 
 
 def test_intervals_hold_the_true_rate():
@@ -89,10 +94,23 @@ def test_intervals_hold_the_true_rate():
     assert held >= 26
 
 
-def test_rates_that_too_few_people_were_searched_for_are_not_given():
-    assert too_few_people(0.1, 30) == ""
-    assert too_few_people(0.1, 29) == "an FPIR of 10 % needs 30 people, there are 29"
+def test_rates_that_too_few_people_were_searched_for_are_doubted_or_not_given():
+    assert too_few_alarms(0.1, 30) == ""
+    assert too_few_alarms(0.1, 29) == "an FPIR of 10 % needs at least 30 people, there are 29"
+    assert few_alarms(0.1, 300) == ""
+    assert few_alarms(0.1, 299) != ""
     found = identify(OpenSetSearches.of([made_search(40, seed) for seed in range(20)]), replicates=20)
     assert found.fnir_at_fpir[0.1].value is not None
+    assert found.fnir_at_fpir[0.1].reason == (
+        "FNIR at FPIR 10 % rests on few people (of 40, 4 are expected to cause a false alarm, fewer than 30)"
+    )
     assert found.fnir_at_fpir[0.01].value is None
-    assert found.fnir_at_fpir[0.01].reason == "an FPIR of 1 % needs 300 people, there are 40"
+    assert found.fnir_at_fpir[0.01].reason == "an FPIR of 1 % needs at least 300 people, there are 40"
+
+
+def test_of_few_people_no_error_in_recognizing_them_is_given():
+    found = identify(OpenSetSearches.of([made_search(9, strangers=30)]), replicates=20)
+    for rate in (found.fnir_accepting_all, found.fnir_at_fpir[0.1]):
+        assert rate.value is None
+        assert "need 10 people" in rate.reason
+    assert not found.measurable.any()

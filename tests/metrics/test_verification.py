@@ -14,14 +14,17 @@ from sklearn.metrics import det_curve, roc_curve
 from handclip.metrics.uncertainty import resampling_weights
 from handclip.metrics.verification import (
     FMRS,
-    Measured,
+    OPERATING_FMR,
+    RateEstimate,
     ScoredPairs,
     _resampled_rates,
     equal_rate,
+    estimate_rate,
     fix_thresholds,
-    measured,
+    in_percent,
     rate_at,
     too_few_pairs,
+    too_few_people,
     verify,
 )
 
@@ -60,7 +63,9 @@ def test_pairs_are_told_apart_by_the_people_they_show():
     assert pairs.genuine_people[:3].tolist() == [2, 0, 0]
     assert pairs.impostor[:3].tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert pairs.impostor_pairs[:3].tolist() == [2 * 5 + 0, 2 * 5 + 0, 0 * 5 + 2]
-    assert pairs.pairs_of_people == 2 + 6
+    # 5 with 11, and three pairs of the other three people, whichever of the two is searched for.
+    assert pairs.pairs_of_people == 1 + 3
+    assert pairs.mated_people == 5
 
 
 def test_scores_without_genuine_or_impostor_comparisons_are_refused():
@@ -166,22 +171,28 @@ def test_curves_are_read_where_they_cross_and_where_they_reach_a_level():
 
 def test_a_rate_without_exception_gets_the_exact_bound_for_people():
     rows = np.zeros(1 + 10 + 20)
-    assert measured(0.0, rows, 10, 20) == Measured(0.0, 0.0, pytest.approx(1 - 0.05 ** (1 / 20)))
-    assert measured(1.0, rows + 1, 10, 20) == Measured(1.0, pytest.approx(0.05 ** (1 / 20)), 1.0)
+    assert estimate_rate(0.0, rows, 10, 20) == RateEstimate(0.0, 0.0, pytest.approx(1 - 0.05 ** (1 / 20)))
+    assert estimate_rate(1.0, rows + 1, 10, 20) == RateEstimate(1.0, pytest.approx(0.05 ** (1 / 20)), 1.0)
 
 
 def test_an_interval_that_no_resample_tells_is_left_out():
-    pairs = ScoredPairs.of([made_search(2)])
-    found = verify(pairs, replicates=50)
-    assert found.eer.low is None
-    assert "2 people" in found.eer.reason
+    found = estimate_rate(0.2, np.full(1 + 10 + 2, np.nan), 10, 2)
+    assert found == RateEstimate(0.2, reason="no interval can be told from 2 people")
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"),
+    [(0, "0"), (1, "100.0"), (0.5, "50.0"), (0.012345, "1.2"), (0.001, "0.10"), (0.0096, "0.96"), (0.00012, "0.012")],
+)
+def test_percent_have_at_least_two_significant_digits(rate: float, shown: str):
+    assert in_percent(rate) == shown
 
 
 def test_intervals_hold_the_true_rate():
-    true = NormalDist().cdf(-1.5)
+    true = NormalDist().cdf(-1.0)
     held = 0
     for seed in range(30):
-        eer = verify(ScoredPairs.of([made_search(40, seed)]), replicates=200).eer
+        eer = verify(ScoredPairs.of([made_search(40, seed, distance=2.0)]), replicates=200).eer
         assert eer.low is not None and eer.value is not None and eer.high is not None
         assert eer.low <= eer.value <= eer.high
         held += eer.low <= true <= eer.high
@@ -191,34 +202,81 @@ def test_intervals_hold_the_true_rate():
 def test_verification_holds_curves_rates_and_counts():
     pairs = ScoredPairs.of([made_search(60, seed) for seed in range(2)])
     found = verify(pairs, [1.0, 2.0], replicates=100)
-    assert (found.genuine, found.impostor, found.people, found.pairs_of_people) == (240, 14_160, 60, 3_540)
+    assert (found.genuine, found.impostor, found.people, found.pairs_of_people) == (240, 14_160, 60, 1_770)
+    assert found.mated_people == 60
     assert (found.fmr[0], found.fnmr[0], found.fmr[-1], found.fnmr[-1]) == (1, 0, 0, 1)
     np.testing.assert_allclose(found.fmr, pairs.fmr(found.thresholds))
     np.testing.assert_allclose(found.fnmr, pairs.fnmr(found.thresholds))
     for threshold, (fmr, fnmr) in zip([1.0, 2.0], found.at_fixed, strict=True):
         assert (fmr.value, fnmr.value) == pytest.approx((float(pairs.fmr(threshold)), float(pairs.fnmr(threshold))))
         assert fmr.low < fmr.value < fmr.high
-    assert found.fnmr_at_fmr[0.01].value == pairs.fnmr(pairs.threshold_at_fmr(0.01))
+    assert found.fnmr_at_fmr[0.1].value == pairs.fnmr(pairs.threshold_at_fmr(0.1))
     assert (found.band_low <= found.band_high).all()
-    assert found.lowest_fmr == 30 / 3_540
+    assert (np.diff(found.band_fmr) > 0).all()
+    assert found.band_fmr[-1] == 0.99
+    assert found.lowest_fmr == 30 / 1_770
+    assert found.measurable.tolist() == (found.fmr >= 30 / 1_770).tolist()
+    assert found.measurable.any()
+    assert not found.measurable.all()
 
 
 def test_rates_that_too_few_pairs_of_people_were_compared_for_are_not_given():
     assert too_few_pairs(0.01, 3_000) == ""
     assert too_few_pairs(0.01, 2_999) == "an FMR of 1 % needs 3,000 pairs of people, there are 2,999"
-    # Thirty people, however often they are photographed, are 870 pairs.
+    # Thirty people, however often they are photographed, are 435 pairs.
     pairs = ScoredPairs.of([made_search(30, seed, images=4) for seed in range(5)])
     found = verify(pairs, replicates=20)
-    assert [one.value for one in found.fnmr_at_fmr.values()] == [None, None, None]
-    assert found.fnmr_at_fmr[0.001].reason == "an FMR of 0.1 % needs 30,000 pairs of people, there are 870"
+    assert [fmr for fmr, one in found.fnmr_at_fmr.items() if one.value is not None] == [0.1]
+    assert found.fnmr_at_fmr[0.001].reason == "an FMR of 0.1 % needs 30,000 pairs of people, there are 435"
     fixed = fix_thresholds(pairs)
     assert fixed.fmr[0.01] is None
-    assert "870" in fixed.reasons[0.01]
+    assert "435" in fixed.reasons[0.01]
     assert fixed.eer == pairs.equal_error_rate()[1]
+    assert fixed.people == 30
+
+
+def test_rates_that_come_out_too_low_to_be_measured_are_not_given():
+    pairs = ScoredPairs.of([made_search(30, distance=9.0)])
+    few, many = 7.0, 1.0
+    assert pairs.fmr(few) * 435 < 30 < pairs.fmr(many) * 435
+    found = verify(pairs, [few, many], replicates=20)
+    reason = "435 pairs of people measure no {} below 6.9 %"
+    assert found.eer == RateEstimate(None, below=30 / 435, reason=reason.format("EER"))
+    (low, missed), (high, _) = found.at_fixed
+    assert low == RateEstimate(None, below=30 / 435, reason=reason.format("FMR"))
+    assert missed.value == pairs.fnmr(few)
+    assert (high.value, high.reason) == (pairs.fmr(many), "")
+
+
+@pytest.mark.parametrize("people", [2, 9])
+def test_of_few_people_no_error_in_recognizing_them_is_given(people: int):
+    # So hard that there are enough equal errors where nine people are compared.
+    found = verify(ScoredPairs.of([made_search(people, distance=-9.0)]), [0.0], replicates=20)
+    reason = f"errors in recognizing people need 10 people with a photograph to compare, there are {people}"
+    assert found.eer == RateEstimate(None, reason=reason)
+    assert found.at_fixed[0][1] == RateEstimate(None, reason=reason)
+    assert all(one.value is None for one in found.fnmr_at_fmr.values())
+    assert not found.measurable.any()
+    assert too_few_people(10) == ""
+    assert verify(ScoredPairs.of([made_search(10, distance=-9.0)]), replicates=20).eer.value is not None
+
+
+def test_people_without_a_mate_do_not_measure_who_is_recognized():
+    search = made_search(40)
+    search.gallery_people = np.where(search.gallery_people < 100, search.gallery_people, search.gallery_people + 1_000)
+    pairs = ScoredPairs.of([search])
+    assert pairs.mated_people == 10
+    assert verify(pairs, replicates=20).fnmr_at_fmr[0.1].value is not None
+    search.gallery_people[search.gallery_people == 7] = 1_007
+    found = verify(ScoredPairs.of([search]), replicates=20)
+    assert found.pairs_of_people > 300
+    assert "there are 9" in found.fnmr_at_fmr[0.1].reason
 
 
 def test_thresholds_are_fixed_where_there_are_enough_people():
-    pairs = ScoredPairs.of([made_search(60)])
+    pairs = ScoredPairs.of([made_search(78)])
     fixed = fix_thresholds(pairs)
-    assert fixed.fmr == {0.01: pairs.threshold_at_fmr(0.01), 0.001: None, 0.0001: None}
+    assert OPERATING_FMR in fixed.fmr
+    enough = {fmr: pairs.threshold_at_fmr(fmr) for fmr in (0.1, 0.01)}
+    assert fixed.fmr == {**enough, 0.001: None, 0.0001: None}
     assert fixed.reasons[0.01] == ""

@@ -75,7 +75,7 @@ def test_open_set_curves_are_percent():
     axes = figure.axes[0]
     np.testing.assert_allclose(axes.lines[1].get_xdata(), 100 * FALSE)
     np.testing.assert_allclose(axes.lines[1].get_ydata(), 100 * MISSED)
-    assert legend(figure) == ["run 0", "run 3", "too few people to measure"]
+    assert legend(figure) == ["run 0", "run 3", "rests on few people: read the band"]
     assert len(axes.collections) == 1
 
 

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from handclip.metrics.verification import RateEstimate
 from handclip.report.book import Book, Heading, Note, Picture, Section, Table, Text
 from handclip.report.figures.style import FigureFiles
 from handclip.report.material import Search
-from handclip.report.sections.biometric import biometric_section
+from handclip.report.sections.biometric import _remarks, _shown, biometric_section
 
 
 @dataclass
@@ -116,11 +117,11 @@ def test_tables_show_percent_with_intervals_and_files_hold_fractions(tmp_path: P
     assert 0 < low < eer < high < 0.2
     assert cells[:2] == ["1. stage 1 vit_small ce", f"{100 * eer:.1f} ({100 * low:.1f} to {100 * high:.1f})"]
     assert row["run"] == "run1"
-    assert 0 < float(row["fnmr_at_fmr_1_percent"]) < 1
+    assert 0 < float(row["fnmr_at_fmr_10_percent"]) < 1
     assert row["fnmr_at_fmr_0.1_percent"] == ""
-    assert cells[3:] == ["not measurable", "not measurable"]
+    assert cells[3:] == ["not measurable", "not measurable", "not measurable"]
     notes = [note.text for note in of_kind(section, Note)]
-    assert any("an FMR of 0.1 % needs 30,000 pairs of people, there are 3,540" in note for note in notes)
+    assert any("an FMR of 0.1 % needs 30,000 pairs of people, there are 1,770" in note for note in notes)
 
 
 def test_thresholds_come_from_validation_scores_alone(tmp_path: Path):
@@ -128,7 +129,7 @@ def test_thresholds_come_from_validation_scores_alone(tmp_path: Path):
     for name, seed in (("one", 1), ("other", 2)):
         section_of(tmp_path / name, made_run(1, test=made_searches(60, seed), validation=validation))
     one, other = (rows_of(tmp_path / name, "thresholds") for name in ("one", "other"))
-    assert [row["fixed_for"] for row in one] == ["EER", "FMR 1 %"]
+    assert [row["fixed_for"] for row in one] == ["EER", "FMR 10 %"]
     assert [row["threshold"] for row in one] == [row["threshold"] for row in other]
     assert [row["fnmr"] for row in one] != [row["fnmr"] for row in other]
     slopes = [rows_of(tmp_path / name, "calibration")[0]["slope"] for name in ("one", "other")]
@@ -158,7 +159,7 @@ def test_calibration_makes_ratios_cost_less(tmp_path: Path):
 
 def test_validation_images_that_were_trained_on_are_pointed_out(tmp_path: Path):
     notes = of_kind(section_of(tmp_path, made_run(1), made_run(2, validation_was_trained_on=True)), Note)
-    (warning,) = [note for note in notes if note.kind == "warning"]
+    (warning,) = [note for note in notes if "trained on as well" in note.text]
     assert "2. stage 1" in warning.text
     assert "1. stage 1" not in warning.text
 
@@ -202,9 +203,63 @@ def test_scores_of_one_person_are_no_exception(tmp_path: Path):
 
 
 @pytest.mark.parametrize("people", [2, 3])
-def test_few_people_are_no_exception(tmp_path: Path, people: int):
+def test_few_people_are_no_exception_and_get_no_rates(tmp_path: Path, people: int):
     section = section_of(tmp_path, made_run(1, people=people))
     assert len(of_kind(section, Picture)) == 4
+    rates, thresholds, open_set, _ = (table.cells[0] for table in of_kind(section, Table))
+    assert {*rates[1:], *thresholds[3:], *open_set[1:]} == {"not measurable"}
+    assert all("so far" not in picture.alt for picture in of_kind(section, Picture))
+    notes = [note.text for note in of_kind(section, Note)]
+    assert sum(f"need 10 people with a photograph to compare, there are {people}" in note for note in notes) == 3
+
+
+def test_rates_below_what_can_be_measured_are_bounded_with_the_reason(tmp_path: Path):
+    easy = [replace(search, scores=search.scores**9) for search in made_searches(60, 1)]
+    mated = easy[0].query_people[:, None] == easy[0].gallery_people
+    for search in easy:
+        search.scores[mated] += 1
+    section = section_of(tmp_path, made_run(1, test=easy, validation=easy))
+    rates, thresholds, *_ = (table.cells[0] for table in of_kind(section, Table))
+    assert rates[1] == "below 1.7"
+    assert thresholds[3] == "below 1.7"
+    notes = " ".join(note.text for note in of_kind(section, Note))
+    assert "1,770 pairs of people measure no EER below 1.7 %" in notes
+    assert "1,770 pairs of people measure no FMR below 1.7 %" in notes
+
+
+def test_an_open_set_rate_that_rests_on_few_people_is_shown_with_a_warning(tmp_path: Path):
+    section = section_of(tmp_path, made_run(1))
+    (cells,) = next(table.cells for table in of_kind(section, Table) if table.csv.stem == "open_set")
+    assert " to " in cells[1]
+    assert " to " in cells[2]
+    assert cells[3] == "not measurable"
+    (warning,) = [note.text for note in of_kind(section, Note) if note.kind == "warning"]
+    assert "of 60, 6 are expected to cause a false alarm" in warning
+    assert "Read the interval, not the value" in warning
+
+
+def test_points_of_curves_below_what_can_be_measured_are_marked(tmp_path: Path):
+    section_of(tmp_path, made_run(1))
+    for name, rate, lowest in (("det_curves", "fmr", 30 / 1_770), ("open_set_curves", "fpir", 30 / 60)):
+        rows = rows_of(tmp_path, name)
+        assert {row["measurable"] for row in rows} == {"true", "false"}
+        assert all((row["measurable"] == "true") == (float(row[rate]) >= lowest) for row in rows)
+
+
+def test_rates_without_an_interval_say_so():
+    assert _shown(RateEstimate(0.25, reason="no interval can be told from 2 people")) == "25.0 (no interval)"
+    (note,) = _remarks([RateEstimate(0.25, reason="no interval can be told from 2 people")])
+    assert "no interval can be told from 2 people" in note.text
+
+
+def test_too_few_validation_people_cost_only_what_is_fixed_on_them(tmp_path: Path):
+    section = section_of(tmp_path, made_run(1, validation=made_searches(1, 1)), made_run(2))
+    assert [row["run"] for row in rows_of(tmp_path, "verification")] == ["run1", "run2"]
+    assert {row["run"] for row in rows_of(tmp_path, "thresholds")} == {"run2"}
+    assert {row["run"] for row in rows_of(tmp_path, "calibration")} == {"run2"}
+    notes = [note.text for note in of_kind(section, Note) if note.text.startswith("Not for 1. stage 1 vit_small ce:")]
+    assert len(notes) == 2
+    assert all("too few (error rates need at least one genuine and one impostor" in note for note in notes)
 
 
 def test_a_featured_run_that_shares_no_curves_has_panels_and_rows(tmp_path: Path):

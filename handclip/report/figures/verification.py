@@ -148,7 +148,8 @@ def open_set_figure(curves: Sequence[ErrorCurve], lowest_fpir: float) -> Figure:
 
     Args:
         curves: FPIR and FNIR of each system.
-        lowest_fpir: false positive identification rates below it are shaded, since too few people were searched for.
+        lowest_fpir: false positive identification rates below it are shaded, since too few people were searched for to
+            measure them.
     """
     figure = new_figure(8, 4.4 + 0.22 * -(-len(curves) // 2))
     axes = figure.subplots()
@@ -166,7 +167,7 @@ def open_set_figure(curves: Sequence[ErrorCurve], lowest_fpir: float) -> Figure:
     axes.set_xlabel("False positive identification rate, FPIR (%)")
     axes.set_ylabel("False negative identification rate,\nFNIR (%)")
     if lowest_fpir > left:
-        too_few = "too few people to measure"
+        too_few = "rests on few people: read the band"
         axes.axvspan(
             100 * left,
             100 * lowest_fpir,

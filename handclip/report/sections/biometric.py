@@ -19,15 +19,18 @@ from handclip.metrics.calibration import (
 )
 from handclip.metrics.open_set import FPIRS, RULE_OF_3, OpenSet, OpenSetSearches, identify
 from handclip.metrics.verification import (
+    FEWEST_PEOPLE,
     FMRS,
+    RULE_OF_30,
     FixedThresholds,
-    Measured,
+    RateEstimate,
     ScoredPairs,
     Verification,
     fix_thresholds,
+    in_percent,
     verify,
 )
-from handclip.report.book import Block, Book, Heading, Note, Picture, Section, Table, Text, percent
+from handclip.report.book import Block, Book, Heading, Note, Picture, Section, Table, Text
 from handclip.report.figures.verification import (
     ErrorCurve,
     ReliabilityCurve,
@@ -62,14 +65,20 @@ _RATES_TEXT = (
 )
 _THRESHOLDS_TEXT = (
     "In use, a threshold has to be fixed before the people come. Here it is fixed on the validation split, without any "
-    "score of the test split, and then applied to the test split. Where FMR or FNMR come out far from what the "
-    "threshold was meant for, the scores of people seen in training are not like those of new people."
+    "score of the test split, and then applied to the test split. There FMR or FNMR can come out far from what the "
+    "threshold was meant for, for three reasons: the scores of people seen in training are not like those of new "
+    "people (not so for baselines, and for models trained on another data set, which have seen neither); a threshold "
+    "that is fixed on few people is a matter of chance, which the intervals do not hold, since they take it as given; "
+    "and the photographs of the two splits may differ."
 )
 _OPEN_SET_TEXT = (
     "In an open set, the person may not be in the gallery at all. Every query is searched for twice: with its "
     "photographs in the gallery, where it is missed if another person comes first or the score is below the threshold "
     "(false negative identification rate, FNIR), and with them taken out, where any score from the threshold up is a "
-    "false alarm (false positive identification rate, FPIR)."
+    "false alarm (false positive identification rate, FPIR). Searches for one person are not independent, so people "
+    f"are counted: an FPIR is measured well where {RULE_OF_30} of them are expected to cause a false alarm, which for "
+    f"FPIR 10 % takes {10 * RULE_OF_30} people. Of fewer people the FNIR is shown with a warning, and it is not shown "
+    f"at all where fewer than {RULE_OF_3} are expected to."
 )
 _CALIBRATION_TEXT = (
     "A similarity is not a probability: 0.9 does not mean that two photographs show the same person nine times in ten. "
@@ -80,8 +89,10 @@ _CALIBRATION_TEXT = (
 )
 _CLLR_TEXT = (
     "Cllr is what the ratios cost, in bits: 0 if each tells everything, 1 if they tell nothing, more than 1 if they "
-    "mislead. The minimum is what the best rising function of the test scores would cost; the rest is lost by "
-    "calibrating on other people."
+    "mislead. The minimum is what the best rising function of the scores would cost. That function is fitted on the "
+    "test split itself, so the minimum is out of reach: what the calibrated scores cost beyond it is lost because they "
+    "were calibrated on other people, and because a straight line need not have the right shape. Cllr has no interval "
+    "here, so small differences between runs say nothing."
 )
 
 
@@ -100,7 +111,7 @@ class _Calibrated:
 
 @dataclass(frozen=True, eq=False)
 class _Judged:
-    """What is shown of one run."""
+    """What is shown of one run; `not_validated` says why nothing was fixed on validation scores, where it was not."""
 
     run: ReportRun
     verification: Verification
@@ -108,6 +119,7 @@ class _Judged:
     open_set: OpenSet
     fixed: FixedThresholds | None
     calibrated: _Calibrated | None
+    not_validated: str
 
     @property
     def criteria(self) -> list[tuple[str, float]]:
@@ -156,9 +168,9 @@ def _judge(run: ReportRun) -> _Judged | str:
         return _full_stop("; ".join(run.missing.values()) or "Its evaluation has kept no scores")
     try:
         pairs, open_set = ScoredPairs.of(searches), identify(OpenSetSearches.of(searches))
-        validation = _validation_pairs(run)
     except ValueError as error:
         return _full_stop(f"Its scores do not suffice: {error}")
+    validation, not_validated = _validation_pairs(run)
     fixed = None if validation is None else fix_thresholds(validation)
     at = [threshold for _, threshold in _criteria(fixed)] if fixed is not None else []
     return _Judged(
@@ -168,12 +180,19 @@ def _judge(run: ReportRun) -> _Judged | str:
         open_set=open_set,
         fixed=fixed,
         calibrated=None if validation is None else _calibrate(validation, pairs),
+        not_validated=not_validated,
     )
 
 
-def _validation_pairs(run: ReportRun) -> ScoredPairs | None:
+def _validation_pairs(run: ReportRun) -> tuple[ScoredPairs | None, str]:
+    """Return the validation scores, or None and the reason."""
     searches = list(run.validation_searches())
-    return ScoredPairs.of(searches) if searches else None
+    if not searches:
+        return None, "the manifest has no validation photographs of people who also have training photographs"
+    try:
+        return ScoredPairs.of(searches), ""
+    except ValueError as error:
+        return None, f"the validation photographs of people who also have training photographs are too few ({error})"
 
 
 def _criteria(fixed: FixedThresholds) -> list[tuple[str, float]]:
@@ -216,22 +235,29 @@ def _counts(one: _Judged, runs: int) -> str:
         f"{each} judged by {found.genuine:,} genuine and {found.impostor:,} impostor comparisons of {found.people:,} "
         f"people, over all draws and aspects; {found.pairs_of_people:,} different pairs of people are among them. "
         "The photographs of one person succeed or fail together, so intervals (95 %) come from resampling people, and "
-        "a rate is shown only where there are enough pairs of people to measure it."
+        f"what counts are not comparisons but people. FMR and EER are shown only where they amount to {RULE_OF_30} "
+        "errors among the pairs of people (the rule of 30: then a rate is within 30 % of the truth with 90 % "
+        f"confidence), FNMR and EER only for {FEWEST_PEOPLE} people or more."
     )
 
 
 def _scores(panels: Sequence[_Judged], best: _Judged, book: Book) -> list[Block]:
+    eer = best.verification.eer
+    finding = (
+        ""
+        if eer.value is None
+        else (
+            f" In run {best.run.label} they overlap so far that {_rate(eer)} of either are on the wrong side of the "
+            "threshold of equal errors."
+        )
+    )
     figure = score_densities_figure(
         [ScoreDensities(one.run.label, *one.densities, None if one.fixed is None else one.fixed.eer) for one in panels]
     )
     picture = book.picture(
         "score_densities",
         figure,
-        alt=(
-            f"Densities of genuine and impostor similarities of {_run_count(len(panels))}. In run {best.run.label} "
-            f"they overlap so far that {_rate(best.verification.eer)} of either are on the wrong side of the threshold "
-            "of equal errors."
-        ),
+        alt=f"Densities of genuine and impostor similarities of {_run_count(len(panels))}.{finding}",
         caption=(
             "How similar photographs of the same person are (line), and photographs of two people (grey area). The "
             "less they overlap, the fewer errors. Similarities of different models are on scales of their own: only "
@@ -261,7 +287,11 @@ def _rates(judged: Sequence[_Judged], best: _Judged, book: Book, material: Mater
             row
             for one in judged
             for row in _curve_rows(
-                one, threshold=one.verification.thresholds, fmr=one.verification.fmr, fnmr=one.verification.fnmr
+                one,
+                one.verification.measurable,
+                threshold=one.verification.thresholds,
+                fmr=one.verification.fmr,
+                fnmr=one.verification.fnmr,
             )
         ],
     )
@@ -275,7 +305,8 @@ def _rates(judged: Sequence[_Judged], best: _Judged, book: Book, material: Mater
         caption=(
             "Both error rates for every threshold. Left: the axes are stretched as a normal distribution is, so that "
             "small rates can be seen; on the dotted line both are the same (EER). Right: the same as the share of "
-            f"genuine comparisons that are accepted. Band: 95 % interval over people of {best.run.label}."
+            f"genuine comparisons that are accepted. Band: 95 % interval over people of {best.run.label}. Hatched: "
+            f"fewer than {RULE_OF_30} false matches can be expected among the pairs of people."
         ),
     )
     rows: list[dict[str, Any]] = []
@@ -294,14 +325,13 @@ def _rates(judged: Sequence[_Judged], best: _Judged, book: Book, material: Mater
         rows,
         f"Error rates with 95 % intervals over people. {_protocol(material)}.",
     )
-    reasons = dict.fromkeys(
-        measured.reason for one in judged for measured in one.verification.fnmr_at_fmr.values() if measured.reason
-    )
-    return [Heading("Accepting and rejecting"), Text(_RATES_TEXT), picture, table, *_why(reasons)]
+    shown = [rate for one in judged for rate in (one.verification.eer, *one.verification.fnmr_at_fmr.values())]
+    return [Heading("Accepting and rejecting"), Text(_RATES_TEXT), picture, table, *_remarks(shown)]
 
 
 def _thresholds(judged: Sequence[_Judged], book: Book, material: Material) -> list[Block]:
     blocks: list[Block] = [Heading("Thresholds fixed beforehand"), Text(_THRESHOLDS_TEXT)]
+    fixed_on = [one.fixed.people for one in judged if one.fixed is not None]
     rows: list[dict[str, Any]] = []
     cells = []
     for one in judged:
@@ -316,16 +346,18 @@ def _thresholds(judged: Sequence[_Judged], book: Book, material: Material) -> li
             )
             cells.append([one.run.label, criterion, f"{threshold:.6f}", _shown(fmr), _shown(fnmr)])
     if cells:
+        people = " to ".join(f"{count:,}" for count in sorted({min(fixed_on), max(fixed_on)}))
         titles = ["Run", "Fixed for", "Threshold", "FMR on test (%)", "FNMR on test (%)"]
         caption = (
             "Thresholds from the validation split and the error rates they give on the test split, with 95 % intervals "
-            f"over people. {_protocol(material)}."
+            f"over people. Thresholds were fixed on {people} people. {_protocol(material)}."
         )
         blocks.append(_table(book, "thresholds", titles, cells, rows, caption))
-    reasons = dict.fromkeys(
-        reason for one in judged if one.fixed is not None for reason in one.fixed.reasons.values() if reason
+    blocks += _remarks([rate for one in judged for rates in one.verification.at_fixed for rate in rates])
+    blocks += _why(
+        (reason for one in judged if one.fixed is not None for reason in one.fixed.reasons.values()),
+        "in the validation split ",
     )
-    blocks += _why(reasons, "in the validation split ")
     leaning = [one.run.label for one in judged if one.fixed is not None and one.run.validation_was_trained_on]
     if leaning:
         blocks.append(
@@ -345,18 +377,18 @@ def _open_sets(judged: Sequence[_Judged], best: _Judged, book: Book, material: M
         band = (found.fpir, found.fnir_low, found.fnir_high) if one is best else None
         if one.run.style is not None:
             curves.append(ErrorCurve(one.run.label, one.run.style, found.fpir, found.fnir, band))
-        points += _curve_rows(one, threshold=found.thresholds, fpir=found.fpir, fnir=found.fnir)
+        points += _curve_rows(one, found.measurable, threshold=found.thresholds, fpir=found.fpir, fnir=found.fnir)
     rows: list[dict[str, Any]] = []
     cells = []
     for one in judged:
-        columns = {_key("fnir_at_fpir", fpir): one.open_set.fnir_at_fpir[fpir] for fpir in FPIRS}
+        at_fpir = {_key("fnir_at_fpir", fpir): one.open_set.fnir_at_fpir[fpir] for fpir in FPIRS}
+        columns = {"fnir_accepting_all": one.open_set.fnir_accepting_all, **at_fpir}
         rows.append({"run": one.run.row.run, **_numbers(columns)})
         cells.append([one.run.label, *map(_shown, columns.values())])
     book.csv("open_set_curves", points)
-    lowest = RULE_OF_3 / best.open_set.people
     picture = book.picture(
         "open_set",
-        open_set_figure(curves, lowest),
+        open_set_figure(curves, best.open_set.lowest_fpir),
         alt=(
             f"False negative against false positive identification rate of {_run_count(len(curves))}. "
             f"FNIR at FPIR {100 * FPIRS[0]:g} % of {best.run.label}: {_rate(best.open_set.fnir_at_fpir[FPIRS[0]])}."
@@ -365,19 +397,19 @@ def _open_sets(judged: Sequence[_Judged], best: _Judged, book: Book, material: M
             f"{best.open_set.mated:,} searches with the person in the gallery, {best.open_set.non_mated:,} without, "
             f"for {best.open_set.people:,} people. At the right end every answer is accepted, and what is missed are "
             "the queries whose first rank is wrong (1 − Rank-1). "
-            f"Band: 95 % interval over people of {best.run.label}."
+            f"Band: 95 % interval over people of {best.run.label}. Hatched: fewer than {RULE_OF_30} people are "
+            "expected to cause a false alarm."
         ),
     )
-    titles = ["Run", *(f"FNIR at FPIR {100 * fpir:g} % (%)" for fpir in FPIRS)]
+    titles = ["Run", "FNIR, every answer accepted (%)", *(f"FNIR at FPIR {100 * fpir:g} % (%)" for fpir in FPIRS)]
     caption = (
-        "Missed searches when at most so many searches for people who are not in the gallery give an alarm; 95 % "
-        f"intervals over the people searched for. {_protocol(material)}."
+        "Missed searches, first if every answer is accepted (1 − Rank-1, over all searches together), then when at "
+        "most so many searches for people who are not in the gallery give an alarm; 95 % intervals over the people "
+        f"searched for. {_protocol(material)}."
     )
     table = _table(book, "open_set", titles, cells, rows, caption)
-    reasons = dict.fromkeys(
-        measured.reason for one in judged for measured in one.open_set.fnir_at_fpir.values() if measured.reason
-    )
-    return [Heading("Open-set identification"), Text(_OPEN_SET_TEXT), picture, table, *_why(reasons)]
+    rates = [rate for one in judged for rate in (one.open_set.fnir_accepting_all, *one.open_set.fnir_at_fpir.values())]
+    return [Heading("Open-set identification"), Text(_OPEN_SET_TEXT), picture, table, *_remarks(rates)]
 
 
 def _calibrations(judged: Sequence[_Judged], panels: Sequence[_Judged], book: Book, material: Material) -> list[Block]:
@@ -394,7 +426,10 @@ def _calibrations(judged: Sequence[_Judged], panels: Sequence[_Judged], book: Bo
             blocks.append(_reliability(panels, book))
         blocks.append(Text(_CLLR_TEXT))
         titles = ["Run", "Cllr, cosine read as a probability", "Cllr, calibrated", "Minimum Cllr"]
-        caption = f"Cost of log-likelihood ratios on the test split, in bits; lower is better. {_protocol(material)}."
+        caption = (
+            "Cost of log-likelihood ratios on the test split, in bits; lower is better. A cosine is read as a "
+            f"probability by taking (1 + cosine) / 2 for it. {_protocol(material)}."
+        )
         blocks.append(_table(book, "calibration", titles, cells, rows, caption))
     return blocks + _no_validation(judged, "scores cannot be calibrated")
 
@@ -415,7 +450,8 @@ def _reliability(panels: Sequence[_Judged], book: Book) -> Picture:
         caption=(
             "Test comparisons are sorted into bins by the predicted probability that they show the same person, as if "
             "half of all comparisons were genuine. On the diagonal, predictions come true as often as they say; below "
-            f"it, evidence is overstated. Bins with fewer than {FEW_PAIRS} comparisons are merged with the next."
+            f"it, evidence is overstated. Without calibration, (1 + cosine) / 2 is taken for a probability. Bins with "
+            f"fewer than {FEW_PAIRS} comparisons are merged with the next."
         ),
     )
 
@@ -429,27 +465,33 @@ def _reliability_rows(one: _Judged, name: str, diagram: Reliability) -> list[dic
     ]
 
 
-def _curve_rows(one: _Judged, **columns: Floats) -> list[dict[str, Any]]:
+def _curve_rows(one: _Judged, measurable: NDArray[np.bool_], **columns: Floats) -> list[dict[str, Any]]:
+    """Rows of a curve's file, which says of each point whether there are enough people to measure it."""
     return [
-        {"run": one.run.row.run, **dict(zip(columns, values, strict=True))}
-        for values in zip(*(column.tolist() for column in columns.values()), strict=True)
+        {"run": one.run.row.run, **dict(zip(columns, values, strict=True)), "measurable": "true" if enough else "false"}
+        for enough, *values in zip(measurable.tolist(), *(column.tolist() for column in columns.values()), strict=True)
     ]
 
 
 def _no_validation(judged: Sequence[_Judged], consequence: str) -> list[Block]:
-    without = [one.run.label for one in judged if one.fixed is None]
-    if not without:
-        return []
-    why = (
-        "the manifest has no validation photographs of people who also have training photographs, so that "
-        f"{consequence}. Prepare the data set with a validation split and evaluate the runs again with --overwrite"
-    )
-    return [Note(f"Not for {'; '.join(without)}: {why}.", kind="missing")]
+    notes: list[Block] = []
+    for reason in dict.fromkeys(one.not_validated for one in judged if one.not_validated):
+        without = "; ".join(one.run.label for one in judged if one.not_validated == reason)
+        mend = "Prepare the data set with a validation split and evaluate the runs again with --overwrite"
+        notes.append(Note(f"Not for {without}: {reason}, so that {consequence}. {mend}.", kind="missing"))
+    return notes
+
+
+def _remarks(rates: Sequence[RateEstimate]) -> list[Block]:
+    """Notes on the rates that are not measurable, and on those that are shown and rest on little."""
+    doubts = "; ".join(dict.fromkeys(rate.reason for rate in rates if rate.value is not None and rate.reason))
+    notes: list[Block] = _why(rate.reason for rate in rates if rate.value is None)
+    return [*([Note(f"{doubts}. Read the interval, not the value.")] if doubts else []), *notes]
 
 
 def _why(reasons: Iterable[str], where: str = "") -> list[Block]:
     """A note on what is not measurable, once for all runs that share a reason."""
-    told = "; ".join(reasons)
+    told = "; ".join(dict.fromkeys(filter(None, reasons)))
     return [Note(f"{_NOT_MEASURABLE.capitalize()} {where}with so few people: {told}.", kind="missing")] if told else []
 
 
@@ -460,7 +502,7 @@ def _table(
     return Table(titles, [title not in ("Run", "Fixed for") for title in titles], cells, caption, book.csv(name, rows))
 
 
-def _numbers(columns: Mapping[str, Measured]) -> dict[str, float | str | None]:
+def _numbers(columns: Mapping[str, RateEstimate]) -> dict[str, float | str | None]:
     numbers: dict[str, float | str | None] = {}
     for key, one in columns.items():
         numbers |= {key: one.value, f"{key}_low": one.low, f"{key}_high": one.high, f"{key}_reason": one.reason or None}
@@ -471,16 +513,18 @@ def _key(name: str, level: float) -> str:
     return f"{name}_{100 * level:g}_percent"
 
 
-def _shown(one: Measured) -> str:
+def _shown(one: RateEstimate) -> str:
     if one.value is None:
-        return _NOT_MEASURABLE
+        return _NOT_MEASURABLE if one.below is None else f"below {in_percent(one.below)}"
     if one.low is None or one.high is None:
-        return percent(one.value)
-    return f"{percent(one.value)} ({percent(one.low)} to {percent(one.high)})"
+        return f"{in_percent(one.value)} (no interval)"
+    return f"{in_percent(one.value)} ({in_percent(one.low)} to {in_percent(one.high)})"
 
 
-def _rate(one: Measured) -> str:
-    return _NOT_MEASURABLE if one.value is None else f"{percent(one.value)} %"
+def _rate(one: RateEstimate) -> str:
+    if one.value is None:
+        return _NOT_MEASURABLE if one.below is None else f"below {in_percent(one.below)} %"
+    return f"{in_percent(one.value)} %"
 
 
 def _run_count(runs: int) -> str:
