@@ -216,11 +216,14 @@ def compare(
 def report(
     runs: Runs,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the page, its figures and its tables.")],
+    no_photographs: Annotated[
+        bool, typer.Option("--no-photographs", help="Leave all photographs out of the page and its figures.")
+    ] = False,
 ) -> None:
     """Show what was learned: one page to open in a browser, its figures and its tables."""
     from handclip.report.report import write_report
 
-    print_report(write_report(runs, out))
+    print_report(write_report(runs, out, with_photographs=not no_photographs))
 
 
 @app.command()

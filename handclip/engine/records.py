@@ -43,22 +43,23 @@ class KeptFeatures:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_rows", {sha256: row for row, sha256 in enumerate(self.sha256)})
 
-    def of(self, images: Iterable[ManifestImage], flip: str) -> Floats:
-        """Return the (N, D) features of images under a flip setting, scaled to length 1.
+    def of(self, images: Iterable[ManifestImage], flip: str) -> NDArray[np.float64]:
+        """Return the (N, D) features of images under a flip setting, scaled to length 1 in float64.
 
         Raises:
             HandCLIPError: they are not all there.
         """
         try:
             rows = [self._rows[image.sha256] for image in images]
-            vectors: Floats = self.by_flip[flip][rows]
+            vectors = self.by_flip[flip][rows].astype(np.float64)
         except KeyError as error:
             raise HandCLIPError(
                 f"{FEATURES} lacks {error.args[0]}, which the manifest beside it has: the two do not belong together. "
                 "Evaluate the run again with --overwrite"
             ) from None
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+        scaled: NDArray[np.float64] = vectors / np.where(lengths > 0, lengths, 1)
+        return scaled
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +110,14 @@ def read_features(folder: Path) -> KeptFeatures:
     Raises:
         HandCLIPError: it is missing or damaged.
     """
-    arrays = _read_npz(folder / FEATURES)
+    path = folder / FEATURES
+    arrays = _read_npz(path)
     by_flip = {name.removeprefix("flip_"): array for name, array in arrays.items() if name.startswith("flip_")}
-    return KeptFeatures([name.decode("ascii") for name in arrays["sha256"].tolist()], by_flip)
+    images = [name.decode("ascii") for name in arrays["sha256"].tolist()] if "sha256" in arrays else []
+    for array in by_flip.values():
+        if array.ndim != 2 or len(array) != len(images) or not np.isfinite(array).all():
+            raise HandCLIPError(f"{path}: is damaged; evaluate the run again with --overwrite")
+    return KeptFeatures(images, by_flip)
 
 
 def write_attributes(folder: Path, attributes: Mapping[str, Mapping[str, str]]) -> None:
@@ -162,11 +168,15 @@ def read_explanations(folder: Path) -> list[Explanation]:
     """
     arrays = _read_npz(folder / EXPLANATIONS)
     explanations = []
-    for number in range(len({name.split("/", 1)[0] for name in arrays})):
-        image, aspect = arrays[f"{number}/image"].tolist()
-        prefix = f"{number}/map/"
-        maps = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-        explanations.append(Explanation(image, aspect, arrays[f"{number}/photograph"], maps))
+    try:
+        for number in range(len({name.split("/", 1)[0] for name in arrays})):
+            image, aspect = arrays[f"{number}/image"].tolist()
+            prefix = f"{number}/map/"
+            maps = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+            explanations.append(Explanation(image, aspect, arrays[f"{number}/photograph"], maps))
+    except (KeyError, ValueError, TypeError) as error:
+        path = folder / EXPLANATIONS
+        raise HandCLIPError(f"{path}: is damaged; evaluate the run again with --overwrite") from error
     return explanations
 
 

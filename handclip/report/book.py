@@ -96,9 +96,16 @@ class Section:
 
 @dataclass(frozen=True)
 class Book:
-    """The folder of a report, into which its sections write `figures/` and `tables/`."""
+    """The folder of a report, into which its sections write `figures/` and `tables/`.
+
+    Args:
+        folder: the folder.
+        labels: how the page calls a run, by its name; stands beside the name in every table.
+        files: what was written so far.
+    """
 
     folder: Path
+    labels: Mapping[str, str] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
 
     def picture(self, name: str, figure: Figure, *, alt: str, caption: str, photographic: bool = False) -> Picture:
@@ -120,6 +127,7 @@ class Book:
     def csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Save rows as `tables/<name>.csv`, with every key that any of them has."""
         path = self.folder / "tables" / f"{name}.csv"
+        rows = [self._labelled(row) for row in rows]
         text = io.StringIO()
         writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
@@ -127,6 +135,10 @@ class Book:
         write_text(path, text.getvalue())
         self.files.append(path)
         return path
+
+    def _labelled(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        label = self.labels.get(row.get("run", ""))
+        return row if label is None else {"run": row["run"], "label": label, **row}
 
 
 def _shown(column: Column, value: Any) -> str:

@@ -241,6 +241,7 @@ def _row(number: int, measured: _Measured, scores: dict[str, Score]) -> RunRow:
         run=metrics.run,
         experiment=metrics.experiment,
         model=metrics.model,
+        family=metrics.family,
         stage=metrics.stage,
         losses=tuple(metrics.losses),
         seed=metrics.seed,

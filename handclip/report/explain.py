@@ -9,7 +9,7 @@ from handclip.engine.explaining import explain_checkpoint
 from handclip.engine.records import Explanation
 from handclip.errors import HandCLIPError
 from handclip.files import require_writable, write_text
-from handclip.report.figures.attention import attention_figure
+from handclip.report.figures.attention import Maps, attention_figure
 from handclip.report.figures.style import save_figure
 
 
@@ -42,7 +42,8 @@ def write_explanations_files(explanations: Sequence[Explanation], out: Path) -> 
     written = []
     targets = _targets([one.image for one in explanations], out)
     for one, (png, svg, table) in zip(explanations, targets, strict=True):
-        save_figure(attention_figure([("", method, [one]) for method in one.maps]), out, png.stem)
+        maps = [Maps("", method, [values]) for method, values in one.maps.items()]
+        save_figure(attention_figure([(one.aspect, one.photograph)], maps), out, png.stem)
         write_text(table, _as_csv(one))
         written += [png, svg, table]
     return written

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from PIL import Image
@@ -47,7 +48,7 @@ def render_page(title: str, lead: Sequence[str], sections: Sequence[Section], *,
     embedded = _embed(pictures)
     environment = Environment(
         loader=FunctionLoader(_page_file), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
+        lstrip_blocks=True, keep_trailing_newline=True, finalize=_keep_together,
     )  # fmt: skip
     page = environment.get_template("report.html.j2").render(
         title=title, lead=lead, sections=sections, made=made, embedded=embedded, kind=_kind, beside_page=_beside_page
@@ -113,6 +114,11 @@ def _natural_size(png: Path) -> tuple[int, int]:
             for pixels, dots in zip(image.size, dots_per_inch, strict=True)
         )  # fmt: skip
     return width, height
+
+
+def _keep_together(value: Any) -> Any:
+    """Let no line end between a number and its percent sign."""
+    return value.replace(" %", "\N{NO-BREAK SPACE}%") if isinstance(value, str) else value
 
 
 def _kind(block: Block) -> str:

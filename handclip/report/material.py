@@ -47,7 +47,7 @@ class Search:
         split: number of the draw, from 0; -1 for the validation images.
         query: Q images.
         gallery: G images.
-        scores: (Q, G) cosine similarities, float32, before any re-ranking.
+        scores: (Q, G) cosine similarities, before any re-ranking; in float64, in which the metrics rank.
         query_people: (Q,) identity of each query.
         gallery_people: (G,) identity of each gallery image.
     """
@@ -56,7 +56,7 @@ class Search:
     split: int
     query: Sequence[ManifestImage]
     gallery: Sequence[ManifestImage]
-    scores: NDArray[np.float32]
+    scores: NDArray[np.float64]
     query_people: Integers
     gallery_people: Integers
 
@@ -69,15 +69,19 @@ class ReportRun:
         evaluated: its metrics and outcomes.
         row: its row of the block that the report is about; its `number` is shown wherever the run is named.
         label: number, stage, model and losses: `7. stage 2 vit_small ce + triplet`.
+        aspects: aspects that the report is about; the run may have been evaluated on more.
         flip: flip setting that the report is about.
         style: number of its colour and dash in every figure; None for runs that figures leave out.
+        with_photographs: whether the report may hold photographs.
     """
 
     evaluated: EvaluatedRun
     row: RunRow
     label: str
+    aspects: Sequence[str]
     flip: str
     style: int | None
+    with_photographs: bool = True
 
     @property
     def folder(self) -> Path:
@@ -91,7 +95,7 @@ class ReportRun:
 
     @cached_property
     def manifests(self) -> dict[str, Manifest] | None:
-        """The manifest of each aspect that was evaluated."""
+        """The manifest of each aspect that the report is about."""
         return self._read("manifests", self._read_manifests)
 
     @cached_property
@@ -107,6 +111,9 @@ class ReportRun:
     @cached_property
     def explanations(self) -> list[Explanation] | None:
         """Where the model looks in a few photographs."""
+        if not self.with_photographs:
+            self.missing["explanations"] = "Photographs were left out, as was asked for."
+            return None
         return self._read("explanations", lambda: read_explanations(self.folder))
 
     @cached_property
@@ -176,7 +183,7 @@ class ReportRun:
         metrics = self.evaluated.metrics
         return not metrics.cross_domain and metrics.options.get("train_split") == "train_all"
 
-    def test_features(self, aspect: str) -> tuple[list[ManifestImage], NDArray[np.float32]] | None:
+    def test_features(self, aspect: str) -> tuple[list[ManifestImage], NDArray[np.float64]] | None:
         """Return the test images of an aspect that any draw uses, and their (N, D) features of length 1."""
         if self.manifests is None or self.features is None or aspect not in self.manifests:
             return None
@@ -187,8 +194,8 @@ class ReportRun:
         return images, self.features.of(images, self.flip)
 
     def photograph(self, aspect: str, image: ManifestImage) -> Path | None:
-        """Return the file of an image, None where it is not on this machine."""
-        path = None if self.manifests is None else self.manifests[aspect].root / image.path
+        """Return the file of an image, None where it is not on this machine or may not be shown."""
+        path = None if self.manifests is None or not self.with_photographs else self.manifests[aspect].root / image.path
         return path if path is not None and path.is_file() else None
 
     @property
@@ -208,7 +215,7 @@ class ReportRun:
                 f"{', '.join(path.name for path in paths.values())} in {self.folder} are not what metrics.json beside "
                 "them was measured with. Evaluate the run again with --overwrite"
             )
-        return manifests
+        return {aspect: manifests[aspect] for aspect in self.aspects}
 
     def _search(
         self, manifest: Manifest, aspect: str, split: int, query: Sequence[int], gallery: Sequence[int]

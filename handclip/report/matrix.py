@@ -134,6 +134,7 @@ class RunRow:
         run: the run's name.
         experiment: the experiment's name.
         model: the model's name.
+        family: `clip`, `mbanet` or `resnet`; empty where the evaluation does not say.
         stage: 0 nothing trained, 1 from pre-trained weights, 2 from an earlier stage.
         losses: types of the losses; none for a baseline.
         seed: the run's seed.
@@ -156,6 +157,7 @@ class RunRow:
     run: str
     experiment: str
     model: str
+    family: str
     stage: str
     losses: tuple[str, ...]
     seed: int
@@ -217,6 +219,18 @@ class Block:
     def pairs(self) -> int:
         """Number of pairs of runs, over which each metric's p-values are corrected."""
         return len(self.rows) * (len(self.rows) - 1) // 2
+
+
+def merit(row: RunRow) -> tuple[float, float]:
+    """Return what runs are ordered by: Rank-1, then mAP."""
+    return row.scores["rank1"].mean, row.scores["map"].mean
+
+
+def best_of_clip_and_cnn(rows: Sequence[RunRow]) -> tuple[RunRow | None, RunRow | None]:
+    """Return the best run of CLIP's models and the best of the CNNs they are compared with."""
+    clip = [row for row in rows if row.family == "clip"]
+    cnn = [row for row in rows if row.family in ("mbanet", "resnet")]
+    return max(clip, key=merit, default=None), max(cnn, key=merit, default=None)
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,23 @@
 """How runs arrange people in their embedding spaces: what `handclip project` draws, and the report's section too."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from handclip.config.naming import losses_text
-from handclip.datasets.manifest import Manifest, ManifestImage
-from handclip.engine.records import manifest_file, read_features
+from handclip.datasets.manifest import ManifestImage
 from handclip.errors import HandCLIPError
 from handclip.metrics.embedding_space import FEWEST_POINTS, measure_space, principal_plane, project_tsne
 from handclip.report.book import Book
 from handclip.report.figures.embedding import MOST_NAMED, MOST_PANELS, Projections, projection_figure
 from handclip.report.figures.style import save_figure
-from handclip.report.runs import EvaluatedRun, find_evaluations, read_run
+from handclip.report.material import ReportRun
+from handclip.report.row_names import differing_options
+from handclip.report.runs import find_evaluations, read_run
+from handclip.report.selection import gather, run_label
 
 MOST_POINTS = 500
 """More images are not projected: t-SNE takes a second for 250 of them, and dots would hide each other."""
@@ -38,7 +39,7 @@ class Space:
     run: str
     label: str
     images: Sequence[ManifestImage]
-    features: NDArray[np.float32]
+    features: NDArray[np.float64]
 
     @property
     def people(self) -> NDArray[np.int64]:
@@ -113,14 +114,17 @@ def project_runs(paths: Sequence[Path], out: Path) -> list[Path]:
         silhouette, distances, alignment and uniformity.
 
     Raises:
-        HandCLIPError: there is no evaluation, one lacks its features, or one has too few images.
+        HandCLIPError: there is no evaluation, one lacks its features or what belongs to them, or one has too few
+            images.
     """
     groups: dict[tuple[str, str, str, tuple[str, ...]], list[Space]] = {}
-    for number, folder in enumerate(find_evaluations(paths), start=1):
-        run = read_run(folder)
-        manifest, space = _read_space(run, number)
+    for run in _read_runs(paths):
+        aspect = run.aspects[0]
+        space = _space(run, aspect)
+        assert run.manifests is not None
         images = tuple(image.sha256 for image in space.images)
-        groups.setdefault((run.metrics.dataset, manifest.aspect, manifest.sha256, images), []).append(space)
+        place = (run.evaluated.metrics.dataset, aspect, run.manifests[aspect].sha256, images)
+        groups.setdefault(place, []).append(space)
     files: list[Path] = []
     points: list[dict[str, Any]] = []
     measured: list[dict[str, Any]] = []
@@ -138,24 +142,28 @@ def project_runs(paths: Sequence[Path], out: Path) -> list[Path]:
     return [*files, book.csv("projections", points), book.csv("embedding_space", measured)]
 
 
-def _read_space(run: EvaluatedRun, number: int) -> tuple[Manifest, Space]:
-    metrics = run.metrics
-    kept = read_features(run.folder)
-    manifest = Manifest.load(manifest_file(run.folder, run.aspects()[0]))
-    flip = "sum" if "sum" in kept.by_flip else "none"
-    test = set(manifest.test)
-    draws = manifest.draws[: metrics.results[0].num_splits]
-    used = sorted({index for draw in draws for index in (*draw.query, *draw.gallery)} & test)
-    images = [manifest.images[index] for index in used]
-    losses = losses_text(metrics.losses) if metrics.losses else ""
-    label = f"{number}. stage {metrics.stage} {metrics.model} {losses}".rstrip()
-    space = Space(metrics.run, label, images, kept.of(images, flip))
+def _read_runs(paths: Sequence[Path]) -> list[ReportRun]:
+    """Read evaluations, and number them in the order given."""
+    # Each alone, since nothing is compared: they may be of different data.
+    runs = [gather([read_run(folder)]).best for folder in find_evaluations(paths)]
+    rows = [replace(run.row, number=number) for number, run in enumerate(runs, start=1)]
+    return [
+        replace(run, row=row, label=run_label(row, differing))
+        for run, row, differing in zip(runs, rows, differing_options(rows), strict=True)
+    ]
+
+
+def _space(run: ReportRun, aspect: str) -> Space:
+    found = run.test_features(aspect)
+    if found is None:
+        raise HandCLIPError(run.missing.get("manifests") or run.missing["features"])
+    space = Space(run.row.run, run.label, *found)
     if not enough_to_project(space):
         raise HandCLIPError(
-            f"{run.folder}: its {len(images)} test images of {len(set(space.people.tolist()))} people are too few to "
-            "be projected; it takes three images, and a person with two of them"
+            f"{run.folder}: its {len(space.images)} test images of {len(set(space.people.tolist()))} people are too "
+            "few to be projected; it takes three images, and a person with two of them"
         )
-    return manifest, space
+    return space
 
 
 def _names(groups: Iterable[tuple[str, str, str, tuple[str, ...]]]) -> list[str]:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import logging
 import platform
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from handclip.files import read_json, require_writable, write_json
 from handclip.report.book import Book, Note, Section
 from handclip.report.html import write_page
 from handclip.report.material import Material
-from handclip.report.matrix import Matrix
+from handclip.report.matrix import Block, Matrix
 from handclip.report.runs import EvaluatedRun, find_evaluations, read_run
 from handclip.report.sections.attention import attention_section
 from handclip.report.sections.biometric import biometric_section
@@ -52,31 +53,35 @@ class ReportFiles:
     tables: Sequence[Path]
 
 
-def write_report(paths: Sequence[Path], out: Path) -> ReportFiles:
+def write_report(paths: Sequence[Path], out: Path, *, with_photographs: bool = True) -> ReportFiles:
     """Write the report of evaluated runs from their files.
 
     Args:
         paths: folders of evaluations, or folders that hold some (up to three levels down).
         out: gets `report.html`, `figures/`, `tables/` and `report.json`, which lists them. What an earlier report left
             there is replaced.
+        with_photographs: whether the page may hold photographs.
 
     Raises:
         HandCLIPError: there is no evaluation, its files are damaged or do not belong together, or `out` cannot be
             written.
     """
     require_writable(out)
-    return report_evaluations([read_run(folder) for folder in find_evaluations(paths)], out)
+    runs = [read_run(folder) for folder in find_evaluations(paths)]
+    return report_evaluations(runs, out, with_photographs=with_photographs)
 
 
-def report_evaluations(runs: Sequence[EvaluatedRun], out: Path, *, matrix: Matrix | None = None) -> ReportFiles:
+def report_evaluations(
+    runs: Sequence[EvaluatedRun], out: Path, *, matrix: Matrix | None = None, with_photographs: bool = True
+) -> ReportFiles:
     """Do what `write_report` does with evaluations that have been read, and perhaps compared.
 
     Raises:
         HandCLIPError: the runs do not belong together, or `out` cannot be written.
     """
-    material = gather(runs, matrix)
+    material = gather(runs, matrix, with_photographs=with_photographs)
     before = _files_of_earlier_report(out)
-    book = Book(out)
+    book = Book(out, {run.row.run: run.label for run in material.runs})
     sections = []
     with progress_over("writing the report") as report:
         for number, (anchor, title, make) in enumerate(_SECTIONS):
@@ -99,6 +104,12 @@ def _section(
     except HandCLIPError as error:
         logger.warning(f"Report, {title}: {error}")
         return Section(anchor, title, "This part could not be made.", [Note(str(error), "missing")])
+    except Exception as error:  # a fault of ours in one part must not cost the others
+        logger.error(f"Report, {title}: {''.join(traceback.format_exception(error))}")
+        fault = (
+            f"A fault of HandCLIP's own, which its developers would like to hear of: {type(error).__name__}: {error}"
+        )
+        return Section(anchor, title, "This part could not be made.", [Note(fault, "missing")])
 
 
 def _title(material: Material) -> str:
@@ -120,13 +131,18 @@ def _lead(material: Material) -> list[str]:
         f"Unless they say otherwise, figures are about the protocol {protocol.gallery_protocol} ({images} images)"
         f"{flip}; a run has the same number and colour in all of them.",
     ]
-    elsewhere = {row.run for one in material.matrix.blocks for row in one.rows} - {run.row.run for run in material.runs}
+    shown = {run.row.run for run in material.runs}
+    elsewhere = sorted({_place(one) for one in material.matrix.blocks for row in one.rows if row.run not in shown})
     if elsewhere:
         lead.append(
-            f"{len(elsewhere)} further runs were measured in other ways. They are in the verdict's tables; for their "
-            "figures, make a report of them alone."
+            f"Other runs were tested on {', '.join(elsewhere)}. They are in the verdict's tables, which number them "
+            "anew; for their figures, make a report of them alone."
         )
     return lead
+
+
+def _place(block: Block) -> str:
+    return f"{block.protocol.dataset} {block.protocol.aspect}"
 
 
 def _made() -> dict[str, str]:

@@ -6,14 +6,14 @@ from handclip.errors import HandCLIPError
 from handclip.report.comparison import compare_evaluations
 from handclip.report.figures.style import MOST_SERIES
 from handclip.report.material import Material, ReportRun
-from handclip.report.matrix import Block, Matrix, RunRow
+from handclip.report.matrix import Block, Matrix, RunRow, best_of_clip_and_cnn, merit
 from handclip.report.row_names import differing_options
 from handclip.report.runs import EvaluatedRun
 
 MOST_FEATURED = 4
 
 
-def gather(runs: Sequence[EvaluatedRun], matrix: Matrix | None = None) -> Material:
+def gather(runs: Sequence[EvaluatedRun], matrix: Matrix | None = None, *, with_photographs: bool = True) -> Material:
     """Choose what a report shows of evaluated runs.
 
     It goes into the block of the comparison that has the most runs; of several, the one that averages aspects, was
@@ -22,6 +22,7 @@ def gather(runs: Sequence[EvaluatedRun], matrix: Matrix | None = None) -> Materi
     Args:
         runs: at least one.
         matrix: their comparison, where it was made already.
+        with_photographs: whether the report may hold photographs.
 
     Raises:
         HandCLIPError: the runs do not belong together.
@@ -31,17 +32,20 @@ def gather(runs: Sequence[EvaluatedRun], matrix: Matrix | None = None) -> Materi
     matrix = compare_evaluations(runs) if matrix is None else matrix
     block = max((block for block in matrix.blocks if block.rows), key=_preference)
     by_folder = {str(run.folder / "metrics.json"): run for run in runs}
-    best = max(block.rows, key=_merit)
-    featured, shown = _featured(block.rows, best, by_folder), _shown(block.rows, best)
+    best = max(block.rows, key=merit)
+    featured = _featured(block.rows, best)
+    shown = _shown(block.rows, best, featured)
     places = {row.number: place for place, row in enumerate(shown)}
     differing = differing_options(block.rows)
     reported = {
         row.number: ReportRun(
             evaluated=by_folder[row.files["metrics"]],
             row=row,
-            label=_label(row, text),
+            label=run_label(row, text),
+            aspects=_aspects(block, by_folder[row.files["metrics"]]),
             flip=block.protocol.flip,
             style=places.get(row.number),
+            with_photographs=with_photographs,
         )
         for row, text in zip(block.rows, differing, strict=True)
     }
@@ -67,36 +71,39 @@ def _preference(block: Block) -> tuple[object, ...]:
     )
 
 
-def _merit(row: RunRow) -> tuple[float, float]:
-    return row.scores["rank1"].mean, row.scores["map"].mean
+def _aspects(block: Block, run: EvaluatedRun) -> Sequence[str]:
+    """Return the aspects that a block is about; a run evaluated on several stands in the blocks of single ones too."""
+    return run.aspects() if block.protocol.aspect == run.metrics.aspect else (block.protocol.aspect,)
 
 
-def _label(row: RunRow, differing: str) -> str:
+def run_label(row: RunRow, differing: str) -> str:
+    """Return the name of a run wherever it is shown; `differing` tells it from runs that would read the same."""
     stage = f"{row.number}. stage {row.stage} {row.model}"
     return ", ".join(part for part in (f"{stage} {row.losses_text if row.losses else ''}".rstrip(), differing) if part)
 
 
-def _shown(rows: Sequence[RunRow], best: RunRow) -> list[RunRow]:
-    """Return the best run of each model and stage, in the order of the rows; trained ones come before baselines."""
+def _shown(rows: Sequence[RunRow], best: RunRow, featured: Sequence[RunRow]) -> list[RunRow]:
+    """Return the best run of each model and stage, in the order of the rows; if too many, baselines give way first."""
     if len(rows) <= MOST_SERIES:
         return list(rows)
     kinds: dict[tuple[str, str], RunRow] = {}
-    for row in sorted(rows, key=_merit, reverse=True):
+    for row in sorted(rows, key=merit, reverse=True):
         kinds.setdefault((row.model, row.stage), row)
-    chosen = sorted(kinds.values(), key=lambda row: (row is best, row.stage != "0", _merit(row)), reverse=True)
-    return sorted(chosen[:MOST_SERIES], key=lambda row: row.number)
+    candidates = {row.number: row for row in (*featured, *kinds.values())}.values()
+    chosen = sorted(candidates, key=lambda row: (row is best, row in featured, row.stage != "0", merit(row)))
+    return sorted(chosen[-MOST_SERIES:], key=lambda row: row.number)
 
 
-def _featured(rows: Sequence[RunRow], best: RunRow, runs: dict[str, EvaluatedRun]) -> list[RunRow]:
+def _featured(rows: Sequence[RunRow], best: RunRow) -> list[RunRow]:
     """Return stage 0, 1 and 2 of the best of CLIP's models, and the best CNN; what is lacking gives way to the best."""
-    family = {row.number: runs[row.files["metrics"]].metrics.family for row in rows}
-    clip = sorted((row for row in rows if family[row.number] == "clip"), key=_merit, reverse=True)
-    cnn = sorted((row for row in rows if family[row.number] in ("mbanet", "resnet")), key=_merit, reverse=True)
+    clip, cnn = best_of_clip_and_cnn(rows)
     chosen = []
-    for stage in ("0", "1", "2"):
-        chosen += [row for row in clip if row.model == clip[0].model and row.stage == stage][:1]
-    chosen += cnn[:1]
-    for row in sorted(rows, key=lambda row: (row is best, _merit(row)), reverse=True):
+    if clip is not None:
+        of_model = sorted((row for row in rows if row.model == clip.model), key=merit, reverse=True)
+        for stage in ("0", "1", "2"):
+            chosen += [row for row in of_model if row.stage == stage][:1]
+    chosen += [cnn] if cnn is not None else []
+    for row in sorted(rows, key=lambda row: (row is best, merit(row)), reverse=True):
         if row not in chosen and len(chosen) < MOST_FEATURED:
             chosen.append(row)
-    return sorted(chosen, key=lambda row: (family[row.number] != "clip", row.stage, row.number))
+    return sorted(chosen, key=lambda row: (row.family != "clip", row.stage, row.number))

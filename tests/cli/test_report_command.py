@@ -15,6 +15,7 @@ from tiny_study import baseline_config, make_hands, make_manifests, tiny_config
 
 from handclip.engine.evaluation import evaluate
 from handclip.engine.training import train
+from handclip.report import report
 from handclip.report.figures.style import FigureFiles
 
 Handclip = Callable[..., Any]
@@ -128,6 +129,49 @@ def test_without_photographs_all_but_the_pictures_stands(
     for name in SECTIONS:
         assert "could not be made" not in section(page, name)
     assert "<img" in section(page, "attention")
+
+
+def test_photographs_can_be_left_out(study: Path, handclip: Handclip, here: Path, quick_figures: None) -> None:
+    answer = handclip("report", study, "--out", "report", "--no-photographs")
+    assert answer.code == 0, answer.err
+    page = here / "report" / "report.html"
+    assert "left out, as was asked for" in text_of(section(page, "retrieval"))
+    assert "left out, as was asked for" in text_of(section(page, "attention"))
+    assert "<img" not in section(page, "attention")
+
+
+def test_a_run_on_all_aspects_beside_one_on_a_single_one(
+    study: Path, handclip: Handclip, here: Path, quick_figures: None, manifests: Path
+) -> None:
+    """What is shown of both is the aspect that they share."""
+    evaluate(baseline_config(manifests, experiment="everything", aspect="all", eval_dir=str(study / "eval_logs")))
+    answer = handclip("report", study, "--out", "report")
+    assert answer.code == 0, answer.err
+    page = here / "report" / "report.html"
+    for name in SECTIONS:
+        assert "could not be made" not in section(page, name)
+    with (here / "report" / "tables" / "groups.csv").open() as file:
+        searches: dict[str, int] = {}
+        for row in csv.DictReader(file):  # everybody comes first
+            searches.setdefault(row["run"], int(row["searches"]))
+    assert len(searches) == 4
+    assert len(set(searches.values())) == 1
+
+
+def test_a_fault_in_one_section_leaves_the_others(
+    study: Path, handclip: Handclip, here: Path, quick_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("nothing to divide")
+
+    sections = [(name, title, fail if name == "groups" else make) for name, title, make in report._SECTIONS]
+    monkeypatch.setattr(report, "_SECTIONS", sections)
+    answer = handclip("report", study, "--out", "report")
+    assert answer.code == 0
+    assert "ZeroDivisionError: nothing to divide" in answer.err
+    page = here / "report" / "report.html"
+    assert "ZeroDivisionError" in text_of(section(page, "groups"))
+    assert "<img" in section(page, "biometric")
 
 
 def test_an_evaluation_of_an_older_version_is_reported_as_far_as_it_goes(

@@ -49,7 +49,7 @@ def test_features_are_found_by_image_and_have_length_1() -> None:
     found = kept.of([image(2), image(0)], "sum")
     expected = kept.by_flip["sum"][[2, 0]]
     np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), rtol=1e-6)
-    assert found.dtype == np.float32
+    assert found.dtype == np.float64
 
 
 def test_a_feature_of_zeros_stays_as_it_is() -> None:
@@ -96,6 +96,28 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> N
     read = {"features.npz": read_features, "explanations.npz": read_explanations}[name]
     with pytest.raises(HandCLIPError, match=f"{name}: is damaged"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"flip_none": np.ones((2, 3), np.float32)},
+        {"sha256": np.array(["0" * 64], dtype="S64"), "flip_none": np.ones((2, 3), np.float32)},
+        {"sha256": np.array(["0" * 64], dtype="S64"), "flip_none": np.full((1, 3), np.nan, np.float32)},
+        {"sha256": np.array(["0" * 64], dtype="S64"), "flip_none": np.ones(3, np.float32)},
+    ],
+    ids=["no names", "too few names", "not finite", "no matrix"],
+)
+def test_features_that_cannot_be_right(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    np.savez(tmp_path / "features.npz", **arrays)
+    with pytest.raises(HandCLIPError, match=r"features\.npz: is damaged"):
+        read_features(tmp_path)
+
+
+def test_explanations_that_cannot_be_right(tmp_path: Path) -> None:
+    np.savez(tmp_path / "explanations.npz", **{"0/photograph": np.ones((2, 2, 3), np.uint8)})
+    with pytest.raises(HandCLIPError, match=r"explanations\.npz: is damaged"):
+        read_explanations(tmp_path)
 
 
 @pytest.mark.parametrize("read", [read_features, read_explanations, read_attributes])

@@ -37,7 +37,7 @@ def test_figures_and_numbers_of_each_image(tmp_path: Path) -> None:
 @pytest.fixture
 def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty figure in place of the one that takes a second to draw."""
-    monkeypatch.setattr(explain, "attention_figure", lambda _: Figure((1, 1)))
+    monkeypatch.setattr(explain, "attention_figure", lambda *_: Figure((1, 1)))
 
 
 @pytest.mark.usefixtures("_undrawn")

@@ -4,23 +4,17 @@ from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from handclip.engine.records import Explanation
-from handclip.report.figures.attention import attention_figure, laid_over
+from handclip.report.figures.attention import Maps, attention_figure, laid_over
 
 LONG_LABEL = "12. stage 2 mbanet_small ce + triplet + center, seed 3"
 
 
-def explanation(
-    maps: dict[str, np.ndarray], aspect: str = "dorsal_r", shape: tuple[int, int] = (60, 80)
-) -> Explanation:
-    photograph = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    return Explanation(
-        f"{aspect}.jpg", aspect, photograph, {name: one.astype(np.float32) for name, one in maps.items()}
-    )
+def photograph(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*(shape or (60, 80)), 3), dtype=np.uint8)
 
 
 def peak(row: int, column: int, floor: float = 0.0) -> np.ndarray:
-    values = np.full((6, 8), floor)
+    values = np.full((6, 8), floor, np.float32)
     values[row, column] = 1
     return values
 
@@ -32,10 +26,9 @@ def cells(figure: Figure, columns: int) -> list[list[AxesImage]]:
 
 
 def test_the_map_stands_where_it_belongs_on_the_photograph() -> None:
-    one = explanation({"another": peak(4, 1), "Grad-CAM": peak(1, 6)})
-    figure = attention_figure([("run", "Grad-CAM", [one])])
-    [[photograph, overlaid]] = cells(figure, 2)
-    np.testing.assert_array_equal(np.asarray(photograph.get_array()), one.photograph)
+    figure = attention_figure([("dorsal_r", photograph())], [Maps("run", "Grad-CAM", [peak(1, 6)])])
+    [[plain, overlaid]] = cells(figure, 2)
+    np.testing.assert_array_equal(np.asarray(plain.get_array()), photograph())
     picture = np.asarray(overlaid.get_array())
     assert picture.shape == (60, 80, 3)
     saturation = picture.max(axis=2) - picture.min(axis=2)
@@ -45,29 +38,26 @@ def test_the_map_stands_where_it_belongs_on_the_photograph() -> None:
 
 
 def test_where_the_map_is_zero_the_photograph_is_grey() -> None:
-    one = explanation({"Grad-CAM": np.zeros((3, 4))})
-    picture = laid_over(one.photograph, one.maps["Grad-CAM"])
+    picture = laid_over(photograph(), np.zeros((3, 4), np.float32))
     assert np.ptp(picture, axis=2).max() < 1e-6
     assert (picture >= 0.05 - 1e-6).all()
     assert (picture <= 0.55 + 1e-6).all()
-    assert np.corrcoef(picture[..., 0].ravel(), (one.photograph @ [0.299, 0.587, 0.114]).ravel())[0, 1] > 0.99
+    assert np.corrcoef(picture[..., 0].ravel(), (photograph() @ [0.299, 0.587, 0.114]).ravel())[0, 1] > 0.99
 
 
 def test_a_larger_value_is_brighter_in_grey_print() -> None:
     white = np.full((8, 256, 3), 255, np.uint8)
-    for photograph in (white, white * 0):
+    for plain in (white, white * 0):
         ramp = np.linspace(0, 1, 256, dtype=np.float32)[None]
-        grey = laid_over(photograph, ramp)[4] @ [0.299, 0.587, 0.114]
+        grey = laid_over(plain, ramp)[4] @ [0.299, 0.587, 0.114]
         assert grey[-1] > 0.8
         assert (np.diff(grey[80:]) > -1e-3).all()
         assert grey[:80].max() < 0.6
 
 
 def test_a_line_is_drawn_at_half_and_only_where_there_is_one() -> None:
-    crossing = explanation({"Grad-CAM": peak(2, 2)})
-    above = explanation({"Grad-CAM": peak(2, 2, floor=0.9)})
-    zero = explanation({"Grad-CAM": np.zeros((6, 8))})
-    figure = attention_figure([("", "Grad-CAM", [crossing, above, zero])])
+    maps = [peak(2, 2), peak(2, 2, floor=0.9), np.zeros((6, 8), np.float32)]
+    figure = attention_figure([("dorsal_r", photograph())] * 3, [Maps("", "Grad-CAM", maps)])
     overlaid = [axes for axes in figure.axes if axes.images][1::2]
     lines = [[one for one in axes.collections if isinstance(one, ContourSet)] for axes in overlaid]
     assert [len(one) for one in lines] == [1, 0, 0]
@@ -78,10 +68,8 @@ def test_a_line_is_drawn_at_half_and_only_where_there_is_one() -> None:
 @pytest.mark.parametrize(("methods", "hands"), [(1, 1), (1, 6), (3, 4), (6, 4)])
 def test_titles_and_bar_neither_overlap_nor_leave_the_page(methods: int, hands: int) -> None:
     names = [f"spatial attention (gamma -0.00{number})" for number in range(methods)]
-    shown = [explanation({name: peak(1, 1) for name in names}, aspect) for aspect in ("dorsal_r", "palmar_l") * 3][
-        :hands
-    ]
-    figure = attention_figure([(LONG_LABEL, name, shown) for name in names])
+    shown = [(aspect, photograph()) for aspect in ("dorsal_r", "palmar_l") * 3][:hands]
+    figure = attention_figure(shown, [Maps(LONG_LABEL, name, [peak(1, 1)] * hands) for name in names])
     assert figure.get_figwidth() <= 10
     assert figure.get_figheight() <= 11.5
     figure.draw_without_rendering()
@@ -107,8 +95,8 @@ def test_titles_and_bar_neither_overlap_nor_leave_the_page(methods: int, hands: 
 
 
 def test_photographs_of_any_shape_fit() -> None:
-    shown = [explanation({"Grad-CAM": peak(0, 0)}, shape=shape) for shape in ((80, 20), (20, 80))]
-    figure = attention_figure([("run", "Grad-CAM", shown)])
+    shown = [("dorsal_r", photograph(*shape)) for shape in ((80, 20), (20, 80))]
+    figure = attention_figure(shown, [Maps("run", "Grad-CAM", [peak(0, 0)] * 2)])
     figure.draw_without_rendering()
     for row in cells(figure, 2):
         for image in row:

@@ -9,11 +9,12 @@ GROUPS = [
     Group("Gender", "male", 12, 40),
     Group("Age", "under 20", 1, 3),
 ]
+REFERENCE = np.array([0.45, 0.45, 0.6])
 
 
 def rates(label: str, style: int = 0, shift: float = 0.0) -> GroupRates:
     values = np.array([0.5, 0.4, np.nan]) + shift
-    return GroupRates(label, style, values, values - 0.1, values + 0.2, overall=0.45 + shift)
+    return GroupRates(label, style, values, values - 0.1, values + 0.2, REFERENCE + shift)
 
 
 def test_rows_name_groups_and_count_people() -> None:
@@ -48,7 +49,12 @@ def test_intervals_and_the_rate_over_everybody_are_drawn() -> None:
     [bars] = figure.axes[0].containers
     ends = bars.lines[2][0].get_segments()
     np.testing.assert_allclose([ends[0][0][0], ends[0][1][0]], [40, 70])
-    assert any(list(line.get_xdata()) == [45, 45] for line in figure.axes[0].lines)
+    # Each attribute has a line of its own beside its rows.
+    lines = {tuple(line.get_xdata()): line.get_ydata() for line in figure.axes[0].lines if line.get_linestyle() == "--"}
+    assert set(lines) == {(45, 45), (60, 60)}
+    places = {label.get_text().split(" (")[0]: label.get_position()[1] for label in figure.axes[0].get_yticklabels()}
+    (start, end), (next_start, next_end) = lines[45, 45], lines[60, 60]
+    assert start < places["female"] < places["male"] < end < next_start < places["under 20"] < next_end
 
 
 def test_several_runs_stand_beside_each_other_in_each_panel() -> None:
@@ -67,7 +73,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing to draw"):
         groups_figure([], [("Rank-1 (%)", [])])
     with pytest.raises(ValueError, match="3 rates"):
-        groups_figure(GROUPS, [("Rank-1 (%)", [GroupRates("a", 0, *[np.zeros(2)] * 3, overall=0.0)])])
+        groups_figure(GROUPS, [("Rank-1 (%)", [GroupRates("a", 0, *[np.zeros(2)] * 4)])])
 
 
 @pytest.mark.parametrize(("runs", "panels"), [(1, 1), (1, 3), (4, 2)])

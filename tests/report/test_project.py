@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +52,30 @@ def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_an_old_evaluation_is_refused_with_what_to_do(tmp_path: Path) -> None:
     write_run(tmp_path / "old")
+    with pytest.raises(HandCLIPError, match=r"old/manifest_dorsal_r\.json.*Evaluate the run again"):
+        project_runs([tmp_path / "old"], tmp_path / "out")
+    write_records(tmp_path / "old")
+    (tmp_path / "old" / "features.npz").unlink()
     with pytest.raises(HandCLIPError, match=r"old/features\.npz.*Evaluate the run again"):
         project_runs([tmp_path / "old"], tmp_path / "out")
+
+
+def test_a_manifest_that_was_not_evaluated_is_refused(tmp_path: Path) -> None:
+    for name, people in (("a", 12), ("b", 9)):
+        write_records(write_run(tmp_path / name), people=people)
+    shutil.copy(tmp_path / "b" / "manifest_dorsal_r.json", tmp_path / "a" / "manifest_dorsal_r.json")
+    with pytest.raises(HandCLIPError, match=r"not what metrics\.json beside them was measured with"):
+        project_runs([tmp_path / "a"], tmp_path / "out")
+
+
+def test_labels_tell_runs_apart_as_in_the_report(tmp_path: Path) -> None:
+    for name, lr in (("a", 0.1), ("b", 0.2)):
+        write_records(write_run(tmp_path / name, options={"lr": lr}))
+    *_, table = project_runs([tmp_path / "b", tmp_path / "a"], tmp_path / "out")
+    assert [row["label"] for row in rows_of(table)] == [
+        "1. stage 1 vit_small ce + triplet, lr 0.2",
+        "2. stage 1 vit_small ce + triplet, lr 0.1",
+    ]
 
 
 def test_people_of_one_image_each_cannot_be_projected(tmp_path: Path) -> None:

@@ -53,16 +53,19 @@ def texts(of: Section) -> str:
     return " ".join(block.text for block in of.blocks if isinstance(block, Text))
 
 
-Columns = list[tuple[str, str, list[str]]]
+Columns = list[tuple[str, str, list[int]]]
 
 
 @pytest.fixture
 def columns(monkeypatch: pytest.MonkeyPatch) -> Columns:
-    """Label, method and photographs of each column, in place of the figure, which takes a second to draw."""
+    """Label, method and number of each column's photographs, in place of the figure, which takes a second to draw."""
     asked: Columns = []
 
-    def record(explanations_by_run: Any) -> Figure:
-        asked.extend((label, method, [one.image for one in shown]) for label, method, shown in explanations_by_run)
+    def record(hands: Any, maps: Any) -> Figure:
+        numbers = [int(photograph[0, 0, 0]) // 20 for _, photograph in hands]
+        shown = [min(2 + number, 5) for number in numbers]
+        assert all([int((values > 0).sum()) for values in column.values] == shown for column in maps)
+        asked.extend((column.label, column.method, numbers) for column in maps)
         return Figure((1, 1))
 
     monkeypatch.setattr("handclip.report.sections.attention.attention_figure", record)
@@ -75,8 +78,8 @@ def test_runs_are_shown_on_the_same_hands(tmp_path: Path, columns: Columns) -> N
     found = section(tmp_path, first, second)
     labels = {run.row.model: run.label for run in material(first, second).runs}
     assert columns == [
-        (labels["vit_small"], ROLLOUT, ["Hands/1.jpg", "Hands/2.jpg"]),
-        (labels["resnet_small"], GRAD_CAM, ["Hands/1.jpg", "Hands/2.jpg"]),
+        (labels["vit_small"], ROLLOUT, [1, 2]),
+        (labels["resnet_small"], GRAD_CAM, [1, 2]),
     ]
     [picture] = pictures(found)
     assert picture.photographic
@@ -125,7 +128,7 @@ def test_an_mbanet_is_shown_even_where_it_is_not_featured(tmp_path: Path, column
 
 def test_many_hands_are_cut_to_what_a_page_holds(tmp_path: Path, columns: Columns) -> None:
     section(tmp_path, run(tmp_path / "one", ROLLOUT, hands=tuple(range(8))))
-    assert columns[0][2] == [f"Hands/{number}.jpg" for number in range(6)]
+    assert columns[0][2] == list(range(6))
 
 
 @pytest.mark.usefixtures("columns")

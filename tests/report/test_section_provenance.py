@@ -46,12 +46,12 @@ def made(study: Path) -> Section:
 
 
 def facts(section: Section) -> dict[str, str]:
-    [table] = [block for block in section.blocks if isinstance(block, Table) and block.csv is None]
+    table = next(block for block in section.blocks if isinstance(block, Table) and block.titles[0] == "What")
     return {cells[0]: cells[1] for cells in table.cells}
 
 
 def test_a_run_shows_settings_data_code_and_machine(tmp_path: Path) -> None:
-    folder = write_study(tmp_path)
+    write_study(tmp_path)
     section = made(tmp_path)
     found = facts(section)
     assert found["lr"] == "0.001"
@@ -62,20 +62,65 @@ def test_a_run_shows_settings_data_code_and_machine(tmp_path: Path) -> None:
     assert "bfloat16" in found["Training"]
     for text in ("NVIDIA H200", "AMD EPYC", "16 cores", "2 threads", "Python 3.11.7", "torch 2.13.0", "2026-01-02"):
         assert text in found["Training"]
-    assert found["Full config of evaluation"] == str(folder / "config.yml")
+    assert found["Full config of evaluation"] == "eval_logs/trained/config.yml"
+    assert found["Full config of training"] == "train_logs/trained/config.yml"
     assert not [block for block in section.blocks if isinstance(block, Note)]
 
 
-def test_commands_name_both_configs_and_survive_a_shell(tmp_path: Path) -> None:
-    study = tmp_path / "my study; rm"
-    write_study(study, resume_from="saved_models/first.pth")
-    section = made(study)
+def test_commands_of_all_runs_work_in_the_studys_folder(tmp_path: Path) -> None:
+    for number in range(6):
+        write_study(tmp_path / "study", f"run {number}; rm")
+    section = made(tmp_path / "study")
+    assert len(material_of(tmp_path / "study").featured) == 4
     [commands] = [block for block in section.blocks if isinstance(block, Commands)]
     assert [shlex.split(line) for line in commands.lines] == [
-        ["handclip", "train", str(study / "train_logs" / "trained" / "config.yml")],
-        ["handclip", "evaluate", str(study / "eval_logs" / "trained" / "config.yml")],
+        ["handclip", command, f"{folder}/run {number}; rm/config.yml"]
+        for number in range(6)
+        for command, folder in (("train", "train_logs"), ("evaluate", "eval_logs"))
     ]
-    assert any("saved_models/first.pth" in getattr(block, "text", "") for block in section.blocks)
+    assert any("Run these in the study's folder" in getattr(block, "text", "") for block in section.blocks)
+
+
+def test_folders_of_this_machine_are_not_passed_on(tmp_path: Path) -> None:
+    write_study(tmp_path / "alice")
+    section = made(tmp_path / "alice")
+    assert str(tmp_path) not in repr([block for block in section.blocks if not isinstance(block, Table)])
+    cells = [cell for block in section.blocks if isinstance(block, Table) for line in block.cells for cell in line]
+    assert not [cell for cell in cells if str(tmp_path) in cell]
+    assert str(tmp_path) not in (tmp_path / "alice" / "out" / "tables" / "provenance.csv").read_text()
+
+
+def test_studies_have_commands_of_their_own(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_study(tmp_path / name, f"run_{name}")
+    section = made(tmp_path)
+    blocks = [block for block in section.blocks if isinstance(block, Commands)]
+    assert [len(block.lines) for block in blocks] == [2, 2]
+    before = [section.blocks[section.blocks.index(block) - 1] for block in blocks]
+    assert [getattr(block, "text", "") for block in before] == ["In first:", "In second:"]
+
+
+def test_what_differs_between_runs_stands_side_by_side(tmp_path: Path) -> None:
+    for name, options in (("a", {"lr": 0.1}), ("b", {"lr": 0.2}), ("c", {"resume_from": "a.pth"})):
+        write_run(tmp_path / "eval_logs" / name, options={"epochs": 2, **options})
+    write_run(tmp_path / "eval_logs" / "raw", stage="0")
+    material = material_of(tmp_path)
+    section = provenance_section(material, Book(tmp_path / "out"))
+    [table] = [block for block in section.blocks if isinstance(block, Table) and block.titles[0] == "Run"][1:]
+    assert list(table.titles) == ["Run", "lr", "resume_from"]
+    labels = [run.label for run in material.runs if run.row.losses]
+    assert [list(cells) for cells in table.cells] == [
+        [labels[0], "0.1", "-"],
+        [labels[1], "0.2", "-"],
+        [labels[2], "-", labels[0]],
+    ]
+
+
+def test_too_many_differences_for_a_page_are_left_to_the_file(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path / "eval_logs" / name, options={f"key{number}": name for number in range(9)})
+    section = made(tmp_path)
+    assert len([block for block in section.blocks if isinstance(block, Table) and block.titles[0] == "Run"]) == 1
 
 
 def test_the_file_has_all_runs_and_everything(tmp_path: Path) -> None:
@@ -116,4 +161,4 @@ def test_featured_runs_have_a_heading_each(tmp_path: Path) -> None:
     material = material_of(tmp_path)
     section = provenance_section(material, Book(tmp_path / "out"))
     headings = [block.text for block in section.blocks if isinstance(block, Heading)]
-    assert headings == [run.label for run in material.featured]
+    assert headings == ["To run it again", *(run.label for run in material.featured)]

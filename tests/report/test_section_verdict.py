@@ -52,7 +52,7 @@ def test_the_sign_is_that_of_the_best_minus_the_other(tmp_path: Path, best: int)
     means = [row.scores["rank1"].mean for row in material.block.rows]
     found = next(one for one in material.block.differences if one.metric == "rank1")
     ends = sorted(abs(100 * end) for end in (found.low, found.high))
-    assert table.cells[0][1] == f"{100 * abs(means[0] - means[1]):+.1f} [{ends[0]:.1f}, {ends[1]:.1f}]"
+    assert table.cells[0][2] == f"{100 * abs(means[0] - means[1]):+.1f} [{ends[0]:.1f}, {ends[1]:.1f}]"
 
 
 def test_the_peer_and_the_other_stages_are_named(tmp_path: Path) -> None:
@@ -90,7 +90,9 @@ def test_the_section_shows_the_matrix_and_its_files(tmp_path: Path) -> None:
     headings = [block.text for block in section.blocks if isinstance(block, Heading)]
     assert any("gallery_all" in text for text in headings)
     assert (tmp_path / "out" / "tables" / "comparison.csv").is_file()
-    assert any(isinstance(block, Note) and "Only 10 people" in block.text for block in section.blocks)
+    cautions = " ".join(block.text for block in section.blocks if isinstance(block, Note))
+    assert "Only 10 people" in cautions
+    assert "with one seed" in cautions
 
 
 def test_a_significant_difference_needs_the_corrected_p(tmp_path: Path) -> None:
@@ -99,3 +101,34 @@ def test_a_significant_difference_needs_the_corrected_p(tmp_path: Path) -> None:
     block = block_of(tmp_path)
     doubtful = [replace(one, p=0.001, p_holm=0.2) for one in block.differences]
     assert "no difference is shown" in list(verdict(replace(block, differences=doubtful)))[1]
+
+
+def test_clip_is_held_against_the_cnn(tmp_path: Path) -> None:
+    """Also where the best of all runs is beside another of its own kind."""
+    write_run(tmp_path / "clip", skill=0.2, people=30, family="clip")
+    for name, skill in (("mbanet", 0.9), ("resnet", 0.8)):
+        write_run(tmp_path / name, skill=skill, people=30, model=f"{name}_small", family=name)
+    block = block_of(tmp_path)
+    sentence = list(verdict(block))[-1]
+    clip, cnn = (next(row for row in block.rows if row.run == name) for name in ("clip", "mbanet"))
+    lead = 100 * (clip.scores["rank1"].mean - cnn.scores["rank1"].mean)
+    assert "run 3 (vit_small" in sentence and "run 1 (mbanet_small" in sentence
+    assert f"are {lead:+.1f} [" in sentence
+    assert sentence.endswith("a significant difference.")
+
+
+def test_runs_with_the_same_scores_are_pointed_out(tmp_path: Path) -> None:
+    for rate in (0.1, 0.2):
+        write_run(tmp_path / "runs" / f"lr{rate}", people=30, options={"lr": rate})
+    section = verdict_section(gathered(tmp_path / "runs"), Book(tmp_path / "out"))
+    notes = [block.text for block in section.blocks if isinstance(block, Note)]
+    assert any(text.startswith("Runs 1 and 2 have the same scores") for text in notes)
+
+
+def test_what_the_figures_are_about_comes_first(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "11k", people=10)
+    for number in range(2):
+        write_run(tmp_path / "runs" / f"b{number}", people=10, luck=number, dataset="synthetic", seed=number)
+    section = verdict_section(gathered(tmp_path / "runs"), Book(tmp_path / "out"))
+    first = section.blocks[0]
+    assert isinstance(first, Text) and first.text.startswith("On synthetic")

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import colormaps
@@ -12,7 +13,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from handclip.engine.records import Explanation
 from handclip.report.figures.style import new_figure, styled
 
 HALF = 0.5
@@ -26,30 +26,44 @@ _LETTER = 0.075
 _GREY = "#5A5A5A"
 
 
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """A column: where one run looks in each of N photographs, by one method.
+
+    Args:
+        label: the run; empty for none.
+        method: name of the method.
+        values: N maps, (h, w) each, of the whole photograph, from 0 to 1.
+    """
+
+    label: str
+    method: str
+    values: Sequence[NDArray[np.float32]]
+
+
 @styled
-def attention_figure(explanations_by_run: Sequence[tuple[str, str, Sequence[Explanation]]]) -> Figure:
+def attention_figure(hands: Sequence[tuple[str, NDArray[np.uint8]]], maps: Sequence[Maps]) -> Figure:
     """Draw the hands in rows, the photograph first, and one column for each run and method.
 
     Args:
-        explanations_by_run: label of the run (empty for none), name of the method, and the explanations, which are of
-            the same photographs in the same order for all.
+        hands: aspect of each of N hands, and its (H, W, 3) photograph, RGB.
+        maps: columns, with a map for each hand.
     """
-    hands = explanations_by_run[0][2]
-    columns = len(explanations_by_run) + 1
-    tallest = max(hand.photograph.shape[0] / hand.photograph.shape[1] for hand in hands)
+    columns = len(maps) + 1
+    tallest = max(photograph.shape[0] / photograph.shape[1] for _, photograph in hands)
     cell = min(_WIDEST_CELL, _WIDEST / columns, max(_NARROWEST / columns, _TALLEST / (len(hands) * tallest)))
-    titles = ["photograph", *(_title(label, method, cell) for label, method, _ in explanations_by_run)]
+    titles = ["photograph", *(_title(one.label, one.method, cell) for one in maps)]
     lines = max(title.count("\n") + 1 for title in titles)
     height = len(hands) * cell * tallest * 1.03 + 0.17 * lines + 0.65
     figure = new_figure(cell * columns, height)
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
     grid = figure.subplots(len(hands), columns, squeeze=False)
-    for row, hand in zip(grid, hands, strict=True):
-        row[0].imshow(hand.photograph)
-        row[0].set_ylabel(hand.aspect.replace("_r", " right").replace("_l", " left"), fontsize=_SMALLEST_TEXT)
-    for axes, (_, method, explanations) in zip(grid.T[1:], explanations_by_run, strict=True):
-        for place, explanation in zip(axes, explanations, strict=True):
-            _overlay(place, explanation.photograph, explanation.maps[method])
+    for row, (aspect, photograph) in zip(grid, hands, strict=True):
+        row[0].imshow(photograph)
+        row[0].set_ylabel(aspect.replace("_r", " right").replace("_l", " left"), fontsize=_SMALLEST_TEXT)
+    for axes, one in zip(grid.T[1:], maps, strict=True):
+        for place, (_, photograph), values in zip(axes, hands, one.values, strict=True):
+            _overlay(place, photograph, values)
     for place, title in zip(grid[0], titles, strict=True):
         place.set_title(title, fontsize=_SMALLEST_TEXT, fontweight="normal", loc="center", pad=4)
     for place in grid.flat:

@@ -12,10 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from handclip.metrics.uncertainty import FEW_PEOPLE
 from handclip.report.figures.style import NEUTRAL, new_figure, series_style, styled
-
-FEW_PEOPLE = 20
-"""Intervals over fewer people are too short to be trusted."""
 
 _ROW_INCHES, _RUN_INCHES = 0.24, 0.11
 _SPREAD = 0.56
@@ -54,7 +52,7 @@ class GroupRates:
         rates: (G,) NaN where it is not shown.
         low: (G,) lower ends of the intervals.
         high: (G,) upper ends.
-        overall: the rate over everybody.
+        reference: (G,) the rate over everybody that each group is held against.
     """
 
     label: str
@@ -62,15 +60,15 @@ class GroupRates:
     rates: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
-    overall: float
+    reference: NDArray[np.float64]
 
 
 @styled
 def groups_figure(groups: Sequence[Group], panels: Sequence[tuple[str, Sequence[GroupRates]]]) -> Figure:
-    """Draw a row for each group and a column for each rate; a line stands at the rate over everybody.
+    """Draw a row for each group and a column for each rate; a line stands beside each at the rate over everybody.
 
     Args:
-        groups: rows from top to bottom; those of one attribute follow each other.
+        groups: rows from top to bottom; those of one attribute follow each other, and share a reference.
         panels: for each rate its name, as on the axis, and the runs, the same ones in each.
 
     Raises:
@@ -128,6 +126,11 @@ def _places(groups: Sequence[Group]) -> tuple[list[float], list[tuple[float, str
     return places, headings
 
 
+def _rows_by_attribute(groups: Sequence[Group]) -> list[list[int]]:
+    by_attribute = groupby(range(len(groups)), key=lambda row: groups[row].attribute)
+    return [list(rows) for _, rows in by_attribute]
+
+
 def _name_rows(
     ax: Axes, groups: Sequence[Group], places: Sequence[float], headings: Sequence[tuple[float, str]]
 ) -> None:
@@ -149,7 +152,9 @@ def _draw(ax: Axes, groups: Sequence[Group], places: Sequence[float], runs: Sequ
         style = series_style(run.style, markers=True)
         at = np.array(places) + offset
         line = series_style(run.style) if len(runs) > 1 else {"color": NEUTRAL, "linestyle": "--"}
-        ax.axvline(100 * run.overall, **line, linewidth=1)
+        for rows in _rows_by_attribute(groups):
+            span = [places[rows[0]] - 0.6, places[rows[-1]] + 0.6]
+            ax.plot([100 * run.reference[rows[0]]] * 2, span, **line, linewidth=1)
         ends = np.array([run.rates - run.low, run.high - run.rates])
         ax.errorbar(
             100 * run.rates,

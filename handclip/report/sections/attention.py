@@ -7,7 +7,7 @@ import numpy as np
 from handclip.engine.records import EXPLANATIONS, Explanation
 from handclip.models.explanation import GRAD_CAM, ROLLOUT, SPATIAL_ATTENTION
 from handclip.report.book import Block, Book, Note, Section, Text
-from handclip.report.figures.attention import HALF, attention_figure
+from handclip.report.figures.attention import HALF, Maps, attention_figure
 from handclip.report.material import Material, ReportRun
 
 _MOST_HANDS = 6
@@ -49,7 +49,10 @@ def attention_section(material: Material, book: Book) -> Section:
         hands = columns[0][2]
         picture = book.picture(
             "attention",
-            attention_figure(columns),
+            attention_figure(
+                [(hand.aspect, hand.photograph) for hand in hands],
+                [Maps(label, method, [one.maps[method] for one in shown]) for label, method, shown in columns],
+            ),
             alt=_alt(columns),
             caption=(
                 f"{_count(len(hands), 'photograph')} of the test people, and where the runs look in "

@@ -47,7 +47,7 @@ def embedding_section(material: Material, book: Book) -> Section:
 
 
 def _aspect(material: Material) -> str:
-    """One aspect only: a person's left and right hand, palm and back, are different identities."""
+    """One aspect only: one number names a person in all of them, but their hands, palms and backs look different."""
     aspects = material.best.evaluated.aspects()
     return material.block.protocol.aspect if material.block.protocol.aspect in aspects else aspects[0]
 

@@ -8,17 +8,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handclip.metrics.uncertainty import PersonSums, bca_interval, bounds_without_exception, resampling_weights
-from handclip.metrics.verification import FMRS, ScoredPairs, fix_thresholds
+from handclip.metrics.uncertainty import (
+    FEW_PEOPLE,
+    PersonSums,
+    bca_interval,
+    bounds_without_exception,
+    resampling_weights,
+)
+from handclip.metrics.verification import (
+    OPERATING_FMR,
+    REPLICATES,
+    RULE_OF_30,
+    RateEstimate,
+    ScoredPairs,
+    estimate_rate,
+    fix_thresholds,
+    too_few_people,
+)
 from handclip.report.book import Block, Book, Column, Note, Section, Table, Text, percent
-from handclip.report.figures.groups import FEW_PEOPLE, Group, GroupRates, groups_figure
+from handclip.report.figures.groups import Group, GroupRates, groups_figure
 from handclip.report.material import Material, ReportRun, Search
 
 FEWEST_PEOPLE = 5
 """Of fewer people nothing is shown: a rate would be about them, and not about a group."""
 
-_FMR = FMRS[0]
-_REPLICATES = 2_000
 _AGES = ((20, "under 20"), (30, "20 to 29"), (40, "30 to 39"), (50, "40 to 49"))
 _OLDEST = "50 and over"
 _TITLES = {
@@ -32,11 +45,14 @@ _SHORT = {"rank1": "Rank-1", "fnmr": "FNMR", "fmr": "FMR"}
 _AXES = {name: f"{title} (%)" for name, title in _SHORT.items()}
 _ORDER = ("very fair", "fair", "medium", "dark", *(name for _, name in _AGES), _OLDEST, "no", "yes")
 
+_EVERYBODY = "everybody"
+
 _INTRODUCTION = (
     "The mean over everybody hides whom a system fails. Here the searches are divided by what the data set says of the "
-    "person and the hand on the query. Rank-1 is the share of searches in which the right person comes first; FNMR is "
-    "the share of comparisons of two photographs of one person that are refused, FMR that of comparisons of two people "
-    "that are accepted, at one threshold for everybody."
+    "person and the hand on the query. Rank-1 is the share of searches in which the right person comes first, averaged "
+    "over the queries of each draw and aspect, and then over draws and aspects. FNMR is the share of comparisons of "
+    "two photographs of one person that are refused, FMR that of comparisons of two people that are accepted, over all "
+    "draws and aspects together, at one threshold for everybody."
 )
 
 Floats = NDArray[np.float64]
@@ -50,81 +66,212 @@ class _Threshold:
     aim: str
 
 
+_Rate = tuple[float, float, float]
+"""A rate and the ends of its interval."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Outcomes:
     """Every query of every draw and aspect.
 
     Args:
         paths: (Q,) image of each query.
+        aspects: (Q,) its aspect.
         people: (Q,) whom it shows.
         columns: (Q,) number of its draw of its aspect.
-        counted: for each rate the (Q,) comparisons that count for it, and (Q,) all that could.
+        hits: (Q,) whether its person comes first.
+        mated: (Q,) whether its person is in the gallery.
     """
 
     paths: NDArray[np.object_]
+    aspects: NDArray[np.object_]
     people: NDArray[np.int64]
     columns: NDArray[np.int64]
-    counted: Mapping[str, tuple[Floats, Floats]]
+    hits: NDArray[np.bool_]
+    mated: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, searches: Iterable[Search], threshold: _Threshold | None) -> "_Outcomes":
+    def of(cls, searches: Iterable[Search]) -> "_Outcomes":
         paths: list[str] = []
-        people, columns = [], []
-        counted: dict[str, list[tuple[Any, Any]]] = {}
+        aspects: list[str] = []
+        people, columns, hits, mated = [], [], [], []
         for column, search in enumerate(searches):
             paths += [image.path for image in search.query]
+            aspects += [search.aspect] * len(search.query)
             people.append(search.query_people)
             columns.append(np.full(len(search.query), column))
             own = search.query_people[:, None] == search.gallery_people
             nearest_own = np.where(own, search.scores, -np.inf).max(axis=1)
             nearest_other = np.where(own, -np.inf, search.scores).max(axis=1)
             # A tie counts against the model, as it does in every other ranking.
-            counted.setdefault("rank1", []).append((nearest_own > nearest_other, own.any(axis=1)))
-            if threshold is not None:
-                accepted = search.scores >= threshold.value
-                counted.setdefault("fnmr", []).append(((own & ~accepted).sum(axis=1), own.sum(axis=1)))
-                counted.setdefault("fmr", []).append(((accepted & ~own).sum(axis=1), (~own).sum(axis=1)))
-        joined = {
-            name: (np.concatenate([part for part, _ in parts]), np.concatenate([whole for _, whole in parts]))
-            for name, parts in counted.items()
-        }
-        return cls(
-            np.array(paths, dtype=object),
-            np.concatenate(people),
-            np.concatenate(columns),
-            {name: (part.astype(np.float64), whole.astype(np.float64)) for name, (part, whole) in joined.items()},
-        )
+            hits.append(nearest_own > nearest_other)
+            mated.append(own.any(axis=1))
+        names = (np.array(names, dtype=object) for names in (paths, aspects))
+        return cls(*names, *map(np.concatenate, (people, columns, hits, mated)))
 
-    def rate(self, name: str, chosen: NDArray[np.bool_]) -> tuple[float, float, float] | None:
-        """Return a rate over some queries with its interval over people; None where it cannot be measured."""
-        part, whole = (values[chosen] for values in self.counted[name])
-        there = whole > 0
-        persons, rows = np.unique(self.people[chosen][there], return_inverse=True)
-        draws, columns = np.unique(self.columns[chosen][there], return_inverse=True)
-        if len(persons) < FEWEST_PEOPLE:
-            return None
+    def rank1(self, chosen: NDArray[np.bool_]) -> _Rate:
+        """Return Rank-1 over some queries with its interval over their people."""
+        there = chosen & self.mated
+        persons, rows = np.unique(self.people[there], return_inverse=True)
+        draws, columns = np.unique(self.columns[there], return_inverse=True)
         sums, counts = np.zeros((len(persons), len(draws), 1)), np.zeros((len(persons), len(draws)))
-        np.add.at(sums[..., 0], (rows, columns), part[there])
-        np.add.at(counts, (rows, columns), whole[there])
+        np.add.at(sums[..., 0], (rows, columns), self.hits[there])
+        np.add.at(counts, (rows, columns), 1)
         table = PersonSums(sums, counts)
-        resampled = table.resampled(_weights(len(persons)))
-        ends = bca_interval(table.means, resampled, table.leave_one_out)
+        ends = bca_interval(table.means, table.resampled(_weights(len(persons))), table.leave_one_out)
         low, high = bounds_without_exception(table, *ends)
         return float(table.means[0]), float(low[0]), float(high[0])
 
 
+@dataclass(frozen=True, eq=False)
+class _Errors:
+    """Errors of verification of the same Q queries at one threshold.
+
+    Both people of a comparison are resampled, as in the section on verification, so that rates over everybody and their
+    intervals are the same there and here.
+
+    Args:
+        people: P, in the queries and the galleries together; what follows names them by their place.
+        queries: (Q,) the person on each query.
+        columns: (Q,) number of its draw of its aspect.
+        genuine: (Q,) how many comparisons are genuine.
+        rejected: (Q,) how many of them are rejected.
+        galleries: (C, P) how many gallery images of each person there are in each draw of each aspect.
+        accepted: (N, 2) query and person of the gallery of each impostor comparison that is accepted.
+    """
+
+    people: int
+    queries: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    genuine: NDArray[np.int64]
+    rejected: NDArray[np.int64]
+    galleries: NDArray[np.int64]
+    accepted: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, searches: Sequence[Search], threshold: float) -> "_Errors":
+        everybody = np.unique(
+            np.concatenate([people for one in searches for people in (one.query_people, one.gallery_people)])
+        )
+        queries, columns, genuine, rejected, galleries, accepted = [], [], [], [], [], []
+        before = 0
+        for column, search in enumerate(searches):
+            searched, found = (np.searchsorted(everybody, of) for of in (search.query_people, search.gallery_people))
+            own, passed = searched[:, None] == found, search.scores >= threshold
+            queries.append(searched)
+            columns.append(np.full(len(searched), column))
+            genuine.append(own.sum(axis=1))
+            rejected.append((own & ~passed).sum(axis=1))
+            galleries.append(np.bincount(found, minlength=len(everybody)))
+            rows, places = np.nonzero(passed & ~own)
+            accepted.append(np.stack([rows + before, found[places]], axis=1))
+            before += len(searched)
+        return cls(
+            people=len(everybody),
+            queries=np.concatenate(queries),
+            columns=np.concatenate(columns),
+            genuine=np.concatenate(genuine),
+            rejected=np.concatenate(rejected),
+            galleries=np.stack(galleries),
+            accepted=np.concatenate(accepted),
+        )
+
+    def fnmr(self, chosen: NDArray[np.bool_]) -> _Rate | None:
+        """Return the FNMR of some queries; None where there are too few people to measure it."""
+        rejected, genuine = (
+            np.bincount(self.queries[chosen], counts[chosen], self.people) for counts in (self.rejected, self.genuine)
+        )
+        people = int(np.count_nonzero(genuine))
+        if too_few_people(people):
+            return None
+        weights = _weights(self.people)
+        failed, compared = (np.r_[of.sum(), weights @ of, of.sum() - of] for of in (rejected, genuine))
+        return _as_rate(failed, compared, people)
+
+    def fmr(self, chosen: NDArray[np.bool_]) -> _Rate | None:
+        """Return the FMR of some queries; None where there are too few pairs of people to measure it."""
+        searches = np.zeros((self.people, len(self.galleries)))
+        np.add.at(searches, (self.queries[chosen], self.columns[chosen]), 1)
+        compared = searches @ self.galleries
+        np.fill_diagonal(compared, 0)
+        rows, found = self.accepted[chosen[self.accepted[:, 0]]].T
+        accepted = np.bincount(self.queries[rows] * self.people + found, minlength=self.people**2)
+        accepted = accepted.reshape(compared.shape)
+        pairs = np.count_nonzero(np.triu(compared + compared.T))
+        if not pairs or accepted.sum() / compared.sum() * pairs < RULE_OF_30:
+            return None
+        people = int(np.count_nonzero(searches.any(axis=1)))
+        return _as_rate(_resampled_pairs(accepted), _resampled_pairs(compared), people)
+
+
+def _resampled_pairs(counts: NDArray[Any]) -> Floats:
+    """Sum (P, P) counts: of all, of each resample of people, in which both people of a pair count, without each."""
+    weights = _weights(len(counts)).astype(np.float32)
+    drawn = np.einsum("bp,bp->b", weights @ counts.astype(np.float32), weights)
+    total = counts.sum()
+    rows: Floats = np.r_[total, drawn, total - counts.sum(axis=0) - counts.sum(axis=1)].astype(np.float64)
+    return rows
+
+
+def _as_rate(failed: Floats, compared: Floats, people: int) -> _Rate | None:
+    rows = failed / np.where(compared > 0, compared, np.nan)
+    found: RateEstimate = estimate_rate(float(rows[0]), rows, REPLICATES, people)
+    if found.value is None or found.low is None or found.high is None:
+        return None
+    return found.value, found.low, found.high
+
+
 @lru_cache(maxsize=2)
 def _weights(people: int) -> Floats:
-    return resampling_weights(people, _REPLICATES)
+    return resampling_weights(people, REPLICATES)
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Queries that share a value of an attribute, on the aspects on which all values of it that are shown occur.
+
+    Args:
+        attribute: such as `gender`; empty for everybody on all aspects.
+        value: such as `female`, or everybody on these aspects.
+        aspects: which they are; empty for all.
+        chosen: (Q,) the queries.
+        shown: whether there are enough people for rates.
+    """
+
+    attribute: str
+    value: str
+    aspects: tuple[str, ...]
+    chosen: NDArray[np.bool_]
+    shown: bool = True
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is everybody."""
+        return self.value == _EVERYBODY
 
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """A run's outcomes and the threshold of its error rates; None where there is none."""
+    """A run's outcomes, and its errors at a threshold; None where there is none.
+
+    `rank1` is that over everybody, and None where the report is about another Rank-1, such as after re-ranking.
+    """
 
     run: ReportRun
     outcomes: _Outcomes
+    rank1: _Rate | None
     threshold: _Threshold | None
+    errors: _Errors | None
+
+    def rates(self, group: _Group) -> dict[str, _Rate | None]:
+        """Return all rates of a group."""
+        is_everybody = not group.attribute
+        rates: dict[str, _Rate | None] = {
+            "rank1": self.rank1 if is_everybody and self.rank1 else self.outcomes.rank1(group.chosen)
+        }
+        if self.errors is not None:
+            rates |= {"fnmr": self.errors.fnmr(group.chosen), "fmr": self.errors.fmr(group.chosen)}
+        return rates
 
 
 def groups_section(material: Material, book: Book) -> Section:
@@ -141,7 +288,9 @@ def _blocks(material: Material, book: Book) -> list[Block]:
     if lacking := _what_is_lacking(material.best):
         return [Note(lacking, "missing")]
     assert material.best.attributes is not None
-    best = _measure(material.best)
+    protocol = material.block.protocol
+    is_plain = protocol.gallery_protocol == "gallery" and protocol.rerank is None
+    best = _measure(material.best, is_plain)
     # All runs of a block have the same queries, so that what divides those of one divides those of all.
     divided = _divide(material.best.attributes, best.outcomes)
     people = len(np.unique(best.outcomes.people))
@@ -153,10 +302,28 @@ def _blocks(material: Material, book: Book) -> list[Block]:
         )
         return [Note(f"Nothing can be said of groups: {reason}.", "missing")]
     others = [run for run in material.featured if run is not material.best and not _what_is_lacking(run)]
-    tables = {one.run.row.run: _rows(one, divided) for one in (best, *map(_measure, others))}
+    measured = [best, *(_measure(run, is_plain) for run in others)]
+    tables = {one.run.row.run: _rows(one, divided) for one in measured}
     book.csv("groups", [row for rows in tables.values() for row in rows])
     own = tables[material.best.row.run]
-    blocks: list[Block] = [Text(_INTRODUCTION), _threshold_block(best)]
+    blocks: list[Block] = [Text(_INTRODUCTION)]
+    if not is_plain:
+        blocks.append(
+            Text(
+                "Rank-1 is that in the plain gallery without re-ranking, from which error rates are measured too; "
+                f"the verdict is about {protocol.label}, so its Rank-1 is another."
+            )
+        )
+    if limited := {_TITLES[one.attribute]: one.aspects for one in divided if one.aspects}:
+        parts = "; ".join(f"{title} on {', '.join(aspects)}" for title, aspects in limited.items())
+        blocks.append(
+            Text(
+                "Some aspects are easier than others, and not every group is on all of them: nail polish, for one, is "
+                "seen on backs of hands only. Groups are compared on the aspects on which each has "
+                f"{FEWEST_PEOPLE} people or more, and held against everybody on these aspects: {parts}."
+            )
+        )
+    blocks.append(_threshold_block(best))
     if best.threshold is not None and any(run.validation_was_trained_on for run in (material.best, *others)):
         blocks.append(
             Note(
@@ -165,7 +332,7 @@ def _blocks(material: Material, book: Book) -> list[Block]:
             )
         )
     blocks.append(_detail(book, material.best, own))
-    if others and any(row["people"] >= FEWEST_PEOPLE for row in own[1:]):
+    if others and any(row["rank1"] is not None for row in _of_groups(own)):
         blocks.append(_side_by_side(book, sorted((material.best, *others), key=lambda run: run.row.number), tables))
     return [*blocks, _table(book, own), *_warnings(own)]
 
@@ -187,9 +354,15 @@ def _what_is_lacking(run: ReportRun) -> str:
     return ""
 
 
-def _measure(run: ReportRun) -> _Measured:
-    threshold = _threshold(run)
-    return _Measured(run, _Outcomes.of(run.searches(), threshold), threshold)
+def _measure(run: ReportRun, is_plain: bool) -> _Measured:
+    searches, threshold, score = list(run.searches()), _threshold(run), run.row.scores["rank1"]
+    return _Measured(
+        run,
+        _Outcomes.of(searches),
+        (score.mean, score.low, score.high) if is_plain else None,
+        threshold,
+        _Errors.of(searches, threshold.value) if threshold is not None else None,
+    )
 
 
 def _threshold(run: ReportRun) -> _Threshold | None:
@@ -198,25 +371,57 @@ def _threshold(run: ReportRun) -> _Threshold | None:
         fixed = fix_thresholds(ScoredPairs.of(run.validation_searches()))
     except ValueError:  # no comparisons
         return None
-    value = fixed.fmr[_FMR]
+    value = fixed.fmr[OPERATING_FMR]
     if value is not None:
-        return _Threshold(value, f"the lowest at which at most {100 * _FMR:g} % of impostors are accepted")
+        return _Threshold(value, f"the lowest at which at most {100 * OPERATING_FMR:g} % of impostors are accepted")
     return _Threshold(
-        fixed.eer, f"at which FMR and FNMR are equal ({fixed.reasons[_FMR]}, so that a lower FMR cannot be aimed at)"
+        fixed.eer,
+        f"at which FMR and FNMR are equal ({fixed.reasons[OPERATING_FMR]}, so that a lower FMR cannot be aimed at)",
     )
 
 
-def _divide(
-    attributes: Mapping[str, Mapping[str, str]], outcomes: _Outcomes
-) -> dict[tuple[str, str], NDArray[np.bool_]]:
-    """Return which queries belong to each value of each attribute that has at least two."""
-    divided = {}
+def _divide(attributes: Mapping[str, Mapping[str, str]], outcomes: _Outcomes) -> list[_Group]:
+    """Return a group for each value of each attribute that has at least two.
+
+    Where these are not on all aspects, everybody on those that are comes first.
+    """
+    groups = []
+    every_aspect = tuple(dict.fromkeys(outcomes.aspects))
     for attribute in _TITLES:
         values = np.array([_value(attribute, attributes.get(path, {})) for path in outcomes.paths], dtype=object)
         found = sorted({value for value in values if value}, key=_order)
-        if len(found) > 1:
-            divided.update({(attribute, value): values == value for value in found})
-    return divided
+        if len(found) < 2:
+            continue
+        shown, aspects = _comparable(values, outcomes)
+        on_these = np.isin(outcomes.aspects, aspects or every_aspect)
+        limited = aspects if len(aspects) < len(every_aspect) else ()
+        if limited:
+            groups.append(_Group(attribute, _EVERYBODY, limited, on_these))
+        groups += [_Group(attribute, value, limited, on_these & (values == value), value in shown) for value in found]
+    return groups
+
+
+def _comparable(values: NDArray[np.object_], outcomes: _Outcomes) -> tuple[list[str], tuple[str, ...]]:
+    """Return values that all have `FEWEST_PEOPLE` on each of some aspects, and these aspects.
+
+    Where all values share no aspect, those of the fewest people give way.
+    """
+    people = {
+        value: {
+            aspect: len(np.unique(outcomes.people[(values == value) & (outcomes.aspects == aspect) & outcomes.mated]))
+            for aspect in dict.fromkeys(outcomes.aspects)
+        }
+        for value in {value for value in values if value}
+    }
+    shown = sorted(people, key=lambda value: (sum(people[value].values()), value))
+    # A value that reaches the number nowhere must not decide for the others.
+    shown = [value for value in shown if max(people[value].values()) >= FEWEST_PEOPLE]
+    while shown:
+        on_all = [aspect for aspect in people[shown[0]] if all(people[one][aspect] >= FEWEST_PEOPLE for one in shown)]
+        if on_all:
+            return shown, tuple(on_all)
+        shown = shown[1:]
+    return [], ()
 
 
 def _value(attribute: str, known: Mapping[str, str]) -> str:
@@ -232,25 +437,38 @@ def _order(value: str) -> tuple[int, str]:
     return (_ORDER.index(value) if value in _ORDER else len(_ORDER), value)
 
 
-def _rows(measured: _Measured, divided: Mapping[tuple[str, str], NDArray[np.bool_]]) -> list[dict[str, Any]]:
+def _rows(measured: _Measured, divided: Sequence[_Group]) -> list[dict[str, Any]]:
     """Return the rows of the table of one run: everybody, then each group."""
     outcomes = measured.outcomes
-    everybody = np.ones(len(outcomes.people), dtype=np.bool_)
+    everybody = _Group("", _EVERYBODY, (), np.ones(len(outcomes.people), dtype=np.bool_))
     rows = []
-    for (attribute, value), chosen in {("everybody", ""): everybody, **divided}.items():
+    for group in (everybody, *divided):
         row: dict[str, Any] = {
             "run": measured.run.row.run,
-            "attribute": attribute,
-            "group": value,
-            "people": len(np.unique(outcomes.people[chosen])),
-            "images": len(set(outcomes.paths[chosen])),
-            "searches": int(np.count_nonzero(chosen)),
+            "attribute": group.attribute,
+            "group": group.value,
+            "aspects": " ".join(group.aspects or dict.fromkeys(outcomes.aspects)),
+            "people": len(np.unique(outcomes.people[group.chosen])),
+            "images": len(set(outcomes.paths[group.chosen])),
+            "searches": int(np.count_nonzero(group.chosen)),
         }
-        for name in outcomes.counted:
-            found = outcomes.rate(name, chosen) or (None, None, None)
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+        names = ["rank1"] if measured.errors is None else list(_SHORT)
+        rates = measured.rates(group) if group.shown else dict.fromkeys(names)
+        for name, rate in rates.items():
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), rate or (None, None, None), strict=True))
         rows.append({**row, "threshold": measured.threshold.value if measured.threshold else None})
     return rows
+
+
+def _of_groups(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out the rows of everybody."""
+    return [row for row in rows if row["group"] != _EVERYBODY]
+
+
+def _references(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the row of everybody that the groups of each attribute are held against."""
+    own = {row["attribute"]: row for row in rows if row["group"] == _EVERYBODY}
+    return {row["attribute"]: own.get(row["attribute"], rows[0]) for row in _of_groups(rows)}
 
 
 def _threshold_block(best: _Measured) -> Block:
@@ -269,23 +487,23 @@ def _threshold_block(best: _Measured) -> Block:
 
 
 def _detail(book: Book, run: ReportRun, rows: Sequence[Mapping[str, Any]]) -> Block:
-    panels = [(_AXES[name], [_rates(run, name, rows)]) for name in _AXES if name in rows[0]]
+    panels = [(_AXES[name], [_rates(run, name, rows)]) for name in _measurable(rows)]
     return book.picture(
         "groups",
         groups_figure(_groups(rows), panels),
-        alt=f"{run.label} by group. {' '.join(_finding(name, rows) for name in _AXES if name in rows[0])}",
+        alt=f"{run.label} by group. {' '.join(_finding(name, rows) for name in _measurable(rows))}",
         caption=(
-            f"{run.label} by group of the person on the query, with 95 % intervals over people. The dashed line is the "
-            f"rate over everybody. Hollow marks stand for groups of fewer than {FEW_PEOPLE} people, whose intervals "
-            f"are too short; groups of fewer than {FEWEST_PEOPLE} are not shown."
+            f"{run.label} by group of the person on the query, with 95 % intervals over people. Dashed lines "
+            "are the rate over everybody on the same aspects. Hollow marks stand for groups of fewer than "
+            f"{FEW_PEOPLE} people, whose intervals are too short; groups of fewer than {FEWEST_PEOPLE} are not shown."
         ),
     )
 
 
 def _side_by_side(book: Book, runs: Sequence[ReportRun], tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Block:
-    shown = {name: [row for row in rows if row["people"] >= FEWEST_PEOPLE] for name, rows in tables.items()}
+    shown = {run: [row for row in rows if row["rank1"] is not None] for run, rows in tables.items()}
     first = shown[runs[0].row.run]
-    names = [name for name in ("rank1", "fnmr") if name in first[0]]
+    names = [name for name in ("rank1", "fnmr") if all(name in _measurable(rows) for rows in shown.values())]
     panels = [(_AXES[name], [_rates(run, name, shown[run.row.run]) for run in runs]) for name in names]
     ends = [f"{run.label}: {_finding('rank1', tables[run.row.run])}" for run in runs]
     return book.picture(
@@ -295,30 +513,48 @@ def _side_by_side(book: Book, runs: Sequence[ReportRun], tables: Mapping[str, Se
         caption=(
             "The same groups in several runs. Where all of them fail the same group, look at its photographs and at "
             "how few of its people were trained on; where one does, at that run. Lines stand at each run's rate over "
-            "everybody. Each run's threshold is its own; groups that are not shown above are left out."
+            "everybody on the same aspects. Each run's threshold is its own; groups that are not shown above are left "
+            "out."
         ),
     )
 
 
+def _measurable(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the rates that any group has."""
+    return [name for name in _AXES if any(row.get(name) is not None for row in _of_groups(rows))] or ["rank1"]
+
+
 def _groups(rows: Sequence[Mapping[str, Any]]) -> list[Group]:
-    return [Group(_TITLES[row["attribute"]], row["group"], row["people"], row["images"]) for row in rows[1:]]
+    references = _references(rows)
+    titles = {
+        attribute: _TITLES[attribute] + ("" if row is rows[0] else f" ({', '.join(row['aspects'].split())})")
+        for attribute, row in references.items()
+    }
+    return [Group(titles[row["attribute"]], row["group"], row["people"], row["images"]) for row in _of_groups(rows)]
 
 
 def _rates(run: ReportRun, name: str, rows: Sequence[Mapping[str, Any]]) -> GroupRates:
+    groups, references = _of_groups(rows), _references(rows)
     rates, low, high = (
-        np.array([row[key] for row in rows[1:]], dtype=np.float64) for key in (name, f"{name}_low", f"{name}_high")
+        np.array([row[key] for row in groups], dtype=np.float64) for key in (name, f"{name}_low", f"{name}_high")
     )
-    return GroupRates(run.label, run.style or 0, rates, low, high, overall=rows[0][name])
+    everybody = np.array([references[row["attribute"]][name] for row in groups], dtype=np.float64)
+    return GroupRates(run.label, run.style or 0, rates, low, high, everybody)
 
 
 def _finding(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Say the rate over everybody, and between which groups it lies."""
-    known = sorted((row for row in rows[1:] if row[name] is not None), key=lambda row: row[name])
-    text = f"{_SHORT[name]} is {percent(rows[0][name])} % over everybody"
+    known = sorted((row for row in _of_groups(rows) if row[name] is not None), key=lambda row: row[name])
+    overall = "cannot be measured" if rows[0][name] is None else f"is {percent(rows[0][name])} %"
+    text = f"{_SHORT[name]} {overall} over everybody"
     if not known:
         return f"{text}."
-    lowest, highest = (f"{percent(row[name])} % ({_group_name(row)})" for row in (known[0], known[-1]))
-    return f"{text}, and from {lowest} to {highest} by group."
+    references = _references(rows)
+    ends = []
+    for row in (known[0], known[-1]):
+        where = "" if references[row["attribute"]] is rows[0] else f" on {', '.join(row['aspects'].split())}"
+        ends.append(f"{percent(row[name])} % ({_group_name(row)}{where})")
+    return f"{text}, and from {ends[0]} to {ends[1]} by group."
 
 
 def _group_name(row: Mapping[str, Any]) -> str:
@@ -328,7 +564,8 @@ def _group_name(row: Mapping[str, Any]) -> str:
 def _table(book: Book, rows: Sequence[Mapping[str, Any]]) -> Table:
     shown = [
         {
-            "attribute": _TITLES.get(row["attribute"], "Everybody"),
+            "attribute": _TITLES.get(row["attribute"], "All"),
+            "aspects": "all" if row["aspects"] == rows[0]["aspects"] else ", ".join(row["aspects"].split()),
             **{key: row[key] for key in ("group", "people", "images", "searches")},
             **{name: _interval_text(name, row) for name in _AXES if name in row},
         }
@@ -337,26 +574,28 @@ def _table(book: Book, rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = [
         Column("attribute", "Attribute"),
         Column("group", "Group"),
+        *([Column("aspects", "Aspects")] if any(row["aspects"] != "all" for row in shown) else []),
         *(Column(key, key.capitalize(), "{:,}".format, numeric=True) for key in ("people", "images", "searches")),
         *(Column(name, f"{_SHORT[name]} (%)", numeric=True) for name in _AXES if name in rows[0]),
     ]
     caption = (
         "Percent, with the 95 % interval over people. Images are the different photographs that were searched for, "
-        "searches count them once for each draw."
+        "searches count them once for each draw. As for everybody, FNMR needs ten people, and FMR as many pairs of "
+        "people that thirty of them can be expected to be accepted."
     )
     return book.table("groups_of_best_run", columns, shown, caption)
 
 
 def _interval_text(name: str, row: Mapping[str, Any]) -> str:
     if row[name] is None:
-        return "too few people"
+        return "too few people" if name == "rank1" or row["rank1"] is None else "not measurable"
     return f"{percent(row[name])} [{percent(row[f'{name}_low'])}, {percent(row[f'{name}_high'])}]"
 
 
 def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
-    groups = rows[1:]
-    small = [row for row in groups if FEWEST_PEOPLE <= row["people"] < FEW_PEOPLE]
-    hidden = [row for row in groups if row["people"] < FEWEST_PEOPLE]
+    groups = _of_groups(rows)
+    small = [row for row in groups if row["rank1"] is not None and row["people"] < FEW_PEOPLE]
+    hidden = [row for row in groups if row["rank1"] is None]
     blocks: list[Block] = []
     if small or hidden:
         parts = []
@@ -367,13 +606,14 @@ def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
             )
         if hidden:
             names = ", ".join(f"{_group_name(row)} ({row['people']})" for row in hidden)
-            parts.append(f"Fewer than {FEWEST_PEOPLE} people, therefore without a rate: {names}.")
+            parts.append(f"Fewer than {FEWEST_PEOPLE} people on an aspect, therefore without a rate: {names}.")
         blocks.append(Note(" ".join(parts)))
     blocks.append(
         Text(
-            f"{len(groups)} groups are compared, and of so many some differ by chance: one interval in twenty misses "
-            "the truth. A small difference is no proof of bias, nor is its absence a proof of fairness: groups differ "
-            "in other ways too, such as age, gender, nail polish and how many of their people were trained on."
+            f"{len(groups)} groups are compared, and of so many some differ by chance: at least one interval in twenty "
+            "misses the truth, and more in small groups. A small difference is no proof of bias, nor is its absence a "
+            "proof of fairness: groups differ in other ways too, such as age, gender, nail polish and how many of "
+            "their people were trained on."
         )
     )
     return blocks

@@ -1,7 +1,8 @@
 """How it was made: settings, data, code, machine, and the commands that make it again."""
 
+import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ _COLUMNS = (
     Column("trained", "Trained", lambda value: str(value)[:10]),
     Column("evaluated", "Evaluated", lambda value: str(value)[:10]),
 )
+
+_MOST_OPTIONS = 8
+"""More columns do not fit on the page."""
 
 
 def provenance_section(material: Material, book: Book) -> Section:
@@ -62,13 +66,12 @@ def _blocks(material: Material, book: Book) -> Iterator[Block]:
             "training are not shown. Move train_logs beside eval_logs again.",
             "missing",
         )
+    if options := _options_table(material.runs):
+        yield options
+    yield from _again(material.runs)
     for run in material.featured:
         yield Heading(run.label)
         yield _facts_table(run)
-        commands = _commands(run)
-        if commands:
-            yield Text(_again_text(run))
-            yield Commands(commands)
 
 
 def _row(run: ReportRun) -> dict[str, Any]:
@@ -96,9 +99,9 @@ def _row(run: ReportRun) -> dict[str, Any]:
         "python": either.get("python"),
         "platform": either.get("platform"),
         **either.get("libraries", {}),
-        "training_config": _config_file(run.training_folder),
-        "evaluation_config": _config_file(run.folder),
-        "folder": str(run.folder),
+        "training_config": _config_file(run, run.training_folder),
+        "evaluation_config": _config_file(run, run.folder),
+        "folder": _within_study(run, run.folder),
     }
 
 
@@ -110,9 +113,38 @@ def _code(environment: Mapping[str, Any]) -> str | None:
     return f"{environment['handclip']} ({commit})" if commit else str(environment["handclip"])
 
 
-def _config_file(folder: Path | None) -> str | None:
+def _study(run: ReportRun) -> Path:
+    """Return the folder that holds the folder of evaluations; training's is beside it."""
+    return run.folder.resolve().parent.parent
+
+
+def _within_study(run: ReportRun, path: Path) -> str:
+    """Return a path as seen from the study's folder; the folders above it may name a person, and reports go around."""
+    return Path(os.path.relpath(path.resolve(), _study(run))).as_posix()
+
+
+def _config_file(run: ReportRun, folder: Path | None) -> str | None:
     path = folder / "config.yml" if folder is not None else None
-    return str(path) if path is not None and path.is_file() else None
+    return _within_study(run, path) if path is not None and path.is_file() else None
+
+
+def _options_table(runs: Sequence[ReportRun]) -> Table | None:
+    """Return the keys of the config in which runs differ; None where there are none, or too many for a table."""
+    # A baseline has no settings of training, in which it would differ from all others.
+    runs = [run for run in runs if run.row.losses] or runs
+    labels = {f"{run.row.run}.pth": run.label for run in runs}
+    options = [{key: _yaml(value) for key, value in run.evaluated.metrics.options.items()} for run in runs]
+    keys = sorted({key for of_run in options for key in of_run})
+    differing = [key for key in keys if len({of_run.get(key) for of_run in options}) > 1]
+    if not 0 < len(differing) <= _MOST_OPTIONS:
+        return None
+    values = [[of_run.get(key, "-") for key in differing] for of_run in options]
+    cells = [[run.label, *(labels.get(value, value) for value in line)] for run, line in zip(runs, values, strict=True)]
+    which = "trained runs" if runs[0].row.losses else "runs"
+    caption = (
+        f"Keys of the config in which {which} differ, apart from what their names say. A dash stands for the default."
+    )
+    return Table(["Run", *differing], [False] * (len(differing) + 1), cells, caption)
 
 
 def _facts_table(run: ReportRun) -> Table:
@@ -136,8 +168,8 @@ def _facts(run: ReportRun) -> Iterator[tuple[str, str | None]]:
         yield "Training", _environment_text(run.training_environment)
     if run.environment is not None:
         yield "Evaluation", _environment_text(run.environment)
-    yield "Full config of training", _config_file(run.training_folder)
-    yield "Full config of evaluation", _config_file(run.folder)
+    yield "Full config of training", _config_file(run, run.training_folder)
+    yield "Full config of evaluation", _config_file(run, run.folder)
 
 
 def _yaml(value: Any) -> str:
@@ -162,15 +194,27 @@ def _environment_text(environment: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _commands(run: ReportRun) -> list[str]:
-    configs = {"train": _config_file(run.training_folder), "evaluate": _config_file(run.folder)}
-    return [f"handclip {command} {shlex.quote(path)}" for command, path in configs.items() if path is not None]
-
-
-def _again_text(run: ReportRun) -> str:
-    earlier = (run.config or {}).get("resume_from")
-    start = f" It starts from {earlier}, which has to be made first." if earlier and run.row.losses else ""
-    return (
-        "To run it again, move away what these commands write, or change output_dir, save_dir and eval_dir in copies "
-        f"of the configs: nothing that exists is overwritten.{start}"
+def _again(runs: Sequence[ReportRun]) -> Iterator[Block]:
+    """Yield the commands of all runs, one block for each study."""
+    studies: dict[Path, list[str]] = {}
+    for run in runs:
+        if commands := _commands(run):
+            studies.setdefault(_study(run), []).extend(commands)
+    if not studies:
+        return
+    yield Heading("To run it again")
+    yield Text(
+        "Run these in the study's folder, the one that holds the folder of evaluations; all paths here are as seen "
+        "from there. Move away what the commands write, or change output_dir, save_dir and eval_dir in copies of the "
+        "configs: nothing that exists is overwritten. Runs that start from another (resume_from) come after it. The "
+        "configs name folders as they were; where data or the study were moved, change them there."
     )
+    for study, commands in studies.items():
+        if len(studies) > 1:
+            yield Text(f"In {study.name}:")
+        yield Commands(commands)
+
+
+def _commands(run: ReportRun) -> list[str]:
+    configs = {"train": _config_file(run, run.training_folder), "evaluate": _config_file(run, run.folder)}
+    return [f"handclip {command} {shlex.quote(path)}" for command, path in configs.items() if path is not None]

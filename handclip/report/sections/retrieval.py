@@ -13,6 +13,7 @@ from handclip.datasets.images import read_image
 from handclip.datasets.manifest import ManifestImage
 from handclip.errors import DataError, HandCLIPError
 from handclip.metrics import rank_similarities
+from handclip.metrics.ranking import COSINE_TIE
 from handclip.report.book import Block, Book, Heading, Note, Picture, Section, Text, percent
 from handclip.report.figures.retrieval import (
     CmcCurve,
@@ -45,23 +46,16 @@ def retrieval_section(material: Material, book: Book) -> Section:
     first, tally = [], _Tally()
     try:
         for search in run.searches("gallery"):
-            if search.aspect in _aspects(run, material):
-                answers = _Answers.of(search)
-                tally.add(answers)
-                # The other draws are let go, since their scores would fill the memory.
-                first += [answers] if search.split == 0 else []
+            answers = _Answers.of(search)
+            tally.add(answers)
+            # The other draws are let go, since their scores would fill the memory.
+            first += [answers] if search.split == 0 else []
     except HandCLIPError as error:
         run.missing["features"] = str(error)
         first = []
     blocks += _looks(run, first, tally, book) if first else [_searches_missing(run)]
     question = "How soon is the right person found, and who is taken for whom?"
     return Section("retrieval", "Retrieval", question, blocks)
-
-
-def _aspects(run: ReportRun, material: Material) -> Sequence[str]:
-    """The aspects that the report's block is about: one, or all that the run was evaluated on."""
-    aspect = material.block.protocol.aspect
-    return (aspect,) if aspect in run.evaluated.aspects() else run.evaluated.aspects()
 
 
 def _searches_missing(run: ReportRun) -> Note:
@@ -78,7 +72,7 @@ def _searches_missing(run: ReportRun) -> Note:
 
 
 def _cmc(material: Material, book: Book) -> list[Block]:
-    curves = {run.row.run: _curves(run, _aspects(run, material)) for run in material.runs}
+    curves = {run.row.run: _curves(run, run.aspects) for run in material.runs}
     panels: dict[str, list[CmcCurve]] = {}
     rows: list[dict[str, object]] = []
     for protocol in _PROTOCOLS:
@@ -117,16 +111,19 @@ def _cmc_picture(panels: dict[str, list[CmcCurve]], material: Material, book: Bo
         for curve in first
     )
     draws = len(first[0].draws)
-    aspects = "of the mean over the aspects, " if len(_aspects(material.best, material)) > 1 else ""
-    band = f"the band goes from the lowest to the highest of {draws} draws" if draws > 1 else "there is one draw"
+    aspects = "of the mean over the aspects, " if len(material.best.aspects) > 1 else ""
+    band = (
+        f"averaged over {draws} draws; the band goes from the lowest to the highest of them. It shows how much the "
+        "choice of gallery images matters, not how much the choice of people does: see the intervals under Training"
+        if draws > 1
+        else "in the only draw there is"
+    )
     reranked = " Ranks are those after re-ranking." if material.best.evaluated.metrics.rerank is not None else ""
     return book.picture(
         "cmc",
         cmc_figure(panels),
         alt=f"CMC curves. In {first_title}: {found}.",
-        caption=f"Rank-k {aspects}averaged over the draws; {band}. The band shows how much the choice of gallery "
-        "images matters, not how much the choice of people does: see the intervals under Training. The vertical axis "
-        f"may start above 0, and says so.{reranked}",
+        caption=f"Rank-k {aspects}{band}. The vertical axis may start above 0, and says so.{reranked}",
     )
 
 
@@ -196,7 +193,8 @@ class _Answers:
         wrong_scores = np.where(right, -np.inf, search.scores)
         best_right = np.where(right, search.scores, -np.inf).max(axis=1)
         margins = np.where(right.any(axis=1), best_right, 0) - wrong_scores.max(axis=1)
-        ranks = rank_similarities(search.scores, search.query_people, search.gallery_people).first_ranks
+        people = search.query_people, search.gallery_people
+        ranks = rank_similarities(search.scores, *people, tie=COSINE_TIE).first_ranks
         return cls(search, ranks, margins, wrong_scores.argmax(axis=1))
 
 
@@ -234,6 +232,11 @@ class _Photographs:
             return Note(
                 f"{absent} of {len(self.read)} photographs are absent, damaged or changed, and are grey tiles. The "
                 f"first that could not be used: {self.damaged[0]}."
+            )
+        if not self.run.with_photographs:
+            return Note(
+                "Photographs were left out, as was asked for; a grey tile stands for each. Persons, scores and ranks "
+                "are from the evaluation's own files."
             )
         which = "The" if absent == len(self.read) else f"{absent} of {len(self.read)}"
         return Note(
@@ -296,6 +299,11 @@ def _looks(run: ReportRun, first: Sequence[_Answers], tally: _Tally, book: Book)
         f"These are searches of {run.label}, which has the highest Rank-1. Scores are cosine similarities of two "
         "embeddings: 1 is the most alike that two images can be. A score orders images; it is not a probability."
     ]
+    if any(one is not None for one in photographs.read.values()):
+        texts.append(
+            "The page holds these photographs: think of the people on them before you pass it on. "
+            "handclip report --no-photographs leaves them out."
+        )
     if run.evaluated.metrics.rerank is not None:
         texts.append("The order is the one before re-ranking, since the scores are; the CMC above is after it.")
     note = photographs.note()

@@ -1,6 +1,6 @@
 """How training went: losses, validation, learning rates and speed by epoch, and what each run scores in the end."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -70,11 +70,19 @@ def training_section(material: Material, book: Book) -> Section:
         blocks.append(_records_missing([run for run in trained if not run.history]))
     if recorded:
         every = [_Training(run, run.history or (), 0) for run in recorded]
-        book.csv("training", [{"run": one.run.row.run, **row} for one in every for row in one.history])
+        book.csv("training", [line for one in every for line in _epoch_rows(one)])
         drawn = _drawn(recorded, material)
         blocks += [*_losses(drawn, len(recorded), book), *_validation(drawn, book), *_rates(drawn, book)]
         blocks += [Heading("In numbers"), _numbers(every, book)]
     return Section("training", "Training", "Did each run learn, how far, and at what price?", blocks)
+
+
+def _epoch_rows(training: "_Training") -> Iterator[dict[str, object]]:
+    row = training.run.row
+    best = (training.run.training_result or {}).get("best_epoch")
+    for epoch in training.history:
+        named = {"run": row.run, "stage": row.stage, "model": row.model, "losses": row.losses_text}
+        yield {**named, **epoch, "is_best": int(epoch.get("epoch") == best)}
 
 
 def _evaluation_rows(run: ReportRun) -> list[dict[str, object]]:
@@ -111,9 +119,9 @@ def _scores(material: Material, book: Book) -> Picture:
         scores_figure(bars),
         alt=f"Bars of Rank-1 and mAP of {_count(len(material.runs))}. The highest Rank-1 has "
         f"{material.best.label}: {percent(best['rank1'].mean)} %, with an mAP of {percent(best['map'].mean)} %.",
-        caption="Rank-1 is how often the first image of the ranked gallery is of the right person; mAP also rewards "
-        "finding that person's other images early. The black line is the 95 % interval over people: with other people "
-        "of the same kind the score might lie anywhere on it. The highest of each metric is darker. Lines that overlap "
+        caption="Rank-1 is how often the first image of the ranked gallery is of the right person; mAP also "
+        "counts how far down the right one is otherwise. The black line is the 95 % interval over people: where the "
+        "score over all people of this kind is likely to be. The highest of each metric is darker. Lines that overlap "
         "do not tell whether a difference is real; the verdict's tests do.",
     )
 

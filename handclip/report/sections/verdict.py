@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from handclip.metrics.uncertainty import LEVEL
+from handclip.metrics.uncertainty import FEW_PEOPLE, LEVEL
 from handclip.report.book import Block as PageBlock
 from handclip.report.book import Book, Heading, Note, Section, Table, Text
 from handclip.report.comparison import write_matrix
 from handclip.report.material import Material, ReportRun
-from handclip.report.matrix import METRICS, Block, Difference, RunRow
+from handclip.report.matrix import METRICS, Block, Difference, RunRow, best_of_clip_and_cnn, merit
 from handclip.report.matrix_text import (
     COLUMN_TITLES,
     COST_LEGEND,
@@ -23,35 +23,31 @@ from handclip.report.matrix_text import (
 from handclip.report.row_names import distinguishing_columns
 from handclip.report.tables import METRIC_TITLES
 
-_FEW_PEOPLE = 20
-
 
 def verdict_section(material: Material, book: Book) -> Section:
     """Say it in words, then show the matrix of `handclip compare`."""
     files = write_matrix(material.matrix, book.folder / "tables")
     book.files.extend(files)
-    blocks: list[PageBlock] = []
     main = material.matrix.main_blocks()
-    for block in main.values():
-        if block.rows:
-            blocks.append(Text(" ".join(verdict(block))))
-            if len(block.rows) > 1:
-                blocks.append(_differences_table(block))
-    few = sorted({block.people for block in main.values() if block.rows and block.people < _FEW_PEOPLE})
-    if few:
-        blocks.append(
-            Note(f"Only {few[0]} people were tested. Intervals over so few are too short; see them as the least doubt.")
-        )
-    for number, block in main.items():
-        blocks += [Heading(f"{number}. {block.protocol.label}"), _matrix_table(block), Text(" ".join(legend(block)))]
-    rows = list({row.run: row for block in main.values() for row in block.rows}.values())
+    # What the figures are about comes first.
+    ordered = sorted(main.items(), key=lambda item: (item[1] != material.block, item[0]))
+    measured = [(number, block) for number, block in ordered if block.rows]
+    blocks: list[PageBlock] = []
+    for _, block in measured:
+        blocks.append(Text(" ".join(verdict(block))))
+        if len(block.rows) > 1:
+            blocks.append(_differences_table(block))
+    blocks += [Note(caution) for caution in _cautions([block for _, block in measured])]
+    for number, block in ordered:
+        blocks += [Heading(_short(block)), _matrix_table(number, block), Text(" ".join(legend(block)))]
+    rows = list({row.run: row for _, block in ordered for row in block.rows}.values())
     blocks += [Heading("What the runs cost"), _cost_table(rows, material.runs)]
     return Section("verdict", "The verdict", "Which run is best, by how much, and is the difference real?", blocks)
 
 
 def verdict(block: Block) -> Iterator[str]:
-    """Yield sentences on one block: its best run, and from which others it differs."""
-    best, *others = _by_rank1(block)
+    """Yield sentences on one block: its best run, from which others it differs, and CLIP against the CNN."""
+    best, *others = _by_merit(block)
     low, high = 100 * best.scores["rank1"].low, 100 * best.scores["rank1"].high
     score = f"{_percent(best)} % of searches (95 % interval {low:.1f} to {high:.1f})"
     found = f"{name(best)} finds the right person first in {score}"
@@ -63,26 +59,54 @@ def verdict(block: Block) -> Iterator[str]:
     if not unsure:
         yield f"It is significantly better than {_all_of(len(others))}."
     elif len(unsure) == len(others):
-        yield f"Chance alone could make it better than any of {_all_of(len(others))}: no difference is shown."
+        yield f"From {_all_of(len(others))} it does not differ significantly: no difference is shown."
     else:
         numbers = ", ".join(str(row.number) for row in sorted(unsure, key=lambda row: row.number))
         yield (
             f"It is significantly better than {len(others) - len(unsure)} of {_all_of(len(others))}; between it and "
-            f"run{'s' if len(unsure) > 1 else ''} {numbers} no difference is shown: chance alone could make as much."
+            f"run{'s' if len(unsure) > 1 else ''} {numbers} no difference is shown."
         )
+    clip, cnn = best_of_clip_and_cnn(block.rows)
+    if clip is not None and cnn is not None:
+        one = _difference(block, clip, cnn)
+        answer = "a significant difference" if _is_significant(one) else "no significant difference"
+        yield (
+            f"CLIP against the CNN: the best of either, {name(clip)} and {name(cnn)}, are {_points(one)} points of "
+            f"Rank-1 apart, {answer}."
+        )
+
+
+def _cautions(blocks: Sequence[Block]) -> Iterator[str]:
+    few = min((block.people for block in blocks), default=FEW_PEOPLE)
+    if few < FEW_PEOPLE:
+        yield f"Only {few} people were tested. Intervals over so few are too short; see them as the least doubt."
+    if any(len(block.rows) > 1 for block in blocks):
+        once = all(len({row.seed for row in block.rows}) == 1 for block in blocks)
+        seeds = " Each was trained once, with one seed; another seed may change the order." if once else ""
+        yield (
+            "The best run is named by the test itself, so its score and its lead owe a part to luck. What is compared "
+            f"are these trained models, not their recipes.{seeds}"
+        )
+    for block in blocks:
+        same: dict[tuple[float, ...], list[str]] = {}
+        for row in block.rows:
+            same.setdefault(tuple(score.mean for score in row.scores.values()), []).append(str(row.number))
+        for numbers in same.values():
+            if len(numbers) > 1:
+                yield f"Runs {' and '.join(numbers)} have the same scores to the last digit ({_short(block)})."
 
 
 def _all_of(others: int) -> str:
     return "the other run" if others == 1 else f"the {others} other runs"
 
 
-def _by_rank1(block: Block) -> list[RunRow]:
-    return sorted(block.rows, key=lambda row: (row.scores["rank1"].mean, row.scores["map"].mean), reverse=True)
+def _by_merit(block: Block) -> list[RunRow]:
+    return sorted(block.rows, key=merit, reverse=True)
 
 
 def _differences_table(block: Block) -> Table:
     """Return the comparisons that people ask about first."""
-    best, *others = _by_rank1(block)
+    best, *others = _by_merit(block)
     compared = {others[0].number: "the next"}
     for wanted, row in _references(best, others):
         compared.setdefault(row.number, wanted)
@@ -90,16 +114,21 @@ def _differences_table(block: Block) -> Table:
     cells = []
     for number, wanted in compared.items():
         found = _difference(block, best, rows[number])
-        points = f"{100 * found.difference:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
         answer = "significant" if _is_significant(found) else "no difference shown"
-        cells.append([f"{wanted}: {name(rows[number])}", points, f"{found.p_holm:.2g}", answer])
-    pairs = f" (Holm's correction for {block.pairs} pairs of runs)" if block.pairs > 1 else ""
-    return Table(
-        [f"Run {best.number} against", "Rank-1, points", "p", "At 5 %"],
-        [False, True, True, False],
-        cells,
-        f"By how much the best run is ahead, with the 95 % interval and the p-value of a test over people{pairs}.",
+        cells.append(
+            [f"{wanted}: {name(rows[number])}", answer, _points(found), f"{found.p:.2g}", f"{found.p_holm:.2g}"]
+        )
+    caption = (
+        "By how much the best run is ahead in Rank-1 (points, with the 95 % interval of this one difference), and the "
+        f"p-value of a test over people: alone, and corrected for all {block.pairs} pairs of runs (Holm), which "
+        "decides. So a difference may not be significant although its interval leaves out 0."
     )
+    headings = [f"Run {best.number} against", "At 5 %", "Rank-1, points", "p alone", "p corrected"]
+    return Table(headings, [False, False, True, True, True], cells, caption)
+
+
+def _points(found: Difference) -> str:
+    return f"{100 * found.difference:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
 def name(row: RunRow) -> str:
@@ -117,6 +146,18 @@ def _where(block: Block) -> str:
     crossed = f", by models trained on {protocol.trained_on}" if protocol.trained_on else ""
     gallery = f"{protocol.gallery_protocol} of {images} images"
     return f"On {protocol.dataset} ({aspects}), {gallery}{flip}{rerank}{crossed}"
+
+
+def _short(block: Block) -> str:
+    """Return a heading that tells the blocks of a report apart."""
+    protocol = block.protocol
+    data = f"{protocol.dataset} {protocol.aspect}: " if protocol.aspect != "all" else f"{protocol.dataset}: "
+    images = " or ".join(map(str, sorted(set(protocol.gallery_images))))
+    extras = [f"flip {protocol.flip}"] if protocol.flip != "sum" else []
+    extras += ["re-ranked"] if protocol.rerank else []
+    extras += [f"trained on {protocol.trained_on}"] if protocol.trained_on else []
+    extras += ["published results"] if not block.rows else []
+    return ", ".join([f"{data}{protocol.gallery_protocol} of {images} images", *extras])
 
 
 def _references(best: RunRow, rows: Sequence[RunRow]) -> Iterator[tuple[str, RunRow]]:
@@ -153,27 +194,29 @@ def _percent(row: RunRow, metric: str = "rank1") -> str:
     return f"{100 * row.scores[metric].mean:.1f}"
 
 
-def _matrix_table(block: Block) -> Table:
+def _matrix_table(number: int, block: Block) -> Table:
     extra = distinguishing_columns(block.rows)
-    titles = ["#", "Stage", "Model", "Losses", *(COLUMN_TITLES[column] for column in extra), *METRIC_TITLES.values()]
+    titles = ["Run", *(COLUMN_TITLES[column] for column in extra), *METRIC_TITLES.values()]
     cells, strong = [], set()
     for line, row in enumerate(block.rows):
-        names = [str(row.number), *name_cells(row, extra)]
+        stage, model, losses, *others = name_cells(row, extra)
+        names = [f"{row.number}. stage {stage} {model}\n{losses}", *others]
         scores = [row.scores[metric] for metric in METRICS]
         letters = [row.letters.get(metric, "") for metric in METRICS]
         spreads = [f"{spread_text(score)} {text}".rstrip() for score, text in zip(scores, letters, strict=True)]
         cells.append(names + [f"{a}\n{interval_text(b)}" for a, b in zip(spreads, scores, strict=True)])
         strong |= {(line, len(names) + place) for place, metric in enumerate(METRICS) if metric in row.best}
     for result in block.published:
-        names = ["", "", method_text(result, block), "published, other draws", *[""] * len(extra)]
+        names = [f"{method_text(result, block)}\npublished, other draws", *[""] * len(extra)]
         cells.append(names + [published_text(result, metric) for metric in METRICS])
-    numeric = [False] * (4 + len(extra)) + [True] * len(METRICS)
-    return Table(titles, numeric, cells, f"{block.protocol.label}: percent.", strong=frozenset(strong))
+    numeric = [False] * (1 + len(extra)) + [True] * len(METRICS)
+    caption = f"{block.protocol.label}. This is block {number} of tables/comparison.csv."
+    return Table(titles, numeric, cells, caption, strong=frozenset(strong))
 
 
 def _cost_table(rows: Sequence[RunRow], runs: Sequence[ReportRun]) -> Table:
     labels = {run.row.run: run.label for run in runs}
-    named = [labels.get(row.run, f"{name(row)}") for row in rows]
+    named = [labels.get(row.run, name(row).removeprefix(f"run {row.number} ").strip("()")) for row in rows]
     cells = [[label, *cost_cells(row)] for label, row in zip(named, rows, strict=True)]
     numeric = [False, *[True] * (len(COST_TITLES) - 1), False]
     return Table(["Run", *COST_TITLES], numeric, cells, COST_LEGEND)
