@@ -1,8 +1,10 @@
 """`handclip report`, `project` and `explain` on a small real study, and with parts of it missing."""
 
 import csv
+import html
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from tiny_study import baseline_config, make_hands, make_manifests, tiny_config
+from tiny_study import baseline_config, make_hands, make_manifests, metrics_without_time, tiny_config
 
 from handclip.engine.evaluation import evaluate
 from handclip.engine.training import train
@@ -67,8 +69,8 @@ def section(page: Path, name: str) -> str:
     return found[0]
 
 
-def text_of(html: str) -> str:
-    return " ".join(re.sub(r"<[^>]+>", " ", re.sub(r'"data:[^"]*"', "", html)).split())
+def text_of(page: str) -> str:
+    return " ".join(re.sub(r"<[^>]+>", " ", re.sub(r'"data:[^"]*"', "", page)).split())
 
 
 def test_the_report_of_a_study(study: Path, handclip: Handclip, here: Path) -> None:
@@ -89,6 +91,21 @@ def test_the_report_of_a_study(study: Path, handclip: Handclip, here: Path) -> N
     assert len(figures) >= 20
     with (here / "report" / "tables" / "evaluation.csv").open() as file:
         assert {row["run"] for row in csv.DictReader(file)} == {path.name for path in (study / "eval_logs").iterdir()}
+
+
+def test_the_commands_on_the_page_make_the_runs_again(
+    study: Path, handclip: Handclip, here: Path, quick_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert handclip("report", study, "--out", "report").code == 0
+    commands = re.search(r"<code>(handclip .*?)</code>", section(here / "report" / "report.html", "provenance"), re.S)
+    assert commands
+    monkeypatch.chdir(study)
+    for line in html.unescape(commands[1]).splitlines():
+        answer = handclip(*shlex.split(line)[1:])
+        assert answer.code == 0, answer.err
+    for before in sorted(Path("eval_logs").glob("*/metrics.json")):
+        after = Path("again") / before
+        assert metrics_without_time(after)["results"] == metrics_without_time(before)["results"]
 
 
 def test_the_same_files_give_the_same_report(study: Path, handclip: Handclip, here: Path) -> None:

@@ -25,6 +25,9 @@ _COLUMNS = (
 _MOST_OPTIONS = 8
 """More columns do not fit on the page."""
 
+_AGAIN = "again"
+"""Folder below a study in which its runs are made once more."""
+
 
 def provenance_section(material: Material, book: Book) -> Section:
     """Show what is needed to judge the numbers and to make them again."""
@@ -204,10 +207,10 @@ def _again(runs: Sequence[ReportRun]) -> Iterator[Block]:
         return
     yield Heading("To run it again")
     yield Text(
-        "Run these in the study's folder, the one that holds the folder of evaluations; all paths here are as seen "
-        "from there. Move away what the commands write, or change output_dir, save_dir and eval_dir in copies of the "
-        "configs: nothing that exists is overwritten. Runs that start from another (resume_from) come after it. The "
-        "configs name folders as they were; where data or the study were moved, change them there."
+        "Run these in the study's folder, the one that holds the folder of evaluations; they write below "
+        f"{_AGAIN}/, and leave what is there as it is. Runs that start from another (resume_from) come after it. The "
+        "configs name the data as seen from where they were first run: add --set data_root=DIR to each command where "
+        "that is not right any more."
     )
     for study, commands in studies.items():
         if len(studies) > 1:
@@ -216,5 +219,17 @@ def _again(runs: Sequence[ReportRun]) -> Iterator[Block]:
 
 
 def _commands(run: ReportRun) -> list[str]:
-    configs = {"train": _config_file(run, run.training_folder), "evaluate": _config_file(run, run.folder)}
-    return [f"handclip {command} {shlex.quote(path)}" for command, path in configs.items() if path is not None]
+    trained = _config_file(run, run.training_folder)
+    if trained is None or run.evaluated.metrics.cross_domain:
+        evaluated = _config_file(run, run.folder)
+        return [] if evaluated is None else [_command("evaluate", evaluated, eval_dir="eval_logs")]
+    places = {"output_dir": "train_logs", "save_dir": "saved_models", "eval_dir": "eval_logs"}
+    earlier = (run.config or {}).get("resume_from")
+    if earlier is not None:
+        places["resume_from"] = f"saved_models/{Path(earlier).name}"
+    return [_command(name, trained, **places) for name in ("train", "evaluate")]
+
+
+def _command(name: str, config: str, **places: str) -> str:
+    changes = [f"--set {shlex.quote(f'{key}={_AGAIN}/{place}')}" for key, place in places.items()]
+    return " ".join(["handclip", name, shlex.quote(config), *changes])
