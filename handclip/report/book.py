@@ -119,10 +119,7 @@ class Book:
 
         A value of None is an empty cell of the file and `-` on the page.
         """
-        path = self.csv(name, rows)
-        cells = [[_shown(column, row.get(column.key)) for column in columns] for row in rows]
-        titles = [column.title for column in columns]
-        return Table(titles, [column.numeric for column in columns], cells, caption, path)
+        return make_table(columns, rows, caption, self.csv(name, rows))
 
     def csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Save rows as `tables/<name>.csv`, with every key that any of them has."""
@@ -139,6 +136,14 @@ class Book:
     def _labelled(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         label = self.labels.get(row.get("run", ""))
         return row if label is None else {"run": row["run"], "label": label, **row}
+
+
+def make_table(
+    columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], caption: str, csv: Path | None = None
+) -> Table:
+    """Return a table of the given columns of rows, whose numbers are in the file named; None is shown as `-`."""
+    cells = [[_shown(column, row.get(column.key)) for column in columns] for row in rows]
+    return Table([column.title for column in columns], [column.numeric for column in columns], cells, caption, csv)
 
 
 def _shown(column: Column, value: Any) -> str:

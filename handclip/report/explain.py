@@ -43,7 +43,7 @@ def write_explanations_files(explanations: Sequence[Explanation], out: Path) -> 
     targets = _targets([one.image for one in explanations], out)
     for one, (png, svg, table) in zip(explanations, targets, strict=True):
         maps = [Maps("", method, [values]) for method, values in one.maps.items()]
-        save_figure(attention_figure([(one.aspect, one.photograph)], maps), out, png.stem)
+        save_figure(attention_figure([(Path(one.image).name, one.photograph)], maps), out, png.stem)
         write_text(table, _as_csv(one))
         written += [png, svg, table]
     return written

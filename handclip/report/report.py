@@ -124,7 +124,7 @@ def _lead(material: Material) -> list[str]:
         f"{len(protocol.gallery_images)} aspects of the hand" if len(protocol.gallery_images) > 1 else "one aspect"
     )
     images = " or ".join(map(str, sorted(set(protocol.gallery_images))))
-    flip = ", each image and its mirror image added" if protocol.flip == "sum" else ""
+    flip = ", the features of each image and its mirror image added" if protocol.flip == "sum" else ""
     lead = [
         f"{runs}, tested by {block.queries:,} searches for {block.people} people in each of {protocol.draws} draws of "
         f"the gallery, over {aspects}.",

@@ -117,8 +117,8 @@ def test_tables_show_percent_with_intervals_and_files_hold_fractions(tmp_path: P
     assert 0 < low < eer < high < 0.2
     assert cells[:2] == ["1. stage 1 vit_small ce", f"{100 * eer:.1f} ({100 * low:.1f} to {100 * high:.1f})"]
     assert row["run"] == "run1"
-    assert 0 < float(row["fnmr_at_fmr_10_percent"]) < 1
-    assert row["fnmr_at_fmr_0.1_percent"] == ""
+    assert 0 < float(row["fnmr_at_fmr_0.1"]) < 1
+    assert row["fnmr_at_fmr_0.001"] == ""
     assert cells[3:] == ["not measurable", "not measurable", "not measurable"]
     notes = [note.text for note in of_kind(section, Note)]
     assert any("an FMR of 0.1 % needs 30,000 pairs of people, there are 1,770" in note for note in notes)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from handclip.report.figures.style import MOST_SERIES, new_figure, series_style, styled
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", "p", ">", "d")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", "p", ">", "h")
 MOST_NAMED = len(MARKERS)
 """More people cannot be told apart by shape; colours repeat before."""
 MOST_PANELS = 4

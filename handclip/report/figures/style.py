@@ -40,6 +40,8 @@ _RC: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.facecolor": "white",
     "figure.facecolor": "white",
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.constrained_layout.h_pad": 0.08,
     "grid.color": "#DDDDDD",
     "grid.linewidth": 0.8,
     "lines.linewidth": 1.8,

@@ -510,7 +510,7 @@ def _numbers(columns: Mapping[str, RateEstimate]) -> dict[str, float | str | Non
 
 
 def _key(name: str, level: float) -> str:
-    return f"{name}_{100 * level:g}_percent"
+    return f"{name}_{level:g}"
 
 
 def _shown(one: RateEstimate) -> str:

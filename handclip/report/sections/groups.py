@@ -25,7 +25,7 @@ from handclip.metrics.verification import (
     fix_thresholds,
     too_few_people,
 )
-from handclip.report.book import Block, Book, Column, Note, Section, Table, Text, percent
+from handclip.report.book import Block, Book, Column, Note, Section, Table, Text, make_table, percent
 from handclip.report.figures.groups import Group, GroupRates, groups_figure
 from handclip.report.material import Material, ReportRun, Search
 
@@ -583,7 +583,7 @@ def _table(book: Book, rows: Sequence[Mapping[str, Any]]) -> Table:
         "searches count them once for each draw. As for everybody, FNMR needs ten people, and FMR as many pairs of "
         "people that thirty of them can be expected to be accepted."
     )
-    return book.table("groups_of_best_run", columns, shown, caption)
+    return make_table(columns, shown, caption, book.folder / "tables" / "groups.csv")
 
 
 def _interval_text(name: str, row: Mapping[str, Any]) -> str:

@@ -141,7 +141,7 @@ def _where(block: Block) -> str:
     protocol = block.protocol
     images = ", ".join(map(str, sorted(set(protocol.gallery_images))))
     aspects = "the mean of four aspects" if len(protocol.gallery_images) > 1 else protocol.aspect
-    flip = ", each image and its mirror image added" if protocol.flip == "sum" else ""
+    flip = ", the features of each image and its mirror image added" if protocol.flip == "sum" else ""
     rerank = ", re-ranked" if protocol.rerank else ""
     crossed = f", by models trained on {protocol.trained_on}" if protocol.trained_on else ""
     gallery = f"{protocol.gallery_protocol} of {images} images"
