@@ -82,7 +82,14 @@ def test_d18_the_loss_variants_are_trained_evaluated_and_compared(
     [folder] = (tmp_path / "result_logs").iterdir()
     assert re.fullmatch("stage2_loss_variants_[0-9a-f]{8}", folder.name)
     names = {path.name for path in folder.iterdir()}
-    assert names == {"comparison.md", "comparison.csv", "comparison.tex", "comparison.json", "differences.csv"}
+    assert names == {
+        "comparison.md",
+        "comparison.csv",
+        "comparison.tex",
+        "comparison.json",
+        "differences.csv",
+        "report",
+    }
     assert len(list((tmp_path / "eval_dir").glob("*/eval.log"))) == 2
     blocks = json.loads((folder / "comparison.json").read_text())["blocks"]
     losses = [["cross_entropy"], ["cross_entropy", "triplet"]]

@@ -63,7 +63,7 @@ def _searches_missing(run: ReportRun) -> Note:
     reason = reasons[0] if reasons else "no draw has a gallery. Evaluate the run again with --overwrite"
     return Note(
         f"There are no rank lists and no confused pairs of {run.label}, since what it ranked is not "
-        f"to be had: {reason}. What was evaluated before is evaluated again with --overwrite only.",
+        f"to be had: {reason}.",
         "missing",
     )
 
