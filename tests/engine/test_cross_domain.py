@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from tiny_study import baseline_config, load_manifest, tiny_config, tiny_values, write_config
 
@@ -19,6 +20,8 @@ from handclip.engine.evaluation import evaluate, evaluation_folder
 from handclip.engine.training import TrainingResult, train
 from handclip.errors import ConfigError, DataError
 from handclip.models.checkpoint import Checkpoint
+from handclip.report.figures.style import FigureFiles
+from handclip.report.report import write_report
 from handclip.report.tables import evaluation_text
 
 
@@ -201,3 +204,27 @@ def test_which_model_is_evaluated(manifests: Path, here: Path, caplog: pytest.Lo
     assert choose_model(named, trained) == named
     baseline = baseline_config(manifests, aspect="palmar_l")
     assert choose_model(baseline, baseline_config(manifests)) == baseline
+
+
+def test_every_kind_of_evaluation_can_be_reported(
+    manifests: Path, hd: Path, here: Path, stage1: TrainingResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another data set, re-ranked, on another aspect: no section fails, whatever it has to leave out."""
+
+    def save_dot(figure: Figure, folder: Path, name: str) -> FigureFiles:
+        files = FigureFiles(folder / f"{name}.png", folder / f"{name}.svg")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(files.png)
+        files.svg.write_text("<svg/>")
+        return files
+
+    monkeypatch.setattr("handclip.report.book.save_figure", save_dot)
+    changes: list[dict[str, Any]] = [
+        {"dataset": "hd", "manifest": None},
+        {"dataset": "hd", "manifest": None, "rerank": {"k1": 3}},
+        {"aspect": "palmar_l"},
+    ]
+    folders = [evaluate(elsewhere(stage1, manifests, **change)).folder for change in changes]
+    for number, chosen in enumerate([*([folder] for folder in folders), folders]):
+        page = write_report(chosen, here / f"report{number}").page.read_text()
+        assert "could not be made" not in page
