@@ -28,6 +28,7 @@ from handclip.engine import evaluation as evaluation_module
 from handclip.engine.data import people_known_from_other_aspects
 from handclip.engine.evaluation import Evaluation, evaluate
 from handclip.engine.features import extract_features
+from handclip.engine.records import validation_pairs
 from handclip.engine.summary import METRICS
 from handclip.engine.training import TrainingResult, train
 from handclip.errors import CheckpointError, DataError, HandCLIPError
@@ -328,12 +329,15 @@ def test_each_distinct_image_is_encoded_once(
     monkeypatch.setattr(torch_dataset, "read_image", spy_read)
     monkeypatch.setattr(EmbeddingModel, "embed", spy_embed)
     monkeypatch.setattr(evaluated_model, "count_flops", lambda model: 0)
-    result = evaluate(baseline_config(manifests, flip_settings=flips))
+    # Explaining an image is another pass through the model.
+    result = evaluate(baseline_config(manifests, flip_settings=flips, explained_images=0))
 
     manifest = load_manifest(manifests)
     used = {index for draw in manifest.draws[:3] for index in (*draw.query, *draw.gallery_all)}
-    assert read == {manifest.path_of(index).name: 1 for index in used}
-    assert embedded == passes * len(used)
+    validation = {index for side in validation_pairs(manifest) for index in side}
+    assert not used & validation
+    assert read == {manifest.path_of(index).name: 1 for index in used | validation}
+    assert embedded == passes * len(used | validation)
     assert result.metrics["distinct_images"] == len(used)
     assert [entry["flip"] for entry in result.metrics["results"]] == flips * 2
 
@@ -366,9 +370,11 @@ def test_d34_features_do_not_depend_on_labels(manifests: Path, here: Path, monke
 
     right = evaluate(baseline_config(manifests))
     permuted = evaluate(baseline_config(manifests, manifest=str(here / "permuted.json"), eval_dir="permuted"))
-    assert seen[0][0] == seen[1][0]
-    assert np.array_equal(seen[0][1], seen[1][1])
-    assert {*seen[0][2], *seen[1][2]} == {-1}
+    # Each evaluation embeds the images of the draws, then the validation images.
+    for one, other in ((seen[0], seen[2]), (seen[1], seen[3])):
+        assert one[0] == other[0]
+        assert np.array_equal(one[1], other[1])
+        assert {*one[2], *other[2]} == {-1}
     assert right.metrics["results"] != permuted.metrics["results"]
     # A permuted gallery lacks some identities; their queries are counted, not scored.
     unmatched = sum(row["rank"] == "0" for row in read_table(permuted.folder / "per_query.csv"))
@@ -378,8 +384,10 @@ def test_d34_features_do_not_depend_on_labels(manifests: Path, here: Path, monke
 def test_d46_evaluating_again_writes_the_same_file(manifests: Path, here: Path, stage1: TrainingResult) -> None:
     config = stage1_config(manifests, stage1)
     folder = evaluate(config).folder
-    names = ("metrics.json", "per_split.csv", "per_query.csv")
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, "cost.json"])
+    kept = ("features.npz", "explanations.npz", "attributes.csv", "manifest_dorsal_r.json")
+    names = ("metrics.json", "per_split.csv", "per_query.csv", *kept)
+    others = ("cost.json", "config.yml", "environment.json")
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, *others])
     first = metrics_without_time(folder / "metrics.json"), *((folder / name).read_bytes() for name in names[1:])
     evaluate(config.model_copy(update={"num_workers": 1}))
     assert first == (
