@@ -1,5 +1,6 @@
 """Which of many runs a report goes into, and in what colours."""
 
+import textwrap
 from collections.abc import Sequence
 
 from handclip.errors import HandCLIPError
@@ -11,6 +12,9 @@ from handclip.report.row_names import differing_options
 from handclip.report.runs import EvaluatedRun
 
 MOST_FEATURED = 4
+
+_LONGEST_OPTIONS = 30
+"""Characters of a label that say in which options a run differs; figures have no room for more."""
 
 
 def gather(runs: Sequence[EvaluatedRun], matrix: Matrix | None = None, *, with_photographs: bool = True) -> Material:
@@ -77,9 +81,10 @@ def _aspects(block: Block, run: EvaluatedRun) -> Sequence[str]:
 
 
 def run_label(row: RunRow, differing: str) -> str:
-    """Return the name of a run wherever it is shown; `differing` tells it from runs that would read the same."""
+    """Return what figures call a run; its number tells it from all others, so that the rest may be cut short."""
     stage = f"{row.number}. stage {row.stage} {row.model}"
-    return ", ".join(part for part in (f"{stage} {row.losses_text if row.losses else ''}".rstrip(), differing) if part)
+    options = textwrap.shorten(differing, _LONGEST_OPTIONS, placeholder=" ...")
+    return ", ".join(part for part in (f"{stage} {row.losses_text if row.losses else ''}".rstrip(), options) if part)
 
 
 def _shown(rows: Sequence[RunRow], best: RunRow, featured: Sequence[RunRow]) -> list[RunRow]:

@@ -84,6 +84,16 @@ def test_runs_that_read_the_same_are_told_apart(tmp_path: Path) -> None:
     assert labels == [f"{n}. stage 1 vit_small ce + triplet, lr {rate}" for n, rate in ((1, 0.1), (2, 0.2))]
 
 
+def test_labels_have_room_in_figures(tmp_path: Path) -> None:
+    """However many options tell two runs apart; their numbers do anyway."""
+    for number in range(2):
+        options = {f"option_{place}": number for place in range(20)}
+        write_run(tmp_path / f"run{number}", luck=number, people=8, options=options)
+    labels = [run.label for run in gathered(tmp_path).runs]
+    assert len(set(labels)) == 2
+    assert all(label.endswith(" ...") and len(label) < 70 for label in labels)
+
+
 def test_nothing_to_report() -> None:
     with pytest.raises(HandCLIPError, match="no evaluation"):
         gather([])
