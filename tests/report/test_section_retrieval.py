@@ -125,7 +125,7 @@ def test_what_is_missing_is_said_with_the_way_to_get_it(tmp_path: Path):
     assert note.kind == "missing"
     assert "no rank lists and no confused pairs" in note.text
     assert "no such file" in note.text
-    assert "--overwrite" in note.text
+    assert "valuate the run again" in note.text
 
 
 def test_features_that_do_not_belong_to_the_manifest_are_refused_in_words(study: Path):
