@@ -126,6 +126,19 @@ def test_an_mbanet_is_shown_even_where_it_is_not_featured(tmp_path: Path, column
     assert {label for label, _, _ in columns[-2:]} == {better}
 
 
+def test_a_vit_is_shown_even_where_another_of_clips_models_is_better(tmp_path: Path, columns: Columns) -> None:
+    for stage, skill in (("0", 0.3), ("1", 0.7), ("2", 0.9)):
+        write_run(tmp_path / f"rn{stage}", model="rn_small", family="clip", stage=stage, skill=skill, losses=["x"])
+        write_explanations(tmp_path / f"rn{stage}", [hand(0, (GRAD_CAM,))])
+    cnn = run(tmp_path / "cnn", GRAD_CAM, hands=(0,), family="resnet", skill=0.8)
+    vits = [run(tmp_path / f"vit{n}", ROLLOUT, hands=(0,), skill=0.2 + n / 10, options={"lr": n}) for n in (1, 2)]
+    shown = material(*(tmp_path / f"rn{stage}" for stage in "012"), cnn, *vits)
+    assert not {"vit1", "vit2"} & {one.row.run for one in shown.featured}
+    attention_section(shown, Book(tmp_path / "page"))
+    best = next(one for one in shown.runs if one.row.run == "vit2")
+    assert [label for label, method, _ in columns if method == ROLLOUT] == [best.label]
+
+
 def test_many_hands_are_cut_to_what_a_page_holds(tmp_path: Path, columns: Columns) -> None:
     section(tmp_path, run(tmp_path / "one", ROLLOUT, hands=tuple(range(8))))
     assert columns[0][2] == list(range(6))

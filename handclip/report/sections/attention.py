@@ -9,6 +9,7 @@ from handclip.models.explanation import GRAD_CAM, ROLLOUT, SPATIAL_ATTENTION
 from handclip.report.book import Block, Book, Note, Section, Text
 from handclip.report.figures.attention import HALF, Maps, attention_figure
 from handclip.report.material import Material, ReportRun
+from handclip.report.matrix import merit
 
 _MOST_HANDS = 6
 _Columns = list[tuple[str, str, Sequence[Explanation]]]
@@ -33,7 +34,7 @@ _METHODS = {
 
 
 def attention_section(material: Material, book: Book) -> Section:
-    """Lay the maps of the featured runs, and of an MBA-Net, over the same photographs."""
+    """Lay the maps of the featured runs, and of one for each method they lack, over the same photographs."""
     blocks: list[Block] = []
     runs = _runs(material)
     columns = _same_hands(_columns(runs))
@@ -74,16 +75,17 @@ def attention_section(material: Material, book: Book) -> Section:
 
 
 def _runs(material: Material) -> list[ReportRun]:
-    """Return the featured runs; where no MBA-Net is among them, the best one as well, for its spatial attention."""
+    """Return the featured runs, and for each method that none of them has, the best run that has it."""
     runs = list(material.featured)
-    others = [run for run in material.runs if run not in runs and _is_mbanet(run)]
-    if others and not any(_is_mbanet(run) for run in runs):
-        runs.append(max(others, key=lambda run: run.row.scores["rank1"].mean))
+    others = sorted((run for run in material.runs if run not in runs), key=lambda run: merit(run.row), reverse=True)
+    for method in _METHODS:
+        if not any(_has(run, method) for run in runs):
+            runs += [run for run in others if _has(run, method)][:1]
     return runs
 
 
-def _is_mbanet(run: ReportRun) -> bool:
-    return run.evaluated.metrics.family == "mbanet"
+def _has(run: ReportRun, method: str) -> bool:
+    return any(name.startswith(method) for one in run.explanations or () for name in one.maps)
 
 
 def _columns(runs: Sequence[ReportRun]) -> _Columns:
