@@ -113,7 +113,7 @@ def test_clip_is_held_against_the_cnn(tmp_path: Path) -> None:
     clip, cnn = (next(row for row in block.rows if row.run == name) for name in ("clip", "mbanet"))
     lead = 100 * (clip.scores["rank1"].mean - cnn.scores["rank1"].mean)
     assert "run 3 (vit_small" in sentence and "run 1 (mbanet_small" in sentence
-    assert f"are {lead:+.1f} [" in sentence
+    assert f"differ by {lead:+.1f} [" in sentence
     assert sentence.endswith("a significant difference.")
 
 
