@@ -71,8 +71,8 @@ def verdict(block: Block) -> Iterator[str]:
         one = _difference(block, clip, cnn)
         answer = "a significant difference" if _is_significant(one) else "no significant difference"
         yield (
-            f"CLIP against the CNN: the best of either, {name(clip)} and {name(cnn)}, differ by {_points(one)} points of "
-            f"Rank-1 (the first minus the second): {answer}."
+            f"CLIP against the CNN: the best of either, {name(clip)} and {name(cnn)}, differ by {_points(one)} points "
+            f"of Rank-1 (the first minus the second): {answer}."
         )
 
 
