@@ -2,14 +2,13 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import evaluation_name, run_name
@@ -35,7 +34,7 @@ from handclip.engine.records import (
     write_explanations,
     write_features,
 )
-from handclip.engine.run_folder import RunFolder
+from handclip.engine.run_folder import RunFolder, write_config
 from handclip.engine.summary import per_query_csv, per_split_csv, summarise
 from handclip.errors import HandCLIPError
 from handclip.files import read_json, require_writable, write_json, write_text
@@ -95,7 +94,7 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
     before = read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else None
     if before is not None and not overwrite:
         _refuse_other_evaluation(folder / "metrics.json", before, identity)
-        if reuse and _is_whole(folder):
+        if reuse and _is_whole(folder, manifests):
             return Evaluation(run, folder, before)
     facts = evaluated.facts()
     trained = evaluated.checkpoint
@@ -184,7 +183,7 @@ def _keep_records(
         manifest.save(manifest_file(folder, aspect))
     write_attributes(folder, attributes_of(manifests))
     write_explanations(folder, _explain(config, evaluated, manifests, device))
-    write_text(folder / "config.yml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+    write_config(folder / "config.yml", config)
     write_json(folder / "environment.json", describe_environment(device, "float32"))
 
 
@@ -202,8 +201,9 @@ def _explain(
         return []
 
 
-def _is_whole(folder: Path) -> bool:
-    kept = (FEATURES, ATTRIBUTES, EXPLANATIONS, "config.yml", "environment.json")
+def _is_whole(folder: Path, aspects: Iterable[str]) -> bool:
+    kept = [FEATURES, ATTRIBUTES, EXPLANATIONS, *(manifest_file(folder, aspect).name for aspect in aspects)]
+    kept += ["config.yml", "environment.json"]
     names = ("per_split.csv", "per_query.csv", "cost.json", *kept)
     lacking = [name for name in names if not (folder / name).is_file()]
     if lacking:

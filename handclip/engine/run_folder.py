@@ -50,7 +50,7 @@ class RunFolder:
         """
         existing = next((path for path in (self.folder, self.best, self.last) if path.exists()), None)
         if existing is None:
-            self._write_config(config)
+            write_config(self.config, config)
             return
         if not resume:
             raise HandCLIPError(
@@ -62,7 +62,7 @@ class RunFolder:
                     f"{existing} exists, but the records of its run in {self.folder} are gone, so it cannot go on. "
                     "Move it away to start anew"
                 )
-            self._write_config(config)
+            write_config(self.config, config)
             return
         before, now = yaml.safe_load(self.config.read_text(encoding="utf-8")), config.to_dict()
         ignored = config.PLACES | config.EVALUATION
@@ -73,8 +73,10 @@ class RunFolder:
                 f"{self.folder}: was started with {key}: {before.get(key)}, and cannot go on with {now[key]}"
             )
 
-    def _write_config(self, config: ExperimentConfig) -> None:
-        write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+
+def write_config(path: Path, config: ExperimentConfig) -> None:
+    """Write the resolved config, every key with its value."""
+    write_text(path, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
 
 
 def _plain(key: str, value: Any) -> Any:

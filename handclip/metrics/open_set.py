@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from handclip.metrics.ranking import COSINE_TIE
+from handclip.metrics.ranking import COSINE_TIE, best_scores
 from handclip.metrics.uncertainty import PersonSums, resampling_weights
 from handclip.metrics.verification import (
     REPLICATES,
@@ -74,13 +74,10 @@ class OpenSetSearches:
         mated, mated_people = [np.empty(0, np.float32)], [np.empty(0, np.int64)]
         others, others_people = [np.empty(0, np.float32)], [np.empty(0, np.int64)]
         for search in searches:
-            is_mate = search.query_people[:, None] == search.gallery_people[None, :]
-            lowest = np.float32(-np.inf)
-            best_mate = np.max(search.scores, axis=1, where=is_mate, initial=lowest)
-            best_other = np.max(search.scores, axis=1, where=~is_mate, initial=lowest)
-            has_mate, has_other = is_mate.any(axis=1), ~is_mate.all(axis=1)
+            best_mate, best_other = best_scores(search.scores, search.query_people, search.gallery_people)
+            has_mate, has_other = np.isfinite(best_mate), np.isfinite(best_other)
             is_first = best_mate > best_other + COSINE_TIE
-            mated.append(np.where(is_first, best_mate, lowest)[has_mate].astype(np.float32))
+            mated.append(np.where(is_first, best_mate, -np.inf)[has_mate].astype(np.float32))
             mated_people.append(search.query_people[has_mate])
             others.append(best_other[has_other].astype(np.float32))
             others_people.append(search.query_people[has_other])

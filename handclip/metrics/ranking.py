@@ -132,6 +132,23 @@ def rank_similarities(similarities: Any, query_labels: Any, gallery_labels: Any,
     return _rank(blocks, query_ids, gallery_ids, tie)
 
 
+def best_scores(scores: Any, query_labels: Any, gallery_labels: Any) -> tuple[Floats, Floats]:
+    """Return each query's best score among relevant images, and among all others.
+
+    Args:
+        scores: (Q, G) finite, higher being more alike.
+        query_labels: (Q,) identities.
+        gallery_labels: (G,) identities.
+
+    Returns:
+        (Q,) and (Q,) scores; minus infinity where there is no such image.
+    """
+    relevant = np.asarray(query_labels)[:, None] == gallery_labels
+    best = (np.max(scores, axis=1, where=where, initial=-np.inf) for where in (relevant, ~relevant))
+    of_relevant, of_others = (np.asarray(of, dtype=np.float64) for of in best)
+    return of_relevant, of_others
+
+
 def _rank(
     blocks: Iterable[tuple[slice, Floats]], query_ids: Integers, gallery_ids: Integers, tie: float
 ) -> RankingResult:

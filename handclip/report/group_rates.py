@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handclip.metrics.ranking import COSINE_TIE
+from handclip.metrics.ranking import COSINE_TIE, best_scores
 from handclip.metrics.uncertainty import PersonSums, bca_interval, bounds_without_exception, resampling_weights
 from handclip.metrics.verification import REPLICATES, RULE_OF_30, RateEstimate, estimate_rate, too_few_people
 from handclip.report.material import Search
@@ -50,12 +50,10 @@ class RankingOutcomes:
             aspects += [search.aspect] * len(search.query)
             people.append(search.query_people)
             columns.append(np.full(len(search.query), column))
-            own = search.query_people[:, None] == search.gallery_people
-            nearest_own = np.where(own, search.scores, -np.inf).max(axis=1)
-            nearest_other = np.where(own, -np.inf, search.scores).max(axis=1)
+            nearest_own, nearest_other = best_scores(search.scores, search.query_people, search.gallery_people)
             # A tie counts against the model, as it does in every other ranking.
             hits.append(nearest_own > nearest_other + COSINE_TIE)
-            mated.append(own.any(axis=1))
+            mated.append(np.isfinite(nearest_own))
         names = (np.array(names, dtype=object) for names in (paths, aspects))
         return cls(*names, *map(np.concatenate, (people, columns, hits, mated)))
 
@@ -108,7 +106,8 @@ class VerificationErrors:
         before = 0
         for column, search in enumerate(searches):
             searched, found = (np.searchsorted(everybody, of) for of in (search.query_people, search.gallery_people))
-            own, passed = searched[:, None] == found, search.scores >= threshold
+            # In float32, in which verification keeps scores and fixes thresholds.
+            own, passed = searched[:, None] == found, search.scores.astype(np.float32) >= np.float32(threshold)
             queries.append(searched)
             columns.append(np.full(len(searched), column))
             genuine.append(own.sum(axis=1))

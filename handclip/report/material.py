@@ -5,17 +5,16 @@ reason is in `missing`.
 """
 
 import csv
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from handclip.config.loading import read_yaml
 from handclip.datasets.manifest import Manifest, ManifestImage
 from handclip.engine.data import combined_sha256
 from handclip.engine.records import (
@@ -31,8 +30,6 @@ from handclip.errors import HandCLIPError
 from handclip.files import read_json
 from handclip.report.matrix import Block, Matrix, RunRow
 from handclip.report.runs import EvaluatedRun
-
-logger = logging.getLogger(__name__)
 
 Integers = NDArray[np.int64]
 _Content = TypeVar("_Content")
@@ -142,7 +139,7 @@ class ReportRun:
     @cached_property
     def config(self) -> dict[str, Any] | None:
         """The resolved config of the evaluation."""
-        return self._read("config", lambda: dict(_read_yaml(self.folder / "config.yml")))
+        return self._read("config", lambda: read_yaml(self.folder / "config.yml"))
 
     @cached_property
     def environment(self) -> dict[str, Any] | None:
@@ -155,15 +152,13 @@ class ReportRun:
         folder = self.training_folder
         return None if folder is None else self._read("environment", lambda: read_json(folder / "environment.json"))
 
-    def searches(self, gallery_protocol: str = "gallery") -> Iterator[Search]:
-        """Yield each draw of each aspect; nothing where features or manifests are missing."""
+    def searches(self) -> Iterator[Search]:
+        """Yield each draw of each aspect with its own gallery; nothing where features or manifests are missing."""
         if self.manifests is None or self.features is None:
             return
         for aspect, manifest in self.manifests.items():
             for split, draw in enumerate(manifest.draws[: self._draws]):
-                gallery = getattr(draw, gallery_protocol)
-                if gallery:
-                    yield self._search(manifest, aspect, split, draw.query, gallery)
+                yield self._search(manifest, aspect, split, draw.query, draw.gallery)
 
     def validation_searches(self) -> Iterator[Search]:
         """Yield one search for each aspect: the validation images of training people against a training image of each.
@@ -265,15 +260,3 @@ def _read_history(path: Path) -> list[dict[str, float | None]]:
         raise HandCLIPError(f"{path}: no such file") from None
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise HandCLIPError(f"{path}: is damaged ({error})") from error
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise HandCLIPError(f"{path}: no such file") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise HandCLIPError(f"{path}: is damaged ({error})") from error
-    if not isinstance(content, dict):
-        raise HandCLIPError(f"{path}: is damaged; it holds no keys")
-    return content

@@ -45,7 +45,7 @@ def retrieval_section(material: Material, book: Book) -> Section:
     blocks: list[Block] = [*_cmc(material, book), Heading("What a search looks like")]
     first, tally = [], _Tally()
     try:
-        for search in run.searches("gallery"):
+        for search in run.searches():
             answers = _Answers.of(search)
             tally.add(answers)
             # The other draws are let go, since their scores would fill the memory.
