@@ -20,7 +20,7 @@ from handclip.engine.cost import evaluation_cost, training_cost
 from handclip.engine.data import check_not_tested_on, combined_sha256, find_manifests, people_known_from_other_aspects
 from handclip.engine.evaluated_model import EvaluatedModel, load_evaluated_model
 from handclip.engine.explaining import explain_photographs, hands_to_explain
-from handclip.engine.feature_table import FeatureTable, embed_images, embed_validation_images
+from handclip.engine.feature_table import FeatureTable, embed_images, images_of_draws, validation_images
 from handclip.engine.hardware import choose_device, describe_environment
 from handclip.engine.ranking import rank_draws, require_rankable
 from handclip.engine.records import (
@@ -100,9 +100,10 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
     trained = evaluated.checkpoint
     places = (config.output_dir, Path(evaluated.experiment["output_dir"]))
     cost_of_training = training_cost(trained, places) if trained is not None else None
+    used = {aspect: images_of_draws(config, manifest) for aspect, manifest in manifests.items()}
     embedding_start = time.perf_counter()
     with progress_over(f"embedding images of {run}") as report:
-        features = embed_images(config, manifests, evaluated.model.to(device), device, report)
+        features = embed_images(config, manifests, used, evaluated.model.to(device), device, report)
     embedding_seconds = time.perf_counter() - embedding_start
     rankings = {aspect: rank_draws(config, manifest, features) for aspect, manifest in manifests.items()}
     seconds = time.perf_counter() - start
@@ -175,8 +176,9 @@ def _keep_records(
     device: torch.device,
 ) -> None:
     """Write what a report needs besides the metrics."""
+    used = {aspect: validation_images(manifest) for aspect, manifest in manifests.items()}
     with progress_over("embedding validation images") as report:
-        validation = embed_validation_images(config, manifests, evaluated.model, device, report)
+        validation = embed_images(config, manifests, used, evaluated.model, device, report)
     by_flip = {flip: np.concatenate([rows, validation.by_flip[flip]]) for flip, rows in features.by_flip.items()}
     write_features(folder, KeptFeatures([*features.sha256, *validation.sha256], by_flip))
     for aspect, manifest in manifests.items():

@@ -34,45 +34,25 @@ class FeatureTable:
 def embed_images(
     config: ExperimentConfig,
     manifests: Mapping[str, Manifest],
-    model: EmbeddingModel,
-    device: torch.device,
-    report: Callable[[int, int], None],
-) -> FeatureTable:
-    """Embed every image of the draws that a config evaluates.
-
-    Raises:
-        DataError: the manifests have fewer draws, or an image cannot be read.
-        HandCLIPError: a feature is not finite.
-    """
-    used = {aspect: _used_images(config, manifest) for aspect, manifest in manifests.items()}
-    return _embed(config, manifests, used, model, device, report)
-
-
-def embed_validation_images(
-    config: ExperimentConfig,
-    manifests: Mapping[str, Manifest],
-    model: EmbeddingModel,
-    device: torch.device,
-    report: Callable[[int, int], None],
-) -> FeatureTable:
-    """Embed the validation images of training people, and a training image of each; see `validation_pairs`.
-
-    Raises:
-        DataError: an image cannot be read.
-        HandCLIPError: a feature is not finite.
-    """
-    used = {aspect: sorted({*chain(*validation_pairs(manifest))}) for aspect, manifest in manifests.items()}
-    return _embed(config, manifests, used, model, device, report)
-
-
-def _embed(
-    config: ExperimentConfig,
-    manifests: Mapping[str, Manifest],
     used: Mapping[str, Sequence[int]],
     model: EmbeddingModel,
     device: torch.device,
     report: Callable[[int, int], None],
 ) -> FeatureTable:
+    """Embed images of manifests, each once.
+
+    Args:
+        config: says how many images at a time, and which flip settings.
+        manifests: by aspect.
+        used: indices of the images of each aspect: `images_of_draws`, or `validation_images`.
+        model: the model.
+        device: where the model is.
+        report: called with (images done, images in all).
+
+    Raises:
+        DataError: an image cannot be read.
+        HandCLIPError: a feature is not finite.
+    """
     wanted: dict[Path, LabelledImage] = {}
     for aspect, manifest in manifests.items():
         for index in used[aspect]:
@@ -93,7 +73,17 @@ def _embed(
     return FeatureTable({image.path: row for row, image in enumerate(images)}, [i.sha256 for i in images], by_flip)
 
 
-def _used_images(config: ExperimentConfig, manifest: Manifest) -> list[int]:
+def validation_images(manifest: Manifest) -> list[int]:
+    """Return the validation images of training people, and a training image of each; see `validation_pairs`."""
+    return sorted({*chain(*validation_pairs(manifest))})
+
+
+def images_of_draws(config: ExperimentConfig, manifest: Manifest) -> list[int]:
+    """Return every image of the draws that a config evaluates.
+
+    Raises:
+        DataError: the manifest has fewer draws.
+    """
     if config.num_splits > len(manifest.draws):
         raise DataError(
             f"num_splits: {config.num_splits}: the {manifest.aspect} manifest has {len(manifest.draws)} draws"

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
+from quick_figures import save_dots
 from tiny_study import baseline_config, make_hands, make_manifests, metrics_without_time, tiny_config
 
 from handclip.engine.evaluation import evaluate
 from handclip.engine.training import train
 from handclip.report import report
-from handclip.report.figures.style import FigureFiles
 
 Handclip = Callable[..., Any]
 SECTIONS = ["verdict", "training", "retrieval", "embedding", "attention", "biometric", "groups", "provenance"]
@@ -52,15 +50,7 @@ def study(finished: Path, here: Path) -> Iterator[Path]:
 @pytest.fixture
 def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made but not drawn, which takes most of the time; each file holds one dot."""
-
-    def save_dot(figure: Figure, folder: Path, name: str) -> FigureFiles:
-        files = FigureFiles(folder / f"{name}.png", folder / f"{name}.svg")
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8)).save(files.png)
-        files.svg.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
-        return files
-
-    monkeypatch.setattr("handclip.report.book.save_figure", save_dot)
+    save_dots(monkeypatch)
 
 
 def section(page: Path, name: str) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
+from quick_figures import save_dots
 from tiny_study import baseline_config, load_manifest, tiny_config, tiny_values, write_config
 
 from handclip.config.experiment import ExperimentConfig
@@ -20,7 +20,6 @@ from handclip.engine.evaluation import evaluate, evaluation_folder
 from handclip.engine.training import TrainingResult, train
 from handclip.errors import ConfigError, DataError
 from handclip.models.checkpoint import Checkpoint
-from handclip.report.figures.style import FigureFiles
 from handclip.report.report import write_report
 from handclip.report.tables import evaluation_text
 
@@ -210,15 +209,7 @@ def test_every_kind_of_evaluation_can_be_reported(
     manifests: Path, hd: Path, here: Path, stage1: TrainingResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On another data set, re-ranked, on another aspect: no section fails, whatever it has to leave out."""
-
-    def save_dot(figure: Figure, folder: Path, name: str) -> FigureFiles:
-        files = FigureFiles(folder / f"{name}.png", folder / f"{name}.svg")
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8)).save(files.png)
-        files.svg.write_text("<svg/>")
-        return files
-
-    monkeypatch.setattr("handclip.report.book.save_figure", save_dot)
+    save_dots(monkeypatch)
     changes: list[dict[str, Any]] = [
         {"dataset": "hd", "manifest": None},
         {"dataset": "hd", "manifest": None, "rerank": {"k1": 3}},

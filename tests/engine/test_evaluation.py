@@ -592,7 +592,13 @@ def test_an_evaluation_that_was_done_is_reused_when_asked(
     assert evaluate(baseline_config(manifests), reuse=True) == first
 
 
-@pytest.mark.parametrize("name", ["per_query.csv", "per_split.csv", "cost.json", "metrics.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("per_query.csv", "per_split.csv", "cost.json", "metrics.json", "features.npz", "attributes.csv"),
+        *("explanations.npz", "manifest_dorsal_r.json", "config.yml", "environment.json"),
+    ],
+)
 def test_an_evaluation_that_is_not_whole_is_done_again(
     name: str, manifests: Path, here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

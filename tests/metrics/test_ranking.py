@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handclip.metrics import rank_gallery, rank_similarities, ranking
+from handclip.metrics.ranking import best_scores
 
 IDENTITIES = [7, 448, 1_001_039, 11_001_039, 9_000_000, -3]
 
@@ -294,3 +295,11 @@ def test_scores_that_are_not_finite_are_refused():
 def test_ranks_count_from_one(k):
     with pytest.raises(ValueError, match="from 1"):
         rank_similarities([[1.0]], [0], [0]).rank(k)
+
+
+def test_best_scores_of_relevant_images_and_of_all_others() -> None:
+    scores = [[0.1, 0.9, 0.4], [0.3, 0.2, 0.8], [0.5, 0.6, 0.7]]
+    relevant, others = best_scores(np.array(scores), np.array([1, 2, 3]), np.array([1, 2, 1]))
+    assert relevant.tolist() == [0.4, 0.2, -np.inf]
+    assert others.tolist() == [0.9, 0.8, 0.7]
+    assert best_scores(np.ones((1, 2)), np.array([1]), np.array([1, 1]))[1].tolist() == [-np.inf]

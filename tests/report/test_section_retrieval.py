@@ -11,11 +11,12 @@ import pytest
 from made_runs import ALL_ASPECTS, change_json, write_run
 from matplotlib.figure import Figure
 from PIL import Image
+from quick_figures import keep_figures
 
 from handclip.datasets.manifest import Draw, Manifest, ManifestImage
 from handclip.engine.records import KeptFeatures, manifest_file, write_features
 from handclip.report.book import Block, Book, Note, Picture, Section, Text
-from handclip.report.figures.style import FigureFiles, save_figure
+from handclip.report.figures.style import save_figure
 from handclip.report.material import Material
 from handclip.report.runs import find_evaluations, read_run
 from handclip.report.sections.retrieval import retrieval_section
@@ -53,14 +54,7 @@ def write_records(run: Path, hands: Path, gallery: dict[int, float], queries: di
 @pytest.fixture(autouse=True)
 def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
     """The figures that were made, by name; drawing them is the matter of other tests and takes long."""
-    made: dict[str, Figure] = {}
-
-    def keep(figure: Figure, folder: Path, name: str) -> FigureFiles:
-        made[name] = figure
-        return FigureFiles(folder / f"{name}.png", folder / f"{name}.svg")
-
-    monkeypatch.setattr("handclip.report.book.save_figure", keep)
-    return made
+    return keep_figures(monkeypatch)
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from made_runs import ALL_ASPECTS, write_run
 from matplotlib.figure import Figure
+from quick_figures import keep_figures
 
 from handclip.report.book import Block, Book, Note, Picture, Section, Table, Text
-from handclip.report.figures.style import FigureFiles
 from handclip.report.material import Material
 from handclip.report.runs import find_evaluations, read_run
 from handclip.report.sections.training import training_section
@@ -19,14 +19,7 @@ from handclip.report.selection import gather
 @pytest.fixture(autouse=True)
 def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
     """The figures that were made, by name; drawing them is the matter of other tests and takes long."""
-    made: dict[str, Figure] = {}
-
-    def keep(figure: Figure, folder: Path, name: str) -> FigureFiles:
-        made[name] = figure
-        return FigureFiles(folder / f"{name}.png", folder / f"{name}.svg")
-
-    monkeypatch.setattr("handclip.report.book.save_figure", keep)
-    return made
+    return keep_figures(monkeypatch)
 
 
 def epoch(number: int, loss: float, **values: Any) -> dict[str, Any]:
