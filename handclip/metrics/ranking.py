@@ -19,9 +19,16 @@ from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
+Scores: TypeAlias = NDArray[np.floating[Any]]
 
 CHUNK_BYTES = 64 * 2**20
 """Most memory that one block of similarities takes."""
+
+CACHE_BYTES = 2 * 2**20
+"""Most memory of the part of a block that is ranked at once: small enough to stay near the processor meanwhile."""
+
+SORT_FROM = 64
+"""Relevant images from which on it is faster to sort a row of scores than to go through it once for each of them."""
 
 COSINE_TIE = 1e-10
 """Cosines this near are equal: far above the rounding of a float64 dot product (1e-15), which depends on where in
@@ -108,7 +115,7 @@ def rank_gallery(query_features: Any, gallery_features: Any, query_labels: Any, 
         raise ValueError(f"query features have {queries.shape[1]} dimensions, gallery features {gallery.shape[1]}")
     query_ids = _identities(query_labels, "query_labels", len(queries))
     gallery_ids = _identities(gallery_labels, "gallery_labels", len(gallery))
-    blocks = ((rows, queries[rows] @ gallery.T) for rows in _chunks(len(queries), len(gallery)))
+    blocks = ((rows, queries[rows] @ gallery.T) for rows in _chunks((len(queries), len(gallery)), CHUNK_BYTES))
     return _rank(blocks, query_ids, gallery_ids, tie=COSINE_TIE)
 
 
@@ -128,7 +135,8 @@ def rank_similarities(similarities: Any, query_labels: Any, gallery_labels: Any,
     scores = _matrix(similarities, "similarities")
     query_ids = _identities(query_labels, "query_labels", scores.shape[0])
     gallery_ids = _identities(gallery_labels, "gallery_labels", scores.shape[1])
-    blocks = ((rows, np.array(scores[rows], dtype=np.float64)) for rows in _chunks(*scores.shape))
+    kept = scores.dtype if scores.dtype in (np.float32, np.float64) else np.float64
+    blocks = ((rows, scores[rows].astype(kept, copy=False)) for rows in _chunks(scores.shape, CHUNK_BYTES))
     return _rank(blocks, query_ids, gallery_ids, tie)
 
 
@@ -150,58 +158,107 @@ def best_scores(scores: Any, query_labels: Any, gallery_labels: Any) -> tuple[Fl
 
 
 def _rank(
-    blocks: Iterable[tuple[slice, Floats]], query_ids: Integers, gallery_ids: Integers, tie: float
+    blocks: Iterable[tuple[slice, Scores]], query_ids: Integers, gallery_ids: Integers, tie: float
 ) -> RankingResult:
+    num_gallery = len(gallery_ids)
+    # Sorted by identity, the relevant images of a query stand together: no comparison of each label with each other.
+    by_identity = np.argsort(gallery_ids, kind="stable")
+    begin, end = (np.searchsorted(gallery_ids, query_ids, side, by_identity) for side in ("left", "right"))
     first_ranks = np.zeros(len(query_ids), dtype=np.int64)
     plain = np.full(len(query_ids), np.nan)
     trapezoid = np.full(len(query_ids), np.nan)
     for rows, scores in blocks:
-        relevant = query_ids[rows, None] == gallery_ids
-        first_ranks[rows], plain[rows], trapezoid[rows] = _score_block(scores, relevant, tie)
+        for part in _chunks(scores.shape, CACHE_BYTES):
+            queries = slice(rows.start + part.start, rows.start + min(part.stop, len(scores)))
+            counts = end[queries] - begin[queries]
+            relevant = by_identity[ranges_from(begin[queries], counts)]
+            ranks = _relevant_ranks(scores[part], relevant, counts, tie)
+            first_ranks[queries], plain[queries], trapezoid[queries] = _score_ranks(ranks, counts)
     if not first_ranks.any():
         raise ValueError("no query has an image of its identity in the gallery: nothing to measure")
-    return RankingResult(first_ranks, plain, trapezoid, len(gallery_ids))
+    return RankingResult(first_ranks, plain, trapezoid, num_gallery)
 
 
-def _score_block(scores: Floats, relevant: NDArray[np.bool_], tie: float) -> tuple[Integers, Floats, Floats]:
-    """First rank and both APs of a few queries; overwrites `scores`."""
-    counts = relevant.sum(axis=1)
-    ordered = _relevant_scores(scores, relevant, counts)
-    scores[relevant] = -np.inf
+def ranges_from(starts: Integers, lengths: Integers) -> Integers:
+    """Integers that count up from each start, one range after the other."""
+    before = np.cumsum(lengths) - lengths
+    ranges: Integers = np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
+    return ranges
 
-    first_ranks = np.zeros(len(scores), dtype=np.int64)
-    plain = np.zeros(len(scores))
-    trapezoid = np.zeros(len(scores))
+
+def _relevant_ranks(scores: Scores, columns: Integers, counts: Integers, tie: float) -> Integers:
+    """(Q, most relevant images of any query) ranks of the relevant images, best first; 0 where there is none.
+
+    Args:
+        scores: (Q, G).
+        columns: the relevant images of each query, one query after the other.
+        counts: (Q,) how many they are.
+        tie: scores this near are equal.
+    """
+    rows = np.repeat(np.arange(len(scores)), counts)
+    place = ranges_from(np.zeros_like(counts), counts)
+    values = scores[rows, columns].astype(np.float64)
+    ordered = np.full((len(scores), counts.max()), -np.inf)
+    ordered[rows, place] = values[np.lexsort((-values, rows))]
+    least = ordered - tie
     # The i-th best relevant image stands behind i - 1 relevant ones and behind every wrong one that scores no less:
     # counting those gives its rank without sorting the gallery.
-    for i in range(1, ordered.shape[1] + 1):
-        wrong_ahead = np.count_nonzero(scores >= ordered[:, i - 1, None] - tie, axis=1)
-        rank = i + wrong_ahead
-        exists = i <= counts
-        precision = i / rank
+    if ordered.shape[1] < SORT_FROM:
+        ahead, relevant_ahead = _count_reaching(scores, least), _count_reaching(ordered, least)
+    else:
+        ahead, relevant_ahead = _count_reaching_sorted(scores, least), _count_reaching_sorted(ordered, least)
+    i = np.arange(1, ordered.shape[1] + 1)
+    ranks: Integers = np.where(i <= counts[:, None], i + ahead - relevant_ahead, 0)
+    return ranks
+
+
+def _count_reaching(scores: Scores, least: Floats) -> Integers:
+    """(Q, N) how many of each query's (Q, G) scores are at least (Q, N) given ones."""
+    bounds = _rounded_up(least, scores.dtype)
+    reached = np.empty(least.shape, dtype=np.int64)
+    for i in range(least.shape[1]):
+        # Counting along an axis turns each truth value into an integer first; row by row it does not.
+        reached[:, i] = [np.count_nonzero(row) for row in scores >= bounds[:, i, None]]
+    return reached
+
+
+def _count_reaching_sorted(scores: Scores, least: Floats) -> Integers:
+    """Do the same for many bounds."""
+    ascending = np.sort(scores, axis=1)
+    below = [row.searchsorted(bounds) for row, bounds in zip(ascending, _rounded_up(least, scores.dtype), strict=True)]
+    reached: Integers = scores.shape[1] - np.array(below)
+    return reached
+
+
+def _rounded_up(bounds: Floats, dtype: np.dtype[Any]) -> Scores:
+    """The least numbers of a type that are not below the bounds: a number of that type reaches both or neither."""
+    rounded: Scores = bounds.astype(dtype)
+    np.nextafter(rounded, dtype.type(np.inf), out=rounded, where=rounded < bounds)
+    return rounded
+
+
+def _score_ranks(ranks: Integers, counts: Integers) -> tuple[Integers, Floats, Floats]:
+    """First rank and both APs of a few queries."""
+    first_ranks = np.zeros(len(ranks), dtype=np.int64)
+    plain = np.zeros(len(ranks))
+    trapezoid = np.zeros(len(ranks))
+    for i, rank in enumerate(ranks.T, start=1):
+        exists = rank > 0
+        precision = i / np.maximum(rank, 1)
         precision_before = np.where(rank > 1, (i - 1) / np.maximum(rank - 1, 1), 1.0)
         plain += np.where(exists, precision, 0.0)
         trapezoid += np.where(exists, (precision + precision_before) / 2, 0.0)
         if i == 1:
-            first_ranks = np.where(exists, rank, 0)
+            first_ranks = rank
     matched_counts = np.where(counts > 0, counts, np.nan)
     return first_ranks, plain / matched_counts, trapezoid / matched_counts
 
 
-def _relevant_scores(scores: Floats, relevant: NDArray[np.bool_], counts: Integers) -> Floats:
-    """(Q, most relevant images of any query) scores of the relevant images, best first, filled up with infinity."""
-    rows, columns = np.nonzero(relevant)
-    values = scores[rows, columns]
-    best_first = np.lexsort((-values, rows))
-    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    ordered = np.full((len(scores), counts.max()), np.inf)
-    ordered[rows, place] = values[best_first]
-    return ordered
-
-
-def _chunks(num_queries: int, num_gallery: int) -> Iterable[slice]:
-    step = max(1, CHUNK_BYTES // (8 * num_gallery))
-    return (slice(start, start + step) for start in range(0, num_queries, step))
+def _chunks(shape: tuple[int, ...], most_bytes: int) -> Iterable[slice]:
+    """Slices of the rows of a float64 matrix that take so many bytes at most, but one row at least."""
+    rows, columns = shape
+    step = max(1, most_bytes // (8 * columns))
+    return (slice(start, start + step) for start in range(0, rows, step))
 
 
 def _as_array(values: Any) -> NDArray[Any]:
@@ -216,7 +273,8 @@ def _matrix(values: Any, name: str) -> NDArray[Any]:
     matrix = _as_array(values)
     if matrix.ndim != 2 or 0 in matrix.shape or matrix.dtype.kind not in "fiu":
         raise ValueError(f"{name} must be a non-empty matrix of numbers, got {matrix.dtype} of shape {matrix.shape}")
-    _refuse_rows(~np.isfinite(matrix).all(axis=1), name, "holds NaN or infinity")
+    finite = [np.isfinite(matrix[rows]).all(axis=1) for rows in _chunks(matrix.shape, CACHE_BYTES)]
+    _refuse_rows(~np.concatenate(finite), name, "holds NaN or infinity")
     return matrix
 
 
@@ -227,11 +285,15 @@ def unit_vectors(features: Any, name: str) -> Floats:
         ValueError: `name` is no matrix, or holds a row that is zero or not finite.
     """
     vectors = _matrix(features, name).astype(np.float64)
-    # Division by the largest entry first: squares of very large or very small entries leave the range of a float.
-    largest = np.abs(vectors).max(axis=1, keepdims=True)
-    _refuse_rows(largest[:, 0] == 0, name, "is a zero vector")
-    vectors /= largest
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    zero = np.empty(len(vectors), dtype=np.bool_)
+    for rows in _chunks(vectors.shape, CACHE_BYTES):
+        part = vectors[rows]
+        # Division by the largest entry first: squares of very large or very small entries leave the range of a float.
+        largest = np.abs(part).max(axis=1, keepdims=True)
+        zero[rows] = largest[:, 0] == 0
+        part /= np.where(largest > 0, largest, 1)
+        part /= np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1)  # which is at least 1, but for a zero vector
+    _refuse_rows(zero, name, "is a zero vector")
     return vectors
 
 

@@ -11,6 +11,7 @@ which is the average over queries, then draws, then aspects. A person stays one 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from statistics import NormalDist
 from typing import TypeAlias
@@ -96,10 +97,16 @@ def _mean_over_columns(sums: Floats, counts: Floats) -> Floats:
     return averages
 
 
+@lru_cache(maxsize=1)  # drawing takes longer than all that is computed from it, and a report compares many blocks
 def resampling_weights(people: int, replicates: int = REPLICATES, seed: int = 0) -> Floats:
-    """Return (replicates, people): how often each person is drawn when as many are drawn with replacement."""
+    """Return (replicates, people): how often each person is drawn when as many are drawn with replacement; read-only.
+
+    The last answer is kept, for the comparisons of the same people that follow.
+    """
     drawn = np.random.default_rng(seed).multinomial(people, np.full(people, 1 / people), size=replicates)
-    return drawn.astype(np.float64)
+    weights = drawn.astype(np.float64)
+    weights.flags.writeable = False
+    return weights
 
 
 def bca_interval(estimate: Floats, replicates: Floats, leave_one_out: Floats) -> tuple[Floats, Floats]:

@@ -68,6 +68,43 @@ def test_d52_equals_brute_force_with_ties_and_unmatched_queries(problem):
     check_against_brute_force(result, scores, query_labels, gallery_labels)
 
 
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(
+    problem=problems(max_gallery=30),
+    dtype=st.sampled_from([np.float16, np.float32, np.float64, np.int64, torch.bfloat16]),
+    tie=st.sampled_from([0.0, 1e-10, 0.3, 0.5]),
+    rows_at_once=st.integers(1, 6),
+    rows_in_cache=st.integers(1, 6),
+    sort_from=st.sampled_from([1, 3, 1000]),
+)
+def test_counting_and_sorting_in_parts_equal_brute_force(problem, dtype, tie, rows_at_once, rows_in_cache, sort_from):
+    scores, query_labels, gallery_labels = problem
+    scores = 2 * scores  # whole numbers, exact in every type; 0.3 ties no two of them and 0.5 neither
+    given_scores = torch.tensor(scores).to(dtype) if isinstance(dtype, torch.dtype) else scores.astype(dtype)
+    row_bytes = 8 * len(gallery_labels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "CHUNK_BYTES", rows_at_once * row_bytes)
+        patch.setattr(ranking, "CACHE_BYTES", rows_in_cache * row_bytes)
+        patch.setattr(ranking, "SORT_FROM", sort_from)
+        result = rank_similarities(given_scores, query_labels, gallery_labels, tie=tie)
+    check_against_brute_force(result, scores, query_labels, gallery_labels)
+
+
+@pytest.mark.parametrize("sort_from", [1, 1000])
+def test_float32_scores_tie_exactly_where_float64_ones_do(monkeypatch, sort_from):
+    """The bound, a score less the tie, lies between two float32 numbers: rounded down, it would let the lower pass."""
+    monkeypatch.setattr(ranking, "SORT_FROM", sort_from)
+    one = np.float32(1)
+    below = [one]
+    for _ in range(40):
+        below.append(np.nextafter(below[-1], np.float32(0)))
+    scores = np.array([below], dtype=np.float32)
+    for tie in np.linspace(0, 3e-6, 301):
+        result = rank_similarities(scores, [0], range(41), tie=tie)
+        within = np.count_nonzero(scores.astype(np.float64) >= 1 - tie)
+        assert result.first_ranks.tolist() == [within]
+
+
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given(problems(), st.randoms(use_true_random=False))
 def test_d52_the_order_of_the_gallery_changes_nothing(problem, random):
@@ -208,6 +245,26 @@ def test_unmatched_queries_are_counted_and_left_out():
     assert result.map_trapezoid == pytest.approx((result.rank(1) + result.map) / 2)
     with pytest.raises(ValueError, match="no query has an image of its identity"):
         rank_similarities(scores, [97, 98, 99], [5, 6, 7])
+
+
+def test_unit_vectors_are_the_same_in_parts_as_at_once(monkeypatch):
+    features = np.random.default_rng(0).normal(size=(50, 37)) * np.logspace(-200, 200, 50)[:, None]
+    scaled = features / np.abs(features).max(axis=1, keepdims=True)
+    expected = scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
+    for rows in (1, 7, 49, 1000):
+        monkeypatch.setattr(ranking, "CACHE_BYTES", 8 * 37 * rows)
+        np.testing.assert_array_equal(ranking.unit_vectors(features, "features"), expected)
+
+
+def test_bad_rows_are_counted_over_all_parts(monkeypatch):
+    monkeypatch.setattr(ranking, "CACHE_BYTES", 1)
+    features = np.ones((5, 3))
+    features[[1, 4]] = np.nan
+    with pytest.raises(ValueError, match=r"features: row 1 holds NaN or infinity \(2 bad of 5 rows\)"):
+        ranking.unit_vectors(features, "features")
+    features[[1, 4]] = 0
+    with pytest.raises(ValueError, match=r"features: row 1 is a zero vector \(2 bad of 5 rows\)"):
+        ranking.unit_vectors(features, "features")
 
 
 @pytest.mark.parametrize("several", [True, False])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handclip.metrics import rank_gallery, rerank_gallery, reranked_distances
+from handclip.metrics import rank_gallery, rerank_gallery, reranked_distances, reranking
 
 
 def plain_reranking(queries: np.ndarray, gallery: np.ndarray, k1: int, k2: int, lambda_: float) -> np.ndarray:
@@ -74,6 +74,29 @@ def test_it_equals_a_plain_implementation_at_any_size(
     queries, gallery = features[:num_queries], features[-num_gallery:]
     found = reranked_distances(queries, gallery, k1=k1, k2=k2, lambda_=lambda_)
     assert found == pytest.approx(plain_reranking(queries, gallery, k1, k2, lambda_), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("_TILE", [1, 5, 23, 24, 25]), ("_GROUPS", [1, 2]), ("_PAIRS_AT_ONCE", [1, 7, 100, 216])]
+)
+def test_the_size_of_the_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch, name: str, sizes: list[int]) -> None:
+    features, _ = clusters(7, people=6, images=4, spread=0.5)
+    features[::5] = features[0]
+    for k1 in (1, 4, 6):
+        whole = reranked_distances(features[:9], features[9:], k1=k1, k2=3)
+        for size in sizes:
+            with monkeypatch.context() as patch:
+                patch.setattr(reranking, name, size)
+                parts = reranked_distances(features[:9], features[9:], k1=k1, k2=3)
+            assert parts == pytest.approx(whole, abs=1e-14)
+
+
+def test_pairs_that_fill_the_last_part_to_the_brim_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All images are alike: each of 3 queries shares 8 images with each of 5 in the gallery, which makes 120 pairs."""
+    features = np.ones((8, 4))
+    for size in (1, 40, 60, 119, 120, 121):
+        monkeypatch.setattr(reranking, "_PAIRS_AT_ONCE", size)
+        assert reranked_distances(features[:3], features[3:]) == pytest.approx(np.zeros((3, 5)), abs=1e-15)
 
 
 def test_it_helps_where_the_gallery_has_several_images_of_a_person() -> None:

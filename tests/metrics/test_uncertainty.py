@@ -69,6 +69,18 @@ def test_the_bootstrap_equals_a_plain_loop() -> None:
             assert fast[replicate, metric] == pytest.approx(sum(means) / len(means), abs=1e-12)
 
 
+def test_draws_that_are_kept_are_those_of_the_seed_and_cannot_be_changed() -> None:
+    kept = resampling_weights(7, replicates=20, seed=5)
+    with pytest.raises(ValueError, match="read-only"):
+        kept[0, 0] = 1
+    other = resampling_weights(7, replicates=20, seed=6)
+    again = resampling_weights(7, replicates=20, seed=5)
+    drawn = np.random.default_rng(5).multinomial(7, [1 / 7] * 7, size=20)
+    assert np.array_equal(kept, drawn)
+    assert np.array_equal(again, drawn)
+    assert not np.array_equal(other, drawn)
+
+
 def test_leaving_one_out_equals_a_plain_loop() -> None:
     table = many_metrics(np.random.default_rng(2))
     for person in range(9):
