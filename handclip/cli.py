@@ -1,9 +1,11 @@
 """The command line: every command parses, calls one function, and prints."""
 
+import json
 import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +18,7 @@ from handclip.errors import ConfigError, HandCLIPError
 
 # Heavy parts are imported inside the commands, so that `handclip --help` answers at once.
 if TYPE_CHECKING:
+    from handclip.datasets.pixel_cache import CachedImage
     from handclip.datasets.prepare import PreparedDataset
     from handclip.report.report import ReportFiles
     from handclip.studies import StudyResult
@@ -27,6 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+cache = typer.Typer(help="Show or empty the pixel cache, which holds decoded photographs.", no_args_is_help=True)
+app.add_typer(cache, name="cache")
 
 
 class Dataset(StrEnum):
@@ -249,6 +255,68 @@ def explain(
     _print_files(explain_to_files(checkpoint, images, out), out)
 
 
+@cache.command("info")
+def cache_info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
+) -> None:
+    """Show where decoded photographs are kept, how many, of which sizes, and since when unused."""
+    from handclip.config.experiment import ExperimentConfig
+    from handclip.datasets.pixel_cache import PixelCache, pixel_folder
+
+    images = PixelCache(folder := pixel_folder(), limit_bytes=0).images()
+    gib = ExperimentConfig.model_fields["pixel_cache_gib"].default
+    if as_json:
+        kinds = [{"kind": kind, **_facts(of_kind)} for kind, of_kind in _by_kind(images)]
+        facts = {"folder": str(folder), "default_limit_gib": gib, **_facts(images), "kinds": kinds}
+        stdout.print(json.dumps(facts, indent=2), highlight=False, markup=False, soft_wrap=True)
+        return
+    lines = [
+        f"Pixel cache: {folder}",
+        f"Holds {_amount(images)}; an experiment keeps it below {gib:g} GiB, or what its pixel_cache_gib says.",
+        *(f"  {kind}: {_amount(of_kind)}, oldest use {_facts(of_kind)['oldest_use']}"
+          for kind, of_kind in _by_kind(images)),
+        "These are photographs of hands, at the size that models see them. Only your user account can open the folder;",
+        "`handclip cache clear` removes them.",
+    ]  # fmt: skip
+    stdout.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+@cache.command("clear")
+def cache_clear() -> None:
+    """Remove all decoded photographs; runs that are under way decode theirs anew."""
+    from handclip.datasets.pixel_cache import PixelCache, pixel_folder
+
+    removed = PixelCache(folder := pixel_folder(), limit_bytes=0).clear()
+    stdout.print(
+        f"Removed {_amount(removed)} from {folder}. Manifests, in {folder.with_name('manifests')}, are kept.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _by_kind(images: Sequence["CachedImage"]) -> list[tuple[str, list["CachedImage"]]]:
+    """Sort cached images by size, interpolation and decoding."""
+    kinds: dict[str, list[CachedImage]] = {}
+    for image in images:
+        kinds.setdefault(image.kind, []).append(image)
+    return sorted(kinds.items())
+
+
+def _facts(images: Sequence["CachedImage"]) -> dict[str, int | str | None]:
+    oldest = min((image.used for image in images), default=None)
+    return {
+        "images": len(images),
+        "bytes": sum(image.bytes for image in images),
+        "oldest_use": None if oldest is None else datetime.fromtimestamp(oldest).isoformat(" ", "minutes"),
+    }
+
+
+def _amount(images: Sequence["CachedImage"]) -> str:
+    size = sum(image.bytes for image in images) / 2**20
+    return f"{len(images):,} image{'' if len(images) == 1 else 's'} ({size:,.1f} MiB)"
+
+
 def print_report(files: "ReportFiles") -> None:
     """Print where a report is."""
     count = f"{len(files.figures)} figure files and {len(files.tables)} tables beside it"
@@ -267,9 +335,12 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
     experiment, trained = load_config(path, overrides), load_trained_config(path, overrides)
     from handclip.engine.evaluated_model import choose_model
     from handclip.engine.evaluation import evaluate as evaluate_experiment
+    from handclip.engine.launching import is_first_launched
     from handclip.report.tables import evaluation_text, write_evaluation_log
 
     evaluation = evaluate_experiment(choose_model(experiment, trained), overwrite=overwrite)
+    if not is_first_launched():
+        return
     facts = {"Config": str(path)}
     log = write_evaluation_log(evaluation.folder, evaluation.metrics, facts)
     stdout.print(evaluation_text(evaluation.metrics, facts), highlight=False, markup=False, soft_wrap=True)

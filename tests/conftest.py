@@ -11,6 +11,10 @@ import handclip  # noqa: F401  (before a test imports open_clip, and with it tor
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; sums do not depend on the machine then
+# Each test has a cache folder of its own, see `_own_cache`, in which matplotlib would have to list the fonts again.
+os.environ.setdefault(
+    "MPLCONFIGDIR", str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matplotlib")
+)
 
 _TEXT = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}
 _VIT = {"image_size": 64, "layers": 3, "width": 64, "head_width": 32, "patch_size": 16}
@@ -35,6 +39,12 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
         "text_cfg": _TEXT,
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tests away from the user's pixel cache, and from one another's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.with_name(f"{tmp_path.name}-cache")))
 
 
 @pytest.fixture

@@ -139,8 +139,12 @@ class ExperimentConfig(Section):
     """Epochs from one validation to the next; the last epoch is always validated."""
     early_stopping_patience: PositiveInt | None = None
     """Stop after this many validations without a better `monitor`; default never."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto` trains in bfloat16 where the hardware has it. Master weights and evaluation are always float32."""
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    """`auto` trains in bfloat16 where the hardware has it, else in float32; `tf32` rounds the inputs of an NVIDIA GPU's
+    products to ten bits. Master weights and evaluation are always float32."""
+    reduced_decoding: bool = True
+    """Decode training photographs that are much larger than the input at a half, a quarter or an eighth of their size,
+    which JPEG files allow and which is several times faster. Validation and evaluation decode in full."""
 
     # Evaluation
     checkpoint: Path | None = None
@@ -161,12 +165,30 @@ class ExperimentConfig(Section):
     save_dir: Path = Path("saved_models")
     eval_dir: Path = Path("eval_logs")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    devices: PositiveInt | Literal["auto"] = 1
+    """How many GPUs (or CPU processes) of each machine share the work; `auto` takes all GPUs. `batch_size` is that of
+    all together, so that results do not depend on their number but for rounding."""
+    num_nodes: PositiveInt = 1
+    """Machines that share the work; each is started by `torchrun` or SLURM."""
+    strategy: Literal["auto", "ddp"] = "auto"
+    """How several devices share the work: `auto` is `ddp`, each holding the whole model."""
     num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Processes that read and augment images; results do not depend on their number."""
+    """Processes that read images; results do not depend on their number."""
+    pixel_cache_gib: float = Field(10.0, ge=0, allow_inf_nan=False)
+    """Most GiB that the decoded images which all runs share may take on disk; 0 keeps none."""
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    """Order of numbers in the tensors of a training step; `auto` takes what is faster for the model and device."""
+    compile: bool = False
+    """Train an encoder compiled by torch.compile: a minute's wait for faster steps."""
+    gradient_checkpointing: bool = False
+    """ViTs: compute activations a second time in place of keeping them, which saves memory and costs time."""
 
     PLACES: ClassVar[frozenset[str]] = frozenset(
-        {"data_root", "allow_missing", "output_dir", "save_dir", "eval_dir", "device", "num_workers"}
-    )
+        {
+            "data_root", "allow_missing", "output_dir", "save_dir", "eval_dir", "device", "devices", "num_nodes",
+            "strategy", "num_workers", "pixel_cache_gib", "memory_format", "compile", "gradient_checkpointing",
+        }
+    )  # fmt: skip
     """Keys that say where and on what to run. What is computed follows from the others and the manifest's hash."""
     EVALUATION: ClassVar[frozenset[str]] = frozenset(
         {
@@ -186,7 +208,7 @@ class ExperimentConfig(Section):
             "resume_from", "losses", "epochs", "batch_size", "sampler", "images_per_identity", "lr",
             "backbone_lr_scale", "optimizer", "weight_decay", "schedule", "warmup_epochs", "milestones", "gamma",
             "gradient_clip", "augmentation", "monitor", "validation_interval", "early_stopping_patience", "precision",
-            "freeze", "train_split", "neck",
+            "reduced_decoding", "freeze", "train_split", "neck",
         }
     )  # fmt: skip
     """Keys that only training reads."""

@@ -155,6 +155,7 @@ _EXPECTED = {
     "input_size": "a number of pixels above 0, or [height, width]",
     "freeze": "none, all, or all_but_last_2, say",
     "device": "auto, cpu, mps, cuda or cuda:0, say",
+    "devices": "auto, or a number from 1 up",
     "num_workers": "auto, or a number from 0 up",
 }
 """What to say of the keys whose type pydantic describes by a pattern, or by several findings."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from handclip.cores import available_cores
 from handclip.errors import DataError
@@ -32,7 +32,7 @@ class ImageFacts:
     bytes: int
 
 
-def read_image(path: Path, sha256: str | None = None) -> Image.Image:
+def read_image(path: Path, sha256: str | None = None, *, enough: tuple[int, int] | None = None) -> Image.Image:
     """Read a photograph as an upright 8-bit RGB image.
 
     The EXIF orientation is applied, transparency is laid over white, 16-bit grey is scaled (not clipped) to 8 bit,
@@ -41,6 +41,8 @@ def read_image(path: Path, sha256: str | None = None) -> Image.Image:
     Args:
         path: the image file.
         sha256: the hash that the bytes must have, if known.
+        enough: height and width that suffice. A larger JPEG file is then decoded, which is faster, at a half, a quarter
+            or an eighth of its size, the smallest whose sides are at least that long.
 
     Raises:
         DataError: the file is missing, empty, damaged, not an image, larger than 200 megapixels, or not the file whose
@@ -49,7 +51,7 @@ def read_image(path: Path, sha256: str | None = None) -> Image.Image:
     data = _read_bytes(path)
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise DataError(f"{path} has changed since the manifest was made; run `handclip prepare` again")
-    return _decode(data, path)
+    return _decode(data, path, enough)
 
 
 def inspect_image(path: Path) -> ImageFacts:
@@ -111,7 +113,7 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _decode(data: bytes, path: Path) -> Image.Image:
+def _decode(data: bytes, path: Path, enough: tuple[int, int] | None = None) -> Image.Image:
     # Pillow's readers raise nearly any exception on damaged data, hence the broad `except`.
     try:
         with _without_pillow_size_limit():
@@ -127,6 +129,8 @@ def _decode(data: bytes, path: Path) -> Image.Image:
             "that HandCLIP reads; scale it down"
         )
     try:
+        if enough is not None:
+            _reduce(image, *enough)
         with _without_pillow_size_limit() if pixels > _LARGE else nullcontext():
             image.load()
         ImageOps.exif_transpose(image, in_place=True)
@@ -134,6 +138,15 @@ def _decode(data: bytes, path: Path) -> Image.Image:
     except Exception as error:
         raise DataError(f"{path} cannot be decoded: {error}") from error
 
+
+def _reduce(image: Image.Image, height: int, width: int) -> None:
+    """Have a JPEG file decoded at the smallest size that is, when upright, at least `height` x `width`."""
+    lies_on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) in _ON_ITS_SIDE
+    image.draft(None, (height, width) if lies_on_its_side else (width, height))
+
+
+_ON_ITS_SIDE = (5, 6, 7, 8)
+"""EXIF orientations in which the stored width is the upright height."""
 
 # Well below Pillow's limit of 89 million pixels. Larger images are decoded one at a time, which also spares memory.
 _LARGE = 50_000_000

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
-from handclip.errors import DataError
+from handclip.errors import ConfigError, DataError
 
 Item = tuple[int, int]
 """Index of an image, and the seed of its augmentation."""
@@ -32,6 +32,13 @@ class _EpochSampler(Sampler[list[Item]]):
             seeds = random.integers(2**63, size=len(batch))
             yield list(zip((int(index) for index in batch), (int(seed) for seed in seeds), strict=True))
 
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def batch_length(self, number: int) -> int:
+        """Return how many images a batch of any epoch has, counted from 0."""
+        raise NotImplementedError
+
     def _batches(self, random: np.random.Generator) -> list[np.ndarray]:
         raise NotImplementedError
 
@@ -51,6 +58,12 @@ class RandomBatchSampler(_EpochSampler):
     def __len__(self) -> int:
         images = len(self.labels)
         return min(-(-images // self.batch_size), images // 2)
+
+    def batch_length(self, number: int) -> int:
+        """Return how many images a batch of any epoch has, counted from 0."""
+        # As np.array_split cuts: the first ones have one more.
+        shortest, longer = divmod(len(self.labels), len(self))
+        return shortest + (number < longer)
 
     def _batches(self, random: np.random.Generator) -> list[np.ndarray]:
         return np.array_split(random.permutation(len(self.labels)), len(self))
@@ -89,6 +102,10 @@ class PKBatchSampler(_EpochSampler):
         # Taking the fullest identities first needs no more batches than either bound asks for.
         return int(max(self._chunks.max(), -(-self._chunks.sum() // self.identities_per_batch)))
 
+    def batch_length(self, number: int) -> int:
+        """Return how many images a batch of any epoch has: P x K."""
+        return self.batch_size
+
     def _batches(self, random: np.random.Generator) -> list[np.ndarray]:
         chunks = [self._shuffled_chunks(images, random) for images in self._images]
         batches = []
@@ -110,3 +127,36 @@ class PKBatchSampler(_EpochSampler):
             pool = order[: len(order) - len(order) % k] if len(order) > k else order
             order = np.concatenate([order, random.choice(pool, lacking, replace=lacking > len(pool))])
         return np.split(order, len(order) // k)
+
+
+class BatchShare(Sampler[list[Item]]):
+    """One process's part of each batch; together the parts are the batch, in its order, whatever their number.
+
+    Raises:
+        ConfigError: a batch has fewer images than there are processes.
+    """
+
+    def __init__(self, batches: PKBatchSampler | RandomBatchSampler, rank: int, processes: int) -> None:
+        self.batches = batches
+        self.rank = rank
+        self.processes = processes
+        shortest = batches.batch_length(len(batches) - 1)
+        if shortest < processes:
+            raise ConfigError(
+                f"batch_size: {batches.batch_size} is that of all devices together, and the shortest batch has "
+                f"{shortest} images for {processes} devices; raise batch_size, or take fewer devices"
+            )
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        for batch in self.batches:
+            lengths = part_lengths(len(batch), self.processes)
+            start = sum(lengths[: self.rank])
+            yield batch[start : start + lengths[self.rank]]
+
+
+def part_lengths(length: int, processes: int) -> list[int]:
+    """Return how many images of a batch each process takes: nearly as many, the first ones one more."""
+    return [length // processes + (rank < length % processes) for rank in range(processes)]

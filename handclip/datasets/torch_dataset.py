@@ -4,11 +4,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from handclip.datasets.images import read_image
+from handclip.datasets.augmentation import Draw, Draws
+from handclip.datasets.pixel_cache import PixelCache
+from handclip.datasets.pixels import PixelReader
 from handclip.datasets.transforms import ImageTransform
 from handclip.errors import HandCLIPError
 
@@ -22,23 +27,64 @@ class LabelledImage:
     label: int
 
 
-class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """Reads, checks and transforms photographs.
+class Batch(NamedTuple):
+    """Images of a batch.
+
+    `images` are (B, 3, H, W): either float32 and ready for the model, or uint8 pixels that `ImageTransform.batch` has
+    still to transform, with `draws`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    draws: Draws | None
+
+
+class ImageDataset(Dataset[tuple[Tensor, int, Draw]]):
+    """Reads photographs as pixels, with the random choices of their transform.
 
     An item is asked for by its index, or by (index, seed) where the transform makes random choices.
     """
 
-    def __init__(self, images: Sequence[LabelledImage], transform: ImageTransform) -> None:
+    def __init__(
+        self, images: Sequence[LabelledImage], transform: ImageTransform, cache: PixelCache | None = None
+    ) -> None:
         self.images = images
         self.transform = transform
+        self._reader = PixelReader(transform.squash, cache)
+        self._reader.claim(image.sha256 for image in images)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int, Draw]:
         index, seed = item if isinstance(item, tuple) else (item, None)
         image = self.images[index]
-        return self.transform(read_image(image.path, image.sha256), seed), image.label
+        return self._reader.read(image.path, image.sha256), image.label, self.transform.draw(seed)
+
+
+class BatchCollator:
+    """Makes batches in the worker processes: of pixels, which the model's device normalises.
+
+    A GPU augments them too. For a CPU that is done here: worker processes use what the training step leaves idle.
+    """
+
+    def __init__(self, transform: ImageTransform, device: torch.device) -> None:
+        self.transform = transform
+        self._transforms_here = device.type == "cpu" and transform.is_random
+
+    def __call__(self, items: Sequence[tuple[Tensor, int, Draw]]) -> Batch:
+        """Put items of an `ImageDataset` together."""
+        images, labels = torch.stack([pixels for pixels, _, _ in items]), torch.tensor([label for _, label, _ in items])
+        draws = np.array([draw for _, _, draw in items]) if self.transform.is_random else None
+        if self._transforms_here:
+            return Batch(self.transform.batch(images, draws), labels, None)
+        return Batch(images, labels, draws)
+
+
+def to_images(batch: Batch, transform: ImageTransform, device: torch.device) -> Tensor:
+    """Return the images of a batch on a device, (B, 3, height, width) float32, transformed if they are not yet."""
+    images = batch.images.to(device, non_blocking=True)
+    return images if images.is_floating_point() else transform.batch(images, batch.draws)
 
 
 @contextmanager

@@ -3,12 +3,14 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
 
 from handclip.config.experiment import Augmentation
+from handclip.datasets.augmentation import BatchAugmentation, Draw, Draws
+from handclip.datasets.pixels import Squash, squash_image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -38,50 +40,86 @@ class Preprocessing:
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
+_AT_ONCE = 8
+"""Images that a CPU transforms at once."""
+
+
 class ImageTransform:
-    """Photograph (RGB, 8 bit) to float32 tensor of shape (3, height, width), normalised.
+    """Photographs to normalised tensors.
 
     Without an augmentation it is the deterministic evaluation transform. With one, the random choices are drawn from
     the seed given with each image, so that they depend neither on the order of the images nor on worker processes.
     """
 
-    def __init__(self, preprocessing: Preprocessing, augmentation: Augmentation | None = None) -> None:
+    def __init__(
+        self, preprocessing: Preprocessing, augmentation: Augmentation | None = None, *, reduced_decoding: bool = False
+    ) -> None:
+        """Prepare the steps.
+
+        Args:
+            preprocessing: of the model.
+            augmentation: random changes.
+            reduced_decoding: photographs much larger than the input need not be decoded in full.
+        """
         self.preprocessing = preprocessing
         size = (preprocessing.height, preprocessing.width)
         ratio = augmentation.resize_crop if augmentation else 1.0
-        resized = tuple(round(side * ratio) for side in size)
-        interpolation = InterpolationMode(preprocessing.interpolation)
-        self._resize = v2.Compose([v2.PILToTensor(), v2.Resize(resized, interpolation, antialias=True)])
-        self._augment = v2.Compose(_augmentations(augmentation, preprocessing)) if augmentation else None
-        self._normalise = v2.Compose(
-            [v2.ToDtype(torch.float32, scale=True), v2.Normalize(preprocessing.mean, preprocessing.std)]
-        )
-        # Erased after normalisation, so that 0 is the mean colour.
-        self._erase = v2.RandomErasing(augmentation.erasing, scale=(0.02, 0.4)) if augmentation else None
+        height, width = (round(side * ratio) for side in size)
+        self.squash = Squash(height, width, preprocessing.interpolation, reduced_decoding)
+        """How photographs become pixels, which `PixelReader` does."""
+        self._augmentation: BatchAugmentation | None = None
+        if augmentation is not None and augmentation != Augmentation():
+            red, green, blue = (round(255 * value) for value in preprocessing.mean)
+            self._augmentation = BatchAugmentation(augmentation, (height, width), size, (red, green, blue))
+        self._statistics = preprocessing.mean, preprocessing.std
 
-    def __call__(self, image: Image.Image, seed: int | None = None) -> Tensor:
-        """Transform one photograph; `seed` decides the random choices and is required where there are any."""
-        pixels = self._resize(image)
-        if self._augment is None or self._erase is None:
-            return self._normalise(pixels)  # type: ignore[no-any-return]
+    @property
+    def is_random(self) -> bool:
+        """Whether each image needs a seed."""
+        return self._augmentation is not None
+
+    def draw(self, seed: int | None) -> Draw:
+        """Return the random choices for the image whose seed this is.
+
+        Raises:
+            ValueError: there are choices to draw, but there is no seed.
+        """
+        if self._augmentation is None:
+            return Draw()
         if seed is None:
             raise ValueError("an augmenting transform needs a seed for each image")
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU as well
-            return self._erase(self._normalise(self._augment(pixels)))  # type: ignore[no-any-return]
+        return self._augmentation.draw(seed)
 
+    def batch(self, pixels: Tensor, draws: Draws | None = None) -> Tensor:
+        """Transform a batch on the device where it is.
 
-def _augmentations(augmentation: Augmentation, preprocessing: Preprocessing) -> list[v2.Transform]:
-    steps: list[v2.Transform] = []
-    if augmentation.rotation or augmentation.scale:
-        zoom = (1 - augmentation.scale, 1 + augmentation.scale) if augmentation.scale else None
-        fill = [round(255 * value) for value in preprocessing.mean]
-        steps.append(
-            v2.RandomAffine(augmentation.rotation, scale=zoom, interpolation=InterpolationMode.BILINEAR, fill=fill)
-        )
-    steps.append(v2.RandomCrop((preprocessing.height, preprocessing.width)))
-    if augmentation.flip:
-        steps.append(v2.RandomHorizontalFlip(augmentation.flip))
-    if strength := augmentation.color_jitter:
-        steps.append(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength))
-    return steps
+        Args:
+            pixels: (B, 3, squash.height, squash.width) uint8.
+            draws: what `draw` returned for each image.
+
+        Returns:
+            (B, 3, height, width) float32, normalised.
+        """
+        if self._augmentation is not None and draws is None:
+            raise ValueError("an augmenting transform needs what was drawn for each image")
+        images = torch.empty(len(pixels), 3, self.preprocessing.height, self.preprocessing.width, device=pixels.device)
+        # A few at a time, so that what a CPU has just computed is still in its cache.
+        step = _AT_ONCE if pixels.device.type == "cpu" else len(pixels)
+        for start in range(0, len(pixels), step):
+            rows = slice(start, start + step)
+            self._transform(pixels[rows], draws[rows] if draws is not None else None, images[rows])
+        return images
+
+    def _transform(self, pixels: Tensor, draws: Draws | None, out: Tensor) -> None:
+        if self._augmentation is not None and draws is not None:
+            pixels = self._augmentation.move_and_recolour(pixels, draws)
+        # As torchvision's ToDtype and Normalize.
+        mean, std = (torch.tensor(values, device=out.device)[:, None, None] for values in self._statistics)
+        torch.mul(pixels, 1 / 255, out=out).sub_(mean).div_(std)
+        if self._augmentation is not None and draws is not None:
+            self._augmentation.erase(out, draws)
+
+    def __call__(self, image: Image.Image, seed: int | None = None) -> Tensor:
+        """Transform one photograph (RGB, 8 bit) to (3, height, width); `seed` decides the random choices."""
+        pixels = squash_image(image, self.squash)[None]
+        return self.batch(pixels, np.array([self.draw(seed)]) if self.is_random else None)[0]

@@ -9,6 +9,7 @@ import torch
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.manifest import Manifest
+from handclip.datasets.pixel_cache import open_pixel_cache
 from handclip.datasets.torch_dataset import LabelledImage
 from handclip.engine.features import Features, extract_features
 from handclip.engine.hardware import choose_workers
@@ -66,6 +67,7 @@ def embed_images(
         device=device,
         batch_size=config.eval_batch_size,
         num_workers=choose_workers(config.num_workers),
+        cache=open_pixel_cache(config.pixel_cache_gib),
         flip="sum" in config.flip_settings,
         progress=report,
     )

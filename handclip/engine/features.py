@@ -7,8 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from handclip.datasets.torch_dataset import ImageDataset, LabelledImage, plain_worker_errors
+from handclip.datasets.pixel_cache import PixelCache
+from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, LabelledImage, plain_worker_errors, to_images
 from handclip.datasets.transforms import ImageTransform
+from handclip.engine.distributed import combine, current, own_share
 from handclip.engine.hardware import full_float32
 from handclip.errors import HandCLIPError
 from handclip.models.embedding_model import EmbeddingModel
@@ -24,10 +26,13 @@ def extract_features(
     device: torch.device,
     batch_size: int,
     num_workers: int,
+    cache: PixelCache | None = None,
     flip: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Features, Features | None]:
     """Embed each image once, in float32 and in eval mode, without a look at its label.
+
+    Several processes embed whole batches in turn, and each gets the features of all.
 
     Args:
         model: the model; it is left in the mode it was in.
@@ -35,6 +40,7 @@ def extract_features(
         device: where the model is.
         batch_size: images at a time.
         num_workers: processes that read images.
+        cache: where decoded images are kept.
         flip: also embed each image mirrored left to right.
         progress: called with (images done, images in all).
 
@@ -45,30 +51,40 @@ def extract_features(
         DataError: an image cannot be read or is not the one in the manifest.
         HandCLIPError: a feature is not finite.
     """
-    dataset = ImageDataset(images, ImageTransform(model.encoder.preprocessing))
-    # Starting a worker takes longer than reading a batch, so a few images are read right here.
-    workers = min(num_workers, len(images) // batch_size)
-    loader = DataLoader(dataset, batch_size, num_workers=workers, pin_memory=device.type == "cuda")
-    plain = np.empty((len(images), model.feature_dim), np.float32)
-    mirrored = np.empty_like(plain) if flip else None
+    transform = ImageTransform(model.encoder.preprocessing)
+    dataset = ImageDataset(images, transform, cache)
+    starts = range(0, len(images), batch_size)
+    own = own_share([list(range(start, min(start + batch_size, len(images)))) for start in starts])
+    loader = DataLoader(
+        dataset,
+        batch_sampler=own,
+        # Starting a worker takes longer than reading a batch, so a few images are read right here.
+        num_workers=min(num_workers, sum(map(len, own)) // batch_size),
+        collate_fn=BatchCollator(transform, device),
+        pin_memory=device.type == "cuda",
+    )
+    plain = np.zeros((len(images), model.feature_dim), np.float32)
+    mirrored = np.zeros_like(plain) if flip else None
     was_training = model.training
     model.eval()
     done = 0
     try:
         with torch.autocast(device.type, enabled=False), full_float32(), plain_worker_errors():
-            for pixels, _ in loader:
-                pixels = pixels.to(device, non_blocking=True)
-                rows = slice(done, done + len(pixels))
-                plain[rows] = model.embed(pixels).float().cpu().numpy()
+            for rows, batch in zip(own, loader, strict=True):
+                prepared = to_images(batch, transform, device)
+                plain[rows] = model.embed(prepared).float().cpu().numpy()
                 if mirrored is not None:
-                    mirrored[rows] = model.embed(pixels.flip(-1)).float().cpu().numpy()
-                done += len(pixels)
+                    mirrored[rows] = model.embed(prepared.flip(-1)).float().cpu().numpy()
+                done += len(prepared)
                 if progress:
-                    progress(done, len(images))
+                    progress(min(done * current().size, len(images)), len(images))
     finally:
         model.train(was_training)
     for features in (plain, mirrored):
-        if features is not None and not (finite := np.isfinite(features).all(axis=1)).all():
+        if features is None:
+            continue
+        combine(features)
+        if not (finite := np.isfinite(features).all(axis=1)).all():
             first = images[int(np.flatnonzero(~finite)[0])].path
             raise HandCLIPError(
                 f"{np.count_nonzero(~finite)} features are not finite (NaN or infinity), such as of {first}"

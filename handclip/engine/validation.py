@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from handclip.datasets.pixel_cache import PixelCache
 from handclip.datasets.torch_dataset import LabelledImage
-from handclip.engine.features import extract_features
+from handclip.engine.distributed import on_first
+from handclip.engine.features import Features, extract_features
 from handclip.errors import TrainingError
 from handclip.metrics import rank_gallery
 from handclip.models.embedding_model import EmbeddingModel
@@ -21,6 +24,7 @@ def validate(
     device: torch.device,
     batch_size: int,
     num_workers: int,
+    cache: PixelCache | None = None,
 ) -> dict[str, float]:
     """Rank one training image of each identity for its validation image, each aspect by itself as in evaluation.
 
@@ -34,6 +38,7 @@ def validate(
         device: where the model is.
         batch_size: images at a time.
         num_workers: processes that read images.
+        cache: where decoded images are kept.
 
     Returns:
         `val_rank1`, `val_rank5`, `val_rank10` and `val_map` as fractions, means over the aspects.
@@ -42,10 +47,17 @@ def validate(
         TrainingError: the features cannot be ranked.
     """
     features, _ = extract_features(
-        model, [*queries, *gallery], device=device, batch_size=batch_size, num_workers=num_workers
+        model, [*queries, *gallery], device=device, batch_size=batch_size, num_workers=num_workers, cache=cache
     )
     of_queries, of_gallery = features[: len(queries)], features[len(queries) :]
     labels = np.array([image.label for image in queries])
+    # One process decides, so that none can take another epoch for the best.
+    return on_first(lambda: _rank(of_queries, of_gallery, labels, aspects))
+
+
+def _rank(
+    of_queries: Features, of_gallery: Features, labels: NDArray[np.int64], aspects: Sequence[str]
+) -> dict[str, float]:
     results = []
     for aspect in sorted(set(aspects)):
         rows = np.flatnonzero(np.asarray(aspects) == aspect)

@@ -62,7 +62,8 @@ _KEYS: dict[str, st.SearchStrategy[Any]] = {
     "monitor": st.sampled_from(["val_map", "val_rank1"]),
     "validation_interval": st.integers(1, 3),
     "early_stopping_patience": st.sampled_from([None, 3]),
-    "precision": st.sampled_from(["auto", "float32", "bfloat16"]),
+    "precision": st.sampled_from(["auto", "float32", "tf32", "bfloat16"]),
+    "reduced_decoding": st.booleans(),
     "checkpoint": st.sampled_from([None, "c.pth"]),
     "num_splits": st.integers(1, 10),
     "gallery_protocols": st.sampled_from([("gallery",), ("gallery", "gallery_all")]),
@@ -74,7 +75,14 @@ _KEYS: dict[str, st.SearchStrategy[Any]] = {
     "save_dir": st.sampled_from(["saved_models", "elsewhere/{model}"]),
     "eval_dir": st.sampled_from(["eval_logs", "elsewhere"]),
     "device": st.sampled_from(["auto", "cpu", "cuda:1"]),
+    "devices": st.sampled_from(["auto", 1, 2]),
+    "num_nodes": st.sampled_from([1, 2]),
+    "strategy": st.sampled_from(["auto", "ddp"]),
     "num_workers": st.sampled_from(["auto", 0, 3]),
+    "pixel_cache_gib": st.sampled_from([0.0, 0.5]),
+    "memory_format": st.sampled_from(["auto", "contiguous", "channels_last"]),
+    "compile": st.booleans(),
+    "gradient_checkpointing": st.booleans(),
 }
 assert _KEYS.keys() == ExperimentConfig.model_fields.keys()
 REQUIRED = {"experiment", "model", "dataset"}

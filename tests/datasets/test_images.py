@@ -58,6 +58,35 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     assert np.array_equal(pixels(path), LEFT_RED_RIGHT_BLUE)
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "enough", "decoded"),
+    [
+        (640, 480, (60, 80), (80, 60)),
+        (640, 480, (61, 80), (160, 120)),
+        (640, 480, (60, 81), (160, 120)),
+        (640, 480, (121, 100), (320, 240)),
+        (641, 481, (60, 80), (81, 61)),
+        (640, 480, (241, 100), (640, 480)),
+        (640, 480, (900, 900), (640, 480)),
+    ],
+)
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_large_jpeg_files_are_decoded_no_larger_than_needed(tmp_path, width, height, enough, decoded, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    on_its_side = orientation == 6
+    stored = noise(height, width) if on_its_side else noise(width, height)
+    path = save(stored, tmp_path / "a.jpg", exif=exif)
+    assert read_image(path, enough=enough).size == decoded
+    assert read_image(path).size == (width, height)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif"])
+def test_other_files_are_decoded_in_full(tmp_path, name):
+    path = save(noise(), tmp_path / name)
+    assert np.array_equal(np.asarray(read_image(path, enough=(4, 4))), pixels(path))
+
+
 def test_grey_and_one_bit(tmp_path):
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
     assert np.array_equal(pixels(save(Image.fromarray(ramp), tmp_path / "grey.png")), np.repeat(ramp[..., None], 3, -1))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handclip.datasets.sampling import Item, PKBatchSampler, RandomBatchSampler
-from handclip.errors import DataError
+from handclip.datasets.sampling import BatchShare, Item, PKBatchSampler, RandomBatchSampler, part_lengths
+from handclip.errors import ConfigError, DataError
 
 SIZES = st.lists(st.integers(1, 11), min_size=2, max_size=14)
 """Images of each identity."""
@@ -118,3 +118,34 @@ def test_partners_of_an_identity_change() -> None:
         {frozenset({labels[index] for index, _ in batch}) for batch in epoch(sampler, number)} for number in range(6)
     ]
     assert all(one != other for one, other in pairwise(partners))
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(
+    sizes=SIZES, batch_size=st.integers(2, 12), processes=st.integers(1, 5), pk=st.booleans(), number=st.integers(0, 9)
+)
+def test_shares_are_the_batches_in_parts(
+    sizes: list[int], batch_size: int, processes: int, pk: bool, number: int
+) -> None:
+    labels = labels_of(sizes)
+    kind = (
+        (lambda: PKBatchSampler(labels, 2, batch_size, 0))
+        if pk
+        else (lambda: RandomBatchSampler(labels, batch_size, 0))
+    )
+    whole, own = kind(), kind()
+    batches = epoch(whole, number)
+    assert [len(batch) for batch in batches] == [whole.batch_length(index) for index in range(len(whole))]
+    if min(map(len, batches)) < processes:
+        with pytest.raises(ConfigError, match=rf"^batch_size: \d+ is that of all .* for {processes} devices"):
+            BatchShare(own, 0, processes)
+        return
+    shares = [BatchShare(own, rank, processes) for rank in range(processes)]
+    # The share follows the epoch of the sampler that it shares.
+    own.set_epoch(number)
+    parts = [list(share) for share in shares]
+    assert [len(share) for share in shares] == [len(batches)] * processes
+    for batch, *of_batch in zip(batches, *parts, strict=True):
+        assert [item for part in of_batch for item in part] == batch
+        assert [len(part) for part in of_batch] == part_lengths(len(batch), processes)
+        assert max(map(len, of_batch)) - min(map(len, of_batch)) <= 1

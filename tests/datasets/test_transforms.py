@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from handclip.config.experiment import Augmentation
-from handclip.datasets.torch_dataset import ImageDataset, LabelledImage
+from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, LabelledImage, to_images
 from handclip.datasets.transforms import CLIP_MEAN, CLIP_STD, ImageTransform, Preprocessing
 
 COLOUR = (200, 100, 30)
@@ -50,13 +50,12 @@ def test_d01_a_constant_image_has_the_closed_form_in_every_phase(tmp_path: Path,
     evaluation = ImageDataset([image], ImageTransform(preprocessing))
     training = ImageDataset([image], ImageTransform(preprocessing, Augmentation()))
     moving = Augmentation(resize_crop=1.2, flip=0.5)
-    for pixels, label in (
-        evaluation[0],
-        training[0, 123],
-        ImageDataset([image], ImageTransform(preprocessing, moving))[0, 5],
-    ):
-        assert label == 3
-        torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-6)
+    augmented = ImageDataset([image], ImageTransform(preprocessing, moving))
+    for dataset, item in ((evaluation, 0), (training, (0, 123)), (augmented, (0, 5))):
+        batch = BatchCollator(dataset.transform, torch.device("cpu"))([dataset[item]])
+        assert batch.labels.tolist() == [3]
+        image = to_images(batch, dataset.transform, torch.device("cpu"))[0]
+        torch.testing.assert_close(image, expected, rtol=0, atol=1e-6)
 
 
 def test_d01_training_without_augmentation_is_evaluation() -> None:
