@@ -11,6 +11,7 @@ from handclip.config.study import SYNTHETIC_HANDS, StudyConfig, plan_experiments
 from handclip.console import progress_over
 from handclip.datasets.synthetic import SyntheticHands, generate
 from handclip.engine.data import missing_data
+from handclip.engine.launching import refuse_launcher
 from handclip.engine.study import PlannedRun, RunReport, run_plan
 from handclip.errors import ConfigError, HandCLIPError
 from handclip.files import require_writable, write_json
@@ -89,6 +90,7 @@ def run_study(study: StudyConfig, plan: Sequence[PlannedRun], out: Path) -> Stud
     Raises:
         HandCLIPError: the folder cannot be written. Runs that fail are in the result.
     """
+    refuse_launcher("A study")
     require_writable(out)
     for sentence in missing_places(plan):
         logger.warning(sentence)
@@ -106,6 +108,7 @@ def run_and_compare(plan: Sequence[PlannedRun], out: Path, *, resume: bool, reco
         resume: see `run_plan`.
         record: file for what became of each run, written anew after each.
     """
+    refuse_launcher("A study")
     reports: list[RunReport] = []
     for report in run_plan(plan, resume=resume):
         reports.append(report)

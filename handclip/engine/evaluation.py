@@ -18,11 +18,13 @@ from handclip.datasets.images import read_image
 from handclip.datasets.manifest import Manifest
 from handclip.engine.cost import evaluation_cost, training_cost
 from handclip.engine.data import check_not_tested_on, combined_sha256, find_manifests, people_known_from_other_aspects
+from handclip.engine.distributed import current, first_before_others, on_first, own_device
 from handclip.engine.evaluated_model import EvaluatedModel, load_evaluated_model
 from handclip.engine.explaining import explain_photographs, hands_to_explain
 from handclip.engine.feature_table import FeatureTable, embed_images, images_of_draws, validation_images
-from handclip.engine.hardware import choose_device, describe_environment
-from handclip.engine.ranking import rank_draws, require_rankable
+from handclip.engine.hardware import describe_environment
+from handclip.engine.launching import on_devices, starts_processes
+from handclip.engine.ranking import Rankings, rank_draws, require_rankable
 from handclip.engine.records import (
     ATTRIBUTES,
     EXPLANATIONS,
@@ -80,33 +82,85 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
     Raises:
         HandCLIPError: model or data are missing or do not fit, or the folder holds another evaluation.
     """
-    start = time.perf_counter()
     require_writable(evaluation_folder(config))
-    device = choose_device(config.device)
+    if reuse and starts_processes(config) and (earlier := _earlier(_subject(config), overwrite, reuse)):
+        return earlier
+    return on_devices(_evaluate, config, overwrite=overwrite, reuse=reuse)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is evaluated, on what; `known` counts the test people of each aspect that training knew otherwise."""
+
+    evaluated: EvaluatedModel
+    manifests: dict[str, Manifest]
+    known: dict[str, int]
+    identity: dict[str, Any]
+    folder: Path
+
+
+def _subject(config: ExperimentConfig) -> _Subject:
     # The model comes first: what is wrong with the config should show before images are read.
     evaluated = load_evaluated_model(config)
-    manifests = find_manifests(config)
+    manifests = first_before_others(lambda: find_manifests(config))
     for manifest in manifests.values():
         require_rankable(config, manifest)
     known = _check_people(config, evaluated, manifests)
     identity = _identity(config, evaluated, manifests)
-    run, folder = identity["run"], config.eval_dir / identity["run"]
-    before = read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else None
-    if before is not None and not overwrite:
-        _refuse_other_evaluation(folder / "metrics.json", before, identity)
-        if reuse and _is_whole(folder, manifests):
-            return Evaluation(run, folder, before)
+    return _Subject(evaluated, manifests, known, identity, config.eval_dir / identity["run"])
+
+
+def _earlier(subject: _Subject, overwrite: bool, reuse: bool) -> Evaluation | None:
+    """Return the very same evaluation where it is there and may be used again; refuse another in its place."""
+    path = subject.folder / "metrics.json"
+    if overwrite or not path.exists():
+        return None
+    before = read_json(path)
+    _refuse_other_evaluation(path, before, subject.identity)
+    whole = reuse and _is_whole(subject.folder, subject.manifests)
+    return Evaluation(subject.identity["run"], subject.folder, before) if whole else None
+
+
+def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Evaluation:
+    """Evaluate in this process, or in all that share the work: each embeds its part, and the first does the rest."""
+    start = time.perf_counter()
+    device = own_device(config.device)
+    subject = _subject(config)
+    evaluated, manifests = subject.evaluated, subject.manifests
+    if earlier := on_first(lambda: _earlier(subject, overwrite, reuse)):
+        return earlier
     facts = evaluated.facts()
-    trained = evaluated.checkpoint
-    places = (config.output_dir, Path(evaluated.experiment["output_dir"]))
-    cost_of_training = training_cost(trained, places) if trained is not None else None
     used = {aspect: images_of_draws(config, manifest) for aspect, manifest in manifests.items()}
     embedding_start = time.perf_counter()
-    with progress_over(f"embedding images of {run}") as report:
+    with progress_over(f"embedding images of {subject.identity['run']}") as report:
         features = embed_images(config, manifests, used, evaluated.model.to(device), device, report)
     embedding_seconds = time.perf_counter() - embedding_start
-    rankings = {aspect: rank_draws(config, manifest, features) for aspect, manifest in manifests.items()}
+    rankings: dict[str, Rankings] = {}
+    on_first(lambda: rankings.update({a: rank_draws(config, manifest, features) for a, manifest in manifests.items()}))
     seconds = time.perf_counter() - start
+    used = {aspect: validation_images(manifest) for aspect, manifest in manifests.items()}
+    with progress_over("embedding validation images") as report:
+        validation = embed_images(config, manifests, used, evaluated.model, device, report)
+    images_per_second = len(features.images) * len(features.by_flip) / embedding_seconds
+    speed = evaluation_cost(seconds, images_per_second, device)
+    return on_first(lambda: _write(config, subject, facts, rankings, features, validation, device, seconds, speed))
+
+
+def _write(
+    config: ExperimentConfig,
+    subject: _Subject,
+    facts: dict[str, Any],
+    rankings: dict[str, Rankings],
+    features: FeatureTable,
+    validation: FeatureTable,
+    device: torch.device,
+    seconds: float,
+    speed: dict[str, Any],
+) -> Evaluation:
+    """Write what was measured, and what a report needs besides."""
+    evaluated, manifests, identity, folder = subject.evaluated, subject.manifests, subject.identity, subject.folder
+    trained = evaluated.checkpoint
+    places = (config.output_dir, Path(evaluated.experiment["output_dir"]))
     metrics: dict[str, Any] = {
         **identity,
         "checkpoint": str(evaluated.path) if evaluated.path else None,
@@ -114,7 +168,7 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
         "distinct_images": len(features.images),
         "missing_images": sum(manifest.missing_images for manifest in manifests.values()),
         "unreadable_images": sum(manifest.unreadable_images for manifest in manifests.values()),
-        "test_people_known_from_other_aspects": sum(known.values()),
+        "test_people_known_from_other_aspects": sum(subject.known.values()),
         "seconds": round(seconds, 2),
         "results": summarise(rankings, identity["rerank"]),
     }
@@ -126,19 +180,15 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
             }
             for aspect, ranking in rankings.items()
         }
-    images_per_second = len(features.images) * len(features.by_flip) / embedding_seconds
-    cost = {
-        "evaluation": evaluation_cost(seconds, images_per_second, device),
-        "training": cost_of_training,
-    }
+    cost = {"evaluation": speed, "training": training_cost(trained, places) if trained is not None else None}
     # Written last and removed first: where it stands, the other files belong to it.
     (folder / "metrics.json").unlink(missing_ok=True)
-    _keep_records(folder, config, evaluated, manifests, features, device)
+    _keep_records(folder, config, evaluated, manifests, features, validation, device)
     write_text(folder / "per_split.csv", per_split_csv(rankings))
     write_text(folder / "per_query.csv", per_query_csv(rankings, manifests))
     write_json(folder / "cost.json", cost)
     write_json(folder / "metrics.json", metrics)
-    return Evaluation(run, folder, metrics)
+    return Evaluation(identity["run"], folder, metrics)
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -173,12 +223,10 @@ def _keep_records(
     evaluated: EvaluatedModel,
     manifests: Mapping[str, Manifest],
     features: FeatureTable,
+    validation: FeatureTable,
     device: torch.device,
 ) -> None:
     """Write what a report needs besides the metrics."""
-    used = {aspect: validation_images(manifest) for aspect, manifest in manifests.items()}
-    with progress_over("embedding validation images") as report:
-        validation = embed_images(config, manifests, used, evaluated.model, device, report)
     by_flip = {flip: np.concatenate([rows, validation.by_flip[flip]]) for flip, rows in features.by_flip.items()}
     write_features(folder, KeptFeatures([*features.sha256, *validation.sha256], by_flip))
     for aspect, manifest in manifests.items():
@@ -186,7 +234,8 @@ def _keep_records(
     write_attributes(folder, attributes_of(manifests))
     write_explanations(folder, _explain(config, evaluated, manifests, device))
     write_config(folder / "config.yml", config)
-    write_json(folder / "environment.json", describe_environment(device, "float32"))
+    environment = {**describe_environment(device, "float32"), "processes": current().size}
+    write_json(folder / "environment.json", environment)
 
 
 def _explain(

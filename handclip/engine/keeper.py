@@ -5,6 +5,7 @@ import io
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +13,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from handclip.config.experiment import ExperimentConfig
+from handclip.datasets.pixel_cache import PixelCache
 from handclip.engine.data import TrainingData
+from handclip.engine.distributed import is_first_process
 from handclip.engine.hardware import peak_gpu_memory_mib, peak_memory_mib
 from handclip.engine.module import TrainingModule
 from handclip.engine.run_folder import RunFolder
@@ -43,6 +46,7 @@ class RunKeeper(LightningCheckpoint):
         num_workers: int,
         stop_after: int | None = None,
         earlier_images: Sequence[str] = (),
+        cache: PixelCache | None = None,
     ) -> None:
         self.config = config
         self.data = data
@@ -50,6 +54,7 @@ class RunKeeper(LightningCheckpoint):
         self.manifest_sha256 = manifest_sha256
         self.precision = precision
         self.num_workers = num_workers
+        self.cache = cache
         self.stop_after = stop_after
         self.training_images = sorted({image.sha256 for image in data.train}.union(earlier_images))
         self.history: list[Row] = []
@@ -113,7 +118,8 @@ class RunKeeper(LightningCheckpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add up each loss term."""
-        self._images += len(batch[1])
+        assert isinstance(pl_module, TrainingModule)
+        self._images += pl_module.sampler.batch_length(batch_idx)
         self._steps += 1
         for name, value in {"total": outputs["loss"], **outputs["terms"]}.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -136,13 +142,16 @@ class RunKeeper(LightningCheckpoint):
         }
         self._select(row, epoch, pl_module)
         self.history.append(row)
-        write_text(self.files.folder / "metrics.csv", self._history_csv())
+        if is_first_process():
+            write_text(self.files.folder / "metrics.csv", self._history_csv())
         for name, value in row.items():
             if name != "epoch" and trainer.logger is not None:
                 trainer.logger.log_metrics({name: float(value)}, step=epoch)
         logger.info(describe_row(row, self.config.epochs) + self._time_to_go())
-        with replacing(self.files.resume_state) as temporary:
-            trainer.save_checkpoint(temporary, weights_only=False)
+        # Every process calls it, as Lightning asks for; the first one writes.
+        state = self.files.resume_state
+        with replacing(state) if is_first_process() else nullcontext(state) as path:
+            trainer.save_checkpoint(path, weights_only=False)
 
         if self.has_lost_patience:
             logger.info(
@@ -151,7 +160,9 @@ class RunKeeper(LightningCheckpoint):
         trainer.should_stop = self._should_stop()
 
     def save(self, module: TrainingModule, epoch: int, metrics: dict[str, float], last: bool = False) -> None:
-        """Write the best or the last checkpoint."""
+        """Write the best or the last checkpoint, in the first process."""
+        if not is_first_process():
+            return
         Checkpoint(
             run=self.files.run,
             epoch=epoch,
@@ -175,6 +186,7 @@ class RunKeeper(LightningCheckpoint):
             device=module.device,
             batch_size=self.config.eval_batch_size,
             num_workers=self.num_workers,
+            cache=self.cache,
         )
 
     def _should_stop(self) -> bool:

@@ -1,6 +1,6 @@
 """An image encoder and what turns its embeddings into the feature that is compared."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Self
 
 import torch
@@ -39,8 +39,12 @@ class EmbeddingModel(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Embedding]:
         """Encode images of shape (B, 3, height, width) for training."""
+        return self.add_necks(self.encoder(images))
+
+    def add_necks(self, encoded: Mapping[str, Tensor]) -> dict[str, Embedding]:
+        """Return what the encoder gave, each embedding with what its neck makes of it."""
         embeddings = {}
-        for name, features in self.encoder(images).items():
+        for name, features in encoded.items():
             neck_features = self.necks[name](features.float()) if name in self.necks else features
             embeddings[name] = Embedding(features, neck_features)
         return embeddings
