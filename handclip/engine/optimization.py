@@ -63,7 +63,8 @@ def build_optimizers(
         *_decay_groups("new", new, config.lr, config.weight_decay),
     ]
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    main = kind(groups)
+    # One kernel for a whole group; on the CPU it would round differently.
+    main = kind(groups, fused=True if all(p.is_cuda for p in (*encoder, *new)) else None)
     sgd = torch.optim.SGD([{"name": "centers", "params": [p], "lr": lr} for p, lr in centres]) if centres else None
     _check_complete(model, criterion, [main, *([sgd] if sgd else [])])
     return main, sgd

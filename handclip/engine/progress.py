@@ -1,18 +1,27 @@
 """A live bar over a training run."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from handclip.console import progress_bar
 
+_SECONDS_BETWEEN_NOTES = 0.25
+"""To read a loss is to wait for the GPU, and nobody reads faster than this."""
+
 
 class TrainingProgress(Callback):
-    """A bar over all steps of a run, with the loss terms of the last step."""
+    """A bar over all steps of a run, with the loss terms of a recent step."""
 
-    def __init__(self, run: str, epochs: int, steps_per_epoch: int) -> None:
+    def __init__(
+        self, run: str, epochs: int, steps_per_epoch: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch
+        self._clock = clock
+        self._next_note = clock()
         self._bar = progress_bar()
         self._task = self._bar.add_task(run, total=epochs * steps_per_epoch, note="")
 
@@ -27,9 +36,11 @@ class TrainingProgress(Callback):
         """Advance by a step."""
         if self._bar.disable:
             return
-        note = " ".join(f"{name} {float(value):.3f}" for name, value in outputs["terms"].items())
-        description = f"epoch {trainer.current_epoch + 1}/{self.epochs}"
-        self._bar.update(self._task, advance=1, description=description, note=note)
+        self._bar.update(self._task, advance=1, description=f"epoch {trainer.current_epoch + 1}/{self.epochs}")
+        if self._clock() >= self._next_note:
+            note = " ".join(f"{name} {float(value):.3f}" for name, value in outputs["terms"].items())
+            self._bar.update(self._task, note=note)
+            self._next_note = self._clock() + _SECONDS_BETWEEN_NOTES
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the bar away."""

@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.datasets.sampling import PKBatchSampler, RandomBatchSampler
-from handclip.datasets.torch_dataset import ImageDataset, plain_worker_errors
+from handclip.datasets.pixel_cache import open_pixel_cache
+from handclip.datasets.sampling import BatchShare, PKBatchSampler, RandomBatchSampler
+from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, plain_worker_errors
 from handclip.datasets.transforms import ImageTransform
+from handclip.engine.compilation import naming_compile
 from handclip.engine.criterion import TrainingCriterion
 from handclip.engine.data import (
     TrainingData,
@@ -26,17 +29,20 @@ from handclip.engine.data import (
     find_manifests,
     load_training_data,
 )
+from handclip.engine.distributed import current, first_before_others, is_first_process, on_first, own_device
 from handclip.engine.hardware import (
-    choose_device,
+    Computation,
     choose_precision,
-    choose_workers,
+    computing_in,
     describe_device,
     describe_environment,
-    full_float32,
     reset_peak_memory,
 )
 from handclip.engine.keeper import Row, RunKeeper
+from handclip.engine.launching import on_devices
+from handclip.engine.lightning_environment import JoinedProcesses
 from handclip.engine.module import TrainingModule
+from handclip.engine.normalization import synchronize_batch_norm
 from handclip.engine.progress import TrainingProgress
 from handclip.engine.run_folder import RunFolder
 from handclip.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -96,38 +102,58 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
         return result
     for folder in (files.folder, files.best.parent):
         require_writable(folder)
-    device = choose_device(config.device)
+    return on_devices(_train, config, resume=resume, stop_after=stop_after)
+
+
+def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) -> TrainingResult:
+    """Train in this process, or in all that share the run."""
+    files = RunFolder.of(config)
+    device = own_device(config.device)
     precision = choose_precision(config.precision, device)
     reset_peak_memory(device)
     # The model comes first: what is wrong with the config should show before images are read.
     earlier = load_earlier_stage(config)
     seed_everything(config.seed, verbose=False)
     model = build_model(config, earlier)
-    manifests = find_manifests(config)
+    if config.gradient_checkpointing:
+        model.encoder.checkpoint_gradients()
+    computation = Computation.of(config, model, device, precision)
+    manifests = first_before_others(lambda: find_manifests(config))
     data = load_training_data(manifests, config.train_split)
     if earlier is not None:
         check_not_tested_on(earlier.training_images, manifests, f"resume_from: {config.resume_from}")
     sampler = _build_sampler(config, data)
     criterion = TrainingCriterion(config.losses, len(data.identities), model.encoder.embedding_dims)
 
-    files.open(config, resume=resume)
-    with _log_file(files.folder / "train.log"):
+    share = BatchShare(sampler, current().rank, current().size)
+    on_first(lambda: files.open(config, resume=resume))
+    with _log_file(files.folder / "train.log") if is_first_process() else nullcontext():
         if earlier is not None:
             _continue_criterion(criterion, data, earlier)
-        _log_start(config, files, data, sampler, device, precision)
+        _log_start(config, files, data, sampler, computation)
         for aspect, manifest in manifests.items():
             logger.info(f"Manifest of {aspect}: {manifest.root}, sha256 {manifest.sha256}")
-        environment = describe_environment(device, precision)
-        write_json(files.folder / "environment.json", environment)
-        num_workers = choose_workers(config.num_workers)
+        processes = {"processes": current().size}
+        environment = {**describe_environment(device, precision), **processes, **computation.record()}
+        if is_first_process():
+            write_json(files.folder / "environment.json", environment)
+        num_workers = computation.num_workers
         seen = earlier.training_images if earlier is not None else []
-        keeper = RunKeeper(config, data, files, combined_sha256(manifests), precision, num_workers, stop_after, seen)
-        module = TrainingModule(config, model, criterion, sampler)
-        dataset = ImageDataset(data.train, ImageTransform(model.encoder.preprocessing, config.augmentation))
+        cache = open_pixel_cache(config.pixel_cache_gib)
+        keeper = RunKeeper(
+            config, data, files, combined_sha256(manifests), precision, num_workers, stop_after, seen, cache
+        )
+        transform = ImageTransform(
+            model.encoder.preprocessing, config.augmentation, reduced_decoding=config.reduced_decoding
+        )
+        if current().size > 1:
+            synchronize_batch_norm(model.encoder)
+        module = TrainingModule(config, model, criterion, sampler, transform, computation.memory_format)
         loader = DataLoader(
-            dataset,
-            batch_sampler=sampler,
+            ImageDataset(data.train, transform, cache),
+            batch_sampler=share,
             num_workers=num_workers,
+            collate_fn=BatchCollator(transform, device),
             persistent_workers=num_workers > 0,
             pin_memory=device.type == "cuda",
         )
@@ -161,33 +187,34 @@ def _continue_criterion(criterion: TrainingCriterion, data: TrainingData, checkp
 def _fit(
     config: ExperimentConfig,
     module: TrainingModule,
-    loader: DataLoader[tuple[torch.Tensor, int]],
+    loader: DataLoader[Any],
     keeper: RunKeeper,
     files: RunFolder,
     device: torch.device,
     precision: str,
 ) -> None:
+    progress = [TrainingProgress(files.run, config.epochs, len(loader))] if is_first_process() else []
     with _quiet_lightning():
         trainer = Trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
-            devices=[device.index or 0] if device.type == "cuda" else 1,
+            **_lightning_devices(device),
             precision="bf16-mixed" if precision == "bfloat16" else "32-true",
             max_epochs=config.epochs,
             logger=TensorBoardLogger(files.folder, name=None, version="tensorboard"),
-            callbacks=[TrainingProgress(files.run, config.epochs, len(loader)), keeper],
+            callbacks=[*progress, keeper],
             enable_checkpointing=True,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             log_every_n_steps=1,
+            use_distributed_sampler=False,
         )
-        resume_path = files.resume_state if files.resume_state.is_file() else None
+        resume_path = on_first(lambda: _state_to_go_on_from(files))
         if resume_path is not None:
-            _check_loadable(resume_path)
             logger.info(f"Going on from {resume_path}.")
         interrupt_handler = signal.getsignal(signal.SIGINT)
         try:
-            with plain_worker_errors(), full_float32() if precision == "float32" else nullcontext():
+            with plain_worker_errors(), computing_in(precision), naming_compile():
                 trainer.fit(module, loader, ckpt_path=resume_path, weights_only=True)
         except TrainingError as error:
             kept = files.resume_state.is_file()
@@ -199,14 +226,30 @@ def _fit(
             raise KeyboardInterrupt from end
 
 
-def _check_loadable(path: Path) -> None:
-    """Check that the state to go on from is whole, before Lightning fails over it half-way."""
+def _lightning_devices(device: torch.device) -> dict[str, Any]:
+    """Return the devices of this machine, and how those of all machines go together."""
+    if (processes := current()).size == 1:
+        return {"devices": [device.index or 0] if device.type == "cuda" else 1}
+    return {
+        "devices": list(range(processes.local_size)) if device.type == "cuda" else processes.local_size,
+        "num_nodes": processes.nodes,
+        # Buffers need no exchange: the statistics of synchronised batch norms are the same everywhere.
+        "strategy": DDPStrategy(cluster_environment=JoinedProcesses(), broadcast_buffers=False),
+    }
+
+
+def _state_to_go_on_from(files: RunFolder) -> Path | None:
+    """Return the state of an interrupted run, after checking that it is whole: Lightning would fail half-way."""
+    path = files.resume_state
+    if not path.is_file():
+        return None
     try:
         torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's and zip's own errors have no common base
         raise CheckpointError(
             f"{path}: is damaged, and the run cannot go on from it; move {path.parent.parent} away to start anew"
         ) from error
+    return path
 
 
 def _finish(
@@ -234,15 +277,8 @@ def _finish(
     if finished:
         last = {name: float(value) for name, value in history[-1].items() if name.startswith("val_")}
         keeper.save(module, len(history), last, last=True)
-        write_json(
-            files.result,
-            {
-                **result.__dict__,
-                "checkpoint": str(files.best),
-                "last_checkpoint": str(files.last),
-                "folder": str(files.folder),
-            },
-        )
+        if is_first_process():
+            _write_result(result, files)
         logger.info(
             f"Trained {result.epochs} epochs in {result.seconds:.0f} s ({result.images_per_second} images/s); "
             f"best epoch {result.best_epoch}: {files.best}"
@@ -250,6 +286,11 @@ def _finish(
     else:
         logger.info(f"Stopped after epoch {len(history)} as asked; --resume goes on from there.")
     return result
+
+
+def _write_result(result: TrainingResult, files: RunFolder) -> None:
+    places = {"checkpoint": str(files.best), "last_checkpoint": str(files.last), "folder": str(files.folder)}
+    write_json(files.result, {**result.__dict__, **places})
 
 
 def _highest(history: list[Row], name: str) -> int | None:
@@ -270,16 +311,19 @@ def _log_start(
     files: RunFolder,
     data: TrainingData,
     sampler: PKBatchSampler | RandomBatchSampler,
-    device: torch.device,
-    precision: str,
+    computation: Computation,
 ) -> None:
     losses = " + ".join(f"{loss.weight:g} x {loss.type}" for loss in config.losses)
     logger.info(f"Run {files.run}")
-    logger.info(f"Training on {device} in {precision}; losses: {losses}")
+    logger.info(f"Training on {computation}")
+    logger.info(f"Losses: {losses}")
     logger.info(
         f"{len(data.train):,} images of {len(data.identities)} identities, {len(sampler)} batches an epoch, "
         f"{len(data.val_queries)} validation images"
     )
+    if (processes := current()).size > 1:
+        machines = f" on {processes.nodes} machines" if processes.nodes > 1 else ""
+        logger.info(f"{processes.size} processes{machines} share each batch of {config.batch_size} images")
     if data.left_out_identities:
         logger.info(f"Left out: {data.left_out_identities} identities whose only image is their validation image.")
     if isinstance(sampler, PKBatchSampler) and sampler.small_identities:

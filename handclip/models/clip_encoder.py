@@ -9,6 +9,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from handclip.datasets.transforms import Preprocessing
 from handclip.errors import ConfigError, did_you_mean
@@ -169,6 +170,22 @@ class CLIPImageEncoder(ImageEncoder):
         blocks = [stem, *([block] for block in trunk_blocks)]
         blocks[-1] += [*after, tower.head]
         return blocks
+
+    def checkpoint_gradients(self) -> None:
+        """Keep only each block's input for the backward pass, which computes the rest of the block a second time.
+
+        Raises:
+            ConfigError: the tower has batch norm, or timm does not offer it for this tower.
+        """
+        if any(isinstance(module, _BatchNorm) for module in self.tower.modules()):
+            super().checkpoint_gradients()
+        try:
+            # open_clip's wrapper of timm's towers would only log that one of them cannot.
+            getattr(self.tower, "trunk", self.tower).set_grad_checkpointing(True)
+        except (AttributeError, AssertionError, NotImplementedError) as error:
+            raise ConfigError(
+                f"gradient_checkpointing: timm does not offer it for {self.facts['architecture']}"
+            ) from error
 
 
 _BEHIND_BLOCKS = ("norm.", "fc_norm.", "head.", "attn_pool.", "final_conv.")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from handclip.datasets.transforms import Preprocessing
+from handclip.errors import ConfigError
 
 
 class ImageEncoder(nn.Module):
@@ -31,3 +32,14 @@ class ImageEncoder(nn.Module):
     def new_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters that no pre-trained weights cover; they get the learning rate of new layers."""
         return ()
+
+    def checkpoint_gradients(self) -> None:
+        """Keep only each block's input for the backward pass, which computes the rest of the block a second time.
+
+        Raises:
+            ConfigError: the encoder cannot; unless it says otherwise, because it has batch norm.
+        """
+        raise ConfigError(
+            f"gradient_checkpointing: {self.facts['architecture']} has batch norm, and computing a block twice would "
+            "update its running statistics twice; it is for vision transformers"
+        )

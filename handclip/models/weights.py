@@ -30,7 +30,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         if _is_torchscript(path):
             return dict(torch.jit.load(path, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, the weights that nothing asks for (a text tower's) never come into memory.
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:

@@ -18,8 +18,7 @@ from tiny_study import (
     tiny_config,
 )
 
-from handclip.datasets import torch_dataset
-from handclip.datasets.images import read_image
+from handclip.datasets.pixels import PixelReader
 from handclip.datasets.prepare import prepare
 from handclip.datasets.synthetic import generate
 from handclip.datasets.transforms import ImageTransform
@@ -314,9 +313,9 @@ def test_each_distinct_image_is_encoded_once(
     read: Counter[str] = Counter()
     embedded = 0
 
-    def spy_read(path: Path, sha256: str | None = None) -> Any:
+    def spy_read(self: PixelReader, path: Path, sha256: str) -> torch.Tensor:
         read[path.name] += 1
-        return read_image(path, sha256)
+        return read_pixels(self, path, sha256)
 
     def spy_embed(self: EmbeddingModel, images: torch.Tensor) -> torch.Tensor:
         nonlocal embedded
@@ -326,7 +325,8 @@ def test_each_distinct_image_is_encoded_once(
         return embed(self, images)
 
     embed = EmbeddingModel.embed
-    monkeypatch.setattr(torch_dataset, "read_image", spy_read)
+    read_pixels = PixelReader.read
+    monkeypatch.setattr(PixelReader, "read", spy_read)
     monkeypatch.setattr(EmbeddingModel, "embed", spy_embed)
     monkeypatch.setattr(evaluated_model, "count_flops", lambda model: 0)
     # Explaining an image is another pass through the model.

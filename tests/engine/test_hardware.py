@@ -1,18 +1,26 @@
 import json
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tiny_study import read_table, tiny_config
+from torch import nn
 
 from handclip.cores import available_cores
 from handclip.engine.hardware import (
     choose_device,
+    choose_memory_format,
     choose_precision,
     choose_workers,
+    computing_in,
     describe_environment,
+    full_float32,
     peak_memory_mib,
     reset_peak_memory,
 )
+from handclip.engine.training import train
 from handclip.errors import ConfigError
 
 
@@ -75,3 +83,85 @@ def test_a_run_is_not_charged_with_the_memory_of_another() -> None:
     after = peak_memory_mib()
     assert before is not None and after is not None
     assert after < before - 300
+
+
+def test_tf32_is_refused_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"precision: tf32: is for NVIDIA GPUs.*on cpu"):
+        choose_precision("tf32", torch.device("cpu"))
+    gpu = torch.device("cuda")
+    for capability, hip, there in (((9, 0), None, True), ((7, 5), None, False), ((9, 4), "6.2", False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, value=capability: value)
+        monkeypatch.setattr(torch.version, "hip", hip)
+        if there:
+            assert choose_precision("tf32", gpu) == "tf32"
+        else:
+            with pytest.raises(ConfigError, match="tf32"):
+                choose_precision("tf32", gpu)
+
+
+@pytest.mark.parametrize(("precision", "during"), [("float32", (False, False)), ("tf32", (True, True))])
+def test_products_are_rounded_only_where_asked_for(precision: str, during: tuple[bool, bool]) -> None:
+    def settings() -> tuple[bool, bool]:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before = settings()
+    with computing_in(precision):
+        assert settings() == during
+        with full_float32():  # validation, within a run in TF32
+            assert settings() == (False, False)
+        assert settings() == during
+    assert settings() == before
+    with computing_in("bfloat16"):
+        assert settings() == before
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "model", "chosen"),
+    [
+        ("cuda", "float32", "cnn", "channels_last"),
+        ("cuda", "bfloat16", "cnn", "channels_last"),
+        ("cuda", "bfloat16", "vit", "contiguous"),
+        ("cpu", "bfloat16", "cnn", "channels_last"),
+        ("cpu", "bfloat16", "vit", "contiguous"),
+        ("cpu", "float32", "cnn", "contiguous"),
+        ("mps", "float32", "cnn", "contiguous"),
+    ],
+)
+def test_the_memory_format_follows_device_precision_and_model(
+    device: str, precision: str, model: str, chosen: str
+) -> None:
+    network = {"cnn": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), "vit": nn.Conv2d(3, 4, 16)}[model]
+    assert choose_memory_format("auto", torch.device(device), precision, network) == chosen
+    for asked in ("contiguous", "channels_last"):
+        assert choose_memory_format(asked, torch.device(device), precision, network) == asked
+
+
+def test_a_run_says_how_it_computes(manifests: Path, here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "handclip")
+    result = train(tiny_config(manifests, epochs=1, memory_format="channels_last", gradient_checkpointing=True))
+    environment = json.loads((result.folder / "environment.json").read_text())
+    assert environment["memory_format"] == "channels_last"
+    assert (environment["gradient_checkpointing"], environment["compile"], environment["num_workers"]) == (
+        True,
+        False,
+        0,
+    )
+    (line,) = (record.getMessage() for record in caplog.records if record.getMessage().startswith("Training on"))
+    for part in ("cpu in float32", "channels_last", "thread", "0 worker processes", "not compiled", "checkpointing on"):
+        assert part in line
+
+
+@pytest.mark.parametrize("changes", [{"memory_format": "channels_last"}, {"gradient_checkpointing": True}])
+def test_how_a_run_computes_does_not_change_what_it_learns(
+    changes: dict[str, Any], manifests: Path, here: Path
+) -> None:
+    plain = train(tiny_config(manifests, experiment="plain"))
+    other = train(tiny_config(manifests, experiment="other", **changes))
+    losses = [[float(row["loss_total"]) for row in read_table(run.folder / "metrics.csv")] for run in (plain, other)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_networks_with_batch_norm_are_told_at_the_start(manifests: Path, here: Path) -> None:
+    with pytest.raises(ConfigError, match="gradient_checkpointing: rn_small has batch norm"):
+        train(tiny_config(manifests, model="rn_small", input_size=64, gradient_checkpointing=True))
+    assert not list(here.rglob("config.yml"))

@@ -15,8 +15,7 @@ from tiny_study import (
     weights,
 )
 
-from handclip.datasets import torch_dataset
-from handclip.datasets.images import read_image
+from handclip.datasets.pixels import PixelReader
 from handclip.engine.keeper import RunKeeper
 from handclip.engine.module import TrainingModule
 from handclip.engine.training import TrainingResult, train
@@ -194,11 +193,12 @@ def images_read(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Names of the image files that are read during the test."""
     read: set[str] = set()
 
-    def spy(path: Path, sha256: str | None = None) -> Any:
+    def spy(self: PixelReader, path: Path, sha256: str) -> torch.Tensor:
         read.add(path.name)
-        return read_image(path, sha256)
+        return read_pixels(self, path, sha256)
 
-    monkeypatch.setattr(torch_dataset, "read_image", spy)
+    read_pixels = PixelReader.read
+    monkeypatch.setattr(PixelReader, "read", spy)
     return read
 
 

@@ -1,0 +1,49 @@
+"""Compiling the model that trains."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from handclip.errors import ConfigError
+from handclip.models.encoder import ImageEncoder
+
+
+def training_forward(encoder: ImageEncoder, *, compiled: bool) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Return what maps a batch to embeddings in training: the encoder, or its compiled forward method.
+
+    The method is compiled and not the module, so that the names in its state dict stay and evaluation, which comes with
+    other modes and batch sizes, does not have it compiled again.
+
+    Raises:
+        ConfigError: PyTorch cannot compile on this platform.
+    """
+    if not compiled:
+        return encoder.__call__
+    try:
+        return torch.compile(encoder.forward)
+    except RuntimeError as error:
+        raise _not_compiled(error) from error
+
+
+@contextmanager
+def naming_compile() -> Iterator[None]:
+    """Raise a ConfigError for what goes wrong in the compiler, which is at work in the first steps."""
+    try:
+        yield
+    except RuntimeError as error:
+        # Only where something has been compiled is the compiler loaded, which takes seconds.
+        exceptions = sys.modules.get("torch._dynamo.exc")
+        if exceptions is None or not isinstance(error, exceptions.TorchDynamoException):
+            raise
+        raise _not_compiled(error) from error
+
+
+def _not_compiled(error: Exception) -> ConfigError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ConfigError(
+        f"compile: true: the model could not be compiled on this machine ({reason[:200]}); it trains without, more "
+        "slowly, with compile: false"
+    )
