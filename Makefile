@@ -39,9 +39,8 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup
-	$(BIN)/python benchmarks/evaluation.py
-	$(BIN)/python benchmarks/training_step.py
+bench: setup  ## Measure everything against its target; the table goes to bench_out/.
+	$(BIN)/python benchmarks/run.py --out bench_out
 
 clean:
-	rm -rf .venv demo_out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv demo_out bench_out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,47 +1,154 @@
-"""Time of a training step of the small models, as ratios to the small ViT's in the same run."""
+"""A training step in bfloat16 against float32, and of the small models against each other.
+
+A step is what training does: forward, losses, backward, clipping, AdamW. The reference is the same step with
+`precision: float32`. Steps of the two take turns, so that whatever else the machine does slows both.
+"""
 
 import statistics
 import time
+from collections.abc import Iterator
+from typing import Any
 
+import harness
 import torch
+from harness import Row
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from handclip.config.loading import parse_config
+from handclip.engine.compilation import training_forward
 from handclip.engine.criterion import TrainingCriterion
-from handclip.engine.hardware import choose_precision
+from handclip.engine.hardware import Computation, choose_precision
 from handclip.engine.optimization import build_optimizers
 from handclip.models.builder import build_model
 
-MODELS = {"vit_small": "bnneck", "rn_small": "bnneck", "resnet_small": "bnneck", "mbanet_small": "hidden"}
-BATCH, IDENTITIES, STEPS = 64, 250, 5
+IDENTITIES = 72
+"""Of dorsal right in 11k Hands."""
+
+SMALL_MODELS = {"vit_small": "bnneck", "rn_small": "bnneck", "resnet_small": "bnneck", "mbanet_small": "hidden"}
+"""Each with the neck that its shipped config has."""
+
+TARGETS = {"vitb16": 1.7, "rn50": 2.0}
+BATCHES = {"vitb16": 8, "rn50": 16}
+
+CURVE_STEPS = 50
+TOLERANCE = 0.1
+"""Largest difference between the two loss curves at any step, as a share of the first loss."""
 
 
-def seconds_per_step(name: str, neck: str, dtype: torch.dtype) -> float:
-    """Median over a few steps on random images, forward, backward and update."""
-    values = {"experiment": "benchmark", "model": name, "dataset": "11k", "pretrained": "none", "neck": neck}
-    config = parse_config(values, "benchmark")
-    torch.manual_seed(0)
-    model = build_model(config)
-    criterion = TrainingCriterion(config.losses, IDENTITIES, model.encoder.embedding_dims)
-    optimizer, _ = build_optimizers(config, model, criterion)
-    size = model.encoder.preprocessing
-    images = torch.randn(BATCH, 3, size.height, size.width)
-    labels = torch.randint(IDENTITIES, (BATCH,))
-    times = []
-    for _ in range(STEPS + 1):
-        start = time.perf_counter()
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            loss = criterion(embeddings=model(images), labels=labels).total
-        optimizer.zero_grad()
+class TrainingStep:
+    """Steps of one model with random weights on given images, as `TrainingModule` does them."""
+
+    def __init__(self, device: torch.device, **keys: Any) -> None:
+        values = {"experiment": "benchmark", "dataset": "11k", "pretrained": "none", **keys}
+        self.config = parse_config(values, "benchmark")
+        precision = choose_precision(self.config.precision, device)
+        torch.manual_seed(0)
+        model = build_model(self.config)
+        if self.config.gradient_checkpointing:
+            model.encoder.checkpoint_gradients()
+        self.computation = Computation.of(self.config, model, device, precision)
+        last = self.computation.memory_format == "channels_last"
+        self.memory_format = torch.channels_last if last else torch.contiguous_format
+        self.model = model.to(device, memory_format=self.memory_format)
+        self.criterion = TrainingCriterion(self.config.losses, IDENTITIES, model.encoder.embedding_dims).to(device)
+        self.optimizer, _ = build_optimizers(self.config, self.model, self.criterion)
+        self._encode = training_forward(self.model.encoder, compiled=self.config.compile)
+
+    def batch(self, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Draw images and labels on the device."""
+        random = torch.Generator().manual_seed(seed)
+        pixels = self.model.encoder.preprocessing
+        images = torch.randn(size, 3, pixels.height, pixels.width, generator=random)
+        labels = torch.randint(IDENTITIES, (size,), generator=random)
+        return images.to(self.computation.device), labels.to(self.computation.device)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+        bfloat16 = self.computation.precision == "bfloat16"
+        with torch.autocast(self.computation.device.type, torch.bfloat16, enabled=bfloat16):
+            embeddings = self.model.add_necks(self._encode(images.contiguous(memory_format=self.memory_format)))
+            total: Tensor = self.criterion(embeddings=embeddings, labels=labels).total
+        return total
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Do a step; return its loss."""
+        loss = self.loss(images, labels)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        clip_grad_norm_(parameters, self.config.gradient_clip)
+        self.optimizer.step()
+        return loss.detach()
 
 
-precision = choose_precision("auto", torch.device("cpu"))
-print(f"A step of {BATCH} images, {precision}, {torch.get_num_threads()} threads")
-reference = None
-for name, neck in MODELS.items():
-    seconds = seconds_per_step(name, neck, getattr(torch, precision))
-    reference = reference or seconds
-    print(f"{name:<14}{1000 * seconds:7.0f} ms{seconds / reference:8.2f} x {next(iter(MODELS))}")
+def loss_curve(precision: str, **keys: Any) -> list[float]:
+    """Return the losses of 50 steps over five batches, at 64 pixels to take less time."""
+    step = TrainingStep(torch.device("cpu"), precision=precision, input_size=64, lr=5e-4, backbone_lr_scale=0.1, **keys)
+    batches = [step.batch(4, seed) for seed in range(5)]
+    return [float(step(*batches[number % 5])) for number in range(CURVE_STEPS)]
+
+
+def alternating_seconds(*steps: TrainingStep, batch: int, repeats: int) -> list[float]:
+    """Return the median seconds of each one's step; they take turns."""
+    batches = [step.batch(batch) for step in steps]
+    times: list[list[float]] = [[] for _ in steps]
+    for _ in range(repeats + 1):
+        for step, images, found in zip(steps, batches, times, strict=True):
+            start = time.perf_counter()
+            step(*images)
+            found.append(time.perf_counter() - start)
+    return [statistics.median(found[1:]) for found in times]
+
+
+def bfloat16_row(model: str, repeats: int = 3) -> Row:
+    """Compare the precision that `auto` chooses with float32."""
+    cpu, batch = torch.device("cpu"), BATCHES[model]
+    what = f"training step, {model}, {batch} images, precision auto"
+    if choose_precision("auto", cpu) == "float32":
+        note = "this CPU does not compute in bfloat16: auto is float32, and no slower"
+        return Row(what, "float32", harness.at_least(TARGETS[model]), "1.00x", None, note=note)
+    full, auto = (loss_curve(precision, model=model) for precision in ("float32", "auto"))
+    apart = max(abs(first - second) for first, second in zip(full, auto, strict=True)) / full[0]
+    assert full[-1] < full[0], "nothing was learned"
+    assert apart < TOLERANCE, f"the loss curves of {model} differ by {apart:.1%}"
+    steps = [TrainingStep(cpu, model=model, precision=precision) for precision in ("float32", "auto")]
+    reference, seconds = alternating_seconds(*steps, batch=batch, repeats=repeats)
+    return harness.speedup_row(
+        what,
+        "the same with precision: float32",
+        reference_seconds=reference,
+        seconds=seconds,
+        target=TARGETS[model],
+        same_work=f"loss over {CURVE_STEPS} steps (64 px, 4 images) within {apart:.1%} of the first loss, "
+        f"{TOLERANCE:.0%} allowed",
+        note=f"bfloat16, {steps[1].computation.memory_format}, {torch.get_num_threads()} threads",
+    )
+
+
+def small_rows(batch: int = 64, repeats: int = 5) -> Iterator[Row]:
+    """Compare the small models, which are different models: there is no equal work to prove."""
+    steps = [TrainingStep(torch.device("cpu"), model=model, neck=neck) for model, neck in SMALL_MODELS.items()]
+    first, *others = alternating_seconds(*steps, batch=batch, repeats=repeats)
+    for model, seconds in zip(list(SMALL_MODELS)[1:], others, strict=True):
+        yield Row(
+            f"training step, {model}, {batch} images",
+            "vit_small",
+            "",
+            f"{seconds / first:.2f}x as long",
+            None,
+            seconds,
+            first,
+            note=steps[0].computation.precision,
+        )
+
+
+def rows() -> Iterator[Row]:
+    """Yield a row for each comparison."""
+    for model in TARGETS:
+        yield bfloat16_row(model)
+    yield from small_rows()
+
+
+if __name__ == "__main__":
+    harness.main(rows)

@@ -1,0 +1,247 @@
+"""How fast photographs reach the training step: decoding at reduced size, the pixel cache, and a whole epoch.
+
+The photographs of the first rows are synthetic hands of 1600 x 1200 pixels, the size of 11k Hands' own.
+"""
+
+import csv
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from harness import Row, main, speedup_row
+from lightning.pytorch import seed_everything
+from PIL import Image
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from handclip.config.experiment import ExperimentConfig
+from handclip.config.loading import parse_config
+from handclip.cores import available_cores
+from handclip.datasets.pixel_cache import PixelCache
+from handclip.datasets.sampling import RandomBatchSampler
+from handclip.datasets.synthetic import SyntheticHands, generate
+from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, LabelledImage, to_images
+from handclip.datasets.transforms import ImageTransform, Preprocessing
+from handclip.engine.criterion import TrainingCriterion
+from handclip.engine.data import find_manifests, load_training_data
+from handclip.engine.hardware import choose_precision
+from handclip.engine.optimization import build_optimizers, lr_factor
+from handclip.engine.training import train
+from handclip.models.builder import build_model
+
+SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "hands11k_sample"
+LARGE, COUNT, BATCH, SIDE = (1600, 1200), 192, 32, 224
+CPU = torch.device("cpu")
+TOLERANCE = 1.0
+"""Mean difference, in levels of 255, that decoding at reduced size may make."""
+EPOCHS = 3
+AUGMENTATION = {"resize_crop": 1.15, "flip": 0.5, "rotation": 15, "scale": 0.1, "color_jitter": 0.2}
+"""That of the demo and of the study on the real sample."""
+
+
+class PlainDataset(Dataset[tuple[torch.Tensor, int]]):
+    """What one plainly writes: Pillow decodes, torchvision transforms, image by image."""
+
+    def __init__(self, images: list[LabelledImage], preprocessing: Preprocessing) -> None:
+        self.images = images
+        self.transform = v2.Compose(
+            [
+                v2.PILToTensor(),
+                v2.Resize((preprocessing.height, preprocessing.width), v2.InterpolationMode.BICUBIC, antialias=True),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(preprocessing.mean, preprocessing.std),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        with Image.open(self.images[index].path) as image:
+            return self.transform(image.convert("RGB")), self.images[index].label
+
+
+@dataclass(frozen=True)
+class Camera:
+    """How noisy photographs are, and how strongly compressed."""
+
+    noise: float
+    """Standard deviation, in levels of 255."""
+    quality: int
+
+
+CAMERAS = (Camera(2, 85), Camera(6, 92))
+"""The first gives some 100 kB a photograph; the second some 400 kB, more of which has to be read at any size."""
+
+
+def large_photographs(folder: Path, camera: Camera, count: int) -> list[LabelledImage]:
+    """Draw hands once and save them large: what takes the time is decoding, not what is seen."""
+    generate(folder / "hands", SyntheticHands(identities=6, images_per_aspect=8, size=400))
+    images = []
+    for number, path in enumerate(sorted((folder / "hands" / "Hands").glob("*.jpg"))[:count]):
+        noise = np.random.default_rng(number).normal(0, camera.noise, (LARGE[1], LARGE[0], 3))
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB").resize(LARGE, Image.Resampling.BICUBIC), dtype=np.float64)
+        large = folder / f"{number}.jpg"
+        Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8)).save(large, quality=camera.quality)
+        images.append(LabelledImage(large, hashlib.sha256(large.read_bytes()).hexdigest(), number % 8))
+    return images
+
+
+def ready_batch(dataset: ImageDataset) -> torch.Tensor:
+    """All images of a data set, ready to train on."""
+    batch = BatchCollator(dataset.transform, CPU)([dataset[index] for index in range(len(dataset))])
+    return to_images(batch, dataset.transform, CPU)
+
+
+def epoch_seconds(loader: "DataLoader[Any]", epochs: int, finish: Callable[[Any], object]) -> list[float]:
+    """Seconds of each epoch, workers kept; the first includes their start. `finish` makes a batch ready to train on."""
+    times = []
+    for _ in range(epochs):
+        start = time.perf_counter()
+        for batch in loader:
+            finish(batch)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def input_rows(folder: Path, camera: Camera, *, has_target: bool) -> Iterator[Row]:
+    images = large_photographs(folder, camera, COUNT)
+    size = sum(image.path.stat().st_size for image in images) / len(images) / 1000
+    preprocessing = Preprocessing(SIDE, SIDE)
+    transform = ImageTransform(preprocessing, reduced_decoding=True)
+    workers: dict[str, Any] = {"num_workers": available_cores(), "persistent_workers": True}
+    plain = DataLoader(PlainDataset(images, preprocessing), BATCH, **workers)
+    cache = PixelCache(folder / "pixels", 2**32)
+    collate = BatchCollator(transform, CPU)
+    fast = DataLoader(ImageDataset(images, transform, cache), BATCH, collate_fn=collate, **workers)
+
+    expected = torch.stack([plain.dataset[index][0] for index in range(16)])
+    assert torch.equal(ready_batch(ImageDataset(images[:16], ImageTransform(preprocessing))), expected)
+    once = ready_batch(ImageDataset(images[:16], transform))
+    levels = ((once - expected).abs().mean(dim=(0, 2, 3)) * torch.tensor(preprocessing.std) * 255).mean().item()
+    assert levels < TOLERANCE, levels
+
+    (plain_seconds,) = epoch_seconds(plain, 1, lambda batch: batch)
+    first, *later = epoch_seconds(fast, 4, lambda batch: to_images(batch, transform, CPU))
+    assert torch.equal(ready_batch(ImageDataset(images[:16], transform, cache)), once)
+
+    shape = f"{LARGE[0]}x{LARGE[1]} JPEG of {size:.0f} kB to {SIDE} px batches, {available_cores()} cores"
+    reference = "Pillow decodes in full, torchvision, image by image, in a DataLoader"
+    count = len(images)
+    yield speedup_row(
+        f"training input, {shape}: first epoch",
+        reference,
+        reference_seconds=plain_seconds,
+        seconds=first,
+        target=4 if has_target else None,
+        same_work=f"pixels differ by {levels:.2f} of 255 levels on average; without reduced decoding by nothing",
+        note=f"{count / plain_seconds:.0f} and {count / first:.0f} images/s, workers' start and cache writing included",
+    )
+    if not has_target:
+        return
+    seconds = min(later)
+    yield speedup_row(
+        f"training input, {shape}: later epochs",
+        reference,
+        reference_seconds=plain_seconds,
+        seconds=seconds,
+        target=20,
+        same_work="cached pixels are those of the first epoch, bit by bit",
+        note=f"{count / seconds:.0f} images/s",
+    )
+
+
+def training_config(folder: Path, augmentation: dict[str, float]) -> ExperimentConfig:
+    values = {
+        "experiment": "benchmark", "model": "vit_small", "pretrained": "none", "dataset": "11k", "aspect": "all",
+        "data_root": SAMPLE if SAMPLE.is_dir() else folder / "hands", "allow_missing": True, "train_split": "train_all",
+        "batch_size": 64, "epochs": EPOCHS, "neck": "bnneck", "lr": 0.001, "backbone_lr_scale": 1.0,
+        "augmentation": augmentation, "output_dir": folder / "train_logs", "save_dir": folder / "saved_models",
+    }  # fmt: skip
+    return parse_config(values, source="benchmark")
+
+
+def steps_from_memory(config: ExperimentConfig) -> tuple[list[float], float]:
+    """Seconds of each epoch over batches that are in memory, and the mean loss of the first epoch."""
+    seed_everything(config.seed, verbose=False)
+    model = build_model(config)
+    data = load_training_data(find_manifests(config), config.train_split)
+    sampler = RandomBatchSampler([image.label for image in data.train], config.batch_size, config.seed)
+    criterion = TrainingCriterion(config.losses, len(data.identities), model.encoder.embedding_dims)
+    transform = ImageTransform(model.encoder.preprocessing, config.augmentation)
+    dataset, collate = ImageDataset(data.train, transform), BatchCollator(transform, CPU)
+    batches = [collate([dataset[item] for item in items]) for items in sampler]
+    batches = [batch._replace(images=to_images(batch, transform, CPU)) for batch in batches]
+    optimizer, _ = build_optimizers(config, model, criterion)
+    precision = choose_precision(config.precision, CPU)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    times, losses = [], []
+    for epoch in range(EPOCHS):
+        start = time.perf_counter()
+        for step, batch in enumerate(batches):
+            factor = lr_factor(config, len(batches), epoch * len(batches) + step)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+                loss = criterion(embeddings=model(batch.images), labels=batch.labels).total
+            optimizer.zero_grad()
+            loss.backward()
+            clip_grad_norm_([p for p in model.parameters() if p.grad is not None] + list(criterion.parameters()), 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+        times.append(time.perf_counter() - start)
+    return times, float(np.mean(losses[: len(batches)]))
+
+
+def epoch_rows(folder: Path) -> Iterator[Row]:
+    if not SAMPLE.is_dir():
+        generate(folder / "hands", SyntheticHands(identities=60, images_per_aspect=5, size=160))
+    data = "the real sample" if SAMPLE.is_dir() else "synthetic hands (the real sample is not there)"
+    for name, augmentation in (("without augmentation", {}), ("with the demo's augmentation", AUGMENTATION)):
+        config = training_config(folder / name.split()[-1], augmentation)
+        if not SAMPLE.is_dir():
+            config = config.model_copy(update={"data_root": folder / "hands"})
+        before, loss = steps_from_memory(config)
+        result = train(config)
+        after, _ = steps_from_memory(config)
+        with (result.folder / "metrics.csv").open(encoding="utf-8") as file:
+            epochs = list(csv.DictReader(file))
+        real_loss = float(epochs[0]["loss_total"])
+        assert abs(real_loss - loss) < 1e-3 * loss, (real_loss, loss)
+        # The first epoch decodes; the others read from the cache, as every epoch of every later run does.
+        seconds = min(float(epoch["seconds"]) for epoch in epochs[1:])
+        reference = min(before + after)
+        ratio = seconds / reference
+        yield Row(
+            f"an epoch of the small ViT, 64 images a batch, {name}",
+            "the same steps on batches in memory",
+            "at most 1.08x the time",
+            f"{ratio:.2f}x",
+            ratio <= 1.08,
+            seconds,
+            reference,
+            same_work=f"mean loss of the first epoch {real_loss:.5f} and {loss:.5f}",
+            note=f"{data}; first epoch, which decodes, {float(epochs[0]['seconds']):.1f} s",
+        )
+
+
+def rows() -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")  # an empty cache, and not the user's
+        for number, camera in enumerate(CAMERAS):
+            yield from input_rows(folder / str(number), camera, has_target=number == 0)
+        yield from epoch_rows(folder / "epochs")
+
+
+if __name__ == "__main__":
+    main(rows)
