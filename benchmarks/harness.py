@@ -19,12 +19,21 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 import handclip  # noqa: F401  (before a script imports torchvision)
+
+_TEXT, _NUMBER, _VERDICT = (str,), (float, int, NoneType), (bool, NoneType)
+_PLAIN: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("what", "reference", "target", "result", "same_work", "note"), _TEXT),
+    **dict.fromkeys(("seconds", "reference_seconds", "extra_mib"), _NUMBER),
+    "met": _VERDICT,
+}
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "lightning", "open_clip_torch", "timm")
 
@@ -50,10 +59,44 @@ class Row:
     """How it was proved, before measuring, that both sides give the same answer."""
     note: str = ""
 
+    def __post_init__(self) -> None:
+        """Make plain values of NumPy's, which JSON cannot hold, and refuse what else it cannot or no field is.
+
+        Raises:
+            TypeError: a value is of another type than its field.
+        """
+        for name, kinds in _PLAIN.items():
+            value = getattr(self, name)
+            if isinstance(value, np.generic):
+                value = value.item()
+                object.__setattr__(self, name, value)
+            if type(value) not in kinds:
+                raise TypeError(f"{name} of a row must be {_names(kinds)}, got {type(value)} {value!r}")
+
     @property
     def verdict(self) -> str:
         """`met`, `MISSED` or `-`."""
         return "-" if self.met is None else "met" if self.met else "MISSED"
+
+
+def _names(kinds: Iterable[type]) -> str:
+    return " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
+
+
+def failed_row(script: str, exit_code: int) -> Row:
+    """Return the row that stands for what a script would have measured had it not failed."""
+    note = f"exit code {exit_code}; rows above that it had yielded before are complete"
+    return Row(f"{script}.py", "", "", "failed", met=False, note=note)
+
+
+def require(condition: object, what: str) -> None:
+    """Stop where a proof fails; unlike an assertion, under `python -O` as well.
+
+    Raises:
+        AssertionError: the condition does not hold.
+    """
+    if not condition:
+        raise AssertionError(what)
 
 
 def at_least(factor: float) -> str:
@@ -71,7 +114,7 @@ def speedup_row(
         reference,
         at_least(target) if target is not None else "",
         f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.1f}x",
-        None if target is None else ratio >= target,
+        None if target is None else bool(ratio >= target),
         seconds,
         reference_seconds,
         **others,

@@ -2,7 +2,7 @@
 
 Each script runs in a process of its own, one after the other. The table is printed and written to `--out` as Markdown
 and as CSV, in files whose names tell hardware and versions. Exit code 1 if a script fails; a target that is missed is
-marked in the table and is no failure.
+marked in the table and is no failure. A script that fails has a row that says so, below those it had yielded.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SCRIPTS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("bench_out"), help="folder for the table")
     parser.add_argument("scripts", nargs="*", default=[], metavar="SCRIPT", help=f"of {', '.join(SCRIPTS)}")
     arguments = parser.parse_args()
@@ -47,11 +47,12 @@ def main() -> None:
             print(f"[{time.perf_counter() - start:4.0f} s] {name}", file=sys.stderr, flush=True)
             found = Path(folder) / f"{name}.jsonl"
             done = subprocess.run([sys.executable, str(HERE / f"{name}.py"), "--json", str(found)], check=False)
-            if done.returncode:
-                failed.append(name)
             if found.exists():
                 lines = found.read_text(encoding="utf-8").splitlines()
                 rows += [harness.Row(**json.loads(line)) for line in lines]
+            if done.returncode:
+                failed.append(name)
+                rows.append(harness.failed_row(name, done.returncode))
     minutes = (time.perf_counter() - start) / 60
     facts = {"date": datetime.now(UTC).date().isoformat(), **harness.machine()}
     title = f"{facts['processor']}, {facts['cores']} cores, torch {facts['torch']}; {minutes:.1f} min"

@@ -33,7 +33,9 @@ side, path = sys.argv[1:]
 reset_peak_memory(torch.device("cpu"))
 before = harness._resident_mib("VmRSS")
 if side == "whole":
-    model = open_clip.create_model("ViT-B-16", pretrained=path, force_quick_gelu=True).visual
+    # Held as a whole: what is not would be freed, some time.
+    clip = open_clip.create_model("ViT-B-16", pretrained=path, force_quick_gelu=True)
+    model = clip.visual
 else:
     values = {"experiment": "memory", "model": "vitb16", "dataset": "11k", "pretrained": path}
     model = build_model(parse_config(values, "benchmark")).encoder.tower
@@ -63,7 +65,8 @@ def kept_bytes(step: TrainingStep, images: Tensor, labels: Tensor) -> int:
 
 def gradients(step: TrainingStep, images: Tensor, labels: Tensor) -> Tensor:
     """Return all gradients of a batch's loss in one vector."""
-    step.optimizer.zero_grad()
+    for optimizer in step.optimizers:
+        optimizer.zero_grad()
     step.loss(images, labels).backward()
     return torch.cat([p.grad.flatten() for p in step.model.parameters() if p.grad is not None])
 
@@ -76,7 +79,7 @@ def activations_row(precision: str) -> Row:
     batch = plain.batch(BATCH)
     expected = gradients(plain, *batch)
     apart = float((gradients(checkpointed, *batch) - expected).norm() / expected.norm())
-    assert apart < 1e-3, f"gradients differ by {apart:.2g}"
+    harness.require(apart < 1e-3, f"gradients differ by {apart:.2g}")
     before, after = (kept_bytes(step, *batch) / 2**20 for step in (plain, checkpointed))
     return Row(
         f"activations of {MODEL}, {precision}, gradient_checkpointing: true",

@@ -1,6 +1,6 @@
 """A training step in bfloat16 against float32, and of the small models against each other.
 
-A step is what training does: forward, losses, backward, clipping, AdamW. The reference is the same step with
+A step is the one that training does: forward, losses, backward, clipping, AdamW. The reference is the same step with
 `precision: float32`. Steps of the two take turns, so that whatever else the machine does slows both.
 """
 
@@ -13,13 +13,13 @@ import harness
 import torch
 from harness import Row
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from handclip.config.loading import parse_config
-from handclip.engine.compilation import training_forward
 from handclip.engine.criterion import TrainingCriterion
+from handclip.engine.finite_check import FiniteCheck
 from handclip.engine.hardware import Computation, choose_precision
 from handclip.engine.optimization import build_optimizers
+from handclip.engine.step import Step
 from handclip.models.builder import build_model
 
 IDENTITIES = 72
@@ -31,29 +31,35 @@ SMALL_MODELS = {"vit_small": "bnneck", "rn_small": "bnneck", "resnet_small": "bn
 TARGETS = {"vitb16": 1.7, "rn50": 2.0}
 BATCHES = {"vitb16": 8, "rn50": 16}
 
-CURVE_STEPS = 50
+CURVE_STEPS, CURVE_BATCH, CURVE_SIZES = 50, 4, {"vitb16": 32, "rn50": 64}
 TOLERANCE = 0.1
 """Largest difference between the two loss curves at any step, as a share of the first loss."""
 
 
 class TrainingStep:
-    """Steps of one model with random weights on given images, as `TrainingModule` does them."""
+    """Steps of one model with random weights on given images: those of `TrainingModule`, without Lightning.
 
-    def __init__(self, device: torch.device, **keys: Any) -> None:
+    Args:
+        device: where.
+        steps_per_epoch: what the learning rate counts epochs by; the default is that of 900 images.
+        keys: of the experiment file.
+    """
+
+    def __init__(self, device: torch.device, *, steps_per_epoch: int = 28, **keys: Any) -> None:
         values = {"experiment": "benchmark", "dataset": "11k", "pretrained": "none", **keys}
         self.config = parse_config(values, "benchmark")
         precision = choose_precision(self.config.precision, device)
         torch.manual_seed(0)
-        model = build_model(self.config)
+        model = build_model(self.config).to(device)
         if self.config.gradient_checkpointing:
             model.encoder.checkpoint_gradients()
         self.computation = Computation.of(self.config, model, device, precision)
-        last = self.computation.memory_format == "channels_last"
-        self.memory_format = torch.channels_last if last else torch.contiguous_format
-        self.model = model.to(device, memory_format=self.memory_format)
-        self.criterion = TrainingCriterion(self.config.losses, IDENTITIES, model.encoder.embedding_dims).to(device)
-        self.optimizer, _ = build_optimizers(self.config, self.model, self.criterion)
-        self._encode = training_forward(self.model.encoder, compiled=self.config.compile)
+        criterion = TrainingCriterion(self.config.losses, IDENTITIES, model.encoder.embedding_dims).to(device)
+        self._step = Step(self.config, model, criterion, steps_per_epoch, self.computation.memory_format)
+        self._step.finite_check = FiniteCheck(one_step_late=device.type == "cuda")
+        self.model, self.memory_format = model, self._step.memory_format
+        self.optimizers = [each for each in build_optimizers(self.config, model, criterion) if each is not None]
+        self._number = 0
 
     def batch(self, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Draw images and labels on the device."""
@@ -63,29 +69,29 @@ class TrainingStep:
         labels = torch.randint(IDENTITIES, (size,), generator=random)
         return images.to(self.computation.device), labels.to(self.computation.device)
 
+    def autocast(self) -> torch.autocast:
+        """Return the context of the precision, in which Lightning runs a whole step."""
+        bfloat16 = self.computation.precision == "bfloat16"
+        return torch.autocast(self.computation.device.type, torch.bfloat16, enabled=bfloat16)
+
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of a batch."""
-        bfloat16 = self.computation.precision == "bfloat16"
-        with torch.autocast(self.computation.device.type, torch.bfloat16, enabled=bfloat16):
-            embeddings = self.model.add_necks(self._encode(images.contiguous(memory_format=self.memory_format)))
-            total: Tensor = self.criterion(embeddings=embeddings, labels=labels).total
-        return total
+        with self.autocast():
+            return self._step.loss(images, labels, self._number).total
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Do a step; return its loss."""
-        loss = self.loss(images, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        clip_grad_norm_(parameters, self.config.gradient_clip)
-        self.optimizer.step()
-        return loss.detach()
+        with self.autocast():
+            output = self._step(images, labels, self._number, self.optimizers, backward=Tensor.backward)
+        self._number += 1
+        return output.total.detach()
 
 
-def loss_curve(precision: str, **keys: Any) -> list[float]:
-    """Return the losses of 50 steps over five batches, at 64 pixels to take less time."""
-    step = TrainingStep(torch.device("cpu"), precision=precision, input_size=64, lr=5e-4, backbone_lr_scale=0.1, **keys)
-    batches = [step.batch(4, seed) for seed in range(5)]
+def loss_curve(model: str, precision: str) -> list[float]:
+    """Return the losses of 50 steps over five batches, of few and small images to take less time."""
+    keys = {"input_size": CURVE_SIZES[model], "lr": 5e-4, "backbone_lr_scale": 0.1, "epochs": CURVE_STEPS // 5}
+    step = TrainingStep(torch.device("cpu"), steps_per_epoch=5, model=model, precision=precision, **keys)
+    batches = [step.batch(CURVE_BATCH, seed) for seed in range(5)]
     return [float(step(*batches[number % 5])) for number in range(CURVE_STEPS)]
 
 
@@ -107,26 +113,27 @@ def bfloat16_row(model: str, repeats: int = 3) -> Row:
     what = f"training step, {model}, {batch} images, precision auto"
     if choose_precision("auto", cpu) == "float32":
         note = "this CPU does not compute in bfloat16: auto is float32, and no slower"
-        return Row(what, "float32", harness.at_least(TARGETS[model]), "1.00x", None, note=note)
-    full, auto = (loss_curve(precision, model=model) for precision in ("float32", "auto"))
+        return Row(what, "float32", harness.at_least(TARGETS[model]), "", None, note=note)
+    full, auto = (loss_curve(model, precision) for precision in ("float32", "auto"))
     apart = max(abs(first - second) for first, second in zip(full, auto, strict=True)) / full[0]
-    assert full[-1] < full[0], "nothing was learned"
-    assert apart < TOLERANCE, f"the loss curves of {model} differ by {apart:.1%}"
+    harness.require(full[-1] < full[0], "nothing was learned")
+    harness.require(apart < TOLERANCE, f"the loss curves of {model} differ by {apart:.1%}")
     steps = [TrainingStep(cpu, model=model, precision=precision) for precision in ("float32", "auto")]
     reference, seconds = alternating_seconds(*steps, batch=batch, repeats=repeats)
+    size = CURVE_SIZES[model]
     return harness.speedup_row(
         what,
         "the same with precision: float32",
         reference_seconds=reference,
         seconds=seconds,
         target=TARGETS[model],
-        same_work=f"loss over {CURVE_STEPS} steps (64 px, 4 images) within {apart:.1%} of the first loss, "
-        f"{TOLERANCE:.0%} allowed",
+        same_work=f"loss over {CURVE_STEPS} steps ({size} px, {CURVE_BATCH} images) within {apart:.1%} of the first "
+        f"loss, {TOLERANCE:.0%} allowed",
         note=f"bfloat16, {steps[1].computation.memory_format}, {torch.get_num_threads()} threads",
     )
 
 
-def small_rows(batch: int = 64, repeats: int = 5) -> Iterator[Row]:
+def small_rows(batch: int = 64, repeats: int = 3) -> Iterator[Row]:
     """Compare the small models, which are different models: there is no equal work to prove."""
     steps = [TrainingStep(torch.device("cpu"), model=model, neck=neck) for model, neck in SMALL_MODELS.items()]
     first, *others = alternating_seconds(*steps, batch=batch, repeats=repeats)

@@ -275,9 +275,13 @@ def cache_info(
         f"Holds {_amount(images)}; an experiment keeps it below {gib:g} GiB, or what its pixel_cache_gib says.",
         *(f"  {kind}: {_amount(of_kind)}, oldest use {_facts(of_kind)['oldest_use']}"
           for kind, of_kind in _by_kind(images)),
-        "These are photographs of hands, at the size that models see them. Only your user account can open the folder;",
-        "`handclip cache clear` removes them.",
     ]  # fmt: skip
+    if images:
+        lines += [
+            "These are photographs of hands, at the size that models see them. Only your user account can open the "
+            "files;",
+            "`handclip cache clear` removes them.",
+        ]
     stdout.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 

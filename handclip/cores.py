@@ -2,6 +2,8 @@
 
 import os
 
+from handclip.errors import ConfigError
+
 
 def available_cores() -> int:
     """Return the cores that this process may use, which can be fewer than the machine has."""
@@ -9,5 +11,15 @@ def available_cores() -> int:
 
 
 def processes_sharing_cores() -> int:
-    """Return how many processes of one run share these cores; `torchrun` says so, as does HandCLIP itself."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    """Return how many processes of one run share these cores; `torchrun` says so, as does HandCLIP itself.
+
+    Raises:
+        ConfigError: the environment variable that tells it does not hold a number from 1 up.
+    """
+    value = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if not value.isdecimal() or int(value) < 1:
+        raise ConfigError(
+            f"LOCAL_WORLD_SIZE: the environment variable must be how many processes run on this machine, "
+            f"got {value!r}. torchrun sets it; without torchrun, unset it."
+        )
+    return int(value)

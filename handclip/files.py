@@ -11,6 +11,20 @@ from uuid import uuid4
 from handclip.errors import HandCLIPError
 
 
+def cache_folder() -> Path:
+    """Return the folder of what can be made anew, `$XDG_CACHE_HOME/handclip`, else `~/.cache/handclip`.
+
+    Raises:
+        HandCLIPError: the user has no home folder, as in some containers, and `XDG_CACHE_HOME` is not set.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "handclip"
+    except RuntimeError as error:
+        raise HandCLIPError(
+            "there is no home folder to keep a cache in; set the environment variable XDG_CACHE_HOME to a folder"
+        ) from error
+
+
 def require_writable(folder: Path) -> None:
     """Check that files can be written to a folder, or that it can be made, before hours are spent on what goes there.
 

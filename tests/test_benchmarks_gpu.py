@@ -9,6 +9,9 @@ from types import ModuleType
 
 import pytest
 import torch
+from PIL import Image
+
+from handclip.datasets.synthetic import SyntheticHands, generate
 
 
 @pytest.fixture
@@ -47,7 +50,28 @@ def test_every_case_is_measured_once_and_the_goals_come_first(gpu: ModuleType) -
 )
 def test_peaks_are_found_by_the_gpus_name(gpu: ModuleType, name: str, bfloat16: float) -> None:
     assert gpu.data_sheet(name)[0] == bfloat16
-    assert gpu.data_sheet("Some other chip") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["Some other chip", "NVIDIA RTX A1000", "NVIDIA L400", "NVIDIA GeForce RTX 4090 Laptop GPU"]
+)
+def test_a_chip_is_not_taken_for_another(gpu: ModuleType, name: str) -> None:
+    assert gpu.data_sheet(name) is None
+
+
+def test_photographs_reach_the_training_as_in_a_run(gpu: ModuleType) -> None:
+    assert {case.memory_format for case in gpu.cases(gpu.FULL) if case.work in ("input path", "study")} == {"auto"}
+
+
+def test_hands_of_one_aspect_become_large_photographs(gpu: ModuleType, tmp_path: Path) -> None:
+    hands = generate(tmp_path / "hands", SyntheticHands(identities=4, images_per_aspect=1, size=32))
+    gpu.enlarge(hands, "dorsal right")
+    with (hands / "HandInfo.csv").open(newline="", encoding="utf-8") as file:
+        aspects = {row["imageName"]: row["aspectOfHand"] for row in csv.DictReader(file)}
+    assert "dorsal right" in aspects.values()
+    for name, aspect in aspects.items():
+        with Image.open(hands / "Hands" / name) as image:
+            assert image.size == ((1600, 1200) if aspect == "dorsal right" else (32, 32))
 
 
 def test_a_row_that_takes_too_long_is_stopped(gpu: ModuleType) -> None:

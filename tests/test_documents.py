@@ -14,7 +14,7 @@ from handclip.config.losses import LOSS_TYPES
 from handclip.config.study import StudyConfig
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def code_lines(document: Path) -> list[str]:

@@ -1,14 +1,14 @@
 """Random changes to training photographs: drawn image by image, applied to a whole batch on any device.
 
 What changes is drawn from each image's own seed by torchvision's transforms, so that it depends neither on the order of
-the images, nor on worker processes, nor on the device. It is applied to the batch at once: on a GPU that takes a few
-launches, and on a CPU it is several times as fast as one image after the other. On a CPU the result is, bit by bit,
-that of torchvision's RandomAffine, RandomCrop, RandomHorizontalFlip and ColorJitter, one after the other; a GPU may
-round a level otherwise.
+the images, nor on worker processes, nor on the device. It is applied to the batch at once, by some fifty operations
+whatever its size, none of which waits for a GPU. On a CPU the result is that of torchvision's RandomAffine, RandomCrop,
+RandomHorizontalFlip and ColorJitter one after the other, bit by bit; a GPU may round a level otherwise.
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,37 +19,18 @@ from torchvision.transforms import v2
 
 from handclip.config.experiment import Augmentation
 
-Draws = NDArray[np.float64]
-"""(B, len(Draw._fields)) what was drawn for each image of a batch."""
+Draw = NDArray[np.float64]
+"""(21,) what was drawn for one image: its place, the rectangle that is erased, and three numbers for each of four
+changes of colour."""
 
-
-class Draw(NamedTuple):
-    """What was drawn for one image."""
-
-    cos: float = 1.0
-    """Of the rotation's angle, divided by the zoom; likewise `sin`."""
-    sin: float = 0.0
-    top: float = 0.0
-    """First row of the crop, in pixels of the rotated image; `left` is the first column."""
-    left: float = 0.0
-    flip: float = 0.0
-    first: float = 0.0
-    """Which of `_JITTERS` comes first, second, third and fourth; the last of them changes nothing."""
-    second: float = 1.0
-    third: float = 2.0
-    fourth: float = 3.0
-    brightness: float = 1.0
-    contrast: float = 1.0
-    saturation: float = 1.0
-    erased_top: float = 0.0
-    """Rectangle that is erased, in pixels of the crop; none where its height is 0."""
-    erased_left: float = 0.0
-    erased_height: float = 0.0
-    erased_width: float = 0.0
-
-
-_COLUMN = {name: column for column, name in enumerate(Draw._fields)}
-_JITTERS = ("brightness", "contrast", "saturation")
+_PLACE = slice(0, 5)
+"""Cosine and sine of the rotation, both divided by the zoom; top and left of the crop; 1 if it is mirrored."""
+_ERASED = slice(5, 9)
+"""Top, left, height and width, in pixels of the crop; without height where nothing is erased."""
+_COLOURS = slice(9, 21)
+"""For each change: the factors of the image itself, of its mean grey, and of its grey. They are added up."""
+_CHANGES = 4
+_UNCHANGED = np.array([1.0, 0, 0, 0, 0, *[0.0] * 4, *[1.0, 0, 0] * _CHANGES])
 
 
 class BatchAugmentation:
@@ -78,123 +59,100 @@ class BatchAugmentation:
 
     def draw(self, seed: int) -> Draw:
         """Return what happens to the image whose seed this is."""
-        drawn: dict[str, float] = {}
+        drawn = _UNCHANGED.copy()
         image, cropped = torch.empty(3, *self.size), torch.empty(3, *self.crop)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU as well
             if self._affine is not None:
                 affine = self._affine.make_params([image])
                 angle = math.radians(affine["angle"])
-                drawn.update(cos=math.cos(angle) / affine["scale"], sin=math.sin(angle) / affine["scale"])
+                drawn[:2] = math.cos(angle) / affine["scale"], math.sin(angle) / affine["scale"]
             place = self._crop.make_params([image])
-            drawn.update(top=place["top"], left=place["left"])
+            drawn[2:4] = place["top"], place["left"]
             if self._flip:
-                drawn["flip"] = float(torch.rand(1) < self._flip)
+                drawn[4] = torch.rand(1) < self._flip
             if self._jitter is not None:
                 jitter = self._jitter.make_params([cropped])
-                order = dict(zip(("first", "second", "third", "fourth"), jitter["fn_idx"].tolist(), strict=True))
-                drawn.update(order, **{name: jitter[f"{name}_factor"] for name in _JITTERS})
+                drawn[_COLOURS] = [factor for change in _changes_of_colour(jitter) for factor in change]
             if self._erase is not None and torch.rand(1) < self._erase.p:
                 box = self._erase.make_params([cropped])
                 if box["v"] is not None:
-                    drawn.update({f"erased_{side}": box[side[0]] for side in ("height", "width")})
-                    drawn.update(erased_top=box["i"], erased_left=box["j"])
-        return Draw(**drawn)
+                    drawn[_ERASED] = box["i"], box["j"], box["h"], box["w"]
+        return drawn
 
-    def move_and_recolour(self, pixels: Tensor, draws: Draws) -> Tensor:
+    def move_and_recolour(self, pixels: Tensor, draws: Tensor) -> Tensor:
         """Rotate, zoom, crop, mirror and recolour.
 
         Args:
             pixels: (B, 3, *size) uint8.
-            draws: of each image.
+            draws: (B, 21) float64, what was drawn for each image; on the same device.
 
         Returns:
             (B, 3, *crop) float32, whole numbers from 0 to 255.
         """
-        images = self._move(pixels, draws) if self._affine is not None else self._cut(pixels, draws)
+        images = self._move(pixels, draws[:, _PLACE])
         if self._jitter is not None:
-            for position in ("first", "second", "third", "fourth"):
-                chosen = draws[:, _COLUMN[position]]
-                for number, name in enumerate(_JITTERS):
-                    rows = np.flatnonzero(chosen == number)
-                    if len(rows):
-                        index = torch.from_numpy(rows).to(images.device)
-                        images[index] = _RECOLOUR[name](images[index], draws[rows, _COLUMN[name]])
+            # Like torchvision's sum with a factor, addcmul rounds once. Where the result is a whole number but for
+            # rounding, as in grey pixels, that decides which one is the next below.
+            factors = draws[:, _COLOURS].float().view(-1, _CHANGES, 3, 1, 1, 1)
+            for own, of_mean, of_grey in (factors[:, change].unbind(1) for change in range(_CHANGES)):
+                grey = _grey(images)
+                mean = grey.mean(dim=(1, 2, 3), keepdim=True)
+                images.mul_(own).addcmul_(mean, of_mean).addcmul_(grey, of_grey).clamp_(0, 255).floor_()
         return images
 
-    def erase(self, images: Tensor, draws: Draws) -> None:
+    def erase(self, images: Tensor, draws: Tensor) -> None:
         """Set the rectangles of normalised images (B, 3, *crop) to 0, in place."""
-        first = _COLUMN["erased_top"]
-        for image, (top, left, height, width) in zip(images, draws[:, first : first + 4].astype(int), strict=True):
-            image[:, top : top + height, left : left + width] = 0
+        if self._erase is None:
+            return
+        top, left, height, width = draws[:, _ERASED].unsqueeze(-1).unbind(1)
+        down, across = (torch.arange(side, device=images.device) for side in self.crop)
+        rows, columns = (down >= top) & (down < top + height), (across >= left) & (across < left + width)
+        images.masked_fill_(rows[:, None, :, None] & columns[:, None, None, :], 0)
 
-    def _cut(self, pixels: Tensor, draws: Draws) -> Tensor:
-        height, width = self.crop
-        images = torch.empty(len(pixels), 3, height, width, device=pixels.device)
-        for image, source, draw in zip(images, pixels, draws, strict=True):
-            top, left = int(draw[_COLUMN["top"]]), int(draw[_COLUMN["left"]])
-            part = source[:, top : top + height, left : left + width]
-            image.copy_(part.flip(-1) if draw[_COLUMN["flip"]] else part)
-        return images
-
-    def _move(self, pixels: Tensor, draws: Draws) -> Tensor:
-        """Sample each pixel of the crop from where it was before rotation and zoom; see torchvision's affine."""
-        # The image, and a mask that tells the corners from which nothing is sampled.
-        source = torch.ones(len(pixels), 4, *self.size, device=pixels.device)
-        source[:, :3] = pixels
-        sampled = F.grid_sample(source, self._grid(draws).to(pixels.device), padding_mode="zeros", align_corners=False)
-        images, covered = sampled[:, :3], sampled[:, 3:]
-        fill = torch.tensor(self.fill, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
-        return images.sub_(fill).mul_(covered).add_(fill).round_().contiguous()
-
-    def _grid(self, draws: Draws) -> Tensor:
-        """(B, *crop, 2) where to sample: x and y from -1 to 1."""
-        (height, width), (rows, columns) = self.size, self.crop
-        top, left, flip = (torch.from_numpy(draws[:, _COLUMN[name]]).long() for name in ("top", "left", "flip"))
-        across = torch.arange(columns)
-        across = left[:, None] + torch.where(flip[:, None] == 1, across.flip(0), across)
-        down = top[:, None] + torch.arange(rows)
-        x = torch.linspace((1.0 - width) / 2, (width - 1.0) / 2, width)[across][:, None, :]
-        y = torch.linspace((1.0 - height) / 2, (height - 1.0) / 2, height)[down][:, :, None]
-        cos, sin = (torch.from_numpy(draws[:, _COLUMN[name]]).float()[:, None, None] for name in ("cos", "sin"))
-        grid = torch.empty(len(draws), rows, columns, 2)
+    def _move(self, pixels: Tensor, places: Tensor) -> Tensor:
+        """Sample each pixel of the crop from where it was before; see torchvision's affine."""
+        down, across = self._crops(places)
+        if self._affine is None:
+            image = torch.arange(len(pixels), device=pixels.device)[:, None, None]
+            return pixels[image, :, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2).float().contiguous()
+        (height, width), device = self.size, pixels.device
+        x = torch.linspace((1.0 - width) / 2, (width - 1.0) / 2, width, device=device)[across][:, None, :]
+        y = torch.linspace((1.0 - height) / 2, (height - 1.0) / 2, height, device=device)[down][:, :, None]
+        cos, sin = (places[:, column, None, None].float() for column in (0, 1))
+        grid = torch.empty(len(pixels), *self.crop, 2, device=device)
         grid[..., 0] = x * (cos / (width / 2)) + y * (sin / (width / 2))
         grid[..., 1] = x * (-sin / (height / 2)) + y * (cos / (height / 2))
-        return grid
+        # The image, and a mask that tells the corners from which nothing is sampled.
+        source = torch.ones(len(pixels), 4, *self.size, device=device)
+        source[:, :3] = pixels
+        sampled = F.grid_sample(source, grid, padding_mode="zeros", align_corners=False)
+        images, covered = sampled[:, :3], sampled[:, 3:]
+        for channel, fill in enumerate(self.fill):
+            images[:, channel : channel + 1].sub_(fill).mul_(covered).add_(fill)
+        return images.round_().contiguous()
+
+    def _crops(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, height) rows and (B, width) columns of each crop, the columns from right to left if it is mirrored."""
+        top, left, flip = (places[:, column, None].long() for column in (2, 3, 4))
+        down, across = (torch.arange(side, device=places.device) for side in self.crop)
+        return top + down, left + torch.where(flip == 1, across.flip(0), across)
 
 
-def _change_brightness(images: Tensor, factors: NDArray[np.float64]) -> Tensor:
-    return images.mul_(_per_image(factors, images)).clamp_(0, 255).floor_()
-
-
-def _change_contrast(images: Tensor, factors: NDArray[np.float64]) -> Tensor:
-    return _blend(images, _grey(images).mean(dim=(1, 2, 3), keepdim=True), factors)
-
-
-def _change_saturation(images: Tensor, factors: NDArray[np.float64]) -> Tensor:
-    return _blend(images, _grey(images), factors)
-
-
-_RECOLOUR: dict[str, Any] = {
-    "brightness": _change_brightness,
-    "contrast": _change_contrast,
-    "saturation": _change_saturation,
-}
+def _changes_of_colour(jitter: dict[str, Any]) -> Iterable[tuple[float, float, float]]:
+    """Turn torchvision's ColorJitter into what is added up: in its order, each change blends in something else."""
+    for change in jitter["fn_idx"].tolist():
+        if change == 0:
+            yield jitter["brightness_factor"], 0.0, 0.0
+        elif change == 1:
+            yield jitter["contrast_factor"], 1.0 - jitter["contrast_factor"], 0.0
+        elif change == 2:
+            yield jitter["saturation_factor"], 0.0, 1.0 - jitter["saturation_factor"]
+        else:  # the hue, which stays
+            yield 1.0, 0.0, 0.0
 
 
 def _grey(images: Tensor) -> Tensor:
     """(B, 1, H, W) luma of ITU-R BT.601, whole numbers, as torchvision computes it."""
     red, green, blue = images.unbind(dim=1)
     return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).floor_().unsqueeze(1)
-
-
-def _blend(images: Tensor, others: Tensor, factors: NDArray[np.float64]) -> Tensor:
-    """`factor` parts of each image and 1 - `factor` of the other, in place."""
-    # Like torchvision's sum with a factor, addcmul rounds once. Where the result is a whole number but for rounding, as
-    # in grey pixels, that decides which one is the next below.
-    images.mul_(_per_image(factors, images)).addcmul_(others, _per_image(1.0 - factors, images))
-    return images.clamp_(0, 255).floor_()
-
-
-def _per_image(values: NDArray[np.float64], images: Tensor) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32)).to(images.device)[:, None, None, None]

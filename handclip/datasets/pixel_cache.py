@@ -3,13 +3,14 @@
 One file holds the pixels of one photograph, `<group>/<2 digits>/<SHA-256 of the photograph's file>.pix`: bytes of shape
 (3, height, width), then a magic number and a CRC-32 of the file's name and pixels. A file appears by renaming and never
 changes afterwards, so that reading needs no lock. Only the count of what is stored does; it is kept in a file of its
-own, and counted anew from what is there whenever the limit is reached.
+own, where each process takes room for some images at once, and counted anew from what is there whenever the limit is
+reached.
 """
 
-import errno
 import logging
 import os
 import re
+import stat
 import struct
 import time
 import zlib
@@ -27,34 +28,56 @@ import torch
 from torch import Tensor
 
 from handclip.errors import HandCLIPError
-from handclip.files import replacing
+from handclip.files import cache_folder
 
 logger = logging.getLogger(__name__)
 
 _TRAILER = struct.Struct("<8sI")
 _MAGIC = b"HandCLIP"
 _HASH = re.compile(r"[0-9a-f]{64}")
+_GROUP = re.compile(r".+-[0-9a-f]{8}")
+_PART = re.compile(r"[0-9a-f]{2}")
+_FILE = re.compile(r"[0-9a-f]{64}\.pix|\.[0-9a-f]{64}\.pix\.[0-9a-f]{8}\.part")
+"""Nothing else in the folder is ever counted or removed: a link to a disk that holds other things may stand there."""
 _BLOCK = 4096
 """Bytes that file systems hand out at once; sizes are counted in whole blocks."""
 _RETRY_SECONDS = 60.0
 """A full cache is asked again after so long: another run may have ended, or `handclip cache clear` been called."""
-_ABANDONED_SECONDS = 3600.0
-"""A half-written file that is older was left by a process that was killed."""
+_RENEW_SECONDS = 600.0
+"""A file that is loaded is marked as used again after so long."""
+_IDLE_SECONDS = 3600.0
+"""An image that was last used longer ago belongs to no run under way, and a half-written file to a killed process."""
+_AT_ONCE = 64
+"""Room is taken for so many images at once, as asking for it takes about as long as writing an image."""
 
 
 def pixel_folder() -> Path:
-    """Return the folder of the user's pixel cache, `$XDG_CACHE_HOME/handclip/pixels`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "handclip" / "pixels"
+    """Return the folder of the user's pixel cache, `$XDG_CACHE_HOME/handclip/pixels`.
+
+    Raises:
+        HandCLIPError: as for `cache_folder`.
+    """
+    return cache_folder() / "pixels"
 
 
 def open_pixel_cache(gib: float) -> "PixelCache | None":
-    """Return the user's pixel cache, limited to so many GiB; none for 0.
+    """Return the user's pixel cache, limited to so many GiB; none for 0, or where there can be none (on Windows, say).
 
-    A folder that cannot be written is said in the log; what it holds already is read all the same.
+    What is wrong with the folder is said in the log; what it holds already is read all the same.
     """
     if not gib:
         return None
-    cache = PixelCache(pixel_folder(), int(gib * 2**30))
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        logger.info("There is no pixel cache on Windows, so images are decoded anew each time.")
+        return None
+    try:
+        folder = pixel_folder()
+    except HandCLIPError as error:
+        logger.info(f"There is no pixel cache, so images are decoded anew each time: {error}")
+        return None
+    cache = PixelCache(folder, int(gib * 2**30))
     cache.try_writing()
     return cache
 
@@ -77,9 +100,12 @@ class CachedImage:
 class PixelCache:
     """Pixels by group (how they were computed) and by the SHA-256 of the photograph's file.
 
-    Never more than `limit_bytes`, and one image more for each process that writes at the same moment. Those that were
-    used least recently go first, but none that was used since this cache was opened: where the images of one run do not
-    fit, a part of them stays, and the others are decoded each time.
+    A group's name ends in `-` and eight hexadecimal digits.
+
+    Never more than `limit_bytes`, and 64 images more for each process that stores at the same time. Those that were
+    used least recently go first, but none that was used within the hour, by another run perhaps, or since this cache
+    was opened: where the images of one run do not fit, a part of them stays, and the others are decoded each time. (A
+    limit that is lower than before displaces what was used within the hour, too.)
 
     Processes may share a cache by being forked or by pickling; each checks a file on first use and trusts it from then.
     """
@@ -90,11 +116,15 @@ class PixelCache:
         self._opened = time.time()
         self._full_until = 0.0
         self._checked: defaultdict[str, set[str]] = defaultdict(set)
+        self._claimed: defaultdict[str, set[str]] = defaultdict(set)
+        self._damaged: set[Path] = set()
+        # Bytes that were counted already, and the process that may store them: not those that it forks.
+        self._room, self._owner = 0, os.getpid()
         # Shared with worker processes, so that one of them says that the disk is full and all of them stop.
         self._storing = RawValue(c_bool, True)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
+        state = {**self.__dict__, "_room": 0}
         if get_spawning_popen() is None:  # only a process that is being started can inherit shared memory
             del state["_storing"]
         return state
@@ -109,116 +139,176 @@ class PixelCache:
         the file nor what others see.
         """
         path = self._path(group, sha256)
+        if path is None:
+            return None
         count = 3 * height * width
         size = count + _TRAILER.size
         try:
-            whole = path.stat().st_size == size
+            status = path.stat()
+            whole = status.st_size == size
             content = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8) if whole else None
         except (OSError, RuntimeError):  # torch's, where the file was removed in between
             return None
         checked = self._checked[group]
         if content is None or (sha256 not in checked and not _is_intact(content, group, sha256)):
-            logger.warning(f"{path}: is damaged; the photograph is decoded anew")
-            with suppress(OSError):
-                path.unlink()
+            self._remove_damaged(path)
             return None
-        if sha256 not in checked:
-            checked.add(sha256)
+        checked.add(sha256)
+        if status.st_mtime < max(self._opened, time.time() - _RENEW_SECONDS):
             with suppress(OSError):
                 _mark_used(path)
         return content[:count].view(3, height, width)
 
     def store(self, group: str, sha256: str, pixels: Tensor) -> None:
         """Keep uint8 pixels of shape (3, height, width) if there is room. A disk that fails is said once in the log."""
-        if not self._storing.value or time.monotonic() < self._full_until or not _HASH.fullmatch(sha256):
+        path = self._path(group, sha256)
+        if path is None or not self._storing.value or time.monotonic() < self._full_until:
             return
-        data = pixels.numpy().tobytes()
+        data = pixels.contiguous().numpy().data.cast("B")
         try:
-            if not self._reserve(_on_disk(len(data) + _TRAILER.size)):
+            if not self._take_room(_on_disk(len(data) + _TRAILER.size)):
                 self._full_until = time.monotonic() + _RETRY_SECONDS
                 return
-            path = self._path(group, sha256)
-            with replacing(path) as temporary, _open_private(temporary, os.O_WRONLY | os.O_EXCL) as file:
-                file.write(data)
-                file.write(_trailer(group, sha256, data))
-                file.flush()
-                _mark_used(file.fileno())
+            self._write(path, data, _trailer(group, sha256, data))
             self._checked[group].add(sha256)
-        except (HandCLIPError, OSError) as error:
-            cause = error if isinstance(error, OSError) else error.__cause__
-            if not (isinstance(cause, OSError) and cause.errno == errno.ENOENT):  # cleared at this moment
-                self._give_up(error)
+        except FileNotFoundError:  # cleared at this moment
+            pass
+        except OSError as error:
+            self._give_up(error)
 
     def claim(self, group: str, hashes: Iterable[str]) -> None:
-        """Mark those of a run's images that are stored as used, so that the run does not displace its own."""
-        for sha256 in hashes:
+        """Mark those of a run's images that are stored as used, so that the run does not displace its own.
+
+        Each is marked once: later ones with the same images cost next to nothing.
+        """
+        new = set(hashes) - self._claimed[group]
+        self._claimed[group] |= new
+        for sha256 in new:
             with suppress(OSError):
-                _mark_used(self._path(group, sha256))
+                if path := self._path(group, sha256):
+                    _mark_used(path)
 
     def try_writing(self) -> None:
         """Find out whether the folder can be written; if not, say so in the log and store nothing."""
         try:
             self._reserve(0)  # which also makes room where the limit was larger before
-        except (OSError, ImportError) as error:
+        except OSError as error:
             self._give_up(error)
 
     def images(self) -> list[CachedImage]:
-        """Return all that is stored, in no order."""
-        return [image for image in self._files() if image.path.suffix == ".pix"]
+        """Return all that is stored, in no order.
+
+        Raises:
+            HandCLIPError: the folder cannot be read.
+        """
+        try:
+            return [image for image in self._files() if image.path.suffix == ".pix"]
+        except OSError as error:
+            raise HandCLIPError(f"cannot read the pixel cache in {self.folder}: {error.strerror or error}") from error
 
     def clear(self) -> list[CachedImage]:
         """Remove everything and return what was removed. What other processes store meanwhile may remain.
 
         Raises:
-            HandCLIPError: the folder cannot be written.
+            HandCLIPError: the folder cannot be read or written.
         """
-        if not self.folder.exists():
-            return []
+        images = self.images()
         try:
+            if not self.folder.exists():
+                return []
             with self._locked():
-                images = self.images()
                 for file in self._files():
                     file.path.unlink(missing_ok=True)
                 (self.folder / _COUNT).unlink()
-                for folder in sorted(self.folder.rglob("*/"), reverse=True):
-                    with suppress(OSError):  # another process has just stored an image there
+                groups = [Path(group.path) for group in _folders(self.folder, _GROUP)]
+                parts = [Path(part.path) for group in groups for part in _folders(group, _PART)]
+                for folder in (*parts, *groups, self.folder):
+                    with suppress(OSError):  # it holds other files, or another process has just stored an image there
                         folder.rmdir()
-                with suppress(OSError):
-                    self.folder.rmdir()
         except OSError as error:
             raise HandCLIPError(f"cannot clear {self.folder}: {error.strerror or error}") from error
         return images
 
-    def _path(self, group: str, sha256: str) -> Path:
-        return self.folder / group / sha256[:2] / f"{sha256}.pix"
+    def _path(self, group: str, sha256: str) -> Path | None:
+        """Return where an image is kept; nowhere if its name is no hash, which nobody must make a path of."""
+        return self.folder.joinpath(group, sha256[:2], f"{sha256}.pix") if _HASH.fullmatch(sha256) else None
+
+    def _write(self, path: Path, data: memoryview, trailer: bytes) -> None:
+        temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
+        try:  # what `files.replacing` does, without looking after folders for each image
+            try:
+                file = _open_private(temporary, os.O_WRONLY | os.O_EXCL)
+            except FileNotFoundError:
+                for folder in (self.folder, path.parent.parent, path.parent):
+                    _make_private(folder)
+                file = _open_private(temporary, os.O_WRONLY | os.O_EXCL)
+            with file:
+                file.write(data)
+                file.write(trailer)
+                file.flush()
+                _mark_used(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+    def _remove_damaged(self, path: Path) -> None:
+        if path in self._damaged:
+            return
+        logger.warning(f"{path}: is damaged; the photograph is decoded anew")
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            pass
+        except OSError:  # it will be met again
+            self._damaged.add(path)
 
     def _files(self) -> Iterator[CachedImage]:
-        for group in _folders(self.folder):
-            for part in _folders(group.path):
+        for group in _folders(self.folder, _GROUP):
+            for part in _folders(group.path, _PART):
                 with suppress(FileNotFoundError), os.scandir(part.path) as entries:
                     for entry in entries:
                         with suppress(FileNotFoundError):  # removed by another process meanwhile
-                            status = entry.stat(follow_symlinks=False)
-                            yield CachedImage(Path(entry.path), group.name, _on_disk(status.st_size), status.st_mtime)
+                            if _FILE.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                                status = entry.stat(follow_symlinks=False)
+                                size = _on_disk(status.st_size)
+                                yield CachedImage(Path(entry.path), group.name, size, status.st_mtime)
 
-    def _reserve(self, size: int) -> bool:
-        """Add `size` to the count of bytes if the limit allows it, displacing what was not used for longest."""
+    def _take_room(self, size: int) -> bool:
+        """Whether `size` bytes may be stored, of the room that this process has or is given now."""
+        if self._owner != os.getpid():
+            self._room, self._owner = 0, os.getpid()
+        if self._room < size:
+            self._room += self._reserve(size)
+        if self._room < size:
+            return False
+        self._room -= size
+        return True
+
+    def _reserve(self, size: int) -> int:
+        """Add to the count of bytes what the limit allows, displacing what was not used for longest.
+
+        Returns:
+            What was added: `size` for each of some images at once, `size` near the limit, or 0.
+        """
         with self._locked() as count:
             total = _read_count(count)
             if total is None or total + size > self.limit_bytes:
                 total = self._make_room(self.limit_bytes - max(size, self.limit_bytes // 20))
-            fits = total + size <= self.limit_bytes
-            _write_count(count, total + size if fits else total)
-            return fits
+            reserved = next((n * size for n in (_AT_ONCE, 1) if total + n * size <= self.limit_bytes), 0)
+            _write_count(count, total + reserved)
+            return reserved
 
     def _make_room(self, wanted: int) -> int:
         """Remove what is old until `wanted` bytes are left, if the total is more; return what is left."""
         files = sorted(self._files(), key=lambda file: file.used)
         total = sum(file.bytes for file in files)
-        abandoned = time.time() - _ABANDONED_SECONDS
+        idle = time.time() - _IDLE_SECONDS
         for file in files:
-            old = self._opened if file.path.suffix == ".pix" else abandoned
-            if file.used < old and total > wanted:
+            old = self._opened if file.path.suffix == ".pix" else idle
+            enough = wanted if file.used < idle else self.limit_bytes
+            if file.used < old and total > enough:
                 file.path.unlink(missing_ok=True)
                 total -= file.bytes
         return total
@@ -231,10 +321,9 @@ class PixelCache:
         path = self.folder / _COUNT
         while True:
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self.folder.chmod(0o700)  # these are photographs of people
                 file = _open_private(path, os.O_RDWR)
-            except FileNotFoundError:  # the cache was cleared in between
+            except FileNotFoundError:  # a new folder, or it was cleared in between
+                _make_private(self.folder)
                 continue
             with file:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -242,10 +331,10 @@ class PixelCache:
                     yield file
                     return
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, error: OSError) -> None:
         if self._storing.value:
             self._storing.value = False
-            reason = (error.strerror or error) if isinstance(error, OSError) else error
+            reason = error.strerror or error
             logger.warning(f"The pixel cache in {self.folder} cannot be added to, so images are decoded anew: {reason}")
 
 
@@ -259,9 +348,10 @@ def _read_count(file: BinaryIO) -> int | None:
 
 
 def _write_count(file: BinaryIO, total: int) -> None:
+    # Always as long: ext4 writes a file that was emptied first to disk at once, which takes a millisecond.
     file.seek(0)
+    file.write(b"%020d" % total)
     file.truncate()
-    file.write(b"%d" % total)
 
 
 def _is_at(path: Path, file: BinaryIO) -> bool:
@@ -272,11 +362,11 @@ def _is_at(path: Path, file: BinaryIO) -> bool:
 
 
 def _is_intact(content: Tensor, group: str, sha256: str) -> bool:
-    data = content.numpy().tobytes()
+    data = content.numpy().data
     return data[-_TRAILER.size :] == _trailer(group, sha256, data[: -_TRAILER.size])
 
 
-def _trailer(group: str, sha256: str, pixels: bytes) -> bytes:
+def _trailer(group: str, sha256: str, pixels: memoryview) -> bytes:
     return _TRAILER.pack(_MAGIC, zlib.crc32(pixels, zlib.crc32(f"{group}/{sha256}".encode())))
 
 
@@ -290,15 +380,26 @@ def _open_private(path: Path, flags: int) -> BinaryIO:
     return open(path, mode, opener=lambda name, _: os.open(name, flags | os.O_CREAT, 0o600))  # type: ignore[return-value]
 
 
+def _make_private(folder: Path) -> None:
+    """Make a folder for its owner only, as these are photographs of people; one that is there stays as it is."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(0o700)
+    except FileExistsError:
+        with suppress(FileNotFoundError):  # removed by another process meanwhile
+            if not stat.S_ISDIR(folder.lstat().st_mode) and not folder.is_dir():
+                raise
+
+
 def _mark_used(file: Path | int) -> None:
     """Set a file's time to this machine's clock, which is not always that of the file system."""
     now = time.time()
     os.utime(file, (now, now))
 
 
-def _folders(path: str | Path) -> list[os.DirEntry[str]]:
+def _folders(path: str | Path, name: re.Pattern[str]) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(path) as entries:
-            return [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+            return [entry for entry in entries if name.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []

@@ -1,5 +1,6 @@
 """Photographs as training examples."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from handclip.datasets.augmentation import Draw, Draws
+from handclip.datasets.augmentation import Draw
 from handclip.datasets.pixel_cache import PixelCache
 from handclip.datasets.pixels import PixelReader
 from handclip.datasets.transforms import ImageTransform
@@ -36,10 +37,10 @@ class Batch(NamedTuple):
 
     images: Tensor
     labels: Tensor
-    draws: Draws | None
+    draws: Tensor | None
 
 
-class ImageDataset(Dataset[tuple[Tensor, int, Draw]]):
+class ImageDataset(Dataset[tuple[Tensor, int, Draw | None]]):
     """Reads photographs as pixels, with the random choices of their transform.
 
     An item is asked for by its index, or by (index, seed) where the transform makes random choices.
@@ -56,7 +57,7 @@ class ImageDataset(Dataset[tuple[Tensor, int, Draw]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int, Draw]:
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int, Draw | None]:
         index, seed = item if isinstance(item, tuple) else (item, None)
         image = self.images[index]
         return self._reader.read(image.path, image.sha256), image.label, self.transform.draw(seed)
@@ -72,19 +73,35 @@ class BatchCollator:
         self.transform = transform
         self._transforms_here = device.type == "cpu" and transform.is_random
 
-    def __call__(self, items: Sequence[tuple[Tensor, int, Draw]]) -> Batch:
+    def __call__(self, items: Sequence[tuple[Tensor, int, Draw | None]]) -> Batch:
         """Put items of an `ImageDataset` together."""
         images, labels = torch.stack([pixels for pixels, _, _ in items]), torch.tensor([label for _, label, _ in items])
-        draws = np.array([draw for _, _, draw in items]) if self.transform.is_random else None
+        drawn = [draw for _, _, draw in items if draw is not None]
+        draws = torch.from_numpy(np.stack(drawn)) if drawn else None
         if self._transforms_here:
             return Batch(self.transform.batch(images, draws), labels, None)
         return Batch(images, labels, draws)
 
 
+def step_back(worker: int) -> None:
+    """Let a worker process use the time that the training step leaves, and never take a core from it.
+
+    The threads of a step share its work evenly; one that has to wait for its core keeps all of them waiting.
+    """
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
+
+
+_NICENESS = 10
+
+
 def to_images(batch: Batch, transform: ImageTransform, device: torch.device) -> Tensor:
     """Return the images of a batch on a device, (B, 3, height, width) float32, transformed if they are not yet."""
     images = batch.images.to(device, non_blocking=True)
-    return images if images.is_floating_point() else transform.batch(images, batch.draws)
+    if images.is_floating_point():
+        return images
+    draws = batch.draws.to(device, non_blocking=True) if batch.draws is not None else None
+    return transform.batch(images, draws)
 
 
 @contextmanager

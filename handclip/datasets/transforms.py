@@ -3,13 +3,12 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from handclip.config.experiment import Augmentation
-from handclip.datasets.augmentation import BatchAugmentation, Draw, Draws
+from handclip.datasets.augmentation import BatchAugmentation, Draw
 from handclip.datasets.pixels import Squash, squash_image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -71,31 +70,30 @@ class ImageTransform:
         if augmentation is not None and augmentation != Augmentation():
             red, green, blue = (round(255 * value) for value in preprocessing.mean)
             self._augmentation = BatchAugmentation(augmentation, (height, width), size, (red, green, blue))
-        self._statistics = preprocessing.mean, preprocessing.std
 
     @property
     def is_random(self) -> bool:
         """Whether each image needs a seed."""
         return self._augmentation is not None
 
-    def draw(self, seed: int | None) -> Draw:
-        """Return the random choices for the image whose seed this is.
+    def draw(self, seed: int | None) -> Draw | None:
+        """Return the random choices for the image whose seed this is; None if there are none to make.
 
         Raises:
             ValueError: there are choices to draw, but there is no seed.
         """
         if self._augmentation is None:
-            return Draw()
+            return None
         if seed is None:
             raise ValueError("an augmenting transform needs a seed for each image")
         return self._augmentation.draw(seed)
 
-    def batch(self, pixels: Tensor, draws: Draws | None = None) -> Tensor:
+    def batch(self, pixels: Tensor, draws: Tensor | None = None) -> Tensor:
         """Transform a batch on the device where it is.
 
         Args:
             pixels: (B, 3, squash.height, squash.width) uint8.
-            draws: what `draw` returned for each image.
+            draws: (B, ...) what `draw` returned for each image; on the same device.
 
         Returns:
             (B, 3, height, width) float32, normalised.
@@ -104,22 +102,23 @@ class ImageTransform:
             raise ValueError("an augmenting transform needs what was drawn for each image")
         images = torch.empty(len(pixels), 3, self.preprocessing.height, self.preprocessing.width, device=pixels.device)
         # A few at a time, so that what a CPU has just computed is still in its cache.
-        step = _AT_ONCE if pixels.device.type == "cpu" else len(pixels)
+        step = _AT_ONCE if pixels.device.type == "cpu" else max(1, len(pixels))
         for start in range(0, len(pixels), step):
             rows = slice(start, start + step)
             self._transform(pixels[rows], draws[rows] if draws is not None else None, images[rows])
         return images
 
-    def _transform(self, pixels: Tensor, draws: Draws | None, out: Tensor) -> None:
+    def _transform(self, pixels: Tensor, draws: Tensor | None, out: Tensor) -> None:
         if self._augmentation is not None and draws is not None:
             pixels = self._augmentation.move_and_recolour(pixels, draws)
-        # As torchvision's ToDtype and Normalize.
-        mean, std = (torch.tensor(values, device=out.device)[:, None, None] for values in self._statistics)
-        torch.mul(pixels, 1 / 255, out=out).sub_(mean).div_(std)
+        torch.mul(pixels, 1 / 255, out=out)
+        for channel, (mean, std) in enumerate(zip(self.preprocessing.mean, self.preprocessing.std, strict=True)):
+            out[:, channel].sub_(mean).div_(std)
         if self._augmentation is not None and draws is not None:
             self._augmentation.erase(out, draws)
 
     def __call__(self, image: Image.Image, seed: int | None = None) -> Tensor:
         """Transform one photograph (RGB, 8 bit) to (3, height, width); `seed` decides the random choices."""
+        draw = self.draw(seed)
         pixels = squash_image(image, self.squash)[None]
-        return self.batch(pixels, np.array([self.draw(seed)]) if self.is_random else None)[0]
+        return self.batch(pixels, torch.from_numpy(draw)[None] if draw is not None else None)[0]

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import PreparedDataset, find_or_prepare, manifest_path
 from handclip.datasets.synthetic import SyntheticHands, generate, is_generated
 from handclip.datasets.torch_dataset import LabelledImage
-from handclip.errors import ConfigError, DataError, missing_file
+from handclip.errors import ConfigError, DataError, HandCLIPError, missing_file
+from handclip.files import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
         prepared = find_or_prepare(
             _layout(config),
             root,
-            _CACHE,
+            _kept_manifests(root),
             aspects=config.aspects,
             allow_missing=config.allow_missing,
             progress=report,
@@ -83,7 +83,14 @@ def missing_data(config: ExperimentConfig) -> Path | None:
     return None if made_on_first_use or place.exists() else place
 
 
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "handclip" / "manifests"
+def _kept_manifests(root: Path) -> Path:
+    """Return where the manifests of a read-only data set are kept: without a home folder, there is only itself."""
+    try:
+        return cache_folder() / "manifests"
+    except HandCLIPError:
+        return root / "manifests"
+
+
 _ORIGINS = {
     "manifests": "Manifests read from {folder}.",
     "original_splits": "Splits prepared by the original scripts in {root} are used as they are; manifests in {folder}.",

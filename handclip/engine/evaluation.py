@@ -16,6 +16,7 @@ from handclip.console import progress_over
 from handclip.datasets.attributes import attributes_of
 from handclip.datasets.images import read_image
 from handclip.datasets.manifest import Manifest
+from handclip.datasets.pixel_cache import open_pixel_cache
 from handclip.engine.cost import evaluation_cost, training_cost
 from handclip.engine.data import check_not_tested_on, combined_sha256, find_manifests, people_known_from_other_aspects
 from handclip.engine.distributed import current, first_before_others, on_first, own_device
@@ -131,16 +132,17 @@ def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Eval
         return earlier
     facts = evaluated.facts()
     used = {aspect: images_of_draws(config, manifest) for aspect, manifest in manifests.items()}
+    cache = open_pixel_cache(config.pixel_cache_gib)
     embedding_start = time.perf_counter()
     with progress_over(f"embedding images of {subject.identity['run']}") as report:
-        features = embed_images(config, manifests, used, evaluated.model.to(device), device, report)
+        features = embed_images(config, manifests, used, evaluated.model.to(device), device, cache, report)
     embedding_seconds = time.perf_counter() - embedding_start
     rankings: dict[str, Rankings] = {}
     on_first(lambda: rankings.update({a: rank_draws(config, manifest, features) for a, manifest in manifests.items()}))
     seconds = time.perf_counter() - start
     used = {aspect: validation_images(manifest) for aspect, manifest in manifests.items()}
     with progress_over("embedding validation images") as report:
-        validation = embed_images(config, manifests, used, evaluated.model, device, report)
+        validation = embed_images(config, manifests, used, evaluated.model, device, cache, report)
     images_per_second = len(features.images) * len(features.by_flip) / embedding_seconds
     speed = evaluation_cost(seconds, images_per_second, device)
     return on_first(lambda: _write(config, subject, facts, rankings, features, validation, device, seconds, speed))

@@ -9,7 +9,7 @@ import torch
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.manifest import Manifest
-from handclip.datasets.pixel_cache import open_pixel_cache
+from handclip.datasets.pixel_cache import PixelCache
 from handclip.datasets.torch_dataset import LabelledImage
 from handclip.engine.features import Features, extract_features
 from handclip.engine.hardware import choose_workers
@@ -38,6 +38,7 @@ def embed_images(
     used: Mapping[str, Sequence[int]],
     model: EmbeddingModel,
     device: torch.device,
+    cache: PixelCache | None,
     report: Callable[[int, int], None],
 ) -> FeatureTable:
     """Embed images of manifests, each once.
@@ -48,6 +49,7 @@ def embed_images(
         used: indices of the images of each aspect: `images_of_draws`, or `validation_images`.
         model: the model.
         device: where the model is.
+        cache: where decoded images are kept.
         report: called with (images done, images in all).
 
     Raises:
@@ -67,7 +69,7 @@ def embed_images(
         device=device,
         batch_size=config.eval_batch_size,
         num_workers=choose_workers(config.num_workers),
-        cache=open_pixel_cache(config.pixel_cache_gib),
+        cache=cache,
         flip="sum" in config.flip_settings,
         progress=report,
     )

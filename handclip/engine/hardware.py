@@ -204,6 +204,7 @@ def describe_device(device: torch.device) -> dict[str, Any]:
 def reset_peak_memory(device: torch.device) -> None:
     """Forget earlier peaks, so that a run is not charged with what another took before it in the same process."""
     if device.type == "cuda":
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # nothing before need have touched the GPU
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):  # only Linux has it
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

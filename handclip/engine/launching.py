@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -67,7 +68,11 @@ def starts_processes(config: ExperimentConfig) -> bool:
 
 
 def launched() -> Processes | None:
-    """Return this process among those that `torchrun` or `srun` has started; None where it was started by itself."""
+    """Return this process among those that `torchrun` or `srun` has started; None where it was started by itself.
+
+    Raises:
+        ConfigError: not every machine has as many.
+    """
     variables = os.environ
     if "TORCHELASTIC_RUN_ID" in variables:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -77,6 +82,12 @@ def launched() -> Processes | None:
             int(variables[name])
             for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NUM_NODES")
         )
+        # "2(x3)" is two on each of three machines, "2,1" is not as many on each.
+        if size % nodes or "," in variables.get("SLURM_STEP_TASKS_PER_NODE", ""):
+            raise ConfigError(
+                f"srun has started {size} processes on {nodes} machines, and not as many on each; say how many each is "
+                "to have by --ntasks-per-node"
+            )
         processes = Processes(rank, size, local_rank, size // nodes)
     else:
         return None
@@ -242,10 +253,13 @@ def _first_fault(
             return found.error
     for number, found in faults.items():
         if not found.traceback:
-            processes[number].join(1.0)
+            processes[number].join(_GRACE)
+            name, code = f"process {number + 1} of {len(processes)}", processes[number].exitcode
+            if code is not None and code < 0:
+                return HandCLIPError(f"{name} was ended from outside (exit code {code}), for want of memory, perhaps")
             return HandCLIPError(
-                f"process {number + 1} of {len(processes)} was ended from outside (exit code "
-                f"{processes[number].exitcode}), for want of memory, perhaps"
+                f"{name} ended (exit code {code}) before it could say why; what it printed stands above. A script that "
+                'asks for several devices must do so below `if __name__ == "__main__":`, as each process imports it'
             )
     return RuntimeError(f"process {rank + 1} of {len(processes)} failed:\n{fault.traceback}")
 
@@ -261,6 +275,9 @@ def _end(processes: list[BaseProcess]) -> None:
     """End what still runs: let it tidy up, but not for long."""
     for process in processes:
         if process.pid is not None and process.is_alive():
+            if sys.platform == "win32":
+                process.terminate()
+                continue
             # Not SIGTERM, to which Lightning gives a meaning of its own.
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGUSR1)
@@ -283,7 +300,8 @@ def _run(
     """Be one of the processes that `_start` has started."""
     # Ctrl-C reaches every process of a terminal; the one that waits passes it on.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, _interrupt)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGUSR1, _interrupt)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     names = {"RANK": own.rank, "LOCAL_RANK": own.local_rank, "WORLD_SIZE": own.size, "LOCAL_WORLD_SIZE": own.local_size}
     os.environ.update({name: str(value) for name, value in names.items()})
@@ -304,7 +322,8 @@ def _run(
         outcome = _Fault(error, "")
     except BaseException:
         outcome = _Fault(None, traceback.format_exc())
-    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     # Not by `send`: torch makes it share a tensor's memory, which would end with this process.
     report.send_bytes(pickle.dumps(outcome))
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,7 +45,8 @@ def build_optimizers(
 
     Returns:
         The main optimizer, with the groups `encoder` and `new` (each split by whether it decays: vectors, such as
-        biases and norms, do not), and plain SGD for the centres of the center losses, or None.
+        biases and norms, do not; `initial_lr` is what `lr_factor` multiplies), and plain SGD for the centres of the
+        center losses, or None.
 
     Raises:
         ConfigError: nothing is left to train.
@@ -65,9 +67,18 @@ def build_optimizers(
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     # One kernel for a whole group; on the CPU it would round differently.
     main = kind(groups, fused=True if all(p.is_cuda for p in (*encoder, *new)) else None)
+    for group in main.param_groups:
+        group["initial_lr"] = group["lr"]
+    main.register_load_state_dict_pre_hook(_keep_kernel)
     sgd = torch.optim.SGD([{"name": "centers", "params": [p], "lr": lr} for p, lr in centres]) if centres else None
     _check_complete(model, criterion, [main, *([sgd] if sgd else [])])
     return main, sgd
+
+
+def _keep_kernel(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Go on with this device's kernel: a saved state brings along that of the device where it was saved."""
+    pairs = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    return {**state, "param_groups": [{**saved, "fused": own["fused"]} for saved, own in pairs]}
 
 
 def _decay_groups(name: str, parameters: list[nn.Parameter], lr: float, decay: float) -> Iterable[dict[str, object]]:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.pixel_cache import open_pixel_cache
 from handclip.datasets.sampling import BatchShare, PKBatchSampler, RandomBatchSampler
-from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, plain_worker_errors
+from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, plain_worker_errors, step_back
 from handclip.datasets.transforms import ImageTransform
 from handclip.engine.compilation import naming_compile
 from handclip.engine.criterion import TrainingCriterion
@@ -39,7 +39,7 @@ from handclip.engine.hardware import (
     reset_peak_memory,
 )
 from handclip.engine.keeper import Row, RunKeeper
-from handclip.engine.launching import on_devices
+from handclip.engine.launching import is_first_launched, on_devices
 from handclip.engine.lightning_environment import JoinedProcesses
 from handclip.engine.module import TrainingModule
 from handclip.engine.normalization import synchronize_batch_norm
@@ -98,7 +98,8 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
                 f"{files.folder}: was trained with manifest {result.manifest_sha256[:12]}, but the data are now those "
                 f"of {now[:12]}. Train on them in another folder, or move this run away"
             )
-        logger.info(f"{files.run} has already ended; nothing is left to do.")
+        if is_first_launched():
+            logger.info(f"{files.run} has already ended; nothing is left to do.")
         return result
     for folder in (files.folder, files.best.parent):
         require_writable(folder)
@@ -140,6 +141,8 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
         num_workers = computation.num_workers
         seen = earlier.training_images if earlier is not None else []
         cache = open_pixel_cache(config.pixel_cache_gib)
+        kept = f"{cache.folder}, at most {config.pixel_cache_gib:g} GiB" if cache is not None else "none"
+        logger.info(f"Pixel cache: {kept}")
         keeper = RunKeeper(
             config, data, files, combined_sha256(manifests), precision, num_workers, stop_after, seen, cache
         )
@@ -154,6 +157,7 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
             batch_sampler=share,
             num_workers=num_workers,
             collate_fn=BatchCollator(transform, device),
+            worker_init_fn=step_back if device.type == "cpu" else None,
             persistent_workers=num_workers > 0,
             pin_memory=device.type == "cuda",
         )

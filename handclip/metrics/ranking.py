@@ -130,8 +130,10 @@ def rank_similarities(similarities: Any, query_labels: Any, gallery_labels: Any,
 
     Raises:
         ValueError: a shape does not fit, a score is not finite, a label is not an integer, there is no query or no
-            gallery image, or no query has a relevant image.
+            gallery image, no query has a relevant image, or `tie` is negative or not finite.
     """
+    if not 0 <= tie < np.inf:
+        raise ValueError(f"tie must be a finite number from 0 up, got {tie}")
     scores = _matrix(similarities, "similarities")
     query_ids = _identities(query_labels, "query_labels", scores.shape[0])
     gallery_ids = _identities(gallery_labels, "gallery_labels", scores.shape[1])

@@ -18,9 +18,11 @@ Where paper and the authors' code differ, this follows the code, which made the 
 thirds, and an image counts as its own nearest, so that k1 adds k1 images to it and k2 counts it in. Images at the same
 distance as the k-th nearest are neighbours too; the result does not depend on the order of the images.
 
-An image has a few dozen neighbours among thousands, so all but the distances is kept in sparse matrices.
+An image has a few dozen neighbours among thousands, so all but the distances is kept in sparse matrices. Images that a
+model cannot tell apart are all neighbours of each other; what hundreds of them share is computed densely.
 """
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -46,11 +48,20 @@ _TIE = 2 * COSINE_TIE
 _TILE = 128
 """Rows and columns of a square of distances that stays near the processor while it is worked on."""
 
+_STRIP = 512
+"""Rows of distances that are multiplied at once: of those the product is as fast as of all."""
+
 _GROUPS = 16
 """For each neighbour that is sought: so many groups the images are divided into."""
 
 _PAIRS_AT_ONCE = 1_000_000
 """Pairs of encodings that share an image and are compared at once, a few hundred thousand more at most."""
+
+_CROWD = 10_000
+"""So many pairs of images that share a neighbour make it crowded: a hundred on either side, say."""
+
+_DENSE_GAIN = 16
+"""A dense matrix is at least so many times as fast for each of its entries as a sparse one."""
 
 
 def rerank_gallery(
@@ -117,25 +128,34 @@ def reranked_distances(
     largest[largest == 0] = 1  # all images may be the same
     encodings = _averaged(_encoded(expanded, distances, largest), nearest)
     split = len(queries)
-    final = _jaccard(encodings[:split], encodings[split:])
-    final *= 1 - lambda_
-    original = distances[:split, split:] / largest[:split, None]
-    original *= lambda_
-    final += original
+    final = _shared(encodings[:split], encodings[split:].T.tocsr())
+    for start in range(0, split, _TILE):
+        rows = slice(start, min(start + _TILE, split))
+        shared = final[rows]  # and the sum of the larger weights is 2 less this, since each row sums to 1
+        original = distances[rows, split:] / largest[rows, None]
+        final[rows] = (1 - lambda_) * (1 - shared / (2 - shared)) + lambda_ * original
     return final
 
 
 def _squared_distances(vectors: Floats) -> Floats:
     """(N, N) squared Euclidean distances of unit vectors, symmetric to the last bit."""
-    distances: Floats = vectors @ vectors.T
-    starts = range(0, len(distances), _TILE)
-    for top in starts:
-        for left in range(top, len(distances), _TILE):
-            rows, columns = slice(top, top + _TILE), slice(left, left + _TILE)
-            tile = np.minimum(2 - 2 * distances[rows, columns], 2 - 2 * distances[columns, rows].T)
-            tile[tile < _TIE] = 0
-            distances[rows, columns] = tile
-            distances[columns, rows] = tile.T
+    size = len(vectors)
+    distances = np.empty((size, size))
+    for start in range(0, size, _STRIP):
+        stop = min(start + _STRIP, size)
+        np.matmul(vectors[start:stop], vectors[start:].T, out=distances[start:stop, start:])
+        for top in range(start, stop, _TILE):
+            rows = slice(top, min(top + _TILE, stop))
+            for left in range(top, size, _TILE):
+                columns = slice(left, left + _TILE)
+                tile = distances[rows, columns]
+                tile *= -2
+                tile += 2
+                tile[tile < _TIE] = 0
+                if top == left:
+                    square = distances[rows, rows]
+                    np.minimum(square, square.T.copy(), out=square)
+                distances[columns, rows] = tile.T
     np.fill_diagonal(distances, 0)
     return distances
 
@@ -174,10 +194,10 @@ def _mutual(near: Sparse) -> Sparse:
 def _expanded(reciprocal: Sparse, reciprocal_of_half: Sparse) -> Sparse:
     """Add, for each image, the k/2-reciprocal neighbours of those neighbours that share most of them with it."""
     sizes = reciprocal_of_half.sum(axis=1)
-    shared = (reciprocal @ reciprocal_of_half.T).multiply(reciprocal).tocsr()
+    shared = _product(reciprocal, reciprocal_of_half.T.tocsr()).multiply(reciprocal).tocsr()
     shared.data = (3 * shared.data > 2 * sizes[shared.indices]).astype(np.float64)
     shared.eliminate_zeros()
-    expanded = (reciprocal + shared @ reciprocal_of_half).tocsr()
+    expanded = (reciprocal + _product(shared, reciprocal_of_half)).tocsr()
     expanded.sort_indices()
     return expanded
 
@@ -193,28 +213,77 @@ def _encoded(expanded: Sparse, distances: Floats, largest: Floats) -> Sparse:
 
 def _averaged(encodings: Sparse, nearest: Sparse) -> Sparse:
     """Mean encodings of each image's nearest."""
-    sums = (nearest @ encodings).tocsr()
+    sums = _product(nearest, encodings)
     sums.data /= np.repeat(nearest.sum(axis=1), np.diff(sums.indptr))
     return sums
 
 
-def _jaccard(query_encodings: Sparse, gallery_encodings: Sparse) -> Floats:
-    """(Q, G) distances of rows that sum to 1, by way of the few non-zero entries in each column."""
-    queries, gallery = query_encodings.shape[0], gallery_encodings.shape[0]
-    shared = np.zeros(queries * gallery)
-    row = np.repeat(np.arange(queries), np.diff(query_encodings.indptr))
-    of_gallery = gallery_encodings.tocsc()
-    starts, holders = of_gallery.indptr[query_encodings.indices], np.diff(of_gallery.indptr)[query_encodings.indices]
+def _shared(queries: Sparse, gallery: Sparse) -> Floats:
+    """(Q, G) sums of the smaller weights of (Q, N) and (N, G) encodings, by way of the few that are not zero."""
+    shared = np.zeros((queries.shape[0], gallery.shape[1]))
+    crowd = _crowd(queries, gallery)
+    if crowd is not None:
+        block = np.zeros((len(crowd.rows), len(crowd.columns)))
+        smaller = np.empty_like(block)
+        for of_queries, of_gallery in zip(crowd.left.T, crowd.right, strict=True):
+            block += np.minimum.outer(of_queries, of_gallery, out=smaller)
+        shared[np.ix_(crowd.rows, crowd.columns)] = block
+        queries, gallery = queries[:, ~crowd.middle], gallery[~crowd.middle]
+    _add_shared(shared, queries, gallery)
+    return shared
+
+
+def _add_shared(shared: Floats, queries: Sparse, gallery: Sparse) -> None:
+    width = shared.shape[1]
+    row = np.repeat(np.arange(len(shared)), np.diff(queries.indptr))
+    starts, holders = gallery.indptr[queries.indices], np.diff(gallery.indptr)[queries.indices]
     parts = np.searchsorted(np.cumsum(holders), np.arange(0, holders.sum() + _PAIRS_AT_ONCE, _PAIRS_AT_ONCE), "right")
+    flat = shared.reshape(-1)
     for begin, end in pairwise(parts):
         entries = slice(begin, end)
         counts = holders[entries]
         places = ranges_from(starts[entries], counts)
-        first = row[begin] * gallery
-        pairs = np.repeat(row[entries] * gallery - first, counts) + of_gallery.indices[places]
-        smaller = np.minimum(np.repeat(query_encodings.data[entries], counts), of_gallery.data[places])
+        first = row[begin] * width
+        pairs = np.repeat(row[entries] * width - first, counts) + gallery.indices[places]
+        smaller = np.minimum(np.repeat(queries.data[entries], counts), gallery.data[places])
         sums = np.bincount(pairs, smaller)
-        shared[first : first + len(sums)] += sums
-    shared /= 2 - shared
-    distances: Floats = np.subtract(1, shared, out=shared).reshape(queries, gallery)
-    return distances
+        flat[first : first + len(sums)] += sums
+
+
+def _product(left: Sparse, right: Sparse) -> Sparse:
+    """Product of two sparse matrices, through a dense one for what is crowded."""
+    crowd = _crowd(left, right)
+    if crowd is None:
+        return (left @ right).tocsr()
+    block = sparse.coo_array(crowd.left @ crowd.right)
+    places = crowd.rows[block.row], crowd.columns[block.col]
+    of_crowd = sparse.csr_array((block.data, places), shape=(left.shape[0], right.shape[1]))
+    return (left[:, ~crowd.middle] @ right[~crowd.middle] + of_crowd).tocsr()
+
+
+@dataclass(frozen=True, eq=False)
+class _Crowd:
+    """The part of a product of two sparse matrices that is faster with dense ones.
+
+    `middle` (N,) are the images it goes over, `rows` (I,) and `columns` (J,) those that it adds to, `left` (I, K) and
+    `right` (K, J) its factors.
+    """
+
+    middle: NDArray[np.bool_]
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    left: Floats
+    right: Floats
+
+
+def _crowd(left: Sparse, right: Sparse) -> _Crowd | None:
+    """The images that more pairs of a row on the left and a column on the right share than is good for sparse ones."""
+    pairs = np.bincount(left.indices, minlength=left.shape[1]) * np.diff(right.indptr)
+    middle = pairs > _CROWD
+    if not middle.any():
+        return None
+    of_left, of_right = left[:, middle], right[middle]
+    rows, columns = np.flatnonzero(np.diff(of_left.indptr)), np.unique(of_right.indices)
+    if _DENSE_GAIN * pairs[middle].sum() < len(rows) * len(columns) * np.count_nonzero(middle):
+        return None
+    return _Crowd(middle, rows, columns, of_left[rows].toarray(), of_right[:, columns].toarray())

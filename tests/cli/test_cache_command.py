@@ -52,7 +52,9 @@ def test_info_for_programs(handclip: Handclip, cache: PixelCache) -> None:
 
 
 def test_info_of_an_empty_cache_makes_no_folder(handclip: Handclip) -> None:
-    assert "Holds 0 images" in handclip("cache", "info").out
+    out = handclip("cache", "info").out
+    assert "Holds 0 images" in out
+    assert "photographs" not in out
     assert json.loads(handclip("cache", "info", "--json").out)["oldest_use"] is None
     assert not pixel_folder().exists()
 
@@ -76,3 +78,24 @@ def test_clear_under_a_run(handclip: Handclip, cache: PixelCache, tmp_path: Path
     handclip("cache", "clear")
     assert torch.equal(reader.read(path, inspect_image(path).sha256), before)
     assert len(cache.images()) == 1
+
+
+def test_something_else_in_the_place_of_the_folder(handclip: Handclip) -> None:
+    pixel_folder().parent.mkdir(parents=True)
+    pixel_folder().write_text("mine")
+    for command in ("info", "clear"):
+        answer = handclip("cache", command)
+        assert answer.code == 1
+        assert f"cannot read the pixel cache in {pixel_folder()}: Not a directory" in " ".join(answer.err.split())
+
+
+def test_without_a_home(handclip: Handclip, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    for command in ("info", "clear"):
+        answer = handclip("cache", command)
+        assert answer.code == 1
+        assert "XDG_CACHE_HOME" in answer.err

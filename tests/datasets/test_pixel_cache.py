@@ -6,6 +6,7 @@ import pickle
 import resource
 import signal
 import stat
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -112,10 +113,49 @@ def test_loaded_tensors_hold_no_files_open(folder: Path) -> None:
 
 
 def test_only_the_owner_can_look(folder: Path) -> None:
-    folder.mkdir(mode=0o755)
     store(PixelCache(folder, 10**6), 1)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*/"))} == {0o700}
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()} == {0o600}
+
+
+def test_a_folder_that_was_there_keeps_its_mode(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o755)
+    store(PixelCache(folder, 10**6), 1)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*/")} == {0o700}
+
+
+def test_other_files_in_the_folder_are_left_alone(tmp_path: Path, folder: Path) -> None:
+    """A link to a disk that holds other things stands in the folder's place."""
+    disk = tmp_path / "disk"
+    store(PixelCache(disk, 10**6), 1)
+    folder.symlink_to(disk)
+    make_old(disk, 1, seconds=5000)
+    own = file_of(disk, 1)
+    foreign = [
+        disk / "holiday" / "2019" / "photo.jpg",
+        disk / "holiday" / "ab" / own.name,
+        disk / GROUP / "ab" / "photo.jpg",
+        disk / GROUP / "abc" / own.name,
+        own.with_name("notes.pix"),
+        own.with_name(".half.part"),
+    ]
+    for path in foreign:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"not ours")
+        os.utime(path, (0, 0))
+    (own.parent / sha(2)).with_suffix(".pix").symlink_to(foreign[0])
+    (disk / "lost+found").mkdir()
+    cache = PixelCache(folder, ROOM)
+    store(cache, 3)
+    assert [image.path.stem for image in cache.images()] == [sha(3)]
+    assert len(cache.clear()) == 1
+    assert all(path.read_bytes() == b"not ours" for path in foreign)
+    assert (disk / "lost+found").is_dir()
+    assert not (disk / GROUP / sha(3)[:2]).exists()
+    assert folder.is_symlink()
+    assert not (disk / "bytes").exists()
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "", "A" * 64, "a" * 63])
@@ -124,6 +164,20 @@ def test_only_hashes_become_file_names(folder: Path, name: str) -> None:
     cache.store(GROUP, name, pixels(1))
     assert cache.load(GROUP, name, 40, 40) is None
     assert not list(folder.parent.rglob("*.pix"))
+
+
+def test_damage_that_cannot_be_removed_is_said_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    store(PixelCache(folder, 10**6), 1)
+    file_of(folder, 1).write_bytes(b"damaged")
+    monkeypatch.setattr(Path, "unlink", refuse)
+    cache = PixelCache(folder, 10**6)
+    assert [load(cache, 1) for _ in range(3)] == [None] * 3
+    assert caplog.messages == [f"{file_of(folder, 1)}: is damaged; the photograph is decoded anew"]
 
 
 def test_damage_is_logged_and_mended(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -170,12 +224,44 @@ def test_a_file_under_another_name_is_not_taken(folder: Path) -> None:
 def test_what_was_used_least_recently_goes_first(folder: Path) -> None:
     store(PixelCache(folder, 10 * ROOM), *range(10))
     for number in range(10):
-        make_old(folder, number, seconds=1000 - number)
+        make_old(folder, number, seconds=5000 - number)
     cache = PixelCache(folder, 10 * ROOM)
     assert load(cache, 0) is not None
     store(cache, 10, 11)
     assert stored(PixelCache(folder, 10 * ROOM), range(12)) == {0, *range(3, 12)}
     assert bytes_on_disk(folder) <= 10 * ROOM
+
+
+def test_what_another_run_uses_is_not_displaced(folder: Path) -> None:
+    first = PixelCache(folder, 10 * ROOM)
+    store(first, *range(10))
+    for number in range(10):
+        make_old(folder, number, seconds=5000)
+    assert stored(first, range(5)) == set(range(5))  # in its next epoch
+    second = PixelCache(folder, 10 * ROOM)
+    store(second, *range(10, 20))
+    assert stored(first, range(20)) == {*range(5), *range(10, 15)}
+
+
+def test_use_is_marked_every_ten_minutes(folder: Path) -> None:
+    cache = PixelCache(folder, 10**6)
+    store(cache, 1)
+    for seconds, renewed in ((500, False), (700, True)):
+        cache._opened = 0
+        make_old(folder, 1, seconds)
+        load(cache, 1)
+        assert (time.time() - file_of(folder, 1).stat().st_mtime < 100) == renewed
+
+
+def test_images_are_claimed_once(folder: Path) -> None:
+    cache = PixelCache(folder, 10**6)
+    store(cache, 1, 2)
+    for number, claimed in ((1, [1]), (2, [1, 2])):
+        make_old(folder, 1, seconds=5000)
+        make_old(folder, 2, seconds=5000)
+        cache.claim(GROUP, map(sha, claimed))
+        assert time.time() - file_of(folder, number).stat().st_mtime < 100
+    assert time.time() - file_of(folder, 1).stat().st_mtime > 4000
 
 
 def test_a_set_that_does_not_fit_keeps_a_stable_part(folder: Path) -> None:
@@ -208,6 +294,50 @@ def test_a_lower_limit_holds_from_the_start(monkeypatch: pytest.MonkeyPatch) -> 
     store(cache, *range(10))
     open_pixel_cache(5 * ROOM / 2**30)
     assert bytes_on_disk(pixel_folder()) <= 5 * ROOM
+
+
+def test_room_is_taken_for_many_images_at_once_but_not_near_the_limit(folder: Path) -> None:
+    cache = PixelCache(folder, 70 * ROOM)
+    counts = []
+    for number in range(72):
+        store(cache, number)
+        counts.append(int((folder / "bytes").read_text()) // ROOM)
+    assert counts == [64] * 64 + [65, 66, 67, 68, 69, 70, 70, 70]
+    assert stored(cache, range(72)) == set(range(70))
+    assert bytes_on_disk(folder) == 70 * ROOM
+
+
+def test_a_forked_process_takes_room_of_its_own(folder: Path) -> None:
+    cache = PixelCache(folder, 1000 * ROOM)
+    store(cache, 0)
+    processes = [start(store, cache, 1), start(store, cache, 2)]
+    for process in processes:
+        process.join()
+    store(cache, 3)
+    store(pickle.loads(pickle.dumps(cache)), 4)
+    assert int((folder / "bytes").read_text()) == 4 * 64 * ROOM
+    assert stored(cache, range(5)) == set(range(5))
+
+
+@pytest.mark.parametrize("lacking", ["home folder", "locks"])
+def test_no_cache_without_a_home_or_on_windows(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lacking: str
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    caplog.set_level(logging.INFO)
+    if lacking == "locks":
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+    else:
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(Path, "home", no_home)
+        with pytest.raises(HandCLIPError, match="XDG_CACHE_HOME"):
+            pixel_folder()
+    assert open_pixel_cache(1) is None
+    [message] = caplog.messages
+    assert message.startswith("There is no pixel cache")
+    assert ("Windows" if lacking == "locks" else "no home folder") in message
 
 
 def test_no_cache_at_zero() -> None:
@@ -260,13 +390,16 @@ def test_processes_that_fill_it_at_once(folder: Path) -> None:
     assert int((folder / "bytes").read_text()) >= bytes_on_disk(folder) == 60 * ROOM
 
 
-def test_processes_together_keep_the_limit(folder: Path) -> None:
+@pytest.mark.parametrize("at_once", [64, 5])
+def test_processes_together_keep_the_limit(folder: Path, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(pixel_cache, "_AT_ONCE", at_once)
+    slack = 1 if at_once == 64 else at_once  # 64 images are more than the limit, so room is taken for one at a time
     processes = [start(fill, folder, 20 * ROOM, list(range(100 * k, 100 * k + 40))) for k in range(4)]
     while any(process.is_alive() for process in processes):
         total = sum(ROOM for path in list(folder.rglob("*.pix")))
-        assert total <= (20 + len(processes)) * ROOM
+        assert total <= (20 + slack * len(processes)) * ROOM
     assert [process.exitcode for process in processes] == [0] * 4
-    assert 10 * ROOM <= bytes_on_disk(folder) <= (20 + len(processes)) * ROOM
+    assert 10 * ROOM <= bytes_on_disk(folder) <= (20 + slack * len(processes)) * ROOM
 
 
 def die_while_writing(folder: Path) -> None:
@@ -355,7 +488,7 @@ def test_a_spawned_process_shares_the_cache(folder: Path) -> None:
 def test_clear_leaves_nothing(folder: Path) -> None:
     cache = PixelCache(folder, 10**6)
     store(cache, 1, 2)
-    (file_of(folder, 1).parent / ".half.part").write_bytes(b"half")
+    file_of(folder, 1).with_name(f".{sha(1)}.pix.0badcafe.part").write_bytes(b"half")
     kept = load(cache, 1)
     removed = cache.clear()
     assert [image.bytes for image in removed] == [ROOM, ROOM]
@@ -384,19 +517,20 @@ def test_the_count_survives_a_clearing_that_another_process_waited_for(folder: P
         waiting.join(timeout=0.2)
         (folder / "bytes").unlink()
     waiting.join()
-    assert (folder / "bytes").read_text() == str(ROOM)
+    assert int((folder / "bytes").read_text()) == 64 * ROOM
 
 
 def test_a_clearing_in_between_does_not_stop_storing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chmod, calls = Path.chmod, []
+    make = pixel_cache._make_private
+    calls: list[Path] = []
 
-    def clear_first(self: Path, mode: int) -> None:
+    def make_and_clear(path: Path) -> None:
+        make(path)
         if not calls:
-            self.rmdir()
-        calls.append(mode)
-        chmod(self, mode)
+            path.rmdir()
+        calls.append(path)
 
-    monkeypatch.setattr(Path, "chmod", clear_first)
+    monkeypatch.setattr(pixel_cache, "_make_private", make_and_clear)
     cache = PixelCache(folder, 10**6)
     store(cache, 1)
     assert stored(cache, range(2)) == {1}
@@ -412,6 +546,21 @@ def test_a_clearing_under_a_writer_is_no_failure(
     assert caplog.messages == []
     store(cache, 2)
     assert stored(cache, range(3)) == {2}
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_something_else_in_the_place_of_the_folder(folder: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    folder.write_text("mine") if kind == "file" else folder.symlink_to(folder.with_name("unmounted"))
+    cache = PixelCache(folder, 10**6)
+    cache.try_writing()
+    store(cache, 1)
+    assert len(caplog.messages) == 1
+    if kind == "file":
+        for command in (cache.images, cache.clear):
+            with pytest.raises(HandCLIPError, match=f"{folder}.*Not a directory"):
+                command()
+    else:
+        assert (cache.images(), cache.clear()) == ([], [])
 
 
 def test_clear_says_what_it_cannot_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

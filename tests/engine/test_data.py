@@ -137,3 +137,27 @@ def test_manifests_of_a_part_of_the_data_are_used_only_when_allowed(hands: Path,
     with pytest.raises(DataError, match=r"were made without 1 images .* allow_missing: true"):
         find_manifests(tiny_config(here, **part, aspect="all"))
     find_manifests(tiny_config(here, **part, aspect="all", allow_missing=True))
+
+
+def test_without_a_home_folder_manifests_are_beside_the_data(
+    hands: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    root = Path(shutil.copytree(hands, here / "hands"))
+    config = tiny_config(here, manifest=None, data_root=str(root))
+    made = find_manifests(config)
+    assert find_manifests(config)["dorsal_r"].sha256 == made["dorsal_r"].sha256
+    assert (root / "manifests" / "manifest_dorsal_r.json").is_file()
+
+
+def test_the_folder_of_manifests_is_that_of_the_environment_now(
+    hands: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handclip.datasets.prepare._is_writable", lambda folder: False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+    find_manifests(tiny_config(here, manifest=None, data_root=str(hands)))
+    assert list((here / "cache" / "handclip" / "manifests").glob("11k_*/manifest_dorsal_r.json"))

@@ -1,5 +1,6 @@
 """Two processes on the CPU, by gloo, do what one does."""
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -26,7 +27,7 @@ from handclip.engine.distributed import (
 )
 from handclip.engine.launching import on_devices
 from handclip.engine.normalization import SynchronizedBatchNorm, synchronize_batch_norm
-from handclip.errors import ConfigError, DataError
+from handclip.errors import ConfigError, DataError, HandCLIPError
 
 LENGTHS = [3, 2]
 """Images of a batch of five that the two processes hold."""
@@ -197,6 +198,23 @@ def fail(config: ExperimentConfig, how: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         raise DataError("hand.jpg: is not a hand") if how == "of the user's" else ValueError("a mistake")
     dist.barrier()
+
+
+class FromAScript:
+    """What a process cannot import: it is defined below `if __name__ == "__main__"`, say."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return importlib.import_module, ("a_script_that_is_not_there",)
+
+
+def test_a_process_that_does_not_start_is_not_said_to_want_memory(
+    manifests: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(HandCLIPError, match=r"^process \d of 2 ended \(exit code 1\) before .* __name__ ==") as raised:
+        on_devices(fail, tiny_config(manifests, devices=2), how=FromAScript())
+    assert "memory" not in str(raised.value)
+    assert "No module named 'a_script_that_is_not_there'" in capfd.readouterr().err
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize(

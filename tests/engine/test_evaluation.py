@@ -342,6 +342,16 @@ def test_each_distinct_image_is_encoded_once(
     assert [entry["flip"] for entry in result.metrics["results"]] == flips * 2
 
 
+def test_a_pixel_cache_that_cannot_be_written_is_said_once(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (here / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "file"))
+    monkeypatch.setattr(evaluated_model, "count_flops", lambda model: 0)
+    evaluate(baseline_config(manifests, explained_images=0))
+    assert sum("The pixel cache" in message for message in caplog.messages) == 1
+
+
 def test_flip_settings_differ_and_do_not_depend_on_each_other(
     evaluated: Evaluation, manifests: Path, stage1: TrainingResult, here: Path
 ) -> None:

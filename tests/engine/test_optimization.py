@@ -204,6 +204,28 @@ def test_frozen_new_parameters_are_in_no_optimizer() -> None:
     assert {id(p) for group in main.param_groups for p in group["params"]} == {id(p) for p in criterion.parameters()}
 
 
+@pytest.mark.parametrize(("own", "saved"), [(None, True), (True, None)])
+def test_a_state_of_another_device_does_not_bring_its_kernel(own: bool | None, saved: bool | None) -> None:
+    config = make_config(losses=[CE])
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    optimizers = []
+    for fused in (saved, own):
+        model, criterion = make(config)
+        main, _ = build_optimizers(config, model, criterion)
+        for group in main.param_groups:
+            group["fused"] = fused
+        criterion(embeddings=model(images), labels=LABELS).total.backward()
+        optimizers.append(main)
+    before, after = optimizers
+    before.step()
+    state = before.state_dict()
+    after.load_state_dict(state)
+    assert [group["fused"] for group in after.param_groups] == [own] * len(after.param_groups)
+    assert [group["fused"] for group in state["param_groups"]] == [saved] * len(after.param_groups)
+    assert after.state_dict()["state"].keys() == state["state"].keys()
+    after.step()
+
+
 def test_adam_is_adam() -> None:
     config = make_config(optimizer="adam")
     main, centres = build_optimizers(config, *make(config))

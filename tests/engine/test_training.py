@@ -16,6 +16,8 @@ from tiny_study import (
 )
 
 from handclip.datasets.pixels import PixelReader
+from handclip.engine import module
+from handclip.engine.finite_check import FiniteCheck
 from handclip.engine.keeper import RunKeeper
 from handclip.engine.module import TrainingModule
 from handclip.engine.training import TrainingResult, train
@@ -281,6 +283,33 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_term(
 
     monkeypatch.setattr(TripletLoss, "compute", compute)
     assert train(config, resume=True).epochs == 3
+
+
+def test_a_step_judged_late_is_judged_before_anything_is_saved(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the last step of an epoch, which no later one of it has judged, has spoilt the weights by then."""
+    steps = 0
+
+    def spoilt(self: TripletLoss, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        return compute(self, features, labels) * (float("nan") if steps == 4 else 1)
+
+    compute = TripletLoss.compute
+    monkeypatch.setattr(TripletLoss, "compute", spoilt)
+    monkeypatch.setattr(module, "FiniteCheck", lambda one_step_late: FiniteCheck(one_step_late=True))
+    config = tiny_config(manifests, losses=LOSSES["ce_triplet"], epochs=3)
+    with pytest.raises(TrainingError, match=r"epoch 2, step 4: triplet is nan"):
+        train(config)
+    assert steps == 4  # two an epoch, and none of the third
+    [best] = (here / "saved_models").iterdir()
+    assert Checkpoint.load(best).epoch == 1
+    assert all(torch.isfinite(value).all() for value in weights(best).values())
+    [state] = here.glob("train_logs/*/checkpoints/last.ckpt")
+    last = torch.load(state, weights_only=True)
+    assert last["epoch"] == 0
+    assert all(torch.isfinite(value).all() for value in last["state_dict"].values())
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(

@@ -348,6 +348,12 @@ def test_scores_that_are_not_finite_are_refused():
         rank_similarities([[1.0, 2.0], [np.nan, 1.0]], [0, 1], [0, 1])
 
 
+@pytest.mark.parametrize("tie", [-1e-10, np.nan, np.inf])
+def test_a_tie_that_is_no_distance_is_refused(tie: float) -> None:
+    with pytest.raises(ValueError, match="tie must be a finite number from 0 up"):
+        rank_similarities([[1.0, 2.0]], [0], [0, 1], tie=tie)
+
+
 @pytest.mark.parametrize("k", [0, -1])
 def test_ranks_count_from_one(k):
     with pytest.raises(ValueError, match="from 1"):

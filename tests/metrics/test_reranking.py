@@ -77,7 +77,13 @@ def test_it_equals_a_plain_implementation_at_any_size(
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes"), [("_TILE", [1, 5, 23, 24, 25]), ("_GROUPS", [1, 2]), ("_PAIRS_AT_ONCE", [1, 7, 100, 216])]
+    ("name", "sizes"),
+    [
+        ("_TILE", [1, 5, 23, 24, 25]),
+        ("_STRIP", [1, 5, 9, 24]),
+        ("_GROUPS", [1, 2]),
+        ("_PAIRS_AT_ONCE", [1, 7, 100, 216]),
+    ],
 )
 def test_the_size_of_the_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch, name: str, sizes: list[int]) -> None:
     features, _ = clusters(7, people=6, images=4, spread=0.5)
@@ -97,6 +103,37 @@ def test_pairs_that_fill_the_last_part_to_the_brim_are_counted(monkeypatch: pyte
     for size in (1, 40, 60, 119, 120, 121):
         monkeypatch.setattr(reranking, "_PAIRS_AT_ONCE", size)
         assert reranked_distances(features[:3], features[3:]) == pytest.approx(np.zeros((3, 5)), abs=1e-15)
+
+
+@pytest.mark.parametrize("alike", [0, 150])
+def test_what_a_crowd_shares_is_the_same_densely(monkeypatch: pytest.MonkeyPatch, alike: int) -> None:
+    features, _ = clusters(8, people=30, images=10, spread=0.6)
+    features[np.random.default_rng(0).permutation(300)[:alike]] = features[0]
+    found = []
+    for least_pairs in (0, reranking._CROWD, 10**9):  # dense wherever anything is shared, as it is, never
+        monkeypatch.setattr(reranking, "_CROWD", least_pairs)
+        monkeypatch.setattr(reranking, "_DENSE_GAIN", 16 if least_pairs else 10**9)
+        found.append(reranked_distances(features[:130], features[130:], k1=9, k2=4))
+    assert found[0] == pytest.approx(found[2], abs=1e-13)
+    assert found[1] == pytest.approx(found[2], abs=1e-13)
+
+
+def test_only_a_crowd_is_dense() -> None:
+    """200 images that a model cannot tell apart share everything; those of a person are few."""
+    features, _ = clusters(9, people=40, images=10, spread=0.6)
+
+    def crowd(images: np.ndarray) -> object:
+        near = reranking._nearest(reranking._squared_distances(images), (20,))[0]
+        mutual = reranking._mutual(near)
+        return reranking._crowd(mutual, mutual)
+
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    assert crowd(unit) is None
+    unit[::2] = unit[0]
+    found = crowd(unit)
+    assert isinstance(found, reranking._Crowd)
+    assert np.array_equal(found.middle, np.arange(400) % 2 == 0)
+    assert np.array_equal(found.left, np.ones((200, 200)))
 
 
 def test_it_helps_where_the_gallery_has_several_images_of_a_person() -> None:
