@@ -57,14 +57,17 @@ def main() -> None:
     facts = {"date": datetime.now(UTC).date().isoformat(), **harness.machine()}
     title = f"{facts['processor']}, {facts['cores']} cores, torch {facts['torch']}; {minutes:.1f} min"
     Console(width=None if sys.stdout.isatty() else 160).print(harness.table(rows, title))
-    path = arguments.out / harness.file_stem(facts)
+    # A part of the table must not take the place of the whole one.
+    part = "_".join(arguments.scripts)
+    path = arguments.out / harness.file_stem(facts, f"cpu_{part}" if part else "cpu")
+    command = f"python benchmarks/run.py {' '.join(arguments.scripts)}" if part else "make bench"
     described = ", ".join(
         f"{name} {value}" for name, value in facts.items() if name not in {"date", "processor", "cores"}
     )
     write_text(
         path.with_name(f"{path.name}.md"),
         f"# {facts['processor']}, {facts['cores']} cores\n\n{facts['date']}; {described}. "
-        f"All rows took {minutes:.1f} minutes (`make bench`).\n\n{harness.markdown(rows)}",
+        f"All rows took {minutes:.1f} minutes (`{command}`).\n\n{harness.markdown(rows)}",
     )
     write_text(path.with_name(f"{path.name}.csv"), harness.csv_text(rows, facts))
     print(f"Written to {path}.md and .csv")

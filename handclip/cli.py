@@ -272,7 +272,7 @@ def cache_info(
         return
     lines = [
         f"Pixel cache: {folder}",
-        f"Holds {_amount(images)}; an experiment keeps it below {gib:g} GiB, or what its pixel_cache_gib says.",
+        f"Holds {_amount(images)}; its limit is {gib:g} GiB where an experiment does not set pixel_cache_gib.",
         *(f"  {kind}: {_amount(of_kind)}, oldest use {_facts(of_kind)['oldest_use']}"
           for kind, of_kind in _by_kind(images)),
     ]  # fmt: skip

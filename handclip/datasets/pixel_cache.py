@@ -132,6 +132,9 @@ class PixelCache:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({"_storing": RawValue(c_bool, True), **state})
 
+    def __str__(self) -> str:
+        return f"{self.folder}, at most {self.limit_bytes / 2**30:g} GiB"
+
     def load(self, group: str, sha256: str, height: int, width: int) -> Tensor | None:
         """Return pixels of shape (3, height, width), or none if they are not stored or are damaged.
 

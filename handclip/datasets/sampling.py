@@ -143,8 +143,8 @@ class BatchShare(Sampler[list[Item]]):
         shortest = batches.batch_length(len(batches) - 1)
         if shortest < processes:
             raise ConfigError(
-                f"batch_size: {batches.batch_size} is that of all devices together, and the shortest batch has "
-                f"{shortest} images for {processes} devices; raise batch_size, or take fewer devices"
+                f"batch_size: {batches.batch_size}: {processes} devices cannot share the shortest batch, which has "
+                f"{shortest} images; raise batch_size, which is that of all devices together, or take fewer devices"
             )
 
     def __len__(self) -> int:

@@ -66,6 +66,7 @@ class ImageTransform:
         height, width = (round(side * ratio) for side in size)
         self.squash = Squash(height, width, preprocessing.interpolation, reduced_decoding)
         """How photographs become pixels, which `PixelReader` does."""
+        self._mean_and_std = torch.tensor([preprocessing.mean, preprocessing.std])[:, :, None, None]
         self._augmentation: BatchAugmentation | None = None
         if augmentation is not None and augmentation != Augmentation():
             red, green, blue = (round(255 * value) for value in preprocessing.mean)
@@ -111,11 +112,16 @@ class ImageTransform:
     def _transform(self, pixels: Tensor, draws: Tensor | None, out: Tensor) -> None:
         if self._augmentation is not None and draws is not None:
             pixels = self._augmentation.move_and_recolour(pixels, draws)
-        torch.mul(pixels, 1 / 255, out=out)
-        for channel, (mean, std) in enumerate(zip(self.preprocessing.mean, self.preprocessing.std, strict=True)):
-            out[:, channel].sub_(mean).div_(std)
+        mean, std = self._statistics(out.device)
+        torch.mul(pixels, 1 / 255, out=out).sub_(mean).div_(std)
         if self._augmentation is not None and draws is not None:
             self._augmentation.erase(out, draws)
+
+    def _statistics(self, device: torch.device) -> Tensor:
+        """(2, 3, 1, 1) mean and standard deviation. Made once, because making a tensor there waits for a GPU."""
+        if self._mean_and_std.device != device:
+            self._mean_and_std = self._mean_and_std.to(device)
+        return self._mean_and_std
 
     def __call__(self, image: Image.Image, seed: int | None = None) -> Tensor:
         """Transform one photograph (RGB, 8 bit) to (3, height, width); `seed` decides the random choices."""

@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from textwrap import shorten
 
 import torch
 from torch import Tensor
 
-from handclip.errors import ConfigError
+from handclip.errors import ConfigError, TrainingError
 from handclip.models.encoder import ImageEncoder
 
 
@@ -38,12 +39,14 @@ def naming_compile() -> Iterator[None]:
         exceptions = sys.modules.get("torch._dynamo.exc")
         if exceptions is None or not isinstance(error, exceptions.TorchDynamoException):
             raise
+        if "DataLoader worker" in str(error):  # which died meanwhile, and has nothing to do with it
+            raise TrainingError(shorten(str(error), 200, placeholder=" ...")) from error
         raise _not_compiled(error) from error
 
 
 def _not_compiled(error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = shorten(str(error), 200, placeholder=" ...") or type(error).__name__
     return ConfigError(
-        f"compile: true: the model could not be compiled on this machine ({reason[:200]}); it trains without, more "
-        "slowly, with compile: false"
+        f"compile: true: the model could not be compiled on this machine ({reason}); it trains without, more slowly, "
+        "with compile: false"
     )

@@ -53,6 +53,7 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
         return manifests
     root = default_root(config)
     if config.dataset == "synthetic" and not is_generated(root):
+        logger.info(f"There are no hands in {root} yet: those of {SyntheticHands().identities} people are drawn now.")
         with progress_over("drawing synthetic hands") as report:
             generate(root, SyntheticHands(), report)
     if not root.is_dir():

@@ -133,6 +133,8 @@ def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Eval
     facts = evaluated.facts()
     used = {aspect: images_of_draws(config, manifest) for aspect, manifest in manifests.items()}
     cache = open_pixel_cache(config.pixel_cache_gib)
+    sharing = f" by {current().size} processes" if current().size > 1 else ""
+    logger.info(f"Evaluating on {device} in float32{sharing}; pixel cache: {cache or 'none'}")
     embedding_start = time.perf_counter()
     with progress_over(f"embedding images of {subject.identity['run']}") as report:
         features = embed_images(config, manifests, used, evaluated.model.to(device), device, cache, report)

@@ -37,7 +37,9 @@ def choose_device(device: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     chosen = torch.device(device)
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device: {device}: this machine has {torch.cuda.device_count()} CUDA devices")
+        raise ConfigError(
+            f"device: {device}: this machine has {torch.cuda.device_count()} CUDA devices; auto takes what is there"
+        )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device: mps: this machine has no Apple GPU")
     return chosen

@@ -127,11 +127,14 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
     criterion = TrainingCriterion(config.losses, len(data.identities), model.encoder.embedding_dims)
 
     share = BatchShare(sampler, current().rank, current().size)
+    has_nothing_to_go_on_from = resume and files.folder.exists() and not files.resume_state.is_file()
     on_first(lambda: files.open(config, resume=resume))
     with _log_file(files.folder / "train.log") if is_first_process() else nullcontext():
         if earlier is not None:
             _continue_criterion(criterion, data, earlier)
         _log_start(config, files, data, sampler, computation)
+        if has_nothing_to_go_on_from:
+            logger.info("No epoch of this run was finished, so it starts from the beginning.")
         for aspect, manifest in manifests.items():
             logger.info(f"Manifest of {aspect}: {manifest.root}, sha256 {manifest.sha256}")
         processes = {"processes": current().size}
@@ -141,8 +144,7 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
         num_workers = computation.num_workers
         seen = earlier.training_images if earlier is not None else []
         cache = open_pixel_cache(config.pixel_cache_gib)
-        kept = f"{cache.folder}, at most {config.pixel_cache_gib:g} GiB" if cache is not None else "none"
-        logger.info(f"Pixel cache: {kept}")
+        logger.info(f"Pixel cache: {cache or 'none'}")
         keeper = RunKeeper(
             config, data, files, combined_sha256(manifests), precision, num_workers, stop_after, seen, cache
         )
