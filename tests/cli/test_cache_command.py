@@ -33,7 +33,7 @@ def test_info(handclip: Handclip, cache: PixelCache) -> None:
     assert answer.code == 0
     assert f"Pixel cache: {pixel_folder()}\n" in answer.out
     assert "Holds 3 images (0.0 MiB)" in answer.out
-    assert "below 10 GiB" in answer.out
+    assert "its limit is 10 GiB" in answer.out
     assert "  32x32-bicubic: 2 images" in answer.out
     assert "  64x48-bicubic-reduced: 1 image (0.0 MiB)" in answer.out
     assert "photographs of hands" in answer.out
