@@ -137,7 +137,7 @@ def test_shares_are_the_batches_in_parts(
     batches = epoch(whole, number)
     assert [len(batch) for batch in batches] == [whole.batch_length(index) for index in range(len(whole))]
     if min(map(len, batches)) < processes:
-        with pytest.raises(ConfigError, match=rf"^batch_size: \d+: {processes} devices cannot share .*, which is that of all"):
+        with pytest.raises(ConfigError, match=rf"^batch_size: \d+: {processes} devices cannot share .* that of all"):
             BatchShare(own, 0, processes)
         return
     shares = [BatchShare(own, rank, processes) for rank in range(processes)]
