@@ -20,7 +20,6 @@ import torch
 from harness import Row, main, require, speedup_row
 from lightning.pytorch import seed_everything
 from PIL import Image
-from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
@@ -34,8 +33,9 @@ from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, Labelle
 from handclip.datasets.transforms import ImageTransform, Preprocessing
 from handclip.engine.criterion import TrainingCriterion
 from handclip.engine.data import find_manifests, load_training_data
-from handclip.engine.hardware import choose_precision
-from handclip.engine.optimization import build_optimizers, lr_factor
+from handclip.engine.hardware import choose_memory_format, choose_precision
+from handclip.engine.optimization import build_optimizers
+from handclip.engine.step import Step
 from handclip.engine.training import train
 from handclip.models.builder import build_model
 
@@ -191,23 +191,17 @@ def steps_from_memory(config: ExperimentConfig) -> tuple[list[float], float]:
     dataset, collate = ImageDataset(data.train, transform), BatchCollator(transform, CPU)
     batches = [collate([dataset[item] for item in items]) for items in sampler]
     batches = [batch._replace(images=to_images(batch, transform, CPU)) for batch in batches]
-    optimizer, _ = build_optimizers(config, model, criterion)
+    optimizers = [each for each in build_optimizers(config, model, criterion) if each is not None]
     precision = choose_precision(config.precision, CPU)
-    rates = [group["lr"] for group in optimizer.param_groups]
+    memory_format = choose_memory_format(config.memory_format, CPU, precision, model)
+    step = Step(config, model, criterion, len(batches), memory_format)
     times, losses = [], []
     for epoch in range(EPOCHS):
         start = time.perf_counter()
-        for step, batch in enumerate(batches):
-            factor = lr_factor(config, len(batches), epoch * len(batches) + step)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
+        for index, batch in enumerate(batches, start=epoch * len(batches)):
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-                loss = criterion(embeddings=model(batch.images), labels=batch.labels).total
-            optimizer.zero_grad()
-            loss.backward()
-            clip_grad_norm_([p for p in model.parameters() if p.grad is not None] + list(criterion.parameters()), 1.0)
-            optimizer.step()
-            losses.append(loss.item())
+                output = step(batch.images, batch.labels, index, optimizers, backward=torch.Tensor.backward)
+            losses.append(output.total.item())
         times.append(time.perf_counter() - start)
     return times, float(np.mean(losses[: len(batches)]))
 
