@@ -32,6 +32,33 @@ class TrainingError(HandCLIPError):
     """Training cannot go on (a loss that is not finite, say)."""
 
 
+class DamagedFileError(HandCLIPError):
+    """A file that HandCLIP has written is gone, cut off, or holds other bytes than were written."""
+
+
+class InUseError(HandCLIPError):
+    """Another process is writing to the same folder."""
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM has ended the work; no error, so that nothing that deals with errors swallows it.
+
+    Args:
+        signum: the signal.
+        advice: what was saved, and how to go on.
+    """
+
+    def __init__(self, signum: int, advice: str = "") -> None:
+        super().__init__(advice)
+        self.signum = signum
+        self.advice = advice
+
+    @property
+    def exit_code(self) -> int:
+        """What shells report of a process that a signal has ended: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + self.signum
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the nearest known name, or the list of known names where none is near."""
     known = sorted(known)

@@ -42,6 +42,8 @@ def require_writable(folder: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` on success, remove it on failure.
 
+    What is in the file is on the disk before it has its name, so that not even a power cut leaves half of one.
+
     Raises:
         HandCLIPError: the folder or file cannot be written.
     """
@@ -49,6 +51,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise HandCLIPError(f"cannot write {path}: {error.strerror or error}") from error
@@ -61,8 +65,6 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:

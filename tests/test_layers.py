@@ -9,8 +9,9 @@ import handclip
 
 PACKAGE = Path(handclip.__file__).parent
 LAYERS = [
-    {"_torchvision_operators", "errors", "cores", "console"},
+    {"_torchvision_operators", "errors", "cores", "console", "interruption"},
     {"files"},
+    {"checksums", "csv_files", "locks"},
     {"config"},
     {"datasets"},
     {"models"},

@@ -1,0 +1,82 @@
+"""Checksums of what was written, so that a file that has changed since is found before anything is read from it.
+
+They lie beside the files in `SHA256SUMS`, in the form that `sha256sum --check` reads.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from handclip.errors import DamagedFileError
+from handclip.files import write_text
+
+CHECKSUMS = "SHA256SUMS"
+
+_LINE = re.compile(r"([0-9a-f]{64})  ([^\\\n]+)")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, hexadecimal.
+
+    Raises:
+        DamagedFileError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise DamagedFileError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DamagedFileError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def write_checksums(folder: Path, names: Iterable[str]) -> None:
+    """Write `SHA256SUMS` of files in a folder; where it stands, they are complete.
+
+    Args:
+        folder: the folder.
+        names: the files, relative to it.
+    """
+    lines = (f"{sha256_of(folder / name)}  {name}\n" for name in sorted(names))
+    write_text(folder / CHECKSUMS, "".join(lines))
+
+
+def read_checksums(folder: Path) -> dict[str, str] | None:
+    """Return the SHA-256 of each file by its name, None where the folder has no `SHA256SUMS`.
+
+    Raises:
+        DamagedFileError: it is damaged itself.
+    """
+    path = folder / CHECKSUMS
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DamagedFileError(f"{path}: cannot be read: {error}") from error
+    found = {}
+    for number, line in enumerate(lines, start=1):
+        if (match := _LINE.fullmatch(line)) is None:
+            raise DamagedFileError(f"{path}: line {number} is damaged")
+        found[match[2]] = match[1]
+    return found
+
+
+def require_intact(folder: Path, names: Iterable[str], *, advice: str) -> None:
+    """Check files against the folder's `SHA256SUMS`; without one, as in folders of older versions, there is no check.
+
+    Args:
+        folder: the folder.
+        names: the files, relative to it; those that have no checksum are not checked.
+        advice: what to do about a damaged file, for the error.
+
+    Raises:
+        DamagedFileError: names the first file that is gone or has changed.
+    """
+    known = read_checksums(folder) or {}
+    for name in names:
+        if name in known and sha256_of(folder / name) != known[name]:
+            raise DamagedFileError(
+                f"{folder / name}: is damaged or was changed: it is not what {folder / CHECKSUMS} recorded. {advice}"
+            )

@@ -1,0 +1,74 @@
+"""Ctrl-C (SIGINT) and SIGTERM: an exception that lets all tidy up, or a request that waits for a good moment."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from handclip.errors import Interrupted
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Whether a signal has asked to stop; `signum` says which."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    def raise_if_asked(self, advice: str = "") -> None:
+        """Stop here if it was asked for.
+
+        Raises:
+            Interrupted: with the signal, and `advice` on how to go on.
+        """
+        if self.signum is not None:
+            raise Interrupted(self.signum, advice)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise `Interrupted` wherever the program is when SIGINT or SIGTERM comes.
+
+    A signal that is ignored stays ignored. Outside the main thread, where signals cannot be handled, nothing changes.
+    """
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise Interrupted(signum)
+
+    with _handling(stop):
+        yield
+
+
+@contextmanager
+def stopping_later() -> Iterator[StopRequest]:
+    """Note the first SIGINT or SIGTERM instead of stopping at once; a second one raises `Interrupted`.
+
+    As in `interruptible`, what is ignored stays so, and nothing changes outside the main thread.
+    """
+    request = StopRequest()
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        if request.signum is not None:
+            raise Interrupted(signum)
+        request.signum = signum
+
+    with _handling(note):
+        yield request
+
+
+@contextmanager
+def _handling(handler: "signal._HANDLER") -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    taken = [number for number, old in before.items() if old not in (signal.SIG_IGN, None)]
+    for number in taken:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, before[number])

@@ -1,0 +1,86 @@
+"""One process at a time writes to a folder; another is told which one does.
+
+The lock is a file beside the folder, `.<name>.lock`, that the system releases however its holder ends.
+"""
+
+import json
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from handclip.errors import HandCLIPError, InUseError
+
+_PATIENCE = 0.5
+"""Seconds to wait for a process that is just letting go."""
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing to a folder, which need not be there yet, while the block runs.
+
+    Raises:
+        InUseError: another process holds it; says which, and since when.
+        HandCLIPError: the lock cannot be made beside the folder.
+    """
+    path = lock_of(folder)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=_PATIENCE)
+        lock.acquire()
+    except Timeout:
+        raise InUseError(f"{folder} is being written by {_holder(path)}. Wait until it has ended, or end it") from None
+    except OSError as error:
+        raise HandCLIPError(f"cannot write {path}: {error.strerror or error}") from error
+    try:
+        with suppress(OSError):  # a full disk; the lock holds all the same
+            path.write_text(json.dumps(_own_facts()), encoding="utf-8")
+        yield
+    finally:
+        # Removed while it is held: who waits for it notices, and makes a new one.
+        with suppress(OSError):
+            path.unlink()
+        lock.release()
+
+
+def lock_of(folder: Path) -> Path:
+    """Return the lock of a folder."""
+    place = folder.absolute()
+    return place.with_name(f".{place.name}.lock")
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process writes to a folder at this moment."""
+    path = lock_of(folder)
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
+def _own_facts() -> dict[str, str | int]:
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now().isoformat(" ", "seconds"),
+        "command": shlex.join(sys.argv),
+    }
+
+
+def _holder(path: Path) -> str:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {facts['pid']} on {facts['host']}, since {facts['since']} ({facts['command']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
