@@ -4,7 +4,7 @@ PYTHON ?= $(shell python3.11 -c "print('python3.11')" 2>/dev/null || echo python
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test test-browser check format bench clean
+.PHONY: setup demo test test-browser check format bench soak fuzz audit clean
 
 setup: $(STAMP)
 
@@ -19,7 +19,7 @@ demo: setup  ## Train and evaluate every stage on synthetic hands; goes on where
 	$(BIN)/handclip demo --out demo_out --resume
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 8
 
 # Reports opened in Chromium. Where there is none, it is installed by who may; for others the tests are skipped.
 test-browser: setup
@@ -42,5 +42,17 @@ format: setup
 bench: setup  ## Measure everything against its target; the table goes to bench_out/.
 	$(BIN)/python benchmarks/run.py --out bench_out
 
+soak: setup  ## Kill every kind of work at random moments, go on, and compare; takes minutes.
+	$(BIN)/python reliability/soak.py --out soak_out
+
+# What only fuzzing and auditing need is installed when it is asked for.
+fuzz: setup  ## Give the readers 100,000 damaged and hostile inputs each; takes minutes.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz]"
+	$(BIN)/python fuzz/run.py --out fuzz_out
+
+audit: setup  ## Look the pinned versions up in the advisories that PyPI publishes.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[audit]"
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
 clean:
-	rm -rf .venv demo_out bench_out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv demo_out bench_out soak_out fuzz_out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

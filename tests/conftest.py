@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it in its processes, and tables would be cut to it
+
 import handclip  # noqa: F401  (before a test imports open_clip, and with it torchvision)
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
