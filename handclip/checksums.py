@@ -1,6 +1,7 @@
 """Checksums of what was written, so that a file that has changed since is found before anything is read from it.
 
-They lie beside the files in `SHA256SUMS`, in the form that `sha256sum --check` reads.
+They lie beside the files in `SHA256SUMS`, in the form that `sha256sum --check` reads. Its last line, a comment to that
+program, is the checksum of the lines above it: a list that was cut off must not leave files unchecked.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from handclip.files import write_text
 CHECKSUMS = "SHA256SUMS"
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\\\n]+)")
+_LAST_LINE = "# SHA-256 of the lines above: "
 
 
 def sha256_of(path: Path) -> str:
@@ -38,8 +40,8 @@ def write_checksums(folder: Path, names: Iterable[str]) -> None:
         folder: the folder.
         names: the files, relative to it.
     """
-    lines = (f"{sha256_of(folder / name)}  {name}\n" for name in sorted(names))
-    write_text(folder / CHECKSUMS, "".join(lines))
+    text = "".join(f"{sha256_of(folder / name)}  {name}\n" for name in sorted(names))
+    write_text(folder / CHECKSUMS, text + _last_line(text))
 
 
 def read_checksums(folder: Path) -> dict[str, str] | None:
@@ -50,15 +52,18 @@ def read_checksums(folder: Path) -> dict[str, str] | None:
     """
     path = folder / CHECKSUMS
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_bytes().decode("utf-8", "replace")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise DamagedFileError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise DamagedFileError(f"{path}: cannot be read: {error.strerror or error}") from error
+    listed, mark, _ = text.rpartition(_LAST_LINE)
+    if not mark or text != listed + _last_line(listed):
+        raise DamagedFileError(f"{path}: is damaged, cut off or was changed: it is not what its last line says")
     found = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(listed.removesuffix("\n").split("\n"), start=1):
         if (match := _LINE.fullmatch(line)) is None:
-            raise DamagedFileError(f"{path}: line {number} is damaged")
+            raise DamagedFileError(f"{path}: line {number} is no checksum")
         found[match[2]] = match[1]
     return found
 
@@ -74,9 +79,25 @@ def require_intact(folder: Path, names: Iterable[str], *, advice: str) -> None:
     Raises:
         DamagedFileError: names the first file that is gone or has changed.
     """
-    known = read_checksums(folder) or {}
+    try:
+        known = read_checksums(folder) or {}
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{error}. {advice}") from error
     for name in names:
-        if name in known and sha256_of(folder / name) != known[name]:
-            raise DamagedFileError(
-                f"{folder / name}: is damaged or was changed: it is not what {folder / CHECKSUMS} recorded. {advice}"
-            )
+        if name in known and (fault := fault_of(folder, name, known[name])):
+            raise DamagedFileError(f"{fault}. {advice}")
+
+
+def fault_of(folder: Path, name: str, sha256: str) -> str:
+    """Return what is wrong with a file that has a checksum, by its path; empty where nothing is."""
+    path = folder / name
+    try:
+        if sha256_of(path) == sha256:
+            return ""
+    except DamagedFileError as error:
+        return f"{error}, although {CHECKSUMS} beside it lists it"
+    return f"{path}: is damaged or was changed: it is not what {CHECKSUMS} beside it recorded"
+
+
+def _last_line(text: str) -> str:
+    return f"{_LAST_LINE}{hashlib.sha256(text.encode('utf-8')).hexdigest()}\n"

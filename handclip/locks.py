@@ -1,6 +1,7 @@
 """One process at a time writes to a folder; another is told which one does.
 
-The lock is a file beside the folder, `.<name>.lock`, that the system releases however its holder ends.
+The lock is a file beside the folder, `.<name>.lock`, that the system releases however its holder ends. Where nothing
+may be written beside the folder, as beside a volume that is mounted for it, the lock lies in it.
 """
 
 import json
@@ -27,7 +28,7 @@ def holding(folder: Path) -> Iterator[None]:
 
     Raises:
         InUseError: another process holds it; says which, and since when.
-        HandCLIPError: the lock cannot be made beside the folder.
+        HandCLIPError: the lock cannot be made.
     """
     path = lock_of(folder)
     try:
@@ -51,8 +52,9 @@ def holding(folder: Path) -> Iterator[None]:
 
 def lock_of(folder: Path) -> Path:
     """Return the lock of a folder."""
-    place = folder.absolute()
-    return place.with_name(f".{place.name}.lock")
+    place = folder.resolve()
+    inside = place.is_dir() and not os.access(place.parent, os.W_OK)
+    return (place if inside else place.parent) / f".{place.name}.lock"
 
 
 def is_held(folder: Path) -> bool:

@@ -1,9 +1,15 @@
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from handclip.errors import HandCLIPError
-from handclip.files import read_json, replacing, write_json, write_text
+from handclip.files import in_use, read_json, remove_abandoned, replacing, write_json, write_text
 
 
 def test_text_keeps_its_line_ends_and_alphabet(tmp_path: Path) -> None:
@@ -75,3 +81,76 @@ def test_missing_json_is_a_clear_error(tmp_path: Path) -> None:
         read_json(tmp_path / "a.json")
     with pytest.raises(HandCLIPError):
         read_json(tmp_path)
+
+
+_WRITER = """
+import sys, time
+from pathlib import Path
+from handclip.files import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has written half of a file, and goes on."""
+    with subprocess.Popen([sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        yield process
+        process.kill()
+
+
+def test_what_a_killed_process_left_goes_when_its_file_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "a[1].txt"
+    path.write_text("old")
+    with writing(path) as process:
+        process.kill()
+        process.wait()
+    (left,) = tmp_path.glob(".*.part")
+    assert (left.read_text(), path.read_text()) == ("half", "old")
+    other = tmp_path / ".b.txt.01234567.part"
+    other.touch()
+    write_text(path, "new")
+    assert sorted(tmp_path.iterdir()) == [other, path]
+    assert path.read_text() == "new"
+
+
+def test_what_a_living_process_is_writing_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with writing(path):
+        write_text(path, "new")
+        (part,) = tmp_path.glob(".*.part")
+        assert (part.read_text(), path.read_text()) == ("half", "new")
+
+
+def test_a_folder_that_a_killed_process_left_goes(tmp_path: Path) -> None:
+    left, own = (tmp_path / f".hands.{digit * 8}.part" for digit in "01")
+    for folder in (left, own):
+        folder.mkdir()
+        (folder / "1.jpg").touch()
+    with in_use(own):
+        remove_abandoned(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [own.name]
+    remove_abandoned(tmp_path, "other")
+    assert list(tmp_path.iterdir())
+    remove_abandoned(tmp_path, "hands")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    # Some file systems find out only when what was written goes to the disk.
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(HandCLIPError, match=r"cannot write .*a\.txt: No space left on device"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,72 @@
+"""Checksums: whatever was changed is found and named, the list itself included."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from handclip.checksums import CHECKSUMS, fault_of, read_checksums, require_intact, sha256_of, write_checksums
+from handclip.errors import DamagedFileError
+
+CONTENT = {"metrics.json": b'{"rank1": 0.875}\n', "per_query.csv": b"image,rank\na b.jpg,1\n", "empty": b""}
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, content in CONTENT.items():
+        (folder / name).write_bytes(content)
+    write_checksums(folder, CONTENT)
+    return folder
+
+
+def test_the_list_is_one_that_sha256sum_reads(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    assert read_checksums(folder) == {name: sha256_of(folder / name) for name in CONTENT}
+    assert subprocess.run(["sha256sum", "--check", "--strict", "--status", CHECKSUMS], cwd=folder).returncode == 0
+    (folder / "empty").write_bytes(b"no more")
+    assert subprocess.run(["sha256sum", "--check", "--strict", "--status", CHECKSUMS], cwd=folder).returncode == 1
+
+
+@settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(name=st.sampled_from([*CONTENT, CHECKSUMS]), place=st.integers(0, 10_000), bit=st.integers(0, 7))
+def test_a_flipped_bit_anywhere_is_found_and_its_file_named(tmp_path: Path, name: str, place: int, bit: int) -> None:
+    folder = make(tmp_path)
+    content = bytearray((folder / name).read_bytes() or b"\0")
+    content[place % len(content)] ^= 1 << bit
+    (folder / name).write_bytes(content)
+    with pytest.raises(DamagedFileError, match=rf"/{name}: is damaged.*Copy it once more"):
+        require_intact(folder, CONTENT, advice="Copy it once more")
+
+
+@settings(derandomize=True, deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
+@given(name=st.sampled_from(["metrics.json", "per_query.csv", CHECKSUMS]), kept=st.integers(0, 10_000))
+def test_a_file_that_was_cut_off_anywhere_is_named(tmp_path: Path, name: str, kept: int) -> None:
+    """A list that ends at the end of a line would leave the files below it unchecked."""
+    folder = make(tmp_path)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: kept % len(content)])
+    with pytest.raises(DamagedFileError, match=rf"/{name}: is damaged"):
+        require_intact(folder, CONTENT, advice="Copy it once more")
+
+
+def test_a_file_that_is_gone_is_named_with_what_to_do(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    (folder / "empty").unlink()
+    message = r"/empty: no such file, although SHA256SUMS beside it lists it\. Copy it once more"
+    with pytest.raises(DamagedFileError, match=message):
+        require_intact(folder, CONTENT, advice="Copy it once more")
+    require_intact(folder, ["metrics.json", "unlisted"], advice="Copy it once more")
+    assert fault_of(folder, "metrics.json", sha256_of(folder / "metrics.json")) == ""
+
+
+def test_a_folder_without_a_list_is_not_checked(tmp_path: Path) -> None:
+    assert read_checksums(tmp_path) is None
+    require_intact(tmp_path, ["anything"], advice="")
+
+
+def test_a_list_is_written_last_and_whole(tmp_path: Path) -> None:
+    with pytest.raises(DamagedFileError, match="lost: no such file"):
+        write_checksums(tmp_path, ["lost"])
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,123 @@
+"""Signals become an exception or a request, and afterwards mean what they meant before."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from handclip.errors import HandCLIPError, Interrupted
+from handclip.interruption import interruptible, stopping_later
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def came() -> Iterator[list[int]]:
+    """Signals that reached whoever handled them before; tests may run in a shell that ignores Ctrl-C."""
+    received: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: received.append(number)) for number in SIGNALS}
+    yield received
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def send(signum: int) -> None:
+    os.kill(os.getpid(), signum)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_wherever_the_program_is(signum: int, code: int, came: list[int]) -> None:
+    tidied = []
+    with pytest.raises(Interrupted) as caught, interruptible():
+        try:
+            send(signum)
+        except Exception:
+            pytest.fail("what deals with errors must not swallow it")
+        finally:
+            tidied.append(True)
+    assert (caught.value.signum, caught.value.exit_code, caught.value.advice) == (signum, code, "")
+    assert tidied
+    send(signum)
+    assert came == [signum]  # as before
+
+
+def test_an_interruption_is_no_error() -> None:
+    assert not issubclass(Interrupted, Exception | HandCLIPError)
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_request_waits_for_a_good_moment(signum: int, came: list[int]) -> None:
+    with stopping_later() as request:
+        request.raise_if_asked("not asked")
+        send(signum)
+        assert request.signum == signum
+        with pytest.raises(Interrupted) as caught:
+            request.raise_if_asked("Saved. Go on with --resume.")
+    assert (caught.value.signum, caught.value.advice) == (signum, "Saved. Go on with --resume.")
+    send(signum)
+    assert came == [signum]
+
+
+def test_a_second_signal_stops_at_once() -> None:
+    with pytest.raises(Interrupted) as caught, stopping_later() as request:
+        send(signal.SIGTERM)
+        assert request.signum == signal.SIGTERM
+        send(signal.SIGINT)
+        pytest.fail("the second one was noted only")
+    assert caught.value.signum == signal.SIGINT
+
+
+@pytest.mark.parametrize("block", [interruptible, stopping_later])
+def test_what_is_ignored_stays_ignored(block: type[interruptible]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as `nohup`, or a shell for what runs in the background
+    with block():
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+        with pytest.raises(Interrupted):
+            send(signal.SIGTERM)
+            send(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_a_signal_that_would_end_the_process_is_handled() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with pytest.raises(Interrupted), interruptible():
+        send(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_blocks_nest() -> None:
+    with interruptible():
+        with stopping_later() as request:
+            send(signal.SIGTERM)
+        assert request.signum == signal.SIGTERM
+        with pytest.raises(Interrupted):
+            send(signal.SIGTERM)
+        with pytest.raises(Interrupted), stopping_later() as inner, interruptible():
+            send(signal.SIGINT)
+        assert inner.signum is None
+
+
+def test_an_error_inside_restores_what_was(came: list[int]) -> None:
+    for block in (interruptible, stopping_later):
+        with pytest.raises(ValueError, match="other"), block():
+            raise ValueError("other")
+    send(signal.SIGINT)
+    assert came == [signal.SIGINT]
+
+
+def test_another_thread_changes_nothing(came: list[int]) -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    seen = []
+
+    def work() -> None:
+        for block in (interruptible, stopping_later):
+            with block():
+                seen.append([signal.getsignal(number) for number in SIGNALS])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before, before]
