@@ -21,15 +21,21 @@ class _EpochSampler(Sampler[list[Item]]):
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
+        self.first_batch = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose batches come next."""
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Choose the epoch whose batches come next, and how many of them are left out because they are done."""
         self.epoch = epoch
+        self.first_batch = first_batch
 
     def __iter__(self) -> Iterator[list[Item]]:
+        first_batch = self.first_batch
         random = np.random.default_rng([self.seed, self.epoch])
-        for batch in self._batches(random):
+        for number, batch in enumerate(self._batches(random)):
+            # Drawn for those left out too: the others then get theirs.
             seeds = random.integers(2**63, size=len(batch))
+            if number < first_batch:
+                continue
             yield list(zip((int(index) for index in batch), (int(seed) for seed in seeds), strict=True))
 
     def __len__(self) -> int:

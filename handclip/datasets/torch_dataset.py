@@ -1,10 +1,12 @@
 """Photographs as training examples."""
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 import numpy as np
@@ -83,11 +85,26 @@ class BatchCollator:
         return Batch(images, labels, draws)
 
 
+def leave_signals_to_parent(worker: int) -> None:
+    """Let the process that a worker reads for decide when to stop; the worker ends with it.
+
+    A terminal sends Ctrl-C to every process of a command, and a cluster SIGTERM: a worker that ended of it would take
+    the step under way with it. Only a second SIGTERM ends it, which its parent sends to one that hangs.
+    """
+
+    def end_next_time(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end_next_time)
+
+
 def step_back(worker: int) -> None:
-    """Let a worker process use the time that the training step leaves, and never take a core from it.
+    """Leave signals to the parent, and let a worker process use the time that the training step leaves.
 
     The threads of a step share its work evenly; one that has to wait for its core keeps all of them waiting.
     """
+    leave_signals_to_parent(worker)
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
 
@@ -106,9 +123,20 @@ def to_images(batch: Batch, transform: ImageTransform, device: torch.device) -> 
 
 @contextmanager
 def plain_worker_errors() -> Iterator[None]:
-    """Give an error of a worker process the message it had there; DataLoader puts a whole traceback into it."""
+    """Give an error of a worker process the message it had there; DataLoader puts a whole traceback into it.
+
+    Raises:
+        HandCLIPError: as raised in the worker; or the system has ended the worker.
+    """
     try:
         yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise HandCLIPError(
+            f"a process that reads images was ended from outside ({error}), for want of memory, perhaps; with a lower "
+            "num_workers less is needed"
+        ) from error
     except HandCLIPError as error:
         kind = f"{type(error).__module__}.{type(error).__qualname__}: "
         _, found, message = str(error).rpartition(kind)

@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from handclip.datasets.pixel_cache import PixelCache
-from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, LabelledImage, plain_worker_errors, to_images
+from handclip.datasets.torch_dataset import (
+    BatchCollator,
+    ImageDataset,
+    LabelledImage,
+    leave_signals_to_parent,
+    plain_worker_errors,
+    to_images,
+)
 from handclip.datasets.transforms import ImageTransform
 from handclip.engine.distributed import combine, current, own_share
 from handclip.engine.hardware import full_float32
@@ -61,6 +68,7 @@ def extract_features(
         # Starting a worker takes longer than reading a batch, so a few images are read right here.
         num_workers=min(num_workers, sum(map(len, own)) // batch_size),
         collate_fn=BatchCollator(transform, device),
+        worker_init_fn=leave_signals_to_parent,
         pin_memory=device.type == "cuda",
     )
     plain = np.zeros((len(images), model.feature_dim), np.float32)

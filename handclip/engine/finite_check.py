@@ -1,5 +1,6 @@
-"""Refusing losses and gradients that are not finite, without making a GPU wait."""
+"""Refusing losses, gradients and weights that are not finite, without making a GPU wait."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -72,3 +73,24 @@ class FiniteCheck:
         step, self._waiting = self._waiting, None
         if step is not None:
             step.check()
+
+
+def require_finite(state: Mapping[str, Tensor], steps: int) -> None:
+    """Check weights and buffers, which a finite loss with a finite gradient may still spoil (running statistics, say).
+
+    Args:
+        state: a module's state dict.
+        steps: how many were taken, for the error.
+
+    Raises:
+        TrainingError: names the first tensor that holds NaN or infinity.
+    """
+    floats = {name: value for name, value in state.items() if value.is_floating_point()}
+    # One number, so that a GPU is waited for once.
+    if not floats or torch.stack([torch.isfinite(value).all() for value in floats.values()]).all():
+        return
+    name = next(name for name, value in floats.items() if not torch.isfinite(value).all())
+    raise TrainingError(
+        f"{name} holds NaN or infinity after step {steps}, so nothing of it is saved. Lower lr, or train with "
+        "precision: float32."
+    )

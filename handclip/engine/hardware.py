@@ -24,6 +24,9 @@ _RECORDED = (
     "torch", "torchvision", "open_clip_torch", "timm", "pytorch-metric-learning", "lightning", "numpy", "pillow",
 )  # fmt: skip
 
+_CHANGED = "-changed"
+"""What follows the commit where files differ from it."""
+
 
 def choose_device(device: str) -> torch.device:
     """Return the device to run on; `auto` takes a GPU where there is one.
@@ -178,7 +181,22 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         "threads": torch.get_num_threads(),
         **describe_device(device),
         "precision": precision,
-        "libraries": {name: importlib.metadata.version(name) for name in _RECORDED},
+        "libraries": library_versions(),
+    }
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that numbers depend on."""
+    return {name: importlib.metadata.version(name) for name in _RECORDED}
+
+
+def describe_code() -> dict[str, str | bool | None]:
+    """Return HandCLIP's version, the commit, and whether its files were changed since; None outside a checkout."""
+    commit = _commit()
+    return {
+        "handclip": __version__,
+        "commit": commit.removesuffix(_CHANGED) if commit is not None else None,
+        "changed": commit.endswith(_CHANGED) if commit is not None else None,
     }
 
 
@@ -188,7 +206,7 @@ def _commit() -> str | None:
     folder = Path(__file__).parents[2]
     if not (folder / ".git").exists():
         return None
-    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--dirty=-changed", "--exclude=*"]
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", f"--dirty={_CHANGED}", "--exclude=*"]
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
     return None

@@ -1,16 +1,20 @@
-"""What happens at the end of every epoch: validate, record, keep the best and the last, decide whether to stop."""
+"""What happens at the end of every epoch: validate, record, keep the best and the last, decide whether to stop.
+
+And what happens after a step where a signal asks to stop: the state is saved there.
+"""
 
 import csv
 import io
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
+from torch import Tensor
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.pixel_cache import PixelCache
@@ -19,9 +23,12 @@ from handclip.engine.distributed import is_first_process
 from handclip.engine.hardware import peak_gpu_memory_mib, peak_memory_mib
 from handclip.engine.module import TrainingModule
 from handclip.engine.run_folder import RunFolder
+from handclip.engine.run_log import EventFile
+from handclip.engine.states import States
 from handclip.engine.validation import validate
-from handclip.errors import ConfigError, DataError
-from handclip.files import replacing, write_text
+from handclip.errors import CheckpointError, ConfigError, DamagedFileError, DataError, HandCLIPError, TrainingError
+from handclip.files import write_text
+from handclip.interruption import StopRequest
 from handclip.models.checkpoint import Checkpoint, describe_model
 
 logger = logging.getLogger(__name__)
@@ -41,6 +48,7 @@ class RunKeeper(LightningCheckpoint):
         config: ExperimentConfig,
         data: TrainingData,
         files: RunFolder,
+        states: States,
         manifest_sha256: str,
         precision: str,
         num_workers: int,
@@ -51,6 +59,7 @@ class RunKeeper(LightningCheckpoint):
         self.config = config
         self.data = data
         self.files = files
+        self.states = states
         self.manifest_sha256 = manifest_sha256
         self.precision = precision
         self.num_workers = num_workers
@@ -60,12 +69,14 @@ class RunKeeper(LightningCheckpoint):
         self.history: list[Row] = []
         self.best_epoch = 0
         self.best_value = float("-inf")
+        self.best_sha256 = ""
+        """Of the content of the best checkpoint; empty in runs of earlier versions."""
         self.validations_without_gain = 0
         self.training_seconds = 0.0
-        self._epoch_start = 0.0
-        self._images = 0
-        self._sums: dict[str, float] = {}
-        self._steps = 0
+        self.stop_request = StopRequest()
+        self._events = EventFile(files.folder / "tensorboard")
+        self._best_is_written = False
+        self._begin_epoch()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what an interrupted run needs to go on."""
@@ -75,8 +86,15 @@ class RunKeeper(LightningCheckpoint):
             "history": self.history,
             "best_epoch": self.best_epoch,
             "best_value": self.best_value,
+            "best_sha256": self.best_sha256,
             "validations_without_gain": self.validations_without_gain,
             "training_seconds": self.training_seconds,
+            "epoch_so_far": {
+                "steps": self._steps,
+                "images": self._images,
+                "seconds": time.perf_counter() - self._epoch_start if self._steps else 0.0,
+                "sums": {name: total.cpu() for name, total in self._sums.items()},
+            },
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -96,7 +114,9 @@ class RunKeeper(LightningCheckpoint):
                 f"{self.files.folder}: was started in {state_dict['precision']}, but this machine chooses "
                 f"{self.precision}. Go on where it was started, or start anew with precision: {self.precision}"
             )
-        self.__dict__.update(state_dict)
+        state = dict(state_dict)
+        self._begin_epoch(**state.pop("epoch_so_far", {}))
+        self.__dict__.update(state)
 
     @property
     def has_lost_patience(self) -> bool:
@@ -106,27 +126,46 @@ class RunKeeper(LightningCheckpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Train no further epoch where the run that goes on had reached its end."""
+        assert isinstance(pl_module, TrainingModule)
+        self._epoch_start += time.perf_counter()
+        if self.best_epoch and is_first_process():
+            self._require_best(pl_module)
         trainer.should_stop = self._should_stop()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the epoch's sums and clock."""
+        self._begin_epoch()
         self._epoch_start = time.perf_counter()
-        self._images = self._steps = 0
-        self._sums = {}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add up each loss term."""
+        """Add up each loss term, and stop here where a signal asks for it.
+
+        Raises:
+            Interrupted: the state is saved.
+            TrainingError: it cannot be.
+        """
         assert isinstance(pl_module, TrainingModule)
         self._images += pl_module.sampler.batch_length(batch_idx)
         self._steps += 1
         for name, value in {"total": outputs["loss"], **outputs["terms"]}.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        # The last step is saved with its epoch.
+        if self.stop_request.signum is not None and self._steps < len(pl_module.sampler):
+            pl_module.require_finite()
+            self._save_state(trainer, trainer.current_epoch, self._steps)
+            self.stop_request.raise_if_asked(self.states.describe())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the epoch: a row of the history, the checkpoints, and the decision to stop."""
+        """Close the epoch: a row of the history, the state, the best checkpoint, and the decision to stop.
+
+        Raises:
+            Interrupted: a signal has asked to stop; the state is saved.
+            TrainingError: a weight is not finite, or files cannot be written.
+        """
         assert isinstance(pl_module, TrainingModule)
+        pl_module.require_finite()
         seconds = time.perf_counter() - self._epoch_start
         self.training_seconds += seconds
         epoch = trainer.current_epoch + 1
@@ -140,18 +179,18 @@ class RunKeeper(LightningCheckpoint):
             "seconds": round(seconds, 2),
             **self._peak_memory(pl_module),
         }
-        self._select(row, epoch, pl_module)
+        best = self._select(row, epoch, pl_module)
         self.history.append(row)
-        if is_first_process():
-            write_text(self.files.folder / "metrics.csv", self._history_csv())
-        for name, value in row.items():
-            if name != "epoch" and trainer.logger is not None:
-                trainer.logger.log_metrics({name: float(value)}, step=epoch)
+        self._begin_epoch()
+        self.write_history()
         logger.info(describe_row(row, self.config.epochs) + self._time_to_go())
-        # Every process calls it, as Lightning asks for; the first one writes.
-        state = self.files.resume_state
-        with replacing(state) if is_first_process() else nullcontext(state) as path:
-            trainer.save_checkpoint(path, weights_only=False)
+        # The state comes first: it holds the model too, so that the best checkpoint can be written from it.
+        self._save_state(trainer, epoch, 0)
+        if best is not None:
+            self._save_best(best)
+        if is_first_process():
+            self._events.add({name: float(value) for name, value in row.items() if name != "epoch"}, epoch)
+        self.stop_request.raise_if_asked(self.states.describe())
 
         if self.has_lost_patience:
             logger.info(
@@ -159,11 +198,60 @@ class RunKeeper(LightningCheckpoint):
             )
         trainer.should_stop = self._should_stop()
 
-    def save(self, module: TrainingModule, epoch: int, metrics: dict[str, float], last: bool = False) -> None:
-        """Write the best or the last checkpoint, in the first process."""
-        if not is_first_process():
-            return
-        Checkpoint(
+    def save_last(self, module: TrainingModule) -> None:
+        """Write the last checkpoint, in the first process.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
+        if is_first_process():
+            with self.storing():
+                self._checkpoint(module, len(self.history), _validation(self.history[-1])).save(self.files.last)
+
+    def write_history(self) -> None:
+        """Write `metrics.csv`, in the first process.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
+        if is_first_process():
+            with self.storing():
+                write_text(self.files.folder / "metrics.csv", self._history_csv())
+
+    def load_best(self) -> Checkpoint:
+        """Return the best checkpoint, after checking that it is the one of the best epoch.
+
+        Raises:
+            HandCLIPError: it is gone, damaged, or of another epoch.
+        """
+        best = Checkpoint.load(self.files.best)
+        if self.best_sha256 and best.sha256() != self.best_sha256:
+            raise DamagedFileError(
+                f"{self.files.best}: is not the model that epoch {self.best_epoch} of this run has left there. Move it "
+                f"and {self.files.folder} away to train anew"
+            )
+        return best
+
+    @contextmanager
+    def storing(self) -> Iterator[None]:
+        """Write something of the run, but not where it was removed meanwhile: it would be there without the rest.
+
+        Raises:
+            TrainingError: it was removed, or cannot be written.
+        """
+        best = self.files.best if self._best_is_written else None
+        counted_on = [self.files.config, self.states.current, best]
+        if lost := [path for path in counted_on if path is not None and not path.is_file()]:
+            raise TrainingError(f"{lost[0]} is gone: somebody has removed it while the run was training.")
+        try:
+            yield
+        except TrainingError:
+            raise
+        except HandCLIPError as error:
+            raise TrainingError(f"{error}. Mend that, then go on with --resume.") from error
+
+    def _checkpoint(self, module: TrainingModule, epoch: int, metrics: dict[str, float]) -> Checkpoint:
+        return Checkpoint(
             run=self.files.run,
             epoch=epoch,
             config=self.config.to_dict(),
@@ -174,7 +262,7 @@ class RunKeeper(LightningCheckpoint):
             metrics=metrics,
             model_state=_on_cpu(module.model.state_dict()),
             criterion_state=_on_cpu(module.criterion.state_dict()),
-        ).save(self.files.last if last else self.files.best)
+        )
 
     def validate_now(self, module: TrainingModule) -> dict[str, float]:
         """Validate the model as it is."""
@@ -188,6 +276,42 @@ class RunKeeper(LightningCheckpoint):
             num_workers=self.num_workers,
             cache=self.cache,
         )
+
+    def _begin_epoch(
+        self, steps: int = 0, images: int = 0, seconds: float = 0.0, sums: dict[str, Tensor] | None = None
+    ) -> None:
+        """Start the epoch's sums, or go on with them; the clock is started when training is."""
+        self._steps, self._images, self._sums = steps, images, dict(sums or {})
+        self._epoch_start = -seconds
+
+    def _save_state(self, trainer: Trainer, epochs: int, steps: int) -> None:
+        with self.storing():
+            # Every process calls it, as Lightning asks for; the first one writes.
+            trainer.save_checkpoint(self.states.place(epochs, steps), weights_only=False)
+
+    def _save_best(self, best: Checkpoint) -> None:
+        with self.storing():
+            best.save(self.files.best)
+        self._best_is_written = True
+
+    def _require_best(self, module: TrainingModule) -> None:
+        """Check that the best checkpoint of the run that goes on is there; write it if the state was saved just before.
+
+        One of a later epoch may be there too, which was trained after the state and will be trained again.
+        """
+        try:
+            found = Checkpoint.load(self.files.best)
+            is_there = self.best_sha256 in ("", found.sha256()) or found.epoch > len(self.history)
+        except CheckpointError:
+            is_there = False
+        if not is_there:
+            if self.best_epoch != len(self.history) or self._steps:
+                raise DamagedFileError(
+                    f"{self.files.best}: the model of epoch {self.best_epoch}, the best of this run so far, is gone or "
+                    f"damaged. Move {self.files.folder} and what there is of it away to train anew"
+                )
+            self._save_best(self._checkpoint(module, self.best_epoch, _validation(self.history[-1])))
+        self._best_is_written = True
 
     def _should_stop(self) -> bool:
         return self.has_lost_patience or (self.stop_after is not None and len(self.history) >= self.stop_after)
@@ -205,18 +329,23 @@ class RunKeeper(LightningCheckpoint):
         seconds = epochs * self.training_seconds / len(self.history)
         return f"; {timedelta(seconds=round(seconds))} to go" if epochs else ""
 
-    def _select(self, row: Row, epoch: int, module: TrainingModule) -> None:
-        metrics = {name: float(value) for name, value in row.items() if name.startswith("val_")}
-        if metrics:
+    def _select(self, row: Row, epoch: int, module: TrainingModule) -> Checkpoint | None:
+        """Return the model where it is the best so far."""
+        if metrics := _validation(row):
             value = metrics[self.config.monitor]
             self.validations_without_gain = 0 if value > self.best_value else self.validations_without_gain + 1
             # Of equals the later one: it has learned longer.
-            if value >= self.best_value:
-                self.best_value, self.best_epoch = value, epoch
-                self.save(module, epoch, metrics)
-        elif not self.data.val_queries and epoch == self.config.epochs:
-            self.best_epoch = epoch
-            self.save(module, epoch, metrics)
+            if value < self.best_value:
+                return None
+            self.best_value = value
+        elif self.data.val_queries or epoch < self.config.epochs:
+            return None
+        self.best_epoch = epoch
+        if not is_first_process():
+            return None
+        best = self._checkpoint(module, epoch, metrics)
+        self.best_sha256 = best.sha256()
+        return best
 
     def _history_csv(self) -> str:
         columns = list(dict.fromkeys(name for row in self.history for name in row))
@@ -235,6 +364,10 @@ def describe_row(row: Row, epochs: int) -> str:
     found = {name: float(value) for name, value in row.items() if name.startswith("val_")}
     validation = f"; val Rank-1 {found['val_rank1']:.2%}, mAP {found['val_map']:.2%}" if found else ""
     return f"Epoch {row['epoch']}/{epochs}: {losses}{validation}; {row['images_per_second']} images/s"
+
+
+def _validation(row: Row) -> dict[str, float]:
+    return {name: float(value) for name, value in row.items() if name.startswith("val_")}
 
 
 def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:

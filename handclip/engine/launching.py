@@ -31,7 +31,7 @@ from handclip.console import ConsoleHandler
 from handclip.cores import available_cores
 from handclip.engine.distributed import Processes, current, joined
 from handclip.engine.hardware import choose_device
-from handclip.errors import ConfigError, HandCLIPError
+from handclip.errors import ConfigError, HandCLIPError, Interrupted
 
 T = TypeVar("T")
 
@@ -71,19 +71,19 @@ def launched() -> Processes | None:
     """Return this process among those that `torchrun` or `srun` has started; None where it was started by itself.
 
     Raises:
-        ConfigError: not every machine has as many.
+        ConfigError: not every machine has as many, or a variable that they set holds no number.
     """
     variables = os.environ
     if "TORCHELASTIC_RUN_ID" in variables:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        processes = Processes(*(int(variables[name]) for name in names))
+        processes = Processes(*map(_number_of_launcher, names))
     elif "SLURM_STEP_NUM_TASKS" in variables:  # set by srun only, and not in a batch script itself
         rank, size, local_rank, nodes = (
-            int(variables[name])
+            _number_of_launcher(name)
             for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NUM_NODES")
         )
         # "2(x3)" is two on each of three machines, "2,1" is not as many on each.
-        if size % nodes or "," in variables.get("SLURM_STEP_TASKS_PER_NODE", ""):
+        if nodes == 0 or size % nodes or "," in variables.get("SLURM_STEP_TASKS_PER_NODE", ""):
             raise ConfigError(
                 f"srun has started {size} processes on {nodes} machines, and not as many on each; say how many each is "
                 "to have by --ntasks-per-node"
@@ -170,7 +170,19 @@ def _slurm_meeting_point() -> dict[str, str]:
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
     first = SLURMEnvironment.resolve_root_node_address(os.environ["SLURM_STEP_NODELIST"])
-    return {"MASTER_ADDR": first, "MASTER_PORT": str(15000 + int(os.environ["SLURM_JOB_ID"]) % 10000)}
+    return {"MASTER_ADDR": first, "MASTER_PORT": str(15000 + _number_of_launcher("SLURM_JOB_ID") % 10000)}
+
+
+def _number_of_launcher(name: str) -> int:
+    """Return a number that `torchrun` or `srun` has put into the environment."""
+    value = os.environ.get(name)
+    if value is None or not value.isdecimal():
+        state = f"is {value!r}, which is no number" if value is not None else "is not set"
+        raise ConfigError(
+            f"{name}: the environment variable {state}, although others say that torchrun or srun has started this "
+            "process. Start it by one of them, or unset their variables"
+        )
+    return int(value)
 
 
 @dataclass(frozen=True)
@@ -278,7 +290,7 @@ def _end(processes: list[BaseProcess]) -> None:
             if sys.platform == "win32":
                 process.terminate()
                 continue
-            # Not SIGTERM, to which Lightning gives a meaning of its own.
+            # Not SIGTERM, which they ignore.
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGUSR1)
     deadline = time.monotonic() + _GRACE
@@ -298,8 +310,9 @@ def _run(
     options: dict[str, Any],
 ) -> None:
     """Be one of the processes that `_start` has started."""
-    # Ctrl-C reaches every process of a terminal; the one that waits passes it on.
+    # Ctrl-C reaches every process of a terminal, SIGTERM perhaps every one of a job; the one that waits passes it on.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform != "win32":
         signal.signal(signal.SIGUSR1, _interrupt)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -316,7 +329,7 @@ def _run(
         with joined(own, f"file://{Path(outlook.folder) / 'meeting_point'}", outlook.device_type):
             result = function(config, **options)
         outcome = result if own.rank == 0 else None
-    except KeyboardInterrupt:
+    except Interrupted:
         return
     except HandCLIPError as error:
         outcome = _Fault(error, "")
@@ -329,7 +342,7 @@ def _run(
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise Interrupted(signum)
 
 
 def _end_with_parent() -> None:

@@ -12,7 +12,7 @@ from handclip.datasets.torch_dataset import Batch, to_images
 from handclip.datasets.transforms import ImageTransform
 from handclip.engine.criterion import TrainingCriterion
 from handclip.engine.distributed import current
-from handclip.engine.finite_check import FiniteCheck
+from handclip.engine.finite_check import FiniteCheck, require_finite
 from handclip.engine.optimization import build_optimizers
 from handclip.engine.step import Step
 from handclip.models.embedding_model import EmbeddingModel
@@ -48,16 +48,24 @@ class TrainingModule(LightningModule):
         main, centres = build_optimizers(self.config, self.model, self.criterion)
         return [main, centres] if centres else [main]
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how many steps were taken, of which learning rates, batches and random numbers follow."""
+        checkpoint["steps_taken"] = self.steps_taken
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Choose the batches of the epoch to go on with: workers fetch the first ones before the epoch starts."""
-        self.sampler.set_epoch(checkpoint["epoch"] + 1)
+        """Choose the batches to go on with: workers fetch the first ones before the epoch starts."""
+        per_epoch = len(self.sampler)
+        # States of earlier versions were of whole epochs.
+        self.steps_taken = checkpoint.get("steps_taken", (checkpoint["epoch"] + 1) * per_epoch)
+        epoch, first_batch = divmod(self.steps_taken, per_epoch)
+        self.sampler.set_epoch(epoch, first_batch)
 
     def on_train_start(self) -> None:
         """Know the device, and so when a step can be judged."""
         self.step.finite_check = FiniteCheck(one_step_late=self.device.type == "cuda")
 
     def on_train_epoch_start(self) -> None:
-        """Choose the batches of the epoch."""
+        """Choose the batches of the epoch; Lightning does not call it where training goes on within one."""
         self.sampler.set_epoch(self.current_epoch)
         self.steps_taken = self.current_epoch * len(self.sampler)
 
@@ -78,6 +86,11 @@ class TrainingModule(LightningModule):
         self.steps_taken += 1
         return {"loss": output.total.detach(), "terms": {name: t.detach() for name, t in output.terms.items()}}
 
-    def on_train_epoch_end(self) -> None:
-        """Judge the last step, before the epoch is recorded and saved."""
+    def require_finite(self) -> None:
+        """Judge the last step and the weights, before anything is recorded or saved.
+
+        Raises:
+            TrainingError: says in which step which loss, or which weight, is not finite.
+        """
         self.step.finite_check.finish()
+        require_finite(self.state_dict(), self.steps_taken)

@@ -1,4 +1,4 @@
-"""A live bar over a training run."""
+"""How far a training run has come: a live bar, and what `provenance.json` says."""
 
 import time
 from collections.abc import Callable
@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from handclip.console import progress_bar
+from handclip.engine.module import TrainingModule
+from handclip.engine.provenance import Session
 
 _SECONDS_BETWEEN_NOTES = 0.25
 """To read a loss is to wait for the GPU, and nobody reads faster than this."""
@@ -27,7 +29,8 @@ class TrainingProgress(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar, from where the run goes on."""
-        self._bar.update(self._task, completed=trainer.current_epoch * self.steps_per_epoch)
+        assert isinstance(pl_module, TrainingModule)
+        self._bar.update(self._task, completed=pl_module.steps_taken)
         self._bar.start()
 
     def on_train_batch_end(
@@ -49,3 +52,30 @@ class TrainingProgress(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Take the bar away when training breaks off."""
         self._bar.stop()
+
+
+class PositionRecorder(Callback):
+    """Tells a session at which epoch and step training is, counted from 0 over the whole run."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._started = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Record where this process begins."""
+        assert isinstance(pl_module, TrainingModule)
+        if not self._started:
+            self._session.starts_at(epochs=trainer.current_epoch, steps=pl_module.steps_taken)
+            self._started = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the step; it is written with the epoch, or when the session ends."""
+        assert isinstance(pl_module, TrainingModule)
+        self._session.position = {"epochs": trainer.current_epoch, "steps": pl_module.steps_taken}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the epoch."""
+        assert isinstance(pl_module, TrainingModule)
+        self._session.reaches(epochs=trainer.current_epoch + 1, steps=pl_module.steps_taken)

@@ -6,9 +6,10 @@ from typing import Any
 
 import yaml
 
+from handclip.checksums import require_intact, write_checksums
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import run_name
-from handclip.errors import HandCLIPError
+from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.files import write_text
 
 
@@ -33,9 +34,9 @@ class RunFolder:
         return self.folder / "config.yml"
 
     @property
-    def resume_state(self) -> Path:
-        """Everything training needs to go on after an interruption."""
-        return self.folder / "checkpoints" / "last.ckpt"
+    def states(self) -> Path:
+        """The folder of the states that training goes on from after an interruption."""
+        return self.folder / "checkpoints"
 
     @property
     def result(self) -> Path:
@@ -47,11 +48,17 @@ class RunFolder:
 
         Raises:
             HandCLIPError: the run exists and `resume` was not asked for, or it was started with other settings.
+            DamagedFileError: what it was started with cannot be read.
         """
         existing = next((path for path in (self.folder, self.best, self.last) if path.exists()), None)
         if existing is None:
-            write_config(self.config, config)
+            self._write_config(config)
             return
+        if not resume and self.result.is_file():
+            raise HandCLIPError(
+                f"{existing} exists already: this run has ended, and `handclip evaluate` is next. Move it away to "
+                "start anew"
+            )
         if not resume:
             raise HandCLIPError(
                 f"{existing} exists already. Add --resume to go on with this run, or move it away to start anew"
@@ -62,9 +69,9 @@ class RunFolder:
                     f"{existing} exists, but the records of its run in {self.folder} are gone, so it cannot go on. "
                     "Move it away to start anew"
                 )
-            write_config(self.config, config)
+            self._write_config(config)
             return
-        before, now = yaml.safe_load(self.config.read_text(encoding="utf-8")), config.to_dict()
+        before, now = self._read_config(), config.to_dict()
         ignored = config.PLACES | config.EVALUATION
         keys = sorted(now.keys() - ignored)
         if changed := [key for key in keys if _plain(key, before.get(key)) != _plain(key, now[key])]:
@@ -72,6 +79,22 @@ class RunFolder:
             raise HandCLIPError(
                 f"{self.folder}: was started with {key}: {before.get(key)}, and cannot go on with {now[key]}"
             )
+
+    def _write_config(self, config: ExperimentConfig) -> None:
+        write_config(self.config, config)
+        write_checksums(self.folder, [self.config.name])
+
+    def _read_config(self) -> dict[str, Any]:
+        advice = f"Move {self.folder} and the run's checkpoints away to start anew"
+        require_intact(self.folder, [self.config.name], advice=advice)
+        damaged = f"{self.config}: is damaged: it does not hold the settings of a run. {advice}"
+        try:
+            before = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+            raise DamagedFileError(damaged) from error
+        if not isinstance(before, dict) or "experiment" not in before:
+            raise DamagedFileError(damaged)
+        return before
 
 
 def write_config(path: Path, config: ExperimentConfig) -> None:

@@ -1,24 +1,29 @@
 """Training one experiment from its config to its checkpoints."""
 
 import logging
-import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
+from handclip.checksums import read_checksums, require_intact, sha256_of, write_checksums
 from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.pixel_cache import open_pixel_cache
 from handclip.datasets.sampling import BatchShare, PKBatchSampler, RandomBatchSampler
-from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, plain_worker_errors, step_back
+from handclip.datasets.torch_dataset import (
+    BatchCollator,
+    ImageDataset,
+    leave_signals_to_parent,
+    plain_worker_errors,
+    step_back,
+)
 from handclip.datasets.transforms import ImageTransform
 from handclip.engine.compilation import naming_compile
 from handclip.engine.criterion import TrainingCriterion
@@ -43,10 +48,15 @@ from handclip.engine.launching import is_first_launched, on_devices
 from handclip.engine.lightning_environment import JoinedProcesses
 from handclip.engine.module import TrainingModule
 from handclip.engine.normalization import synchronize_batch_norm
-from handclip.engine.progress import TrainingProgress
+from handclip.engine.progress import PositionRecorder, TrainingProgress
+from handclip.engine.provenance import Session, run_facts, session, weights_sha256
 from handclip.engine.run_folder import RunFolder
-from handclip.errors import CheckpointError, ConfigError, DataError, TrainingError
+from handclip.engine.run_log import log_file
+from handclip.engine.states import States
+from handclip.errors import CheckpointError, ConfigError, DamagedFileError, DataError, Interrupted, TrainingError
 from handclip.files import read_json, require_writable, write_json
+from handclip.interruption import StopRequest, interruptible, stopping_later
+from handclip.locks import holding
 from handclip.models.builder import build_model, load_earlier_stage
 from handclip.models.checkpoint import Checkpoint
 
@@ -73,6 +83,9 @@ class TrainingResult:
     cores: int
     precision: str
     manifest_sha256: str
+    checkpoint_sha256: str | None = None
+    """Of the file; None in runs of versions that did not record it, as in `last_checkpoint_sha256`."""
+    last_checkpoint_sha256: str | None = None
 
 
 def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | None = None) -> TrainingResult:
@@ -85,6 +98,9 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
 
     Raises:
         HandCLIPError: the config, the data, the weights or the run folder do not allow it, or the loss diverges.
+        InUseError: another process trains this run.
+        Interrupted: Ctrl-C or SIGTERM; `resume` goes on with the very next step. Where several processes share the
+            run, it goes on from the last epoch that was saved.
     """
     if config.variant != "finetuned":
         raise ConfigError("variant: baseline trains nothing; use `handclip evaluate`")
@@ -103,7 +119,10 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
         return result
     for folder in (files.folder, files.best.parent):
         require_writable(folder)
-    return on_devices(_train, config, resume=resume, stop_after=stop_after)
+    try:
+        return on_devices(_train, config, resume=resume, stop_after=stop_after)
+    except Interrupted as stop:
+        raise Interrupted(stop.signum, stop.advice or States(files.states).describe()) from None
 
 
 def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) -> TrainingResult:
@@ -127,14 +146,22 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
     criterion = TrainingCriterion(config.losses, len(data.identities), model.encoder.embedding_dims)
 
     share = BatchShare(sampler, current().rank, current().size)
-    has_nothing_to_go_on_from = resume and files.folder.exists() and not files.resume_state.is_file()
-    on_first(lambda: files.open(config, resume=resume))
-    with _log_file(files.folder / "train.log") if is_first_process() else nullcontext():
+    facts = run_facts(
+        files.run, "training", config.to_dict(), manifests, config.seed, weights_sha256(model.state_dict())
+    )
+    states = States(files.states)
+    existed = files.folder.exists()
+    with (
+        _opened(files, config, resume),
+        log_file(files.folder / "train.log") if is_first_process() else nullcontext(),
+        session(files.folder, facts, device=device, precision=precision, goes_on=resume) as own,
+    ):
         if earlier is not None:
             _continue_criterion(criterion, data, earlier)
         _log_start(config, files, data, sampler, computation)
-        if has_nothing_to_go_on_from:
-            logger.info("No epoch of this run was finished, so it starts from the beginning.")
+        state = on_first(states.newest)
+        if state is None and existed and resume:
+            logger.info("No step of this run was saved, so it starts from the beginning.")
         for aspect, manifest in manifests.items():
             logger.info(f"Manifest of {aspect}: {manifest.root}, sha256 {manifest.sha256}")
         processes = {"processes": current().size}
@@ -146,7 +173,7 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
         cache = open_pixel_cache(config.pixel_cache_gib)
         logger.info(f"Pixel cache: {cache or 'none'}")
         keeper = RunKeeper(
-            config, data, files, combined_sha256(manifests), precision, num_workers, stop_after, seen, cache
+            config, data, files, states, combined_sha256(manifests), precision, num_workers, stop_after, seen, cache
         )
         transform = ImageTransform(
             model.encoder.preprocessing, config.augmentation, reduced_decoding=config.reduced_decoding
@@ -159,12 +186,24 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
             batch_sampler=share,
             num_workers=num_workers,
             collate_fn=BatchCollator(transform, device),
-            worker_init_fn=step_back if device.type == "cpu" else None,
+            worker_init_fn=step_back if device.type == "cpu" else leave_signals_to_parent,
             persistent_workers=num_workers > 0,
             pin_memory=device.type == "cuda",
         )
-        _fit(config, module, loader, keeper, files, device, precision)
-        return _finish(config, module, keeper, files, {**describe_device(device), "precision": precision})
+        try:
+            _fit(config, module, loader, keeper, state, device, precision, own)
+            return _finish(config, module, keeper, files, own, {**describe_device(device), "precision": precision})
+        except TrainingError as error:
+            raise TrainingError(f"{error} {states.describe()}") from error
+
+
+@contextmanager
+def _opened(files: RunFolder, config: ExperimentConfig, resume: bool) -> Iterator[None]:
+    """Keep other processes from training the run while the block runs, but those that share it."""
+    with ExitStack() as stack:
+        on_first(lambda: stack.enter_context(holding(files.folder)))
+        on_first(lambda: files.open(config, resume=resume))
+        yield
 
 
 def _build_sampler(config: ExperimentConfig, data: TrainingData) -> PKBatchSampler | RandomBatchSampler:
@@ -195,19 +234,21 @@ def _fit(
     module: TrainingModule,
     loader: DataLoader[Any],
     keeper: RunKeeper,
-    files: RunFolder,
+    state: Path | None,
     device: torch.device,
     precision: str,
+    own: Session,
 ) -> None:
-    progress = [TrainingProgress(files.run, config.epochs, len(loader))] if is_first_process() else []
+    progress = [TrainingProgress(keeper.files.run, config.epochs, len(loader))] if is_first_process() else []
     with _quiet_lightning():
         trainer = Trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             **_lightning_devices(device),
             precision="bf16-mixed" if precision == "bfloat16" else "32-true",
             max_epochs=config.epochs,
-            logger=TensorBoardLogger(files.folder, name=None, version="tensorboard"),
-            callbacks=[*progress, keeper],
+            logger=False,
+            plugins=[keeper.states],
+            callbacks=[*progress, PositionRecorder(own), keeper],
             enable_checkpointing=True,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -215,21 +256,28 @@ def _fit(
             log_every_n_steps=1,
             use_distributed_sampler=False,
         )
-        resume_path = on_first(lambda: _state_to_go_on_from(files))
-        if resume_path is not None:
-            logger.info(f"Going on from {resume_path}.")
-        interrupt_handler = signal.getsignal(signal.SIGINT)
-        try:
-            with plain_worker_errors(), computing_in(precision), naming_compile():
-                trainer.fit(module, loader, ckpt_path=resume_path, weights_only=True)
-        except TrainingError as error:
-            kept = files.resume_state.is_file()
-            state = "The last good checkpoint was kept." if kept else "No epoch was finished, so nothing was saved."
-            raise TrainingError(f"{error} {state}") from error
-        except SystemExit as end:
-            # Lightning answers Ctrl-C by ignoring further ones and leaving with exit code 1.
-            signal.signal(signal.SIGINT, interrupt_handler)
-            raise KeyboardInterrupt from end
+        # Lightning would answer SIGTERM with an exchange between processes, and SLURM's warning with a job of its own.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        if state is not None:
+            logger.info(f"Going on from {state}.")
+        with _stop_request() as keeper.stop_request, plain_worker_errors(), computing_in(precision), naming_compile():
+            try:
+                trainer.fit(module, loader, ckpt_path=state, weights_only=True)
+            except RuntimeError:
+                # A signal to all processes of a command may end a worker that has only just started.
+                keeper.stop_request.raise_if_asked()
+                raise
+
+
+@contextmanager
+def _stop_request() -> Iterator[StopRequest]:
+    """Let a signal wait for the end of the step; where processes share it, each would find another end."""
+    if current().size > 1:
+        with interruptible():
+            yield StopRequest()
+    else:
+        with stopping_later() as request:
+            yield request
 
 
 def _lightning_devices(device: torch.device) -> dict[str, Any]:
@@ -244,22 +292,13 @@ def _lightning_devices(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _state_to_go_on_from(files: RunFolder) -> Path | None:
-    """Return the state of an interrupted run, after checking that it is whole: Lightning would fail half-way."""
-    path = files.resume_state
-    if not path.is_file():
-        return None
-    try:
-        torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle's and zip's own errors have no common base
-        raise CheckpointError(
-            f"{path}: is damaged, and the run cannot go on from it; move {path.parent.parent} away to start anew"
-        ) from error
-    return path
-
-
 def _finish(
-    config: ExperimentConfig, module: TrainingModule, keeper: RunKeeper, files: RunFolder, hardware: dict[str, Any]
+    config: ExperimentConfig,
+    module: TrainingModule,
+    keeper: RunKeeper,
+    files: RunFolder,
+    own: Session,
+    hardware: dict[str, Any],
 ) -> TrainingResult:
     history = keeper.history
     finished = len(history) >= config.epochs or keeper.has_lost_patience
@@ -281,22 +320,34 @@ def _finish(
         manifest_sha256=keeper.manifest_sha256,
     )
     if finished:
-        last = {name: float(value) for name, value in history[-1].items() if name.startswith("val_")}
-        keeper.save(module, len(history), last, last=True)
+        keeper.write_history()
+        keeper.save_last(module)
         if is_first_process():
-            _write_result(result, files)
+            own.note(
+                weights_sha256=weights_sha256(keeper.load_best().model_state),
+                last_weights_sha256=weights_sha256(module.model.state_dict()),
+            )
+            with keeper.storing():
+                best, last = sha256_of(files.best), sha256_of(files.last)
+                result = replace(result, checkpoint_sha256=best, last_checkpoint_sha256=last)
+                _write_result(result, files)
         logger.info(
             f"Trained {result.epochs} epochs in {result.seconds:.0f} s ({result.images_per_second} images/s); "
             f"best epoch {result.best_epoch}: {files.best}"
         )
     else:
+        own.exit = f"stopped after {len(history)} epoch{'s' if len(history) > 1 else ''} as asked"
         logger.info(f"Stopped after epoch {len(history)} as asked; --resume goes on from there.")
     return result
+
+
+_RECORDS = ("config.yml", "environment.json", "metrics.csv", "result.json")
 
 
 def _write_result(result: TrainingResult, files: RunFolder) -> None:
     places = {"checkpoint": str(files.best), "last_checkpoint": str(files.last), "folder": str(files.folder)}
     write_json(files.result, {**result.__dict__, **places})
+    write_checksums(files.folder, _RECORDS)
 
 
 def _highest(history: list[Row], name: str) -> int | None:
@@ -304,11 +355,23 @@ def _highest(history: list[Row], name: str) -> int | None:
 
 
 def _read_result(files: RunFolder) -> TrainingResult:
+    anew = f"Move {files.folder} and the run's checkpoints away to train anew"
+    require_intact(files.folder, _RECORDS, advice=anew)
     values = read_json(files.result)
     if not files.best.is_file():
         raise CheckpointError(f"{files.best}: is gone, although {files.result} says that the run has ended")
-    if missing := sorted(TrainingResult.__dataclass_fields__.keys() - values.keys()):
-        raise CheckpointError(f"{files.result}: lacks {missing[0]}; it was written by another version of HandCLIP")
+    required = {field.name for field in fields(TrainingResult) if field.default is MISSING}
+    if not isinstance(values, dict) or (missing := sorted(required - values.keys())):
+        lacks = f"lacks {missing[0]}" if isinstance(values, dict) else "is no result"
+        raise CheckpointError(f"{files.result}: {lacks}; it is damaged, or was written by another version of HandCLIP")
+    if (recorded := values.get("checkpoint_sha256")) is not None and sha256_of(files.best) != recorded:
+        raise DamagedFileError(
+            f"{files.best}: is damaged or was changed: it is not what {files.result} recorded. The model of the last "
+            f"epoch is in {files.last}. {anew}"
+        )
+    if recorded is not None and "result.json" not in (read_checksums(files.folder) or {}) and is_first_launched():
+        with holding(files.folder):  # it was killed between the two
+            write_checksums(files.folder, _RECORDS)
     return TrainingResult(**{**values, "checkpoint": files.best, "last_checkpoint": files.last, "folder": files.folder})
 
 
@@ -353,21 +416,3 @@ def _quiet_lightning() -> Iterator[None]:
     finally:
         for lightning, level in zip(loggers, levels, strict=True):
             lightning.setLevel(level)
-
-
-@contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    """Copy what is logged to a file, also where no command line has set up logging."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    root = logging.getLogger("handclip")
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(min(root.getEffectiveLevel(), logging.INFO))
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.removeHandler(handler)
-        handler.close()

@@ -1,5 +1,10 @@
-"""Self-describing checkpoints: model, preprocessing, config and metrics in one file that loads without running code."""
+"""Self-describing checkpoints: model, preprocessing, config and metrics in one file that loads without running code.
 
+Each holds the SHA-256 of its content, so that one that has changed on the disk is never taken for what was trained.
+"""
+
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +20,9 @@ from handclip.files import replacing
 from handclip.models.embedding_model import EmbeddingModel
 
 FORMAT = "handclip-checkpoint"
-_VERSION = 2
+_VERSION = 3
+_WITHOUT_DIGEST = 2
+"""The version before, which holds no hash of its content."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +44,21 @@ class Checkpoint:
     model_state: dict[str, Tensor]
     criterion_state: dict[str, Tensor]
 
+    def sha256(self) -> str:
+        """Return the SHA-256 of the content: everything but the tensors as canonical JSON, then each tensor by name."""
+        states = ("model_state", "criterion_state")
+        plain = {name: value for name, value in self.__dict__.items() if name not in states}
+        digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
+        for state in states:
+            for name, value in sorted(getattr(self, state).items()):
+                digest.update(json.dumps([state, name, str(value.dtype), list(value.shape)]).encode())
+                digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
     def save(self, path: Path) -> None:
         """Write the file beside its final name and rename it."""
-        content = {"format": FORMAT, "version": _VERSION, "handclip": __version__, **self.__dict__}
+        facts = {"format": FORMAT, "version": _VERSION, "handclip": __version__, "sha256": self.sha256()}
+        content = {**facts, **self.__dict__}
         # Given a path, torch.save hides a full or read-only disk behind errors of its own.
         with replacing(path) as temporary, temporary.open("wb") as file:
             torch.save(content, file)
@@ -60,17 +79,40 @@ class Checkpoint:
         except Exception as error:  # pickle's and zip's own errors have no common base
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
-                f"{path}: is damaged, or is not a checkpoint that may be loaded ({reason[:200]})"
+                f"{path}: is damaged, or is not a checkpoint that may be loaded ({reason[:200]}).{_other_than(path)}"
             ) from error
         if not isinstance(loaded, dict) or loaded.get("format") != FORMAT:
             raise CheckpointError(
                 f"{path}: is not a HandCLIP checkpoint. Weights of OpenAI or open_clip are named under `pretrained:`"
             )
-        if loaded.get("version") != _VERSION:
-            raise CheckpointError(f"{path}: has format version {loaded.get('version')}; this HandCLIP reads {_VERSION}")
+        version = loaded.get("version")
+        if version not in (_VERSION, _WITHOUT_DIGEST):
+            raise CheckpointError(
+                f"{path}: has format version {version}; this HandCLIP reads {_WITHOUT_DIGEST} and {_VERSION}"
+            )
         if missing := sorted(cls.__dataclass_fields__.keys() - loaded.keys()):
             raise CheckpointError(f"{path}: is damaged: it lacks {', '.join(missing)}")
-        return cls(**{name: loaded[name] for name in cls.__dataclass_fields__})
+        checkpoint = cls(**{name: loaded[name] for name in cls.__dataclass_fields__})
+        if version == _VERSION and not checkpoint._has_hash(loaded.get("sha256")):
+            raise CheckpointError(
+                f"{path}: is damaged or was changed: its content does not have the SHA-256 that it records."
+                f"{_other_than(path)}"
+            )
+        return checkpoint
+
+    def _has_hash(self, recorded: object) -> bool:
+        try:
+            return self.sha256() == recorded
+        except (AttributeError, TypeError, ValueError):  # damage has put something else in place of a tensor or a text
+            return False
+
+
+def _other_than(path: Path) -> str:
+    """Return what to use instead of a damaged checkpoint."""
+    other = path.with_name(f"{path.stem.removesuffix('_last')}{'' if path.stem.endswith('_last') else '_last'}.pth")
+    model = "best" if path.stem.endswith("_last") else "last"
+    beside = f" The model of its run's {model} epoch is in {other}." if other != path and other.is_file() else ""
+    return f"{beside} To have it again, move it and its run's folder away and train again"
 
 
 def describe_model(model: EmbeddingModel) -> dict[str, Any]:

@@ -149,3 +149,21 @@ def test_shares_are_the_batches_in_parts(
         assert [item for part in of_batch for item in part] == batch
         assert [len(part) for part in of_batch] == part_lengths(len(batch), processes)
         assert max(map(len, of_batch)) - min(map(len, of_batch)) <= 1
+
+
+LABELS = labels_of([5, 1, 9, 4, 7, 2])
+
+
+@pytest.mark.parametrize("sampler", [RandomBatchSampler(LABELS, 8, 3), PKBatchSampler(LABELS, 2, 4, 3)])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_batches_that_are_done_are_left_out_and_the_others_are_the_same(
+    sampler: PKBatchSampler | RandomBatchSampler, processes: int
+) -> None:
+    share = BatchShare(sampler, processes - 1, processes)
+    sampler.set_epoch(5)
+    whole = list(share)
+    for first in range(len(sampler) + 1):
+        sampler.set_epoch(5, first)
+        assert list(share) == whole[first:]
+    sampler.set_epoch(6)
+    assert len(list(share)) == len(whole)

@@ -1,7 +1,10 @@
 """Photographs as batches: the way a GPU gets them, and the way a CPU does."""
 
 import hashlib
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +14,18 @@ from torch.utils.data import DataLoader
 
 from handclip.config.experiment import Augmentation
 from handclip.datasets.pixel_cache import PixelCache
-from handclip.datasets.torch_dataset import Batch, BatchCollator, ImageDataset, LabelledImage, to_images
+from handclip.datasets.torch_dataset import (
+    Batch,
+    BatchCollator,
+    ImageDataset,
+    LabelledImage,
+    leave_signals_to_parent,
+    plain_worker_errors,
+    step_back,
+    to_images,
+)
 from handclip.datasets.transforms import ImageTransform, Preprocessing
+from handclip.errors import HandCLIPError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 STRONG = Augmentation(resize_crop=1.2, flip=0.5, rotation=30, scale=0.2, color_jitter=0.3, erasing=0.5)
@@ -74,3 +87,26 @@ def test_an_empty_batch_is_no_fault() -> None:
     transform = ImageTransform(Preprocessing(32, 24))
     assert transform.batch(torch.empty(0, 3, 32, 24, dtype=torch.uint8)).shape == (0, 3, 32, 24)
     assert transform.batch(torch.empty(0, 3, 32, 24, dtype=torch.uint8, device="meta")).shape == (0, 3, 32, 24)
+
+
+@pytest.mark.parametrize("begin", [leave_signals_to_parent, step_back])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_reads_on_when_a_signal_reaches_all_processes(begin: Any, signum: int) -> None:
+    loader = DataLoader(list(range(12)), batch_size=1, num_workers=1, worker_init_fn=begin)  # type: ignore[arg-type]
+    batches: Any = iter(loader)
+    read = [int(next(batches))]  # its worker has begun
+    os.kill(batches._workers[0].pid, signum)
+    read += [int(batch) for batch in batches]
+    assert read == list(range(12))
+
+
+def test_a_worker_that_the_system_has_ended_is_explained() -> None:
+    loader = DataLoader(list(range(1000)), batch_size=1, num_workers=1)  # type: ignore[arg-type]
+    batches: Any = iter(loader)
+    next(batches)
+    os.kill(batches._workers[0].pid, signal.SIGKILL)
+    with (
+        pytest.raises(HandCLIPError, match=r"ended from outside .*, for want of memory"),
+        plain_worker_errors(),
+    ):
+        list(batches)

@@ -86,10 +86,7 @@ def test_the_manifest_of_another_aspect_or_data_set_is_refused(manifests: Path) 
 
 def test_a_data_set_is_prepared_on_first_use(hands: Path, here: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "handclip")
-    (here / "datasets").mkdir()
-    for name in ("Hands", "HandInfo.csv"):
-        (here / "datasets" / "11k").mkdir(exist_ok=True)
-        (here / "datasets" / "11k" / name).symlink_to(hands / name)
+    shutil.copytree(hands, here / "datasets" / "11k")
     config = tiny_config(here, manifest=None)
     first = find_manifests(config)
     assert "datasets/11k was not prepared yet: it was now, with seed 0" in caplog.text

@@ -1,6 +1,8 @@
+import hashlib
 import json
 import shutil
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from tiny_study import (
     tiny_config,
 )
 
+from handclip.checksums import read_checksums
 from handclip.datasets.pixels import PixelReader
 from handclip.datasets.prepare import prepare
 from handclip.datasets.synthetic import generate
@@ -30,7 +33,7 @@ from handclip.engine.features import extract_features
 from handclip.engine.records import validation_pairs
 from handclip.engine.summary import METRICS
 from handclip.engine.training import TrainingResult, train
-from handclip.errors import CheckpointError, DataError, HandCLIPError
+from handclip.errors import CheckpointError, DataError, HandCLIPError, InUseError
 from handclip.models.builder import model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint
 from handclip.models.embedding_model import EmbeddingModel
@@ -396,7 +399,7 @@ def test_d46_evaluating_again_writes_the_same_file(manifests: Path, here: Path, 
     folder = evaluate(config).folder
     kept = ("features.npz", "explanations.npz", "attributes.csv", "manifest_dorsal_r.json")
     names = ("metrics.json", "per_split.csv", "per_query.csv", *kept)
-    others = ("cost.json", "config.yml", "environment.json")
+    others = ("cost.json", "config.yml", "environment.json", "provenance.json", "SHA256SUMS")
     assert sorted(path.name for path in folder.iterdir()) == sorted([*names, *others])
     first = metrics_without_time(folder / "metrics.json"), *((folder / name).read_bytes() for name in names[1:])
     evaluate(config.model_copy(update={"num_workers": 1}))
@@ -506,7 +509,8 @@ def test_a_data_set_without_queries_cannot_be_evaluated(here: Path) -> None:
 
 def test_a_model_trained_on_test_identities_is_refused(manifests: Path, here: Path, stage1: TrainingResult) -> None:
     manifest = load_manifest(manifests)
-    replace(manifest, train=manifest.test[::2], val=manifest.test[1::2], test=manifest.train_all).save(here / "m.json")
+    swapped = replace(manifest, train=manifest.test[::2], val=manifest.test[1::2], test=manifest.train_all, draws=())
+    swapped.save(here / "m.json")
     for function in (evaluate, train):
         config = tiny_config(
             here / "m.json", manifest=str(here / "m.json"), checkpoint=str(stage1.checkpoint),
@@ -519,11 +523,11 @@ def test_a_model_trained_on_test_identities_is_refused(manifests: Path, here: Pa
 def test_features_that_are_not_finite_are_refused(manifests: Path, here: Path, stage1: TrainingResult) -> None:
     checkpoint = Checkpoint.load(stage1.checkpoint)
     name = next(key for key in checkpoint.model_state if key.endswith("proj"))
-    state = {**checkpoint.model_state, name: checkpoint.model_state[name] * float("nan")}
+    state = {**checkpoint.model_state, name: torch.full_like(checkpoint.model_state[name], 3e38)}  # sums overflow
     replace(checkpoint, model_state=state).save(here / "spoilt.pth")
     with pytest.raises(HandCLIPError, match=r"features are not finite .*Hand_"):
         evaluate(tiny_config(manifests, checkpoint=str(here / "spoilt.pth")))
-    assert not (here / "eval_logs").exists()
+    assert not list(here.glob("eval_logs/*/*.npz"))
 
 
 def test_a_model_that_is_missing_or_another_is_refused(manifests: Path, here: Path, stage1: TrainingResult) -> None:
@@ -606,7 +610,7 @@ def test_an_evaluation_that_was_done_is_reused_when_asked(
     "name",
     [
         *("per_query.csv", "per_split.csv", "cost.json", "metrics.json", "features.npz", "attributes.csv"),
-        *("explanations.npz", "manifest_dorsal_r.json", "config.yml", "environment.json"),
+        *("explanations.npz", "manifest_dorsal_r.json", "config.yml", "environment.json", "SHA256SUMS"),
     ],
 )
 def test_an_evaluation_that_is_not_whole_is_done_again(
@@ -618,6 +622,7 @@ def test_an_evaluation_that_is_not_whole_is_done_again(
     (first.folder / name).unlink()
     again = evaluate(config, reuse=True)
     assert (f"lacks {name}, so it is evaluated again" in caplog.text) == (name != "metrics.json")
+    assert read_checksums(first.folder) == read_checksums_anew(first.folder)
     assert (first.folder / name).is_file()
     assert {**again.metrics, "seconds": 0} == {**first.metrics, "seconds": 0}
 
@@ -630,6 +635,160 @@ def test_metrics_never_stand_beside_the_tables_of_another_evaluation(
     with pytest.raises(TypeError):
         evaluate(baseline_config(manifests, flip_settings=["sum"]), overwrite=True)
     assert not (folder / "metrics.json").exists()
+    assert not (folder / "SHA256SUMS").exists()
+
+
+def read_checksums_anew(folder: Path) -> dict[str, str]:
+    """The checksums of what is in a folder, but for its provenance."""
+    files = [path for path in folder.iterdir() if path.name not in ("SHA256SUMS", "provenance.json")]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def damaged(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        del content[len(content) // 2 :]
+    elif how == "empty":
+        content.clear()
+    else:
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = ("truncated", "empty", "bit-flipped")
+
+
+def test_a_damaged_evaluation_is_named_and_not_used_again(
+    manifests: Path, here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every file, with every damage."""
+    config = baseline_config(manifests, flip_settings=["none"], num_splits=1)
+    folder = evaluate(config).folder
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    subject = evaluation_module._subject(config)
+    assert evaluation_module._earlier(subject, overwrite=False, reuse=True)
+    for name in sorted(kept.keys() - {"provenance.json"}):
+        for how in DAMAGES:
+            damaged(folder / name, how)
+            caplog.clear()
+            assert evaluation_module._earlier(subject, overwrite=False, reuse=True) is None
+            assert f"{folder / name}: is damaged" in caplog.text, (name, how)
+            assert "so it is evaluated again" in caplog.text
+            (folder / name).write_bytes(kept[name])
+    assert evaluation_module._earlier(subject, overwrite=False, reuse=True)
+
+
+def test_a_damaged_evaluation_ends_as_it_was(manifests: Path, here: Path) -> None:
+    config = baseline_config(manifests, flip_settings=["none"])
+    first = evaluate(config)
+    features = (first.folder / "features.npz").read_bytes()
+    damaged(first.folder / "features.npz", "bit-flipped")
+    again = evaluate(config, reuse=True)
+    assert {**again.metrics, "seconds": 0} == {**first.metrics, "seconds": 0}
+    assert (first.folder / "features.npz").read_bytes() == features
+    assert read_checksums(first.folder) == read_checksums_anew(first.folder)
+
+
+def test_damaged_metrics_do_not_keep_a_run_from_being_evaluated(
+    manifests: Path, here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = baseline_config(manifests, flip_settings=["none"])
+    folder = evaluate(config).folder
+    damaged(folder / "metrics.json", "truncated")
+    assert evaluate(config).folder == folder
+    assert f"{folder / 'metrics.json'}: is damaged or was changed" in caplog.text
+    # Neither does what an older version, or one that was cut short, has left of the same evaluation ...
+    (folder / "SHA256SUMS").unlink()
+    evaluate(config)
+    # ... but another one that nothing is wrong with stays.
+    (folder / "SHA256SUMS").unlink()
+    with pytest.raises(HandCLIPError, match="holds an evaluation with num_splits"):
+        evaluate(config.model_copy(update={"num_splits": 2}))
+
+
+def test_an_evaluation_that_was_killed_is_made_again_with_the_same_bytes(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before and after each file gets its name: in between there is nothing to see."""
+    config = baseline_config(manifests, flip_settings=["none"], num_splits=1, explained_images=1)
+    whole = evaluate(config).folder
+    timed = ("metrics.json", "cost.json", "environment.json", "provenance.json", "SHA256SUMS")
+    expected = {path.name: path.read_bytes() for path in whole.iterdir() if path.name not in timed}
+    metrics = metrics_without_time(whole / "metrics.json")
+    monkeypatch.setattr(evaluation_module, "describe_environment", lambda *_: {})  # which takes half of the time
+    rename = Path.replace
+    killed = 0
+    for moment in range(0, 21, 5):  # each in the folder that the one before it has left
+        names: list[str] = []
+
+        def replace_or_die(self: Path, target: Path, moment: int = moment, names: list[str] = names) -> Path:
+            if Path(target).parent != whole or Path(target).name == "provenance.json":
+                return rename(self, target)
+            if len(names) * 2 == moment:
+                raise Killed
+            names.append(Path(target).name)
+            rename(self, target)
+            if len(names) * 2 - 1 == moment:
+                raise Killed
+            return target
+
+        monkeypatch.setattr(Path, "replace", replace_or_die)
+        with suppress(Killed):
+            evaluate(config)
+            continue
+        killed += 1
+        monkeypatch.setattr(Path, "replace", rename)
+        assert not (whole / "SHA256SUMS").exists()
+    assert killed == 5
+    monkeypatch.setattr(Path, "replace", rename)
+    evaluate(config, reuse=True)
+    assert {name: (whole / name).read_bytes() for name in expected} == expected
+    assert metrics_without_time(whole / "metrics.json") == metrics
+    assert read_checksums(whole) == read_checksums_anew(whole)
+
+
+class Killed(BaseException):
+    """What nothing that deals with errors stops, as SIGKILL."""
+
+
+def test_a_second_process_is_told_that_the_evaluation_is_under_way(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = baseline_config(manifests, flip_settings=["none"], num_splits=1, explained_images=0)
+    measure, told = evaluation_module._measure, []
+
+    def measure_while_another_tries(*arguments: Any) -> Evaluation:
+        with pytest.raises(InUseError, match=rf"eval_logs/{run}\S* is being written by process \d+") as refused:
+            evaluate(config)
+        told.append(refused)
+        return measure(*arguments)
+
+    run = "tiny_vit_small"
+    monkeypatch.setattr(evaluation_module, "_measure", measure_while_another_tries)
+    result = evaluate(config)
+    assert len(told) == 1
+    assert read_checksums(result.folder) == read_checksums_anew(result.folder)
+
+
+def test_queries_and_ties_are_counted_beside_every_rate(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def all_alike(*arguments: Any, **options: Any) -> Any:
+        plain, mirrored = extract_features(*arguments, **options)
+        return np.ones_like(plain), mirrored
+
+    monkeypatch.setattr(feature_table, "extract_features", all_alike)
+    result = evaluate(baseline_config(manifests, flip_settings=["none"], explained_images=0))
+    rows = read_table(result.folder / "per_split.csv")
+    for entry in result.metrics["results"]:
+        own = [row for row in rows if row["gallery_protocol"] == entry["gallery_protocol"]]
+        assert entry["matched_queries"] == [int(row["queries"]) for row in own]
+        assert entry["tied_queries"] == sum(entry["matched_queries"]) == sum(int(row["tied_queries"]) for row in own)
+        assert entry["mean"]["rank1"] == 0
+    text = evaluation_text(result.metrics)
+    assert f"  of {own[0]['queries']} queries\n" in text
+    tied = entry["tied_queries"]
+    assert f"  Ties: in {tied} of {tied} queries a wrong image scores the same as the best right one" in text
 
 
 def test_evaluating_a_run_that_has_not_ended_is_said(

@@ -1,6 +1,8 @@
 """What an evaluation keeps for reports, and that it comes back as it was."""
 
+import tracemalloc
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from handclip.engine.records import (
     write_features,
 )
 from handclip.engine.training import TrainingResult
-from handclip.errors import HandCLIPError
+from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.metrics import rank_gallery
 
 
@@ -112,6 +114,74 @@ def test_features_that_cannot_be_right(tmp_path: Path, arrays: dict[str, np.ndar
     np.savez(tmp_path / "features.npz", **arrays)
     with pytest.raises(HandCLIPError, match=r"features\.npz: is damaged"):
         read_features(tmp_path)
+
+
+def lying_array(shape: str, dtype: str = "<f4") -> bytes:
+    """An array that claims a shape, and holds four bytes."""
+    header = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    header += b" " * (118 - len(header)) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 4
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        lying_array("(1000000000000, 512)"),
+        lying_array("(200000000,)"),
+        lying_array(f"({10**30},)"),
+        lying_array("(-1,)"),
+        lying_array("(" * 90),
+        lying_array("(1,)", "|O"),
+        lying_array("__import__('os').system('false')"),
+        b"",
+        b"\x93NUMPY\x09\x00",
+    ],
+    ids=["10^12 rows", "800 MB", "10^30 rows", "negative", "brackets", "objects", "code", "empty", "another version"],
+)
+@pytest.mark.parametrize("name", ["features.npz", "explanations.npz"])
+def test_an_array_that_claims_what_it_does_not_hold_takes_no_memory(tmp_path: Path, name: str, array: bytes) -> None:
+    with ZipFile(tmp_path / name, "w") as file:
+        file.writestr("flip_none.npy", array)
+    read = {"features.npz": read_features, "explanations.npz": read_explanations}[name]
+    tracemalloc.start()
+    with pytest.raises(DamagedFileError, match=f"{name}: is damaged .*handclip evaluate CONFIG --overwrite"):
+        read(tmp_path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10_000_000
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    with ZipFile(tmp_path / "features.npz", "w", ZIP_DEFLATED) as file:
+        file.writestr("flip_none.npy", b"\0" * 10_000_000)
+    with pytest.raises(DamagedFileError, match=r"features\.npz: is damaged \(it is compressed"):
+        read_features(tmp_path)
+
+
+def test_a_flipped_bit_is_found_without_checksums_too(tmp_path: Path) -> None:
+    """By the checksum that each entry of the archive has."""
+    write_features(tmp_path, features())
+    path = tmp_path / "features.npz"
+    content = bytearray(path.read_bytes())
+    place = content.index(np.float32(features().by_flip["none"][1, 1]).tobytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"features\.npz: is damaged \(Bad CRC-32"):
+        read_features(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "age,image\n1,a\n", "image,age\na.jpg\n", 'image,age\n"a.jpg,30\n'])
+def test_attributes_that_cannot_be_right(tmp_path: Path, content: str) -> None:
+    (tmp_path / "attributes.csv").write_text(content)
+    with pytest.raises(DamagedFileError, match=r"attributes\.csv: is damaged"):
+        read_attributes(tmp_path)
+
+
+def test_attributes_of_images_with_names_like_formulas_come_back(tmp_path: Path) -> None:
+    attributes = {"=cmd|' C calc'!A0/+1.jpg": {"age": "-1"}, "@x/-1.jpg": {"age": "=1+1"}}
+    write_attributes(tmp_path, attributes)
+    assert read_attributes(tmp_path) == attributes
+    assert "\n'=cmd" in (tmp_path / "attributes.csv").read_text()
 
 
 def test_explanations_that_cannot_be_right(tmp_path: Path) -> None:

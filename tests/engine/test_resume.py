@@ -1,8 +1,3 @@
-import os
-import signal
-import subprocess
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +10,7 @@ from tiny_study import (
     loss_columns,
     same_weights,
     tiny_config,
-    tiny_values,
     weights,
-    write_config,
 )
 
 from handclip.datasets.manifest import Manifest
@@ -134,7 +127,7 @@ def test_an_existing_run_is_refused_and_left_alone(manifests: Path, here: Path) 
     config = tiny_config(manifests)
     result = train(config)
     before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
-    with pytest.raises(HandCLIPError, match=r"exists already. Add --resume"):
+    with pytest.raises(HandCLIPError, match=r"exists already: this run has ended, and `handclip evaluate` is next"):
         train(config)
     assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
 
@@ -194,45 +187,3 @@ def _copy(manifests: Path, path: Path) -> str:
     load_manifest(manifests).save(path)
     assert len(Manifest.load(path).train) == HANDS.identities // 2 * (HANDS.images_per_aspect - 1)
     return str(path)
-
-
-@pytest.mark.parametrize("signal_sent", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_at_any_moment(
-    signal_sent: signal.Signals, manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    values = tiny_values(manifests, losses=LOSSES["ce_triplet_center"], epochs=8)
-    config = tiny_config(manifests, losses=LOSSES["ce_triplet_center"], epochs=8)
-    place = in_folder(tmp_path / "interrupted", monkeypatch)
-    file = write_config(place / "tiny.yml", values)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with subprocess.Popen(
-        [sys.executable, "-c", "from handclip.cli import main; main()", "train", str(file)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        # A test run in the background may have been told to ignore Ctrl-C, and a child inherits that.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    ) as process:
-        assert process.stderr is not None
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if line.startswith("Epoch 1/"):
-                process.send_signal(signal_sent)
-                break
-        lines += process.stderr.readlines()
-    printed = "".join(lines)
-    if signal_sent == signal.SIGINT:
-        assert process.returncode == 130
-        assert printed.endswith("Interrupted. To go on, give the same command again (train and demo: with --resume).\n")
-        assert "Traceback" not in printed
-        # One plain line for each thing that happened, and nothing of the libraries' own.
-        assert not [word for word in ("Warning", "GPU", "TPU", "Trainer.fit", "Tip") if word in printed]
-    else:
-        assert process.returncode == -signal.SIGKILL
-    assert not list(place.rglob("result.json"))
-
-    result = train(config, resume=True)
-    in_folder(tmp_path / "whole", monkeypatch)
-    train(config)
-    assert_same_run(tmp_path / "interrupted", tmp_path / "whole", result)

@@ -11,8 +11,13 @@ from tiny_study import LOSSES, baseline_config, load_manifest, tiny_config
 from handclip.config.experiment import HAND_ASPECTS, ExperimentConfig
 from handclip.config.naming import run_name
 from handclip.engine import study
+from handclip.engine.evaluation import evaluation_folder
+from handclip.engine.run_folder import RunFolder
 from handclip.engine.study import PlannedRun, RunReport, run_plan
 from handclip.engine.training import train
+from handclip.errors import InUseError
+from handclip.locks import holding
+from handclip.studies import run_and_compare
 
 
 def run_all(*configs: ExperimentConfig, resume: bool = True) -> list[RunReport]:
@@ -176,3 +181,37 @@ def test_the_time_to_go_counts_what_is_left(manifests: Path, here: Path, caplog:
     assert headers[0] == "\n[1/2] stage 1, vit_small: ce; 11k dorsal_r, seed 0"
     assert headers[1].startswith("\n[2/2] stage 0, vit_small: no training; 11k dorsal_r, seed 0 (0:00:")
     assert headers[1].endswith("about 0:00:00 of training to go)")
+
+
+def test_a_run_that_another_process_works_on_is_reported_and_the_rest_go_on(manifests: Path, here: Path) -> None:
+    trained, evaluated = (
+        tiny_config(manifests, experiment="one", epochs=1),
+        baseline_config(manifests, experiment="two"),
+    )
+    free = baseline_config(manifests, experiment="three", flip_settings=["none"])
+    with holding(RunFolder.of(trained).folder), holding(evaluation_folder(evaluated)):
+        reports = run_all(trained, evaluated, free)
+    assert [[fault.step for fault in report.faults] for report in reports] == [
+        ["training"],
+        ["evaluation on 11k dorsal_r"],
+        [],
+    ]
+    for report in reports[:2]:
+        assert "is being written by process" in report.faults[0].message
+    assert not RunFolder.of(trained).folder.exists()
+
+
+def test_a_study_is_held_while_it_runs(here: Path) -> None:
+    with holding(here / "out"), pytest.raises(InUseError, match="out is being written by process"):
+        run_and_compare([], here / "out", resume=True)
+
+
+def test_what_was_measured_and_is_damaged_is_not_taken_for_it(manifests: Path, here: Path) -> None:
+    config = tiny_config(manifests, epochs=1)
+    [before] = run_all(config)
+    Path(checkpoint_of(config)).unlink()
+    path = before.evaluations[0].folder / "metrics.json"
+    path.write_bytes(path.read_bytes().replace(b"0.", b"1.", 1))
+    [after] = run_all(config)
+    assert after.evaluations == ()
+    assert f"{path}: is damaged or was changed" in after.faults[0].message

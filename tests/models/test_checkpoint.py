@@ -1,4 +1,5 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def test_d44_the_file_holds_what_it_promises(tmp_path: Path) -> None:
     _, checkpoint = make()
     checkpoint.save(tmp_path / "run.pth")
     content = torch.load(tmp_path / "run.pth", weights_only=True)
-    assert content.keys() == {"format", "version", "handclip", *Checkpoint.__dataclass_fields__}
+    assert content.keys() == {"format", "version", "handclip", "sha256", *Checkpoint.__dataclass_fields__}
     assert content["metrics"] == {"val_map": 0.5} and content["encoder_facts"]["weights"] == "none (random)"
     assert content["preprocessing"].keys() == {"height", "width", "mean", "std", "interpolation"}
 
@@ -193,7 +194,7 @@ def test_a_file_of_another_program(tmp_path: Path, value: Any) -> None:
 
 def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
     torch.save({"format": "handclip-checkpoint", "version": 99}, tmp_path / "run.pth")
-    with pytest.raises(CheckpointError, match="has format version 99; this HandCLIP reads 2"):
+    with pytest.raises(CheckpointError, match="has format version 99; this HandCLIP reads 2 and 3"):
         Checkpoint.load(tmp_path / "run.pth")
     torch.save({"format": "handclip-checkpoint"}, tmp_path / "run.pth")
     with pytest.raises(CheckpointError, match="has format version None"):
@@ -201,6 +202,59 @@ def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
     torch.save({"format": "handclip-checkpoint", "version": 2, "run": "a"}, tmp_path / "run.pth")
     with pytest.raises(CheckpointError, match="is damaged: it lacks config, criterion_state"):
         Checkpoint.load(tmp_path / "run.pth")
+
+
+def test_a_checkpoint_of_the_version_without_a_hash_still_loads(tmp_path: Path) -> None:
+    model, checkpoint = make()
+    torch.save({"format": "handclip-checkpoint", "version": 2, **checkpoint.__dict__}, tmp_path / "run.pth")
+    loaded = Checkpoint.load(tmp_path / "run.pth")
+    assert torch.equal(features(model_from_checkpoint(loaded, "run.pth")), features(model))
+    assert loaded.sha256() == checkpoint.sha256()
+
+
+WEIGHT = "encoder.tower.ln_post.weight"
+CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a bit of a weight": lambda content: content["model_state"][WEIGHT].view(torch.int32)[3].bitwise_xor_(1),
+    "a bit of a loss": lambda content: (
+        content["criterion_state"]["by_embedding.x"].view(torch.int32)[0].bitwise_xor_(1)
+    ),
+    "the shape of a weight": lambda content: content["model_state"][WEIGHT].resize_(2, 1),
+    "the name of a weight": lambda content: content["model_state"].update(other=content["model_state"].pop(WEIGHT)),
+    "the type of a weight": lambda content: content["model_state"].update({WEIGHT: "text"}),
+    "a state": lambda content: content.update(model_state=None),
+    "the preprocessing": lambda content: content["preprocessing"].update(height=33),
+    "the identities": lambda content: content["identities"].reverse(),
+    "a metric": lambda content: content["metrics"].update(val_map=0.75),
+    "the hash": lambda content: content.update(sha256="0" * 64),
+    "the hash's presence": lambda content: content.pop("sha256"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_checkpoint_of_which_anything_has_changed_is_found(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "run.pth"
+    make()[1].save(path)
+    content = torch.load(path, weights_only=True)
+    CHANGES[what](content)
+    torch.save(content, path)
+    with pytest.raises(
+        CheckpointError, match=r"run\.pth: is damaged or was changed: its content does not have the SHA"
+    ):
+        Checkpoint.load(path)
+
+
+@pytest.mark.parametrize(("damaged", "other", "epoch"), [("run", "run_last", "last"), ("run_last", "run", "best")])
+def test_a_damaged_checkpoint_names_the_other_of_its_run(tmp_path: Path, damaged: str, other: str, epoch: str) -> None:
+    make()[1].save(tmp_path / f"{damaged}.pth")
+    content = (tmp_path / f"{damaged}.pth").read_bytes()
+    (tmp_path / f"{damaged}.pth").write_bytes(content[: len(content) // 2])
+    offered = f"The model of its run's {epoch} epoch is in {tmp_path / other}.pth."
+    for is_there in (False, True):
+        with pytest.raises(CheckpointError) as caught:
+            Checkpoint.load(tmp_path / f"{damaged}.pth")
+        assert (offered in str(caught.value)) is is_there
+        assert "train again" in str(caught.value)
+        make()[1].save(tmp_path / f"{other}.pth")
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.999])

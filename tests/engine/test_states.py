@@ -1,0 +1,255 @@
+"""States of a run: two kept, found by name, checked by hash; a damaged one is named and the one before it used."""
+
+import logging
+import os
+import pickle
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_study import loss_columns, same_weights, tiny_config, weights
+
+from handclip.config.experiment import ExperimentConfig
+from handclip.engine.run_folder import RunFolder
+from handclip.engine.states import States
+from handclip.engine.training import TrainingResult, train
+from handclip.errors import DamagedFileError, HandCLIPError
+
+LONG_AGO = 10**9
+
+
+@pytest.fixture
+def states(tmp_path: Path) -> States:
+    return States(tmp_path / "run" / "checkpoints")
+
+
+def save(states: States, epochs: int, steps: int = 0) -> Path:
+    states.save_checkpoint({"epochs": epochs, "steps": steps}, states.place(epochs, steps))
+    assert states.current is not None
+    return states.current
+
+
+def test_the_newest_two_are_kept_by_name_whatever_the_clock_says(states: States) -> None:
+    assert (states.newest(), states.paths()) == (None, [])
+    saved = [save(states, *position) for position in ((9, 0), (9, 2), (9, 11), (10, 0), (10, 1))]
+    assert saved[1].name.startswith("epoch_0009_step_00002-") and saved[3].name.startswith("epoch_0010-")
+    os.utime(saved[4], (LONG_AGO, LONG_AGO))
+    assert states.paths() == [saved[4], saved[3]]
+    assert States(states.folder).newest() == saved[4]
+    assert states.load_checkpoint(saved[4]) == {"epochs": 10, "steps": 1}
+    assert states.describe() == "Everything up to epoch 11, step 1 is saved."
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "flipped": flip,
+    "cut off": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: os.truncate(path, 0),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_named_and_the_one_before_it_is_used(
+    damage: str, states: States, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "handclip")
+    first, second = save(states, 1), save(states, 1, 2)
+    DAMAGES[damage](second)
+    assert states.newest() == first
+    assert caplog.messages == [f"{second}: is damaged. Training goes on from {first.name}, the one before it."]
+    with pytest.raises(DamagedFileError, match="is not a state that training may go on from"):
+        states.load_checkpoint(second)
+    # What it goes on from is kept until two others are whole.
+    third = save(states, 2)
+    assert states.paths() == [third, first]
+
+    DAMAGES[damage](first)
+    DAMAGES[damage](third)
+    with pytest.raises(DamagedFileError) as caught:
+        States(states.folder).newest()
+    assert str(caught.value) == (
+        f"{third} and {first} are damaged, and there is no other state to go on from. "
+        f"Move {states.folder.parent} and the run's checkpoints away to start anew"
+    )
+
+
+def test_what_a_killed_process_has_left_is_removed(states: States) -> None:
+    save(states, 1)
+    left = states.folder / ".epoch_0002-0123456789abcdef.ckpt.01234567.part"
+    left.write_bytes(b"half")
+    assert [path.name for path in (states.newest(),) if path] == [states.paths()[0].name]
+    save(states, 2)
+    assert not left.exists()
+
+
+class _Payload:
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.trace}",)
+
+
+def test_a_state_that_would_run_code_is_refused(states: States, tmp_path: Path) -> None:
+    states.folder.mkdir(parents=True)
+    for save_to in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))):
+        raw = tmp_path / "raw"
+        save_to({"epoch": _Payload(tmp_path / "trace")}, raw)
+        hostile = states.folder / f"epoch_0001-{sha256(raw.read_bytes()).hexdigest()[:16]}.ckpt"
+        raw.rename(hostile)
+        assert states.newest() == hostile  # it has its hash
+        with pytest.raises(DamagedFileError, match="is not a state that training may go on from"):
+            states.load_checkpoint(hostile)
+        hostile.unlink()
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_state_of_elsewhere_is_refused(states: States, tmp_path: Path) -> None:
+    elsewhere = save(States(tmp_path / "other"), 1)
+    with pytest.raises(DamagedFileError, match="is not a state that training may go on from"):
+        states.load_checkpoint(elsewhere)
+
+
+# From here on with whole runs of two steps an epoch.
+
+
+@pytest.fixture(scope="module")
+def whole(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    return train(config_in(manifests, tmp_path_factory.mktemp("whole")))
+
+
+def config_in(manifests: Path, place: Path) -> ExperimentConfig:
+    places = {"output_dir": str(place / "train_logs"), "save_dir": str(place / "saved_models")}
+    return tiny_config(manifests, epochs=3, **places)
+
+
+def assert_same_run(one: TrainingResult, other: TrainingResult) -> None:
+    assert loss_columns(one.folder / "metrics.csv") == loss_columns(other.folder / "metrics.csv")
+    for path, expected in ((one.checkpoint, other.checkpoint), (one.last_checkpoint, other.last_checkpoint)):
+        assert same_weights(weights(path), weights(expected))
+
+
+def test_a_run_whose_newest_state_is_damaged_ends_the_same(
+    manifests: Path, tmp_path: Path, whole: TrainingResult
+) -> None:
+    config = config_in(manifests, tmp_path)
+    train(config, stop_after=2)
+    newest, _ = States(RunFolder.of(config).states).paths()
+    flip(newest)
+    assert_same_run(train(config, resume=True), whole)
+
+
+def test_a_run_whose_best_model_is_damaged_is_not_ended_with_it(
+    manifests: Path, tmp_path: Path, whole: TrainingResult
+) -> None:
+    config = config_in(manifests, tmp_path)
+    files = RunFolder.of(config)
+    train(config, stop_after=1)
+    flip(files.best)
+    # The state was saved with that very model: it is written again, as where the run was killed in between.
+    best = train(config, resume=True, stop_after=1).checkpoint
+    assert weights(best).keys() == weights(whole.checkpoint).keys()
+    train(config, resume=True, stop_after=2)
+    assert_same_run(train(config, resume=True), whole)
+
+
+def test_a_lost_best_model_of_an_earlier_epoch_is_named(
+    manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from handclip.engine.keeper import RunKeeper
+
+    script = iter([0.9, 0.5, 0.5])
+
+    def validate_now(self: RunKeeper, module: Any) -> dict[str, float]:
+        return {"val_rank1": 0.0, "val_rank5": 0.0, "val_rank10": 0.0, "val_map": next(script)}
+
+    monkeypatch.setattr(RunKeeper, "validate_now", validate_now)
+    config = config_in(manifests, tmp_path)
+    train(config, stop_after=2)
+    RunFolder.of(config).best.unlink()
+    with pytest.raises(DamagedFileError, match=r"\.pth: the model of epoch 1, the best of this run so far, is gone or"):
+        train(config, resume=True)
+
+
+def test_a_run_that_an_earlier_version_began_goes_on(manifests: Path, tmp_path: Path, whole: TrainingResult) -> None:
+    config = config_in(manifests, tmp_path)
+    files = RunFolder.of(config)
+    train(config, stop_after=1)
+    # As that version has left it: one state, without hash and without what is new in it.
+    [state] = States(files.states).paths()
+    content = torch.load(state, weights_only=True)
+    del content["steps_taken"]
+    for name in ("best_sha256", "epoch_so_far"):
+        del content["callbacks"]["RunKeeper"][name]
+    state.unlink()
+    torch.save(content, files.states / "last.ckpt")
+    (files.folder / "SHA256SUMS").unlink()
+    assert_same_run(train(config, resume=True), whole)
+    assert not (files.states / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["config.yml", "result.json", "metrics.csv", "environment.json"])
+def test_a_damaged_record_of_a_run_that_has_ended_is_named(
+    damage: str, name: str, manifests: Path, whole: TrainingResult
+) -> None:
+    path = whole.folder / name
+    before = path.read_bytes()
+    DAMAGES[damage](path)
+    try:
+        with pytest.raises(DamagedFileError, match=rf"{name}: is damaged or was changed.* to (start|train) anew"):
+            train(config_in(manifests, whole.folder.parents[1]), resume=True)
+    finally:
+        path.write_bytes(before)
+    assert train(config_in(manifests, whole.folder.parents[1]), resume=True) == whole
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_model_of_a_run_that_has_ended_is_named(damage: str, manifests: Path, whole: TrainingResult) -> None:
+    before = whole.checkpoint.read_bytes()
+    DAMAGES[damage](whole.checkpoint)
+    try:
+        with pytest.raises(DamagedFileError, match=rf"{whole.run}\.pth: is damaged.*is in .*{whole.run}_last\.pth"):
+            train(config_in(manifests, whole.folder.parents[1]), resume=True)
+    finally:
+        whole.checkpoint.write_bytes(before)
+
+
+@pytest.mark.parametrize("content", ["", "experiment: [", "just text", "a: 1", "a: " + "[" * 1200])
+def test_a_damaged_config_of_a_run_without_checksums_is_named(content: str, manifests: Path, tmp_path: Path) -> None:
+    config = config_in(manifests, tmp_path)
+    files = RunFolder.of(config)
+    files.open(config, resume=False)
+    (files.folder / "SHA256SUMS").unlink()
+    files.config.write_text(content)
+    with pytest.raises(DamagedFileError, match=r"config\.yml: is damaged: it does not hold the settings of a run"):
+        files.open(config, resume=True)
+
+
+def test_killed_between_result_and_checksums(manifests: Path, tmp_path: Path, whole: TrainingResult) -> None:
+    sums = whole.folder / "SHA256SUMS"
+    before = sums.read_text()
+    sums.unlink()
+    assert train(config_in(manifests, whole.folder.parents[1]), resume=True) == whole
+    assert sums.read_text() == before
+
+
+def test_a_result_that_is_no_result(manifests: Path, whole: TrainingResult) -> None:
+    result, sums = whole.folder / "result.json", whole.folder / "SHA256SUMS"
+    before = result.read_text(), sums.read_text()
+    sums.unlink()
+    try:
+        for text in ("[]", "{}"):
+            result.write_text(text)
+            with pytest.raises(HandCLIPError, match=r"result\.json: (is no result|lacks .*); it is damaged, or"):
+                train(config_in(manifests, whole.folder.parents[1]), resume=True)
+    finally:
+        result.write_text(before[0])
+        sums.write_text(before[1])
