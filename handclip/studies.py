@@ -15,11 +15,12 @@ from handclip.engine.launching import refuse_launcher
 from handclip.engine.study import PlannedRun, RunReport, run_plan
 from handclip.errors import ConfigError, HandCLIPError
 from handclip.files import require_writable, write_json
+from handclip.locks import holding
 from handclip.models.registry import check_keys
 from handclip.report.comparison import compare_evaluations, write_matrix
 from handclip.report.matrix import Matrix
 from handclip.report.report import ReportFiles, report_evaluations
-from handclip.report.runs import EvaluatedRun, read_run
+from handclip.report.runs import EvaluatedRun, read_run, warn_of_missing_checksums
 from handclip.report.tables import write_evaluation_log
 
 logger = logging.getLogger(__name__)
@@ -89,14 +90,16 @@ def run_study(study: StudyConfig, plan: Sequence[PlannedRun], out: Path) -> Stud
 
     Raises:
         HandCLIPError: the folder cannot be written. Runs that fail are in the result.
+        InUseError: another process works on the study.
     """
     refuse_launcher("A study")
     require_writable(out)
     for sentence in missing_places(plan):
         logger.warning(sentence)
-    if any(run.config.dataset == "synthetic" for run in plan):
-        _draw_hands(study, out / SYNTHETIC_HANDS)
-    return run_and_compare(plan, out, resume=True, record=out / "study.json")
+    with holding(out):
+        if any(run.config.dataset == "synthetic" for run in plan):
+            _draw_hands(study, out / SYNTHETIC_HANDS)
+        return _run_and_compare(plan, out, resume=True, record=out / "study.json")
 
 
 def run_and_compare(plan: Sequence[PlannedRun], out: Path, *, resume: bool, record: Path | None = None) -> StudyResult:
@@ -107,8 +110,16 @@ def run_and_compare(plan: Sequence[PlannedRun], out: Path, *, resume: bool, reco
         out: where the comparison and the report go.
         resume: see `run_plan`.
         record: file for what became of each run, written anew after each.
+
+    Raises:
+        InUseError: another process writes to `out`.
     """
     refuse_launcher("A study")
+    with holding(out):
+        return _run_and_compare(plan, out, resume=resume, record=record)
+
+
+def _run_and_compare(plan: Sequence[PlannedRun], out: Path, *, resume: bool, record: Path | None) -> StudyResult:
     reports: list[RunReport] = []
     for report in run_plan(plan, resume=resume):
         reports.append(report)
@@ -145,6 +156,7 @@ def _read(folders: Sequence[Path]) -> tuple[list[EvaluatedRun], list[str]]:
             runs.append(read_run(folder))
         except HandCLIPError as error:
             unread.append(str(error))
+    warn_of_missing_checksums(run.folder for run in runs)
     return runs, unread
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from handclip.checksums import CHECKSUMS, write_checksums
+
 ALL_ASPECTS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
 METRICS = ("rank1", "rank5", "rank10", "map", "map_trapezoid")
 COLUMNS = ["aspect", "gallery_protocol", "flip", "split", "image", "identity", "rank", "ap", "ap_trapezoid"]
@@ -28,6 +30,7 @@ def write_run(
     queries: int | None = None,
     unmatched: bool = False,
     cost: bool = True,
+    checksums: bool = False,
     **changes: Any,
 ) -> Path:
     """Write one evaluation on three draws, whose files agree with each other; return its folder.
@@ -44,6 +47,7 @@ def write_run(
         queries: what to claim; default what is written.
         unmatched: each draw has a query that cannot be answered.
         cost: write `cost.json`.
+        checksums: write `SHA256SUMS`; without it, the files can be changed, as those of older versions.
         changes: other keys of `metrics.json`.
     """
     rng = np.random.default_rng(luck)
@@ -100,7 +104,14 @@ def write_run(
         csv.writer(file).writerows([COLUMNS, *lines])
     if cost:
         (folder / "cost.json").write_text(json.dumps(cost_of(metrics)))
+    if checksums:
+        seal(folder)
     return folder
+
+
+def seal(folder: Path) -> None:
+    """Write `SHA256SUMS` over what is in a folder now."""
+    write_checksums(folder, [path.name for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS])
 
 
 def entry(

@@ -1,11 +1,10 @@
 """What is in a data set: counts for each split, and how unevenly images are spread over identities."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 
+from handclip.csv_files import csv_text
 from handclip.datasets.manifest import Draw, Manifest
 
 
@@ -70,14 +69,12 @@ def split_table(manifest: Manifest) -> list[SplitRow]:
 
 def split_table_csv(manifests: Iterable[Manifest]) -> str:
     """The split tables of several manifests as comma-separated text, with data set and aspect in front."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["dataset", "aspect", *(field.name for field in fields(SplitRow))])
+    lines: list[list[object]] = [["dataset", "aspect", *(field.name for field in fields(SplitRow))]]
     for manifest in manifests:
         for row in split_table(manifest):
             values = asdict(row) | {"imbalance": "" if row.imbalance is None else f"{row.imbalance:.4g}"}
-            writer.writerow([manifest.dataset, manifest.aspect, *values.values()])
-    return text.getvalue()
+            lines.append([manifest.dataset, manifest.aspect, *values.values()])
+    return csv_text(lines, line_end="\n")
 
 
 def _row(manifest: Manifest, split: str, indices: tuple[int, ...], distractors: set[int]) -> SplitRow:

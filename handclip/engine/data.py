@@ -10,6 +10,7 @@ import numpy as np
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.console import progress_over
+from handclip.datasets.check import check_separation
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import PreparedDataset, find_or_prepare, manifest_path
 from handclip.datasets.synthetic import SyntheticHands, generate, is_generated
@@ -49,6 +50,7 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
     """
     if config.manifest is not None:
         manifests = {aspect: _read_manifest(config, config.manifest, aspect) for aspect in config.aspects}
+        _require_separation(manifests)
         _report_left_out(manifests)
         return manifests
     root = default_root(config)
@@ -73,6 +75,7 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
         _require_complete(prepared)
     logger.info(_ORIGINS[prepared.origin].format(root=root, folder=prepared.folder))
     manifests = {aspect: prepared.manifests[aspect] for aspect in config.aspects}
+    _require_separation(manifests)
     _report_left_out(manifests)
     return manifests
 
@@ -112,6 +115,18 @@ def _require_complete(prepared: PreparedDataset) -> None:
             "To work with this part of the data set add allow_missing: true to the config; if it is complete by now, "
             "remove these manifests"
         )
+
+
+def _require_separation(manifests: Mapping[str, Manifest]) -> None:
+    """Refuse splits by which nothing should be measured: a person both trained and tested on, say."""
+    for manifest in manifests.values():
+        if breaches := check_separation(manifest):
+            more = f"; and {len(breaches) - 3} more" if len(breaches) > 3 else ""
+            raise DataError(
+                f"the {manifest.dataset} {manifest.aspect} manifest of {manifest.root} breaks the protocol, and what "
+                f"is measured by it would mean nothing: {'; '.join(breaches[:3])}{more}. Make a new one with "
+                "`handclip prepare`, in another folder"
+            )
 
 
 def _report_left_out(manifests: Mapping[str, Manifest]) -> None:

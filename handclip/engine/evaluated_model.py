@@ -1,6 +1,5 @@
 """Which model an experiment evaluates, and what is known of it."""
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import options_of, run_name, stage_of
+from handclip.engine.provenance import weights_sha256
 from handclip.errors import ConfigError, missing_file
 from handclip.models.builder import build_model, model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint, check_same_model
@@ -41,12 +41,8 @@ class EvaluatedModel:
         }
 
     def weights_sha256(self) -> str:
-        """Return a hash of the weights alone; that of the file depends on where and when it was written."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        """Return a hash of the weights alone."""
+        return weights_sha256(self.model.state_dict())
 
     def facts(self) -> dict[str, Any]:
         """Return how it was made, and what it costs."""

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from handclip.checksums import CHECKSUMS, fault_of, read_checksums, require_intact, write_checksums
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import evaluation_name, run_name
 from handclip.console import progress_over
@@ -25,8 +27,10 @@ from handclip.engine.explaining import explain_photographs, hands_to_explain
 from handclip.engine.feature_table import FeatureTable, embed_images, images_of_draws, validation_images
 from handclip.engine.hardware import describe_environment
 from handclip.engine.launching import on_devices, starts_processes
+from handclip.engine.provenance import run_facts, session
 from handclip.engine.ranking import Rankings, rank_draws, require_rankable
 from handclip.engine.records import (
+    AGAIN,
     ATTRIBUTES,
     EXPLANATIONS,
     FEATURES,
@@ -39,10 +43,13 @@ from handclip.engine.records import (
 )
 from handclip.engine.run_folder import RunFolder, write_config
 from handclip.engine.summary import per_query_csv, per_split_csv, summarise
-from handclip.errors import HandCLIPError
+from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.files import read_json, require_writable, write_json, write_text
+from handclip.locks import holding
 
 logger = logging.getLogger(__name__)
+
+_METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -71,17 +78,19 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
 
     `metrics.json` holds what was measured, `per_split.csv` each draw, `per_query.csv` the rank of the right identity
     and both APs for each query; `cost.json` what it cost on this machine, `config.yml` and `environment.json` how it
-    was made; the others, see `engine.records`, are what reports are made from. Evaluating the same model on the same
+    was made; the others, see `engine.records`, are what reports are made from. `SHA256SUMS` holds the checksums of
+    them all and is written last: where it stands, the evaluation is complete. Evaluating the same model on the same
     manifest again writes the same metrics, except for their `seconds`. A model that was trained on other data, as a
     `checkpoint` can be, is evaluated across domains, in `eval_logs/<run>_on_<dataset>_<aspect>/`.
 
     Args:
         config: a baseline, or the experiment that trained the model.
         overwrite: replace another evaluation of the same name.
-        reuse: where this very evaluation was done before and all its files are there, return what it wrote.
+        reuse: where this very evaluation was done before and all its files are what it wrote, return its metrics.
 
     Raises:
         HandCLIPError: model or data are missing or do not fit, or the folder holds another evaluation.
+        InUseError: another process writes to the folder.
     """
     require_writable(evaluation_folder(config))
     if reuse and starts_processes(config) and (earlier := _earlier(_subject(config), overwrite, reuse)):
@@ -113,13 +122,16 @@ def _subject(config: ExperimentConfig) -> _Subject:
 
 def _earlier(subject: _Subject, overwrite: bool, reuse: bool) -> Evaluation | None:
     """Return the very same evaluation where it is there and may be used again; refuse another in its place."""
-    path = subject.folder / "metrics.json"
-    if overwrite or not path.exists():
+    path = subject.folder / _METRICS
+    if overwrite or not path.exists() or (before := _undamaged_metrics(subject.folder)) is None:
         return None
-    before = read_json(path)
     _refuse_other_evaluation(path, before, subject.identity)
-    whole = reuse and _is_whole(subject.folder, subject.manifests)
-    return Evaluation(subject.identity["run"], subject.folder, before) if whole else None
+    if not reuse:
+        return None
+    if faults := _faults(subject.folder, subject.manifests):
+        logger.warning(f"{'; '.join(faults)}, so it is evaluated again.")
+        return None
+    return Evaluation(subject.identity["run"], subject.folder, before)
 
 
 def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Evaluation:
@@ -127,9 +139,19 @@ def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Eval
     start = time.perf_counter()
     device = own_device(config.device)
     subject = _subject(config)
+    manifests = subject.manifests
+    with ExitStack() as work:
+        on_first(lambda: work.enter_context(holding(subject.folder)))
+        if earlier := on_first(lambda: _earlier(subject, overwrite, reuse)):
+            return earlier
+        run, weights = subject.identity["run"], subject.identity["weights_sha256"]
+        facts = run_facts(run, "evaluation", config.to_dict(), manifests, config.seed, weights)
+        work.enter_context(session(subject.folder, facts, device=device, precision="float32"))
+        return _measure(config, subject, device, start)
+
+
+def _measure(config: ExperimentConfig, subject: _Subject, device: torch.device, start: float) -> Evaluation:
     evaluated, manifests = subject.evaluated, subject.manifests
-    if earlier := on_first(lambda: _earlier(subject, overwrite, reuse)):
-        return earlier
     facts = evaluated.facts()
     used = {aspect: images_of_draws(config, manifest) for aspect, manifest in manifests.items()}
     cache = open_pixel_cache(config.pixel_cache_gib)
@@ -185,13 +207,18 @@ def _write(
             for aspect, ranking in rankings.items()
         }
     cost = {"evaluation": speed, "training": training_cost(trained, places) if trained is not None else None}
-    # Written last and removed first: where it stands, the other files belong to it.
-    (folder / "metrics.json").unlink(missing_ok=True)
+    # Written last and removed first: where they stand, the other files belong to them.
+    for name in (CHECKSUMS, _METRICS):
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise HandCLIPError(f"cannot replace {folder / name}: {error.strerror or error}") from error
     _keep_records(folder, config, evaluated, manifests, features, validation, device)
     write_text(folder / "per_split.csv", per_split_csv(rankings))
     write_text(folder / "per_query.csv", per_query_csv(rankings, manifests))
     write_json(folder / "cost.json", cost)
-    write_json(folder / "metrics.json", metrics)
+    write_json(folder / _METRICS, metrics)
+    write_checksums(folder, _files(manifests))
     return Evaluation(identity["run"], folder, metrics)
 
 
@@ -201,7 +228,8 @@ def read_evaluation(folder: Path) -> Evaluation:
     Raises:
         HandCLIPError: its metrics are missing or damaged.
     """
-    metrics = read_json(folder / "metrics.json")
+    require_intact(folder, [_METRICS], advice=AGAIN)
+    metrics = read_json(folder / _METRICS)
     return Evaluation(metrics["run"], folder, metrics)
 
 
@@ -216,7 +244,7 @@ def require_no_evaluation(config: ExperimentConfig) -> None:
     Raises:
         HandCLIPError: names the evaluation that is in the way.
     """
-    metrics = evaluation_folder(config) / "metrics.json"
+    metrics = evaluation_folder(config) / _METRICS
     if metrics.exists():
         raise HandCLIPError(f"{metrics} holds an earlier evaluation of a run of this name; move {metrics.parent} away")
 
@@ -256,14 +284,43 @@ def _explain(
         return []
 
 
-def _is_whole(folder: Path, aspects: Iterable[str]) -> bool:
-    kept = [FEATURES, ATTRIBUTES, EXPLANATIONS, *(manifest_file(folder, aspect).name for aspect in aspects)]
-    kept += ["config.yml", "environment.json"]
-    names = ("per_split.csv", "per_query.csv", "cost.json", *kept)
-    lacking = [name for name in names if not (folder / name).is_file()]
-    if lacking:
-        logger.info(f"{folder} lacks {', '.join(lacking)}, so it is evaluated again.")
-    return not lacking
+def _files(aspects: Iterable[str]) -> list[str]:
+    """Return the files that an evaluation writes, but for what is added later and for its provenance."""
+    kept = [FEATURES, ATTRIBUTES, EXPLANATIONS, *(manifest_file(Path(), aspect).name for aspect in aspects)]
+    return [*kept, "config.yml", "environment.json", "per_split.csv", "per_query.csv", "cost.json", _METRICS]
+
+
+def _undamaged_metrics(folder: Path) -> dict[str, Any] | None:
+    """Return the metrics of an earlier evaluation, None where they are damaged and so cannot say whose they are."""
+    path = folder / _METRICS
+    try:
+        known = read_checksums(folder) or {}
+    except DamagedFileError:  # `_faults` tells of it
+        known = {}
+    try:
+        if _METRICS in known and (fault := fault_of(folder, _METRICS, known[_METRICS])):
+            raise DamagedFileError(fault)
+        metrics = read_json(path)
+        if not isinstance(metrics, dict):
+            raise DamagedFileError(f"{path}: is damaged or is not of an evaluation")
+        return metrics
+    except HandCLIPError as error:
+        logger.warning(f"{error}, so it is evaluated again.")
+        return None
+
+
+def _faults(folder: Path, aspects: Iterable[str]) -> list[str]:
+    """Return why an evaluation cannot be used again; nothing where all of it is there and as it was written."""
+    names = _files(aspects)
+    if lacking := [name for name in (*names, CHECKSUMS) if not (folder / name).is_file()]:
+        return [f"{folder} lacks {', '.join(lacking)}"]
+    try:
+        known = read_checksums(folder) or {}
+    except DamagedFileError as error:
+        return [str(error)]
+    if unlisted := [name for name in names if name not in known]:
+        return [f"{folder / CHECKSUMS} lacks {', '.join(unlisted)}"]
+    return [fault for name in names if (fault := fault_of(folder, name, known[name]))]
 
 
 def _check_people(

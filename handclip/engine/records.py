@@ -6,23 +6,28 @@ maps of where the model looks.
 """
 
 import csv
-import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile, ZipInfo
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
+from handclip.checksums import require_intact
+from handclip.csv_files import csv_rows, csv_table
 from handclip.datasets.manifest import Manifest, ManifestImage
-from handclip.errors import HandCLIPError
+from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.files import replacing, write_text
 
 FEATURES = "features.npz"
 ATTRIBUTES = "attributes.csv"
 EXPLANATIONS = "explanations.npz"
+
+AGAIN = "Evaluate the run again: handclip evaluate CONFIG --overwrite"
+"""What to do about a file of an evaluation that is damaged."""
 
 Floats = NDArray[np.float32]
 
@@ -108,46 +113,49 @@ def read_features(folder: Path) -> KeptFeatures:
     """Read `features.npz`.
 
     Raises:
-        HandCLIPError: it is missing or damaged.
+        HandCLIPError: it is missing.
+        DamagedFileError: it is damaged.
     """
-    path = folder / FEATURES
-    arrays = _read_npz(path)
+    arrays = _read_npz(folder, FEATURES)
     by_flip = {name.removeprefix("flip_"): array for name, array in arrays.items() if name.startswith("flip_")}
-    images = [name.decode("ascii") for name in arrays["sha256"].tolist()] if "sha256" in arrays else []
-    for array in by_flip.values():
-        if array.ndim != 2 or len(array) != len(images) or not np.isfinite(array).all():
-            raise HandCLIPError(f"{path}: is damaged; evaluate the run again with --overwrite")
-    return KeptFeatures(images, by_flip)
+    names = arrays.get("sha256", np.array([], dtype="S64"))
+    shape = (len(names),)
+    if names.dtype != "S64" or any(array.ndim != 2 or array.shape[:1] != shape for array in by_flip.values()):
+        raise _damaged(folder / FEATURES, "it does not hold one row of features for each image")
+    for flip, array in by_flip.items():
+        if array.dtype != np.float32 or not np.isfinite(array).all():
+            raise _damaged(folder / FEATURES, f"features of flip {flip} are not all finite float32 numbers")
+    return KeptFeatures([name.decode("ascii", "replace") for name in names.tolist()], by_flip)
 
 
 def write_attributes(folder: Path, attributes: Mapping[str, Mapping[str, str]]) -> None:
     """Write `attributes.csv`: a line for each image, by path."""
-    text = io.StringIO()
-    columns = list(dict.fromkeys(key for values in attributes.values() for key in values))
-    writer = csv.DictWriter(text, ["image", *columns])
-    writer.writeheader()
-    for image, values in sorted(attributes.items()):
-        writer.writerow({"image": image, **values})
-    write_text(folder / ATTRIBUTES, text.getvalue())
+    columns = dict.fromkeys(key for values in attributes.values() for key in values)
+    rows = [{"image": image, **values} for image, values in sorted(attributes.items())]
+    write_text(folder / ATTRIBUTES, csv_table(rows, ["image", *columns]))
 
 
 def read_attributes(folder: Path) -> dict[str, dict[str, str]]:
     """Read `attributes.csv`, by the image's path.
 
     Raises:
-        HandCLIPError: it is missing or damaged.
+        HandCLIPError: it is missing.
+        DamagedFileError: it is damaged.
     """
+    require_intact(folder, [ATTRIBUTES], advice=AGAIN)
     path = folder / ATTRIBUTES
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        if any(None in row.values() for row in rows):
-            raise ValueError("its last line is cut off")
-        return {row.pop("image"): row for row in rows}
+            header, *lines = csv_rows(file)
+        if header[:1] != ["image"]:
+            raise ValueError("its first column is not image")
+        if any(len(line) != len(header) for line in lines):
+            raise ValueError("a line has too few values, or too many")
+        return {image: dict(zip(header[1:], values, strict=True)) for image, *values in lines}
     except FileNotFoundError:
         raise _missing(path) from None
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise HandCLIPError(f"{path}: is damaged ({error}); evaluate the run again with --overwrite") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise _damaged(path, str(error)) from error
 
 
 def write_explanations(folder: Path, explanations: Sequence[Explanation]) -> None:
@@ -164,19 +172,24 @@ def read_explanations(folder: Path) -> list[Explanation]:
     """Read `explanations.npz`.
 
     Raises:
-        HandCLIPError: it is missing or damaged.
+        HandCLIPError: it is missing.
+        DamagedFileError: it is damaged.
     """
-    arrays = _read_npz(folder / EXPLANATIONS)
+    arrays = _read_npz(folder, EXPLANATIONS)
     explanations = []
     try:
         for number in range(len({name.split("/", 1)[0] for name in arrays})):
             image, aspect = arrays[f"{number}/image"].tolist()
             prefix = f"{number}/map/"
             maps = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-            explanations.append(Explanation(image, aspect, arrays[f"{number}/photograph"], maps))
+            photograph = arrays[f"{number}/photograph"]
+            if photograph.dtype != np.uint8 or photograph.ndim != 3 or photograph.shape[2] != 3:
+                raise ValueError(f"photograph {number} is no picture")
+            if any(one.dtype != np.float32 or one.ndim != 2 or not np.isfinite(one).all() for one in maps.values()):
+                raise ValueError(f"a map of photograph {number} is no matrix of finite numbers")
+            explanations.append(Explanation(image, aspect, photograph, maps))
     except (KeyError, ValueError, TypeError) as error:
-        path = folder / EXPLANATIONS
-        raise HandCLIPError(f"{path}: is damaged; evaluate the run again with --overwrite") from error
+        raise _damaged(folder / EXPLANATIONS, str(error)) from error
     return explanations
 
 
@@ -188,14 +201,38 @@ def _write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
                 np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
 
 
-def _read_npz(path: Path) -> dict[str, Any]:
+def _read_npz(folder: Path, name: str) -> dict[str, NDArray[Any]]:
+    """Read arrays, of which none may claim to be larger than the file is: memory is taken only for what is there."""
+    require_intact(folder, [name], advice=AGAIN)
+    path = folder / name
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        with ZipFile(path) as file:
+            entries = file.infolist()
+            if any(entry.compress_type != ZIP_STORED for entry in entries):
+                raise ValueError("it is compressed, which no file of HandCLIP's is")
+            if sum(entry.file_size for entry in entries) > path.stat().st_size:
+                raise ValueError("its entries claim to be larger than the file is")
+            return {entry.filename.removesuffix(".npy"): _read_array(file, entry) for entry in entries}
     except FileNotFoundError:
         raise _missing(path) from None
-    except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
-        raise HandCLIPError(f"{path}: is damaged ({error}); evaluate the run again with --overwrite") from error
+    except Exception as error:  # there is hardly an error that a reader of spoilt bytes cannot raise
+        raise _damaged(path, f"{error}" or type(error).__name__) from error
+
+
+def _read_array(file: ZipFile, entry: ZipInfo) -> NDArray[Any]:
+    with file.open(entry) as stream:
+        if (version := np.lib.format.read_magic(stream)) != (1, 0):
+            raise ValueError(f"{entry.filename} is in version {version} of NumPy's format")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize != entry.file_size - stream.tell():
+            raise ValueError(f"{entry.filename} does not hold the {shape} array of {dtype} that it claims to")
+        stream.seek(0)
+        array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+        return array
+
+
+def _damaged(path: Path, fault: str) -> DamagedFileError:
+    return DamagedFileError(f"{path}: is damaged ({fault}). {AGAIN}")
 
 
 def _missing(path: Path) -> HandCLIPError:

@@ -142,8 +142,11 @@ def _run(run: PlannedRun, resume: bool) -> RunReport:
     training: TrainingResult | None = None
     if resume and run.state == "done" and (gone := _what_is_gone(run.config)):
         logger.info(f"Done. {gone} is gone; what was measured with it is kept.")
-        folders = [folder for folder in run.evaluations() if folder is not None]
-        return RunReport(run, evaluations=tuple(read_evaluation(folder) for folder in folders))
+        try:
+            folders = [folder for folder in run.evaluations() if folder is not None]
+            return RunReport(run, evaluations=tuple(read_evaluation(folder) for folder in folders))
+        except HandCLIPError as error:
+            return RunReport(run, faults=(_fault("reading what was measured", error),))
     if run.config.variant == "finetuned":
         try:
             if not resume:

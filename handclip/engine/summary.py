@@ -1,13 +1,12 @@
 """From rankings to what is written of them: means over the draws, and tables by draw and by query."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from handclip.csv_files import csv_text
 from handclip.datasets.manifest import Manifest
 from handclip.engine.ranking import Rankings
 from handclip.metrics import RankingResult
@@ -17,6 +16,9 @@ METRICS = ("rank1", "rank5", "rank10", "map", "map_trapezoid")
 
 def summarise(rankings: Mapping[str, Rankings], rerank: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Return one entry for each setting; over several aspects, draw i is the mean of the aspects' draws i.
+
+    `matched_queries` are those of each draw, of which its rates are, over all aspects; `unmatched_queries` and
+    `tied_queries` are counted over all draws.
 
     Args:
         rankings: of each aspect.
@@ -40,8 +42,13 @@ def summarise(rankings: Mapping[str, Rankings], rerank: Mapping[str, Any] | None
                 "std": {name: float(np.std([split[name] for split in splits])) for name in METRICS},
                 "splits": splits,
                 "queries": sum(ranking[setting][0].num_queries for ranking in rankings.values()),
+                "matched_queries": [
+                    sum(result.matched_queries for result in draws)
+                    for draws in zip(*(ranking[setting] for ranking in rankings.values()), strict=True)
+                ],
                 "gallery_images": [ranking[setting][0].num_gallery for ranking in rankings.values()],
                 "unmatched_queries": sum(result.unmatched_queries for result in results),
+                "tied_queries": sum(result.tied_queries for result in results),
             }
         )
     return entries
@@ -49,24 +56,20 @@ def summarise(rankings: Mapping[str, Rankings], rerank: Mapping[str, Any] | None
 
 def per_split_csv(rankings: Mapping[str, Rankings]) -> str:
     """Return a table with a row for each draw."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(
-        ["aspect", "gallery_protocol", "flip", "split", *METRICS, "queries", "gallery_images", "unmatched_queries"]
-    )
+    counted = ("queries", "gallery_images", "unmatched_queries", "tied_queries")
+    lines: list[list[Any]] = [["aspect", "gallery_protocol", "flip", "split", *METRICS, *counted]]
     for aspect, ranking in rankings.items():
         for (protocol, flip), results in ranking.items():
             for split, result in enumerate(results):
-                counts = [result.num_queries, result.num_gallery, result.unmatched_queries]
-                writer.writerow([aspect, protocol, flip, split, *_values(result).values(), *counts])
-    return text.getvalue()
+                counts = [result.num_queries, result.num_gallery, result.unmatched_queries, result.tied_queries]
+                lines.append([aspect, protocol, flip, split, *_values(result).values(), *counts])
+    return csv_text(lines)
 
 
 def per_query_csv(rankings: Mapping[str, Rankings], manifests: Mapping[str, Manifest]) -> str:
     """Return a table with a row for each query of each draw; an unmatched one has rank 0 and no AP."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["aspect", "gallery_protocol", "flip", "split", "image", "identity", "rank", "ap", "ap_trapezoid"])
+    columns = ["aspect", "gallery_protocol", "flip", "split", "image", "identity", "rank", "ap", "ap_trapezoid"]
+    lines: list[list[Any]] = [columns]
     for aspect, ranking in rankings.items():
         manifest = manifests[aspect]
         for (protocol, flip), results in ranking.items():
@@ -76,8 +79,8 @@ def per_query_csv(rankings: Mapping[str, Rankings], manifests: Mapping[str, Mani
                 plain, trapezoid = result.average_precisions.tolist(), result.average_precisions_trapezoid.tolist()
                 for image, rank, *precisions in zip(query, ranks, plain, trapezoid, strict=True):
                     aps = ["" if math.isnan(value) else value for value in precisions]
-                    writer.writerow([aspect, protocol, flip, split, image.path, image.identity, rank, *aps])
-    return text.getvalue()
+                    lines.append([aspect, protocol, flip, split, image.path, image.identity, rank, *aps])
+    return csv_text(lines)
 
 
 def _values(result: RankingResult) -> dict[str, float]:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
+from handclip.metrics.ranking import require_finite
+
 Floats: TypeAlias = NDArray[np.float64]
 Values: TypeAlias = NDArray[np.float32] | Floats
 
@@ -34,7 +36,12 @@ class Calibration:
     offset: float
 
     def llr(self, scores: Values) -> Floats:
-        """Return natural log-likelihood ratios of scores."""
+        """Return natural log-likelihood ratios of scores.
+
+        Raises:
+            ValueError: a score is not finite.
+        """
+        require_finite(scores=scores)
         return np.asarray(self.slope * scores.astype(np.float64) + self.offset)
 
 
@@ -61,7 +68,11 @@ def fit_calibration(genuine: Values, impostor: Values) -> Calibration:
     Args:
         genuine: (N,) scores.
         impostor: (M,) scores.
+
+    Raises:
+        ValueError: a score is not finite.
     """
+    require_finite(genuine=genuine, impostor=impostor)
     drawn = thinned(impostor)
     scores = np.concatenate([genuine, drawn]).astype(np.float64)
     is_genuine = np.arange(len(scores)) < len(genuine)
@@ -75,7 +86,12 @@ def fit_calibration(genuine: Values, impostor: Values) -> Calibration:
 
 
 def cosine_as_probability(cosines: Values) -> Floats:
-    """Return the LLR that someone would assume who takes (1 + cosine) / 2 for a probability at even odds."""
+    """Return the LLR that someone would assume who takes (1 + cosine) / 2 for a probability at even odds.
+
+    Raises:
+        ValueError: a cosine is not finite.
+    """
+    require_finite(cosines=cosines)
     inside = np.clip(cosines.astype(np.float64), -1 + 1e-6, 1 - 1e-6)
     return np.asarray(2 * np.arctanh(inside))
 
@@ -88,7 +104,11 @@ def cllr(genuine: Floats, impostor: Floats) -> float:
     Args:
         genuine: (N,) ratios g of genuine comparisons.
         impostor: (M,) ratios h of impostor comparisons.
+
+    Raises:
+        ValueError: a ratio is not finite.
     """
+    require_finite(genuine=genuine, impostor=impostor)
     costs = np.logaddexp(0, -genuine).mean() + np.logaddexp(0, impostor).mean()
     return float(costs / (2 * np.log(2)))
 
@@ -102,7 +122,11 @@ def minimum_cllr(genuine: Values, impostor: Values) -> float:
     Args:
         genuine: (N,) scores.
         impostor: (M,) scores; of more than `MOST_IMPOSTORS` so many are drawn.
+
+    Raises:
+        ValueError: a score is not finite.
     """
+    require_finite(genuine=genuine, impostor=impostor)
     drawn = thinned(impostor)
     scores = np.concatenate([genuine, drawn]).astype(np.float64)
     is_genuine = np.arange(len(scores)) < len(genuine)
@@ -123,7 +147,11 @@ def reliability(genuine: Floats, impostor: Floats, bins: int = 10) -> Reliabilit
         genuine: (N,) ratios of genuine comparisons.
         impostor: (M,) ratios of impostor comparisons.
         bins: at most so many.
+
+    Raises:
+        ValueError: a ratio is not finite.
     """
+    require_finite(genuine=genuine, impostor=impostor)
     ratios = np.concatenate([genuine, impostor])
     order = np.argsort(ratios, kind="stable")
     ratios, is_genuine = ratios[order], order < len(genuine)

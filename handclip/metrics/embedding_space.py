@@ -14,6 +14,8 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from handclip.metrics.ranking import require_finite
+
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 
@@ -113,8 +115,7 @@ def project_tsne(features: NDArray[np.floating], *, seed: int = 0, perplexity: f
 def _principal(features: NDArray[np.floating], dimensions: int) -> tuple[Floats, Floats]:
     if features.ndim != 2 or len(features) < FEWEST_POINTS:
         raise ValueError(f"a projection needs at least {FEWEST_POINTS} features, got an array of {features.shape}")
-    if not np.isfinite(features).all():
-        raise ValueError("a feature is not finite")
+    require_finite(features=features)
     values = features.astype(np.float64)
     points, explained = np.zeros((len(values), dimensions)), np.zeros(dimensions)
     variance = values.var(axis=0, ddof=1).sum()
@@ -134,10 +135,13 @@ def measure_space(features: NDArray[np.floating], people: Integers) -> SpaceNumb
         people: (N,) identity of each.
 
     Raises:
-        ValueError: the two do not fit together.
+        ValueError: the two do not fit together, or a feature is not finite.
     """
     if features.ndim != 2 or people.shape != features.shape[:1]:
         raise ValueError(f"features {features.shape} and people {people.shape} do not fit together")
+    require_finite(features=features)
+    if features.dtype.itemsize < np.dtype(np.float32).itemsize:
+        features = features.astype(np.float32)  # in which, or better, all products are made
     _, persons, images_of = np.unique(people, return_inverse=True, return_counts=True)
     images, count = len(people), len(images_of)
     within_pairs = int((images_of * (images_of - 1) // 2).sum())

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from handclip.metrics.ranking import COSINE_TIE, best_scores
+from handclip.metrics.ranking import COSINE_TIE, best_scores, require_finite
 from handclip.metrics.uncertainty import PersonSums, resampling_weights
 from handclip.metrics.verification import (
     REPLICATES,
@@ -23,6 +23,7 @@ from handclip.metrics.verification import (
     ScoredSearch,
     estimate_rate,
     rate_at,
+    refuse_nan,
     too_few_people,
 )
 
@@ -50,7 +51,7 @@ class OpenSetSearches:
         non_mated_people: (M,) identity of those queries.
 
     Raises:
-        ValueError: there is no mated or no non-mated search.
+        ValueError: there is no mated or no non-mated search, or a score is NaN or infinite in any other way.
     """
 
     mated: Scores
@@ -61,6 +62,7 @@ class OpenSetSearches:
     def __post_init__(self) -> None:
         if not len(self.mated) or not len(self.non_mated):
             raise ValueError("open-set identification needs at least one mated and one non-mated search")
+        require_finite(mated=self.mated[self.mated != -np.inf], non_mated=self.non_mated)
 
     @classmethod
     def of(cls, searches: Iterable[ScoredSearch]) -> "OpenSetSearches":
@@ -69,7 +71,7 @@ class OpenSetSearches:
         A mate that scores no higher than another person does not come first.
 
         Raises:
-            ValueError: there is no mated or no non-mated search.
+            ValueError: there is no mated or no non-mated search, or a score is not finite.
         """
         mated, mated_people = [np.empty(0, np.float32)], [np.empty(0, np.int64)]
         others, others_people = [np.empty(0, np.float32)], [np.empty(0, np.int64)]
@@ -90,17 +92,32 @@ class OpenSetSearches:
         return np.sort(self.mated), np.sort(self.non_mated)
 
     def fnir(self, thresholds: Any) -> Floats:
-        """Return the false negative identification rate at thresholds of any shape."""
+        """Return the false negative identification rate at thresholds of any shape.
+
+        Raises:
+            ValueError: a threshold is NaN.
+        """
+        refuse_nan(thresholds)
         below = np.searchsorted(self.rising[0], np.asarray(thresholds, self.mated.dtype), side="left")
         return np.asarray(below / len(self.mated), dtype=np.float64)
 
     def fpir(self, thresholds: Any) -> Floats:
-        """Return the false positive identification rate at thresholds of any shape."""
+        """Return the false positive identification rate at thresholds of any shape.
+
+        Raises:
+            ValueError: a threshold is NaN.
+        """
+        refuse_nan(thresholds)
         below = np.searchsorted(self.rising[1], np.asarray(thresholds, self.non_mated.dtype), side="left")
         return np.asarray(1 - below / len(self.non_mated), dtype=np.float64)
 
     def threshold_at_fpir(self, fpir: float) -> float:
-        """Return the lowest threshold whose FPIR is at most `fpir`: just above a score of a non-mated search."""
+        """Return the lowest threshold whose FPIR is at most `fpir`: just above a score of a non-mated search.
+
+        Raises:
+            ValueError: `fpir` is NaN.
+        """
+        refuse_nan(fpir)
         allowed = int(fpir * len(self.non_mated) + 1e-9)
         if allowed >= len(self.non_mated):
             return float(self.rising[1][0])

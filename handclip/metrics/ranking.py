@@ -7,6 +7,7 @@ image per query, `map_trapezoid = (rank(1) + map) / 2`.
 
 **Ties** are broken against the model: among equal scores the wrong images come first. The result depends neither on
 the order of the gallery nor on a sorting algorithm, and a model that gives every image the same score gains nothing.
+Queries whose first rank a tie has decided are counted in `tied_queries`.
 """
 
 from collections.abc import Iterable
@@ -43,12 +44,14 @@ class RankingResult:
         first_ranks: (Q,) 1-based rank of the best relevant image; 0 for an unmatched query.
         average_precisions: (Q,) plain AP; NaN for an unmatched query.
         average_precisions_trapezoid: (Q,) trapezoid AP; NaN for an unmatched query.
+        ties: (Q,) whether a wrong image has the same score as the best relevant one; False for an unmatched query.
         num_gallery: gallery images.
     """
 
     first_ranks: Integers
     average_precisions: Floats
     average_precisions_trapezoid: Floats
+    ties: NDArray[np.bool_]
     num_gallery: int
 
     @property
@@ -60,6 +63,16 @@ class RankingResult:
     def unmatched_queries(self) -> int:
         """Queries without a relevant gallery image, which no metric counts."""
         return int(np.count_nonzero(self.first_ranks == 0))
+
+    @property
+    def matched_queries(self) -> int:
+        """Queries with a relevant gallery image: what every metric is a mean over."""
+        return self.num_queries - self.unmatched_queries
+
+    @property
+    def tied_queries(self) -> int:
+        """Matched queries whose best relevant image shares its score with a wrong one, which then comes first."""
+        return int(np.count_nonzero(self.ties))
 
     @cached_property
     def cmc(self) -> Floats:
@@ -146,13 +159,17 @@ def best_scores(scores: Any, query_labels: Any, gallery_labels: Any) -> tuple[Fl
     """Return each query's best score among relevant images, and among all others.
 
     Args:
-        scores: (Q, G) finite, higher being more alike.
+        scores: (Q, G), higher being more alike.
         query_labels: (Q,) identities.
         gallery_labels: (G,) identities.
 
     Returns:
         (Q,) and (Q,) scores; minus infinity where there is no such image.
+
+    Raises:
+        ValueError: a score is not finite.
     """
+    require_finite(scores=scores)
     relevant = np.asarray(query_labels)[:, None] == gallery_labels
     best = (np.max(scores, axis=1, where=where, initial=-np.inf) for where in (relevant, ~relevant))
     of_relevant, of_others = (np.asarray(of, dtype=np.float64) for of in best)
@@ -169,16 +186,17 @@ def _rank(
     first_ranks = np.zeros(len(query_ids), dtype=np.int64)
     plain = np.full(len(query_ids), np.nan)
     trapezoid = np.full(len(query_ids), np.nan)
+    ties = np.zeros(len(query_ids), dtype=np.bool_)
     for rows, scores in blocks:
         for part in _chunks(scores.shape, CACHE_BYTES):
             queries = slice(rows.start + part.start, rows.start + min(part.stop, len(scores)))
             counts = end[queries] - begin[queries]
             relevant = by_identity[ranges_from(begin[queries], counts)]
-            ranks = _relevant_ranks(scores[part], relevant, counts, tie)
+            ranks, ties[queries] = _relevant_ranks(scores[part], relevant, counts, tie)
             first_ranks[queries], plain[queries], trapezoid[queries] = _score_ranks(ranks, counts)
     if not first_ranks.any():
         raise ValueError("no query has an image of its identity in the gallery: nothing to measure")
-    return RankingResult(first_ranks, plain, trapezoid, num_gallery)
+    return RankingResult(first_ranks, plain, trapezoid, ties, num_gallery)
 
 
 def ranges_from(starts: Integers, lengths: Integers) -> Integers:
@@ -188,8 +206,10 @@ def ranges_from(starts: Integers, lengths: Integers) -> Integers:
     return ranges
 
 
-def _relevant_ranks(scores: Scores, columns: Integers, counts: Integers, tie: float) -> Integers:
-    """(Q, most relevant images of any query) ranks of the relevant images, best first; 0 where there is none.
+def _relevant_ranks(
+    scores: Scores, columns: Integers, counts: Integers, tie: float
+) -> tuple[Integers, NDArray[np.bool_]]:
+    """(Q, most relevant images of any query) ranks of the relevant images, best first, 0 where there is none; and ties.
 
     Args:
         scores: (Q, G).
@@ -211,7 +231,19 @@ def _relevant_ranks(scores: Scores, columns: Integers, counts: Integers, tie: fl
         ahead, relevant_ahead = _count_reaching_sorted(scores, least), _count_reaching_sorted(ordered, least)
     i = np.arange(1, ordered.shape[1] + 1)
     ranks: Integers = np.where(i <= counts[:, None], i + ahead - relevant_ahead, 0)
-    return ranks
+    return ranks, _ties(scores, ordered + tie, ranks)
+
+
+def _ties(scores: Scores, most: Floats, ranks: Integers) -> NDArray[np.bool_]:
+    """(Q,) whether a wrong image ahead of the best relevant one scores no more than the first of (Q, N) `most`."""
+    ties = np.zeros(len(scores), dtype=np.bool_)
+    # Whose relevant image comes first is tied with nobody; of the others, few are left to count.
+    behind = np.flatnonzero((ranks[:, :1] > 1).any(axis=1))
+    above = _rounded_up(np.nextafter(most[behind, :1], np.inf), scores.dtype)
+    ties[behind] = [
+        np.count_nonzero(scores[row] >= bound) < ranks[row, 0] - 1 for row, bound in zip(behind, above, strict=True)
+    ]
+    return ties
 
 
 def _count_reaching(scores: Scores, least: Floats) -> Integers:
@@ -278,6 +310,21 @@ def _matrix(values: Any, name: str) -> NDArray[Any]:
     finite = [np.isfinite(matrix[rows]).all(axis=1) for rows in _chunks(matrix.shape, CACHE_BYTES)]
     _refuse_rows(~np.concatenate(finite), name, "holds NaN or infinity")
     return matrix
+
+
+def require_finite(**arrays: Any) -> None:
+    """Check that arrays hold neither NaN nor infinity, which sums and averages would carry on unseen.
+
+    Args:
+        arrays: by the name that the error is to give them.
+
+    Raises:
+        ValueError: names the array, and how many of its values are bad.
+    """
+    for name, values in arrays.items():
+        finite = np.isfinite(_as_array(values))
+        if not finite.all():
+            raise ValueError(f"{name}: {finite.size - np.count_nonzero(finite):,} of {finite.size:,} are not finite")
 
 
 def unit_vectors(features: Any, name: str) -> Floats:

@@ -19,6 +19,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from handclip.metrics.ranking import require_finite
+
 Floats: TypeAlias = NDArray[np.float64]
 
 REPLICATES = 10_000
@@ -50,7 +52,8 @@ class PersonSums:
         counts: (P, C) how many queries each sum is over.
 
     Raises:
-        ValueError: a shape does not fit, there are fewer than two people, or a column has no query at all.
+        ValueError: a shape does not fit, a number is not finite, there are fewer than two people, or a column has no
+            query at all.
     """
 
     sums: Floats
@@ -61,6 +64,7 @@ class PersonSums:
             raise ValueError(f"sums {self.sums.shape} and counts {self.counts.shape} do not fit together")
         if len(self.counts) < 2:
             raise ValueError("uncertainty over people needs at least two of them")
+        require_finite(sums=self.sums, counts=self.counts)
         if not self.counts.sum(axis=0).all():
             raise ValueError("a column has no query")
 
@@ -119,7 +123,11 @@ def bca_interval(estimate: Floats, replicates: Floats, leave_one_out: Floats) ->
 
     Returns:
         (K,) lower and (K,) upper ends.
+
+    Raises:
+        ValueError: a value on the sample or on a resample is not finite.
     """
+    require_finite(estimate=estimate, replicates=replicates)
     normal = NormalDist()
     skew = leave_one_out.mean(axis=0) - leave_one_out
     spread = (skew**2).sum(axis=0) ** 1.5

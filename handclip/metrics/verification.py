@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from handclip.metrics.ranking import require_finite
 from handclip.metrics.uncertainty import bca_interval, resampling_weights, share_without_exception
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -70,7 +71,7 @@ class ScoredPairs:
         impostor_pairs: (M,) the place of the query's person times P, plus that of the gallery's.
 
     Raises:
-        ValueError: there is no genuine or no impostor comparison.
+        ValueError: there is no genuine or no impostor comparison, or a score is not finite.
     """
 
     people: NDArray[np.int64]
@@ -82,13 +83,14 @@ class ScoredPairs:
     def __post_init__(self) -> None:
         if not len(self.genuine) or not len(self.impostor):
             raise ValueError("error rates need at least one genuine and one impostor comparison")
+        require_finite(genuine=self.genuine, impostor=self.impostor)
 
     @classmethod
     def of(cls, searches: Iterable[ScoredSearch]) -> "ScoredPairs":
         """Take every comparison of searches: of several draws, and of several aspects of the same people.
 
         Raises:
-            ValueError: there is no genuine or no impostor comparison.
+            ValueError: there is no genuine or no impostor comparison, or a score is not finite.
         """
         searches = list(searches)
         everybody = [np.empty(0, np.int64)]
@@ -132,17 +134,32 @@ class ScoredPairs:
         return len(np.unique(self.genuine_people))
 
     def fmr(self, thresholds: Any) -> Floats:
-        """Return the false match rate at thresholds of any shape."""
+        """Return the false match rate at thresholds of any shape.
+
+        Raises:
+            ValueError: a threshold is NaN.
+        """
+        refuse_nan(thresholds)
         below = np.searchsorted(self.rising[0], np.asarray(thresholds, self.impostor.dtype), side="left")
         return np.asarray(1 - below / len(self.impostor), dtype=np.float64)
 
     def fnmr(self, thresholds: Any) -> Floats:
-        """Return the false non-match rate at thresholds of any shape."""
+        """Return the false non-match rate at thresholds of any shape.
+
+        Raises:
+            ValueError: a threshold is NaN.
+        """
+        refuse_nan(thresholds)
         below = np.searchsorted(self.rising[1], np.asarray(thresholds, self.genuine.dtype), side="left")
         return np.asarray(below / len(self.genuine), dtype=np.float64)
 
     def threshold_at_fmr(self, fmr: float) -> float:
-        """Return the lowest score whose FMR is at most `fmr`; just above the highest where there is none."""
+        """Return the lowest score whose FMR is at most `fmr`; just above the highest where there is none.
+
+        Raises:
+            ValueError: `fmr` is NaN.
+        """
+        refuse_nan(fmr)
         allowed = int(fmr * len(self.impostor) + 1e-9)
         if allowed >= len(self.impostor):
             return float(self.scores[0])
@@ -297,7 +314,11 @@ def verify(pairs: ScoredPairs, fixed: Sequence[float] = (), *, replicates: int =
         pairs: its scores.
         fixed: thresholds that were fixed elsewhere.
         replicates: how often people are resampled.
+
+    Raises:
+        ValueError: a threshold is not finite.
     """
+    require_finite(fixed=fixed)
     eer, _ = pairs.equal_error_rate()
     thresholds = _spread_thresholds(pairs, eer, fixed)
     fmr, fnmr = _resampled_rates(pairs, thresholds, replicates)
@@ -361,7 +382,11 @@ def estimate_rate(value: float, rows: Floats, replicates: int, people: int) -> R
             who were drawn have no comparison.
         replicates: B.
         people: how many could have failed.
+
+    Raises:
+        ValueError: the rate itself is not finite.
     """
+    require_finite(rate=value)
     known = [part[np.isfinite(part)] for part in (rows[1 : 1 + replicates], rows[1 + replicates :])]
     if min(map(len, known)) == 0:
         return RateEstimate(value, reason=f"no interval can be told from {people} people")
@@ -397,6 +422,16 @@ def _where_zero_is_reached(difference: Floats, rates: Floats) -> Floats:
     (d0, d1), (r0, r1) = ([np.take_along_axis(of, at, 1)[:, 0] for at in (before, after)] for of in (difference, rates))
     part = np.where(d0 > d1, d0 / np.where(d0 > d1, d0 - d1, 1), 1.0)
     return np.asarray(np.where(np.isnan(d0), np.nan, r0 + part * (r1 - r0)), dtype=np.float64)
+
+
+def refuse_nan(thresholds: Any) -> None:
+    """Check thresholds, or the rate at which one is sought: any comparison with NaN is false, and would go unseen.
+
+    Raises:
+        ValueError: one is NaN.
+    """
+    if np.isnan(thresholds).any():
+        raise ValueError("a threshold, or the rate at which one is sought, is NaN")
 
 
 def _next_score(scores: Scores, score: np.float32) -> float:

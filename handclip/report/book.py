@@ -1,7 +1,5 @@
 """What a report is made of: sections of sentences, tables and pictures, each picture and table also a file."""
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
+from handclip.csv_files import csv_table
 from handclip.files import write_text
 from handclip.report.figures.style import FigureFiles, save_figure
 
@@ -125,11 +124,7 @@ class Book:
         """Save rows as `tables/<name>.csv`, with every key that any of them has."""
         path = self.folder / "tables" / f"{name}.csv"
         rows = [self._labelled(row) for row in rows]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(path, text.getvalue())
+        write_text(path, csv_table(rows))
         self.files.append(path)
         return path
 

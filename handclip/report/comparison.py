@@ -8,7 +8,7 @@ from pathlib import Path
 from handclip.config.experiment import HAND_ASPECTS
 from handclip.errors import HandCLIPError
 from handclip.files import write_json, write_text
-from handclip.metrics.uncertainty import compact_letters, compare_tables
+from handclip.metrics.uncertainty import PersonSums, compact_letters, compare_tables
 from handclip.report.matrix import (
     METRICS,
     TESTED,
@@ -30,9 +30,8 @@ from handclip.report.runs import (
     MachineEntry,
     Outcomes,
     ResultEntry,
-    find_evaluations,
     person_sums,
-    read_run,
+    read_runs,
 )
 
 logger = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ def compare_runs(paths: Iterable[Path], *, published: bool = False) -> Matrix:
         HandCLIPError: there is no evaluation, one is named twice, a file is missing or damaged, or two files that
             should belong together do not.
     """
-    return compare_evaluations([read_run(folder) for folder in find_evaluations(paths)], published=published)
+    return compare_evaluations(read_runs(paths), published=published)
 
 
 def compare_evaluations(runs: Sequence[EvaluatedRun], *, published: bool = False) -> Matrix:
@@ -63,6 +62,7 @@ def compare_evaluations(runs: Sequence[EvaluatedRun], *, published: bool = False
         HandCLIPError: two of them that should belong together do not.
     """
     groups: dict[Protocol, list[_Measured]] = {}
+    _say_what_is_not_compared(runs)
     for run in _without_copies(runs):
         for protocol, measured in _measured(run):
             groups.setdefault(protocol, []).append(measured)
@@ -81,6 +81,22 @@ def _without_copies(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
         elif before is not run:
             others.append(run)
     return [*kept.values(), *others]
+
+
+def _say_what_is_not_compared(runs: Sequence[EvaluatedRun]) -> None:
+    """Warn of runs that look alike and are not, as their splits were drawn with another seed, say."""
+    evaluated_on: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for run in runs:
+        manifests = evaluated_on.setdefault((run.metrics.dataset, run.metrics.aspect), {})
+        manifests.setdefault(run.metrics.manifest_sha256, []).append(run.metrics.run)
+    for (dataset, aspect), manifests in evaluated_on.items():
+        if len(manifests) > 1 and dataset != "folder":  # which can be any photographs
+            which = "; ".join(f"manifest {sha256[:8]}: {', '.join(names)}" for sha256, names in manifests.items())
+            logger.warning(
+                f"These runs were evaluated on different manifests of {dataset} {aspect}, so they are in blocks of "
+                f"their own and are not compared with each other: {which}. To compare them, evaluate all of them on "
+                "one manifest"
+            )
 
 
 def write_matrix(matrix: Matrix, folder: Path) -> list[Path]:
@@ -215,7 +231,14 @@ def _block(protocol: Protocol, measured: Sequence[_Measured]) -> Block:
             for index, (row, text) in enumerate(zip(rows, differs_by(rows), strict=True))
         ]
     queries = measured[0].entry.queries
-    return Block(protocol, len(tables[0].counts), queries, rows, _published_beside(protocol, queries), differences)
+    published = _published_beside(protocol, queries)
+    return Block(protocol, len(tables[0].counts), queries, rows, published, differences, _matched(protocol, tables[0]))
+
+
+def _matched(protocol: Protocol, table: PersonSums) -> tuple[int, ...]:
+    """Return how many queries of each draw can be answered, over all aspects, whose draws stand side by side."""
+    of_draws = table.counts.sum(axis=0).reshape(-1, protocol.draws).sum(axis=0)
+    return tuple(map(int, of_draws))
 
 
 def _check_paired(protocol: Protocol, measured: Sequence[_Measured]) -> None:

@@ -1,14 +1,14 @@
 """`handclip explain`: where a trained model looks in any image, as figures and as numbers."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from handclip.csv_files import csv_text
 from handclip.engine.explaining import explain_checkpoint
 from handclip.engine.records import Explanation
 from handclip.errors import HandCLIPError
 from handclip.files import require_writable, write_text
+from handclip.locks import holding
 from handclip.report.figures.attention import Maps, attention_figure
 from handclip.report.figures.style import save_figure
 
@@ -23,10 +23,12 @@ def explain_to_files(checkpoint: Path, images: Sequence[Path], out: Path) -> lis
 
     Raises:
         HandCLIPError: the checkpoint or an image cannot be read, no method fits the model, or a file exists already.
+        InUseError: another process writes to `out`.
     """
     images = list(dict.fromkeys(images))
-    _targets([str(image) for image in images], out)
-    return write_explanations_files(explain_checkpoint(checkpoint, images), out)
+    with holding(out):
+        _targets([str(image) for image in images], out)
+        return write_explanations_files(explain_checkpoint(checkpoint, images), out)
 
 
 def write_explanations_files(explanations: Sequence[Explanation], out: Path) -> list[Path]:
@@ -74,10 +76,8 @@ def _targets(images: Sequence[str], out: Path) -> list[tuple[Path, Path, Path]]:
 
 
 def _as_csv(explanation: Explanation) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["image", "method", "row", "column", "value"])
+    lines: list[list[object]] = [["image", "method", "row", "column", "value"]]
     for method, values in explanation.maps.items():
         for row, line in enumerate(values.tolist()):
-            writer.writerows([explanation.image, method, row, column, value] for column, value in enumerate(line))
-    return text.getvalue()
+            lines += [[explanation.image, method, row, column, value] for column, value in enumerate(line)]
+    return csv_text(lines)

@@ -140,10 +140,7 @@ class VerificationErrors:
 
     def fmr(self, chosen: NDArray[np.bool_]) -> Rate | None:
         """Return the FMR of some queries; None where there are too few pairs of people to measure it."""
-        searches = np.zeros((self.people, len(self.galleries)))
-        np.add.at(searches, (self.queries[chosen], self.columns[chosen]), 1)
-        compared = searches @ self.galleries
-        np.fill_diagonal(compared, 0)
+        searches, compared = self._searches(chosen)
         rows, found = self.accepted[chosen[self.accepted[:, 0]]].T
         accepted = np.bincount(self.queries[rows] * self.people + found, minlength=self.people**2)
         accepted = accepted.reshape(compared.shape)
@@ -152,6 +149,18 @@ class VerificationErrors:
             return None
         people = int(np.count_nonzero(searches.any(axis=1)))
         return _as_rate(_resampled_pairs(accepted), _resampled_pairs(compared), people)
+
+    def comparisons(self, chosen: NDArray[np.bool_]) -> tuple[int, int]:
+        """Return of how many comparisons of some queries the FNMR is, and the FMR."""
+        return int(self.genuine[chosen].sum()), int(self._searches(chosen)[1].sum())
+
+    def _searches(self, chosen: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """(P, C) searches for each person in each draw, and the (P, P) impostor comparisons in them."""
+        searches = np.zeros((self.people, len(self.galleries)))
+        np.add.at(searches, (self.queries[chosen], self.columns[chosen]), 1)
+        compared = searches @ self.galleries
+        np.fill_diagonal(compared, 0)
+        return searches, compared
 
 
 def _resampled_pairs(counts: NDArray[Any]) -> Floats:

@@ -5,6 +5,7 @@ reason is in `missing`.
 """
 
 import csv
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +15,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from handclip.checksums import require_intact
 from handclip.config.loading import read_yaml
+from handclip.csv_files import csv_rows
 from handclip.datasets.manifest import Manifest, ManifestImage
 from handclip.engine.data import combined_sha256
 from handclip.engine.records import (
+    AGAIN,
     Explanation,
     KeptFeatures,
     manifest_file,
@@ -26,10 +30,14 @@ from handclip.engine.records import (
     read_features,
     validation_pairs,
 )
-from handclip.errors import HandCLIPError
+from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.files import read_json
 from handclip.report.matrix import Block, Matrix, RunRow
 from handclip.report.runs import EvaluatedRun
+
+logger = logging.getLogger(__name__)
+
+_TRAINING_AGAIN = "Put the file back from a copy; only training once more could make it again"
 
 Integers = NDArray[np.int64]
 _Content = TypeVar("_Content")
@@ -128,29 +136,36 @@ class ReportRun:
     def history(self) -> list[dict[str, float | None]] | None:
         """What training recorded of each epoch; None for a baseline. A value that was not measured is None."""
         folder = self.training_folder
-        return None if folder is None else self._read("history", lambda: _read_history(folder / "metrics.csv"))
+        return None if folder is None else self._read("history", lambda: _read_history(folder))
 
     @cached_property
     def training_result(self) -> dict[str, Any] | None:
         """`result.json` of training."""
         folder = self.training_folder
-        return None if folder is None else self._read("result", lambda: dict(read_json(folder / "result.json")))
+        return None if folder is None else self._read("result", lambda: _read_record(folder, "result.json"))
 
     @cached_property
     def config(self) -> dict[str, Any] | None:
         """The resolved config of the evaluation."""
-        return self._read("config", lambda: read_yaml(self.folder / "config.yml"))
+
+        def read() -> dict[str, Any]:
+            require_intact(self.folder, ["config.yml"], advice=AGAIN)
+            return read_yaml(self.folder / "config.yml")
+
+        return self._read("config", read)
 
     @cached_property
     def environment(self) -> dict[str, Any] | None:
         """Code version, machine and libraries of the evaluation."""
-        return self._read("environment", lambda: dict(read_json(self.folder / "environment.json")))
+        return self._read("environment", lambda: _read_record(self.folder, "environment.json"))
 
     @cached_property
     def training_environment(self) -> dict[str, Any] | None:
         """Code version, machine and libraries of training."""
         folder = self.training_folder
-        return None if folder is None else self._read("environment", lambda: read_json(folder / "environment.json"))
+        if folder is None:
+            return None
+        return self._read("environment of training", lambda: _read_record(folder, "environment.json"))
 
     def searches(self) -> Iterator[Search]:
         """Yield each draw of each aspect with its own gallery; nothing where features or manifests are missing."""
@@ -204,6 +219,7 @@ class ReportRun:
                 raise HandCLIPError(
                     f"{path}: no such file; an older version of HandCLIP kept none. Evaluate the run again"
                 )
+        require_intact(self.folder, [path.name for path in paths.values()], advice=AGAIN)
         manifests = {aspect: Manifest.load(path) for aspect, path in paths.items()}
         if combined_sha256(manifests) != self.evaluated.metrics.manifest_sha256:
             raise HandCLIPError(
@@ -226,6 +242,8 @@ class ReportRun:
             return read()
         except HandCLIPError as error:
             self.missing[name] = str(error)
+            if isinstance(error, DamagedFileError):
+                logger.warning(str(error))
             return None
 
 
@@ -250,13 +268,24 @@ class Material:
     best: ReportRun
 
 
-def _read_history(path: Path) -> list[dict[str, float | None]]:
+def _read_record(folder: Path, name: str) -> dict[str, Any]:
+    """Read a JSON file of an evaluation, or of training."""
+    require_intact(folder, [name], advice=AGAIN if (folder / "per_query.csv").exists() else _TRAINING_AGAIN)
+    content = read_json(folder / name)
+    if not isinstance(content, dict):
+        raise DamagedFileError(f"{folder / name}: is damaged: it holds no keys")
+    return content
+
+
+def _read_history(folder: Path) -> list[dict[str, float | None]]:
+    require_intact(folder, ["metrics.csv"], advice=_TRAINING_AGAIN)
+    path = folder / "metrics.csv"
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return [
-                {key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(file)
-            ]
+            header, *lines = csv_rows(file)
+        values = [[float(cell) if cell else None for cell in line] for line in lines]
+        return [dict(zip(header, line, strict=True)) for line in values]
     except FileNotFoundError:
         raise HandCLIPError(f"{path}: no such file") from None
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise HandCLIPError(f"{path}: is damaged ({error})") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise DamagedFileError(f"{path}: is damaged ({error}). {_TRAINING_AGAIN}") from error

@@ -202,10 +202,12 @@ class Block:
     Args:
         protocol: what they share.
         people: how many are resampled and swapped.
-        queries: of each draw, over all aspects.
+        queries: of each draw, over all aspects, answerable or not.
         rows: the runs.
         published: results measured alike on the whole data set, on draws of their own.
         differences: between every two rows, for each metric.
+        matched_queries: of each draw, over all aspects: those whose person is in the gallery, of whom every rate is;
+            none where there are no rows.
     """
 
     protocol: Protocol
@@ -214,6 +216,15 @@ class Block:
     rows: Sequence[RunRow]
     published: Sequence[PublishedResult]
     differences: Sequence[Difference]
+    matched_queries: tuple[int, ...] = ()
+
+    @property
+    def denominator(self) -> str:
+        """How many queries of each draw the rates are of, in words."""
+        counts = sorted(set(self.matched_queries or (self.queries,)))
+        number = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+        over = ", averaged over the aspects" if len(self.protocol.gallery_images) > 1 else ""
+        return f"{number} queries of each draw{over}"
 
     @property
     def pairs(self) -> int:
@@ -266,6 +277,7 @@ def _block_dict(block: Block) -> dict[str, Any]:
         "protocol": asdict(block.protocol),
         "people": block.people,
         "queries": block.queries,
+        "matched_queries": list(block.matched_queries),
         "rows": [asdict(row) for row in block.rows],
         "published": [result.to_dict() for result in block.published],
         "differences": [asdict(difference) for difference in block.differences],

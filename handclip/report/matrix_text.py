@@ -1,12 +1,11 @@
 """A comparison as Markdown, LaTeX and CSV."""
 
-import csv
-import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
+from handclip.csv_files import csv_text
 from handclip.metrics.uncertainty import (
     EXACT_UP_TO,
     LEVEL,
@@ -107,10 +106,10 @@ def _memory(cost: Cost) -> str:
 
 def legend(block: Block) -> list[str]:
     """Return one sentence for each thing in the table that needs one."""
-    sentences = []
+    sentences = [f"Percent of the {block.denominator}."]
     if block.rows:
-        sentences.append(
-            f"Percent. ±: standard deviation over the {block.protocol.draws} draws. [..]: {1 - LEVEL:.0%} interval "
+        sentences[0] += (
+            f" ±: standard deviation over the {block.protocol.draws} draws. [..]: {1 - LEVEL:.0%} interval "
             f"over people (BCa bootstrap, {REPLICATES:,} resamples of the {block.people} people with queries)."
         )
     if block.pairs:
@@ -172,8 +171,8 @@ def _sources(matrix: Matrix) -> Iterator[list[str]]:
     rows: dict[tuple[str, str], list[str]] = {}
     for number, block in enumerate(matrix.blocks, start=1):
         for row in block.rows:
-            files = ", ".join(f"`{path}`" for path in row.files.values())
-            rows.setdefault((f"`{row.run}`", files), []).append(f"{number}.{row.number}")
+            files = ", ".join(map(_code, row.files.values()))
+            rows.setdefault((_code(row.run), files), []).append(f"{number}.{row.number}")
         for result in block.published:
             rows.setdefault((result.method, f"{result.source}. {result.note}".rstrip()), []).append(str(number))
     for (name, files), numbers in rows.items():
@@ -182,8 +181,19 @@ def _sources(matrix: Matrix) -> Iterator[list[str]]:
 
 def _markdown_table(titles: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> str:
     rule = ["---"] * left + ["---:"] * (len(titles) - left)
-    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    escaped = [[_markdown_cell(cell) for cell in line] for line in lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in [list(titles), rule, *escaped])
+
+
+def _markdown_cell(text: str) -> str:
+    """Return text that stays in its cell and brings no HTML; what stands between backticks is shown as it is."""
+    *pairs, last = re.split(r"(`[^`]*`)", " ".join(text.split("\n")).replace("|", "\\|"))
+    return "".join(part if part.startswith("`") and part else part.replace("<", "&lt;") for part in (*pairs, last))
+
+
+def _code(text: str) -> str:
+    """Return text between backticks, of which it keeps none."""
+    return f"`{text.replace('`', chr(39))}`"
 
 
 def _titles(block: Block) -> list[str]:
@@ -290,7 +300,7 @@ def matrix_csv(matrix: Matrix) -> str:
     """Return a line for each row of every block; metrics are fractions."""
     kinds = ("mean", "std", "low", "high")
     header = [
-        *("block", *_PROTOCOL_COLUMNS, "people", "queries"),
+        *("block", *_PROTOCOL_COLUMNS, "people", "queries", "matched_queries"),
         *("row", "source", "run", "experiment", "stage", "model", "losses", "seed", "trained_on", "differs_by"),
         *(f"{metric}_{kind}" for metric in METRICS for kind in kinds),
         *("rank1_letters", "map_letters", "converted"),
@@ -302,7 +312,8 @@ def matrix_csv(matrix: Matrix) -> str:
     ]
     lines: list[list[object]] = []
     for number, block in enumerate(matrix.blocks, start=1):
-        shared = [number, *_protocol_values(block.protocol), block.people or None, block.queries]
+        matched = " ".join(map(str, block.matched_queries))
+        shared = [number, *_protocol_values(block.protocol), block.people or None, block.queries, matched]
         for row in block.rows:
             cost = row.cost
             lines.append(
@@ -353,8 +364,4 @@ def differences_csv(matrix: Matrix) -> str:
 
 
 def _csv(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(header)
-    writer.writerows(lines)
-    return text.getvalue()
+    return csv_text([header, *lines])

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from handclip.datasets.manifest import ManifestImage
 from handclip.errors import HandCLIPError
+from handclip.locks import holding
 from handclip.metrics.embedding_space import FEWEST_POINTS, measure_space, principal_plane, project_tsne
 from handclip.report.book import Book
 from handclip.report.figures.embedding import MOST_NAMED, MOST_PANELS, Projections, projection_figure
 from handclip.report.figures.style import save_figure
 from handclip.report.material import ReportRun
 from handclip.report.row_names import differing_options
-from handclip.report.runs import find_evaluations, read_run
+from handclip.report.runs import read_runs
 from handclip.report.selection import gather, run_label
 
 MOST_POINTS = 500
@@ -116,7 +117,13 @@ def project_runs(paths: Sequence[Path], out: Path) -> list[Path]:
     Raises:
         HandCLIPError: there is no evaluation, one lacks its features or what belongs to them, or one has too few
             images.
+        InUseError: another process writes to `out`.
     """
+    with holding(out):
+        return _draw(paths, out)
+
+
+def _draw(paths: Sequence[Path], out: Path) -> list[Path]:
     groups: dict[tuple[str, str, str, tuple[str, ...]], list[Space]] = {}
     for run in _read_runs(paths):
         aspect = run.aspects[0]
@@ -145,7 +152,7 @@ def project_runs(paths: Sequence[Path], out: Path) -> list[Path]:
 def _read_runs(paths: Sequence[Path]) -> list[ReportRun]:
     """Read evaluations, and number them in the order given."""
     # Each alone, since nothing is compared: they may be of different data.
-    runs = [gather([read_run(folder)]).best for folder in find_evaluations(paths)]
+    runs = [gather([run]).best for run in read_runs(paths)]
     rows = [replace(run.row, number=number) for number, run in enumerate(runs, start=1)]
     return [
         replace(run, row=row, label=run_label(row, differing))

@@ -13,11 +13,12 @@ from handclip import __version__
 from handclip.console import progress_over
 from handclip.errors import HandCLIPError
 from handclip.files import read_json, require_writable, write_json
+from handclip.locks import holding
 from handclip.report.book import Book, Note, Section
 from handclip.report.html import write_page
 from handclip.report.material import Material
 from handclip.report.matrix import Block, Matrix
-from handclip.report.runs import EvaluatedRun, find_evaluations, read_run
+from handclip.report.runs import EvaluatedRun, read_runs
 from handclip.report.sections.attention import attention_section
 from handclip.report.sections.biometric import biometric_section
 from handclip.report.sections.embedding import embedding_section
@@ -65,10 +66,10 @@ def write_report(paths: Sequence[Path], out: Path, *, with_photographs: bool = T
     Raises:
         HandCLIPError: there is no evaluation, its files are damaged or do not belong together, or `out` cannot be
             written.
+        InUseError: another process writes to `out`.
     """
     require_writable(out)
-    runs = [read_run(folder) for folder in find_evaluations(paths)]
-    return report_evaluations(runs, out, with_photographs=with_photographs)
+    return report_evaluations(read_runs(paths), out, with_photographs=with_photographs)
 
 
 def report_evaluations(
@@ -78,8 +79,14 @@ def report_evaluations(
 
     Raises:
         HandCLIPError: the runs do not belong together, or `out` cannot be written.
+        InUseError: another process writes to `out`.
     """
     material = gather(runs, matrix, with_photographs=with_photographs)
+    with holding(out):
+        return _write(material, runs, out)
+
+
+def _write(material: Material, runs: Sequence[EvaluatedRun], out: Path) -> ReportFiles:
     before = _files_of_earlier_report(out)
     book = Book(out, {run.row.run: run.label for run in material.runs})
     sections = []

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError, field_validator
 
-from handclip.errors import HandCLIPError
+from handclip.checksums import CHECKSUMS, fault_of, read_checksums
+from handclip.csv_files import csv_rows
+from handclip.engine.records import AGAIN
+from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.files import read_json
 from handclip.metrics.uncertainty import PersonSums
 from handclip.report.matrix import METRICS
@@ -53,10 +57,17 @@ class ResultEntry(BaseModel):
     gallery_protocol: str
     flip: str
     num_splits: int
-    mean: dict[str, float]
-    std: dict[str, float]
+    mean: dict[str, FiniteFloat]
+    std: dict[str, FiniteFloat]
     gallery_images: list[int]
     queries: int
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _hold_every_metric(cls, values: dict[str, float]) -> dict[str, float]:
+        if lacking := [name for name in METRICS if name not in values]:
+            raise ValueError(f"lacks {', '.join(lacking)}")
+        return values
 
 
 class AspectEntry(BaseModel):
@@ -83,7 +94,7 @@ class MetricsFile(BaseModel):
     manifest_sha256: str
     feature_dim: int
     parameters: int
-    gflops_per_image: float | None
+    gflops_per_image: FiniteFloat | None
     rerank: RerankEntry | None
     trained_on: TrainedOnEntry | None
     cross_domain: bool
@@ -103,17 +114,17 @@ class MachineEntry(BaseModel):
 class EvaluationCost(MachineEntry):
     """`evaluation` of `cost.json`."""
 
-    images_per_second: float | None = None
+    images_per_second: FiniteFloat | None = None
 
 
 class TrainingCost(MachineEntry):
     """`training` of `cost.json`."""
 
     file: str | None = None
-    seconds: float | None = None
-    images_per_second: float | None = None
-    peak_memory_mib: float | None = None
-    peak_gpu_memory_mib: float | None = None
+    seconds: FiniteFloat | None = None
+    images_per_second: FiniteFloat | None = None
+    peak_memory_mib: FiniteFloat | None = None
+    peak_gpu_memory_mib: FiniteFloat | None = None
     precision: str | None = None
 
 
@@ -207,13 +218,37 @@ def _evaluations_of(path: Path) -> list[Path]:
     raise HandCLIPError(f"{path}: holds no evaluation. Name folders that `handclip evaluate` has written, or one above")
 
 
+def read_runs(paths: Iterable[Path]) -> list[EvaluatedRun]:
+    """Read all evaluations that are named, see `find_evaluations` and `read_run`.
+
+    Raises:
+        HandCLIPError: as they do.
+    """
+    runs = [read_run(folder) for folder in find_evaluations(paths)]
+    warn_of_missing_checksums(run.folder for run in runs)
+    return runs
+
+
+def warn_of_missing_checksums(folders: Iterable[Path]) -> None:
+    """Say of which evaluations damage cannot be noticed."""
+    without = [folder for folder in folders if not (folder / CHECKSUMS).exists()]
+    if without:
+        more = f" and {len(without) - 1} more" if len(without) > 1 else ""
+        logger.warning(
+            f"Not checked for damage: {without[0]}{more}. An evaluation without {CHECKSUMS} is by an older version of "
+            "HandCLIP, or was cut short at the very end; evaluate it again to have it"
+        )
+
+
 def read_run(folder: Path) -> EvaluatedRun:
     """Read one evaluation.
 
     Raises:
         HandCLIPError: a file is missing, damaged, or of another version, or `per_query.csv` does not add up to
             `metrics.json`.
+        DamagedFileError: a file is not what `SHA256SUMS` beside it says.
     """
+    _require_undamaged(folder)
     metrics = _parse(MetricsFile, folder / "metrics.json")
     cost = _parse(CostFile, folder / "cost.json") if (folder / "cost.json").exists() else None
     run = EvaluatedRun(folder, metrics, cost, _read_outcomes(folder / _PER_QUERY))
@@ -223,6 +258,25 @@ def read_run(folder: Path) -> EvaluatedRun:
         for entry in part.results:
             _check_adds_up(run, [aspect], entry)
     return run
+
+
+def _require_undamaged(folder: Path) -> None:
+    """Check what a comparison is made from; of other tables, damage is only told, and a report checks what it reads."""
+    needed = ("metrics.json", _PER_QUERY, "cost.json")
+    try:
+        known = read_checksums(folder)
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{error}. {AGAIN}") from error
+    if known is None:
+        return
+    if unlisted := [name for name in needed if name not in known]:
+        raise DamagedFileError(f"{folder / CHECKSUMS}: lacks {', '.join(unlisted)}. {AGAIN}")
+    for name, sha256 in known.items():
+        if name.endswith(".npz") or not (fault := fault_of(folder, name, sha256)):
+            continue
+        if name in needed:
+            raise DamagedFileError(f"{fault}. {AGAIN}")
+        logger.warning(f"{fault}. {AGAIN}")
 
 
 _File = TypeVar("_File", bound=BaseModel)
@@ -243,9 +297,10 @@ def _parse(kind: type[_File], path: Path) -> _File:
 
 def _read_outcomes(path: Path) -> dict[Setting, Outcomes]:
     queries: dict[Setting, _Queries] = {}
+    number = 2
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file)
+            reader = csv_rows(file)
             if tuple(next(reader, ())) != _COLUMNS:
                 raise HandCLIPError(
                     f"{path}: its columns are not {', '.join(_COLUMNS)}. It was damaged or written by another version "
@@ -253,10 +308,11 @@ def _read_outcomes(path: Path) -> dict[Setting, Outcomes]:
                 )
             for aspect, protocol, flip, *query in reader:
                 queries.setdefault((aspect, protocol, flip), _Queries()).add(*query)
+                number += 1
     except FileNotFoundError:
         raise HandCLIPError(f"{path}: no such file; without it nothing can be tested. Evaluate the run again") from None
     except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise HandCLIPError(f"{path}: line {reader.line_num}: is damaged ({error}); evaluate the run again") from error
+        raise DamagedFileError(f"{path}: line {number}: is damaged ({error}). {AGAIN}") from error
     return {setting: found.outcomes() for setting, found in queries.items()}
 
 
@@ -273,6 +329,8 @@ class _Queries:
         place = int(rank)
         self._lines.append(f"{int(split)},{image},{identity},{place > 0}")
         if place > 0:  # a query without a relevant image is counted nowhere
+            if not math.isfinite(float(ap)) or not math.isfinite(float(ap_trapezoid)):
+                raise ValueError(f"its average precision is {ap} and {ap_trapezoid}")
             self._identities.append(identity)
             self._splits.append(int(split))
             self._values.append((place <= 1, place <= 5, place <= 10, float(ap), float(ap_trapezoid)))

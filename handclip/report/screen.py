@@ -27,8 +27,10 @@ from handclip.report.matrix_text import (
 from handclip.report.row_names import differing_options, distinguishing_columns
 from handclip.report.tables import METRIC_TITLES
 
-if TYPE_CHECKING:  # which takes torch along
+if TYPE_CHECKING:  # which take torch along
+    from handclip.doctor import Check
     from handclip.engine.study import PlannedRun
+    from handclip.verify import Verification
 
 _RUN_TITLE = "Stage, model\nlosses"
 
@@ -175,3 +177,34 @@ def _cost_table(rows: Sequence[RunRow]) -> Iterator[RenderableType]:
 def _broken(title: str) -> str:
     """Let a title take two lines."""
     return "\n".join(title.rsplit(" ", 1))
+
+
+_COLOURS = {"matches": "green", "ok": "green", "differs": "bold red", "gone": "bold red", "problem": "bold red"}
+
+
+def verification_tables(verifications: "Sequence[Verification]") -> Iterator[RenderableType]:
+    """Yield a table of what was found of each run, and a sentence on all of them."""
+    for one in verifications:
+        table = _table(["File or number", "Outcome", "What was found"], [], "left")
+        for finding in one.findings:
+            outcome = Text(finding.outcome, style=_COLOURS.get(finding.outcome, ""))
+            table.add_row(Text(finding.what), outcome, Text(finding.found))
+        yield Group(Text(f"{one.kind} {one.place}", style="bold"), table, Text())
+    failed = [one for one in verifications if not one.holds]
+    count = f"{len(verifications)} verified"
+    if failed:
+        places = ", ".join(str(one.place) for one in failed)
+        yield Text(f"{count}: {len(failed)} no longer as recorded: {places}", style="bold red")
+    else:
+        yield Text(f"{count}: all that could be checked matches.", style="bold")
+
+
+def doctor_table(checks: "Sequence[Check]") -> RenderableType:
+    """Return a line for each check of an installation: state, what was checked and found, and what to do."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for _ in range(3):
+        table.add_column(overflow="fold")
+    for check in checks:
+        found = ". ".join(filter(None, [check.found, check.advice]))
+        table.add_row(Text(check.state, style=_COLOURS.get(check.state, "yellow")), Text(check.name), Text(found))
+    return table

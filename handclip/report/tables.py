@@ -59,16 +59,33 @@ def evaluation_text(metrics: Mapping[str, Any], facts: Mapping[str, str] | None 
     for entry in metrics["results"]:
         flip = _FLIP_TITLES[entry["flip"]]
         lines += ["", f"Gallery protocol: {entry['gallery_protocol']}; flip: {flip}; AP: plain and trapezoid{reranked}"]
-        for number, split in enumerate(entry["splits"], start=1):
-            lines.append(f"  Split {number:>2}/{entry['num_splits']}: {_metric_line(split)}")
+        counts = _matched_queries(entry)
+        for number, (split, queries) in enumerate(zip(entry["splits"], counts, strict=True), start=1):
+            lines.append(f"  Split {number:>2}/{entry['num_splits']}: {_metric_line(split)}  of {queries:,} queries")
         lines.append(f"  Average:     {_metric_line(entry['mean'])}")
         lines.append(f"  Std:         {_metric_line(entry['std'])}")
         if entry["unmatched_queries"]:
             lines.append(f"  Left out: {entry['unmatched_queries']} queries without a relevant gallery image")
+        if tied := entry.get("tied_queries"):
+            lines.append(
+                f"  Ties: in {tied:,} of {sum(counts):,} queries a wrong image scores the same as the best right one "
+                "and counts as ranked before it"
+            )
     lines += ["", f"Averages{reranked}"]
     for entry in metrics["results"]:
-        lines.append(f"  {entry['gallery_protocol']:<12}flip {entry['flip']:<5} {_metric_line(entry['mean'])}")
+        setting = f"{entry['gallery_protocol']:<12}flip {entry['flip']:<5}"
+        numbers = " or ".join(f"{count:,}" for count in sorted(set(_matched_queries(entry))))
+        lines.append(f"  {setting} {_metric_line(entry['mean'])}  of {numbers} queries each")
     return "\n".join(lines) + "\n"
+
+
+def _matched_queries(entry: Mapping[str, Any]) -> list[int]:
+    """Return of how many queries each split's rates are; older files tell it of all splits together."""
+    found: list[int] | None = entry.get("matched_queries")
+    if found is not None:
+        return found
+    splits = entry["num_splits"]
+    return [round(entry["queries"] - entry["unmatched_queries"] / splits)] * splits
 
 
 def _metric_line(values: Mapping[str, float]) -> str:

@@ -28,12 +28,23 @@ def trapezoid_ap(ranks):
     return total / len(ranks)
 
 
+def is_tied(scores, query_label, gallery_labels, tie):
+    """Whether a wrong image scores what the best relevant one does."""
+    relevant = [score for score, label in zip(scores, gallery_labels, strict=True) if label == query_label]
+    wrong = [score for score, label in zip(scores, gallery_labels, strict=True) if label != query_label]
+    return bool(relevant) and any(abs(score - max(relevant)) <= tie for score in wrong)
+
+
 def check_against_brute_force(result, scores, query_labels, gallery_labels):
     all_ranks = [relevant_ranks(row, label, gallery_labels) for row, label in zip(scores, query_labels, strict=True)]
     matched = [ranks for ranks in all_ranks if ranks]
     assert result.num_queries == len(query_labels)
     assert result.num_gallery == len(gallery_labels) == len(result.cmc)
     assert result.unmatched_queries == len(all_ranks) - len(matched)
+    assert result.matched_queries == len(matched)
+    ties = [is_tied(row, label, gallery_labels, 0) for row, label in zip(scores, query_labels, strict=True)]
+    assert result.ties.tolist() == ties
+    assert result.tied_queries == sum(ties)
     assert result.first_ranks.tolist() == [ranks[0] if ranks else 0 for ranks in all_ranks]
     assert result.map == pytest.approx(np.mean([plain_ap(ranks) for ranks in matched]), abs=1e-12)
     assert result.map_trapezoid == pytest.approx(np.mean([trapezoid_ap(ranks) for ranks in matched]), abs=1e-12)
@@ -103,6 +114,26 @@ def test_float32_scores_tie_exactly_where_float64_ones_do(monkeypatch, sort_from
         result = rank_similarities(scores, [0], range(41), tie=tie)
         within = np.count_nonzero(scores.astype(np.float64) >= 1 - tie)
         assert result.first_ranks.tolist() == [within]
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(problems(), st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.sampled_from([np.float32, np.float64]))
+def test_scores_nearer_than_the_tie_count_as_tied(problem, tie, dtype):
+    scores, query_labels, gallery_labels = problem
+    result = rank_similarities(scores.astype(dtype), query_labels, gallery_labels, tie=tie)
+    expected = [is_tied(row, label, gallery_labels, tie) for row, label in zip(scores, query_labels, strict=True)]
+    assert result.ties.tolist() == expected
+
+
+def test_the_same_photograph_of_two_people_is_a_tie():
+    features = np.random.default_rng(0).normal(size=(3, 8))
+    gallery = np.concatenate([features, features[:1]])
+    result = rank_gallery(features * [[2], [3], [5]], gallery, [0, 1, 2], [0, 1, 2, 3])
+    assert (result.tied_queries, result.ties.tolist(), result.first_ranks.tolist()) == (
+        1,
+        [True, False, False],
+        [2, 1, 1],
+    )
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)

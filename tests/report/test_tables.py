@@ -15,11 +15,21 @@ def test_one_evaluation_as_text() -> None:
         "Variant:          baseline",
         "Checkpoint:       none (baseline)",
         "Gallery protocol: gallery; flip: none; AP: plain and trapezoid\n",
-        "  Split  1/1: Rank-1  50.00 %  Rank-5  75.00 %  Rank-10 100.00 %  mAP  61.23 %  mAP trapezoid  55.62 %",
+        "  Split  1/1: Rank-1  50.00 %  Rank-5  75.00 %  Rank-10 100.00 %  mAP  61.23 %  mAP trapezoid  55.62 %"
+        "  of 1,000 queries\n",
+        "mAP trapezoid  55.62 %  of 1,000 queries each\n",
+        "  Ties: in 3 of 1,000 queries a wrong image scores the same as the best right one and counts as ranked before",
         "  Std:         Rank-1   1.25 %",
         "  Left out: 2 queries without a relevant gallery image",
     ):
         assert line in text
+
+
+def test_files_of_older_versions_have_their_denominators_too() -> None:
+    older = {key: value for key, value in _ENTRY.items() if key not in ("matched_queries", "tied_queries")}
+    text = evaluation_text({**METRICS, "results": [older]})
+    assert "  of 1,000 queries\n" in text
+    assert "Ties" not in text
 
 
 def test_what_makes_numbers_incomparable_stands_beside_them() -> None:
@@ -38,7 +48,10 @@ _ENTRY = {
     "std": STDS,
     "splits": [MEANS],
     "gallery_images": [71],
+    "queries": 1_002,
+    "matched_queries": [1_000],
     "unmatched_queries": 2,
+    "tied_queries": 3,
 }
 METRICS: dict[str, Any] = {
     "run": "run_a",

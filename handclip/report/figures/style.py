@@ -40,6 +40,8 @@ _RC: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.facecolor": "white",
     "figure.facecolor": "white",
+    # A dollar sign in the name of a model or of a photograph begins no formula.
+    "text.parse_math": False,
     "figure.constrained_layout.w_pad": 0.08,
     "figure.constrained_layout.h_pad": 0.08,
     "grid.color": "#DDDDDD",

@@ -292,6 +292,7 @@ def _rates(judged: Sequence[_Judged], best: _Judged, book: Book, material: Mater
                 threshold=one.verification.thresholds,
                 fmr=one.verification.fmr,
                 fnmr=one.verification.fnmr,
+                counts=_compared(one),
             )
         ],
     )
@@ -314,7 +315,7 @@ def _rates(judged: Sequence[_Judged], best: _Judged, book: Book, material: Mater
     for one in judged:
         found = one.verification
         columns = {"eer": found.eer, **{_key("fnmr_at_fmr", fmr): found.fnmr_at_fmr[fmr] for fmr in FMRS}}
-        rows.append({"run": one.run.row.run, **_numbers(columns)})
+        rows.append({"run": one.run.row.run, **_numbers(columns), **_compared(one)})
         cells.append([one.run.label, *map(_shown, columns.values())])
     titles = ["Run", "EER (%)", *(f"FNMR at FMR {100 * fmr:g} % (%)" for fmr in FMRS)]
     table = _table(
@@ -323,7 +324,7 @@ def _rates(judged: Sequence[_Judged], best: _Judged, book: Book, material: Mater
         titles,
         cells,
         rows,
-        f"Error rates with 95 % intervals over people. {_protocol(material)}.",
+        f"Error rates with 95 % intervals over people. {_denominators(best)} {_protocol(material)}.",
     )
     shown = [rate for one in judged for rate in (one.verification.eer, *one.verification.fnmr_at_fmr.values())]
     return [Heading("Accepting and rejecting"), Text(_RATES_TEXT), picture, table, *_remarks(shown)]
@@ -342,6 +343,7 @@ def _thresholds(judged: Sequence[_Judged], book: Book, material: Material) -> li
                     "fixed_for": criterion,
                     "threshold": threshold,
                     **_numbers({"fmr": fmr, "fnmr": fnmr}),
+                    **_compared(one),
                 }
             )
             cells.append([one.run.label, criterion, f"{threshold:.6f}", _shown(fmr), _shown(fnmr)])
@@ -350,7 +352,7 @@ def _thresholds(judged: Sequence[_Judged], book: Book, material: Material) -> li
         titles = ["Run", "Fixed for", "Threshold", "FMR on test (%)", "FNMR on test (%)"]
         caption = (
             "Thresholds from the validation split and the error rates they give on the test split, with 95 % intervals "
-            f"over people. Thresholds were fixed on {people} people. {_protocol(material)}."
+            f"over people. {_denominators(judged[0])} Thresholds were fixed on {people} people. {_protocol(material)}."
         )
         blocks.append(_table(book, "thresholds", titles, cells, rows, caption))
     blocks += _remarks([rate for one in judged for rates in one.verification.at_fixed for rate in rates])
@@ -377,13 +379,14 @@ def _open_sets(judged: Sequence[_Judged], best: _Judged, book: Book, material: M
         band = (found.fpir, found.fnir_low, found.fnir_high) if one is best else None
         if one.run.style is not None:
             curves.append(ErrorCurve(one.run.label, one.run.style, found.fpir, found.fnir, band))
-        points += _curve_rows(one, found.measurable, threshold=found.thresholds, fpir=found.fpir, fnir=found.fnir)
+        curve = {"threshold": found.thresholds, "fpir": found.fpir, "fnir": found.fnir}
+        points += _curve_rows(one, found.measurable, counts=_searched(one), **curve)
     rows: list[dict[str, Any]] = []
     cells = []
     for one in judged:
         at_fpir = {_key("fnir_at_fpir", fpir): one.open_set.fnir_at_fpir[fpir] for fpir in FPIRS}
         columns = {"fnir_accepting_all": one.open_set.fnir_accepting_all, **at_fpir}
-        rows.append({"run": one.run.row.run, **_numbers(columns)})
+        rows.append({"run": one.run.row.run, **_numbers(columns), **_searched(one)})
         cells.append([one.run.label, *map(_shown, columns.values())])
     book.csv("open_set_curves", points)
     picture = book.picture(
@@ -405,7 +408,8 @@ def _open_sets(judged: Sequence[_Judged], best: _Judged, book: Book, material: M
     caption = (
         "Missed searches, first if every answer is accepted (1 − Rank-1, over all searches together), then when at "
         "most so many searches for people who are not in the gallery give an alarm; 95 % intervals over the people "
-        f"searched for. {_protocol(material)}."
+        f"searched for. FNIR is of {best.open_set.mated:,} searches with the person in the gallery, FPIR of "
+        f"{best.open_set.non_mated:,} without. {_protocol(material)}."
     )
     table = _table(book, "open_set", titles, cells, rows, caption)
     rates = [rate for one in judged for rate in (one.open_set.fnir_accepting_all, *one.open_set.fnir_at_fpir.values())]
@@ -465,10 +469,34 @@ def _reliability_rows(one: _Judged, name: str, diagram: Reliability) -> list[dic
     ]
 
 
-def _curve_rows(one: _Judged, measurable: NDArray[np.bool_], **columns: Floats) -> list[dict[str, Any]]:
+def _compared(one: _Judged) -> dict[str, int]:
+    """Return what the rates of verification are of: FNMR of the genuine comparisons, FMR of the impostor ones."""
+    found = one.verification
+    return {
+        "genuine": found.genuine,
+        "impostor": found.impostor,
+        "people": found.people,
+        "pairs_of_people": found.pairs_of_people,
+    }
+
+
+def _searched(one: _Judged) -> dict[str, int]:
+    """Return what the rates of identification are of: FNIR of the mated searches, FPIR of the non-mated ones."""
+    return {"mated": one.open_set.mated, "non_mated": one.open_set.non_mated, "people": one.open_set.people}
+
+
+def _curve_rows(
+    one: _Judged, measurable: NDArray[np.bool_], *, counts: Mapping[str, int], **columns: Floats
+) -> list[dict[str, Any]]:
     """Rows of a curve's file, which says of each point whether there are enough people to measure it."""
+    run = one.run.row.run
     return [
-        {"run": one.run.row.run, **dict(zip(columns, values, strict=True)), "measurable": "true" if enough else "false"}
+        {
+            "run": run,
+            **dict(zip(columns, values, strict=True)),
+            "measurable": "true" if enough else "false",
+            **counts,
+        }
         for enough, *values in zip(measurable.tolist(), *(column.tolist() for column in columns.values()), strict=True)
     ]
 
@@ -525,6 +553,11 @@ def _rate(one: RateEstimate) -> str:
     if one.value is None:
         return _NOT_MEASURABLE if one.below is None else f"below {in_percent(one.below)} %"
     return f"{in_percent(one.value)} %"
+
+
+def _denominators(one: _Judged) -> str:
+    found = one.verification
+    return f"FNMR is of {found.genuine:,} genuine comparisons, FMR of {found.impostor:,} impostor ones."
 
 
 def _run_count(runs: int) -> str:

@@ -32,6 +32,8 @@ _TITLES = {
     "nail_polish": "Nail polish",
     "irregularities": "Irregularities",
 }
+_COUNTED = ("searches", "genuine", "impostor")
+"""What the three rates are of."""
 _SHORT = {"rank1": "Rank-1", "fnmr": "FNMR", "fmr": "FMR"}
 _AXES = {name: f"{title} (%)" for name, title in _SHORT.items()}
 _ORDER = ("very fair", "fair", "medium", "dark", *(name for _, name in _AGES), _OLDEST, "no", "yes")
@@ -281,8 +283,10 @@ def _rows(measured: _Measured, divided: Sequence[_Group]) -> list[dict[str, Any]
             "aspects": " ".join(group.aspects or dict.fromkeys(outcomes.aspects)),
             "people": len(np.unique(outcomes.people[group.chosen])),
             "images": len(set(outcomes.paths[group.chosen])),
-            "searches": int(np.count_nonzero(group.chosen)),
+            "searches": int(np.count_nonzero(group.chosen & outcomes.mated)),
         }
+        if measured.errors is not None:
+            row |= dict(zip(("genuine", "impostor"), measured.errors.comparisons(group.chosen), strict=True))
         names = ["rank1"] if measured.errors is None else list(_SHORT)
         rates = measured.rates(group) if group.shown else dict.fromkeys(names)
         for name, rate in rates.items():
@@ -397,7 +401,7 @@ def _table(book: Book, rows: Sequence[Mapping[str, Any]]) -> Table:
         {
             "attribute": _TITLES.get(row["attribute"], "All"),
             "aspects": "all" if row["aspects"] == rows[0]["aspects"] else ", ".join(row["aspects"].split()),
-            **{key: row[key] for key in ("group", "people", "images", "searches")},
+            **{key: row[key] for key in ("group", "people", "images", *_COUNTED) if key in row},
             **{name: _interval_text(name, row) for name in _AXES if name in row},
         }
         for row in rows
@@ -406,13 +410,18 @@ def _table(book: Book, rows: Sequence[Mapping[str, Any]]) -> Table:
         Column("attribute", "Attribute"),
         Column("group", "Group"),
         *([Column("aspects", "Aspects")] if any(row["aspects"] != "all" for row in shown) else []),
-        *(Column(key, key.capitalize(), "{:,}".format, numeric=True) for key in ("people", "images", "searches")),
+        *(
+            Column(key, key.capitalize(), "{:,}".format, numeric=True)
+            for key in ("people", "images", *_COUNTED)
+            if key in rows[0]
+        ),
         *(Column(name, f"{_SHORT[name]} (%)", numeric=True) for name in _AXES if name in rows[0]),
     ]
     caption = (
         "Percent, with the 95 % interval over people. Images are the different photographs that were searched for, "
-        "searches count them once for each draw. As for everybody, FNMR needs ten people, and FMR as many pairs of "
-        "people that thirty of them can be expected to be accepted."
+        "searches count them once for each draw, if the person is in the gallery. Rank-1 is of the searches, FNMR of "
+        "the genuine and FMR of the impostor comparisons. As for everybody, FNMR needs ten people, and FMR as many "
+        "pairs of people that thirty of them can be expected to be accepted."
     )
     return make_table(columns, shown, caption, book.folder / "tables" / "groups.csv")
 

@@ -1,6 +1,5 @@
 """How soon the right person is found, what that looks like, and who is taken for whom."""
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from handclip.csv_files import csv_rows
 from handclip.datasets.images import read_image
 from handclip.datasets.manifest import ManifestImage
 from handclip.errors import DataError, HandCLIPError
@@ -77,15 +77,16 @@ def _cmc(material: Material, book: Book) -> list[Block]:
     rows: list[dict[str, object]] = []
     for protocol in _PROTOCOLS:
         for run in material.runs:
-            draws = curves[run.row.run].get(protocol)
-            if draws is None:
+            if protocol not in curves[run.row.run]:
                 continue
+            draws, searches = curves[run.row.run][protocol]
             if run in material.shown and run.style is not None:
                 title = f"{protocol}{_size(run, protocol, material)}"
                 panels.setdefault(title, []).append(CmcCurve(run.label, run.style, draws))
             for rank, values in enumerate(draws.T, start=1):
                 spread = {"mean": values.mean(), "lowest_draw": values.min(), "highest_draw": values.max()}
-                rows.append({"run": run.row.run, "gallery_protocol": protocol, "rank": rank, **spread})
+                named = {"run": run.row.run, "gallery_protocol": protocol, "rank": rank}
+                rows.append({**named, **spread, "matched_queries": " ".join(map(str, searches))})
     book.csv("cmc", rows)
     left_out = len(material.runs) - len(material.shown)
     texts = [
@@ -123,7 +124,8 @@ def _cmc_picture(panels: dict[str, list[CmcCurve]], material: Material, book: Bo
         "cmc",
         cmc_figure(panels),
         alt=f"CMC curves. In {first_title}: {found}.",
-        caption=f"Rank-k {aspects}{band}. The vertical axis may start above 0, and says so.{reranked}",
+        caption=f"Rank-k {aspects}{band}. Shares are of the {material.block.denominator}. The vertical axis may "
+        f"start above 0, and says so.{reranked}",
     )
 
 
@@ -137,16 +139,17 @@ def _size(run: ReportRun, protocol: str, material: Material) -> str:
     return f" ({low:,} images)" if low == high else f" ({low:,} to {high:,} images)"
 
 
-def _curves(run: ReportRun, aspects: Sequence[str]) -> dict[str, Floats]:
-    """Return the (D, K) CMC of each draw up to rank K for each gallery: over queries, then aspects."""
+def _curves(run: ReportRun, aspects: Sequence[str]) -> dict[str, tuple[Floats, list[int]]]:
+    """Return for each gallery the (D, K) CMC of each draw up to rank K, over queries, then aspects; and its queries."""
     ranks = _ranks(run)
     curves = {}
     for entry in run.evaluated.metrics.results:
         if entry.flip == run.flip:
             most = min(_MOST_RANKS, *entry.gallery_images)
-            curves[entry.gallery_protocol] = np.mean(
-                [_cmc_of_draws(ranks[aspect, entry.gallery_protocol], most) for aspect in aspects], axis=0
-            )
+            parts = [ranks[aspect, entry.gallery_protocol] for aspect in aspects]
+            curve = np.mean([_cmc_of_draws(part, most) for part in parts], axis=0)
+            counts = [sum(len(part[draw]) for part in parts) for draw in sorted(parts[0])]
+            curves[entry.gallery_protocol] = curve, counts
     return curves
 
 
@@ -159,7 +162,7 @@ def _ranks(run: ReportRun) -> dict[tuple[str, str], dict[int, list[int]]]:
     """Read the rank of the right person from `per_query.csv`, by aspect and gallery, then draw."""
     ranks: dict[tuple[str, str], dict[int, list[int]]] = {}
     with (run.folder / "per_query.csv").open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
+        reader = csv_rows(file)
         next(reader)
         for aspect, protocol, flip, split, _, _, rank, *_ in reader:
             # A query whose person is not in the gallery has rank 0 and counts nowhere.

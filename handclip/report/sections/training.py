@@ -86,21 +86,26 @@ def _epoch_rows(training: "_Training") -> Iterator[dict[str, object]]:
 
 
 def _evaluation_rows(run: ReportRun) -> list[dict[str, object]]:
-    """Each draw of each aspect and setting, and the averages: over aspects, then draws, as in the protocol."""
+    """Each draw of each aspect and setting, and the averages: over aspects, then draws, as in the protocol.
+
+    Each with the queries that it is of, averages with those of all draws.
+    """
     metrics = run.evaluated.metrics
     rows: list[dict[str, object]] = []
     for entry in metrics.results:
-        draws = []
+        draws, queries = [], []
         for outcomes in run.evaluated.outcomes_of(run.evaluated.aspects(), entry):
-            draws.append(outcomes.sums.sum(axis=0) / outcomes.counts.sum(axis=0)[:, None])
-        parts = dict(zip(run.evaluated.aspects(), draws, strict=True))
-        for aspect, values in {**parts, metrics.aspect: np.mean(draws, axis=0)}.items():
+            queries.append(outcomes.counts.sum(axis=0))
+            draws.append(outcomes.sums.sum(axis=0) / queries[-1][:, None])
+        parts = dict(zip(run.evaluated.aspects(), zip(draws, queries, strict=True), strict=True))
+        for aspect, (values, counts) in {**parts, metrics.aspect: (np.mean(draws, axis=0), sum(queries))}.items():
             named: dict[int | str, Any] = {**dict(enumerate(values)), "mean": values.mean(axis=0)}
             named["std"] = values.std(axis=0)
             setting = {"run": metrics.run, "aspect": aspect, "gallery_protocol": entry.gallery_protocol}
             for draw, numbers in named.items():
                 scores = dict(zip(METRICS, map(float, numbers), strict=True))
-                rows.append({**setting, "flip": entry.flip, "draw": draw, **scores})
+                of_queries = int(counts[draw] if isinstance(draw, int) else counts.sum())
+                rows.append({**setting, "flip": entry.flip, "draw": draw, **scores, "matched_queries": of_queries})
     return rows
 
 
@@ -119,7 +124,8 @@ def _scores(material: Material, book: Book) -> Picture:
         scores_figure(bars),
         alt=f"Bars of Rank-1 and mAP of {_count(len(material.runs))}. The highest Rank-1 has "
         f"{material.best.label}: {percent(best['rank1'].mean)} %, with an mAP of {percent(best['map'].mean)} %.",
-        caption="Rank-1 is how often the first image of the ranked gallery is of the right person; mAP also "
+        caption=f"Percent of the {material.block.denominator}. Rank-1 is how often the first image of the ranked "
+        "gallery is of the right person; mAP also "
         "counts how far down the right one is otherwise. The black line is the 95 % interval over people: where the "
         "score over all people of this kind is likely to be. The highest of each metric is darker. Lines that overlap "
         "do not tell whether a difference is real; the verdict's tests do.",

@@ -49,7 +49,7 @@ def verdict(block: Block) -> Iterator[str]:
     """Yield sentences on one block: its best run, from which others it differs, and CLIP against the CNN."""
     best, *others = _by_merit(block)
     low, high = 100 * best.scores["rank1"].low, 100 * best.scores["rank1"].high
-    score = f"{_percent(best)} % of searches (95 % interval {low:.1f} to {high:.1f})"
+    score = f"{_percent(best)} % of the {block.denominator} (95 % interval {low:.1f} to {high:.1f})"
     found = f"{name(best)} finds the right person first in {score}"
     yield f"{_where(block)}, {found}; its mAP is {_percent(best, 'map')} %."
     if not others:

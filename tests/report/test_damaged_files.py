@@ -1,0 +1,154 @@
+"""What a comparison and a report are made from is checked before a number is taken from it, and damage is named."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from made_runs import change_json, seal, write_run
+from quick_figures import save_dots
+from tiny_study import baseline_config
+
+from handclip.checksums import CHECKSUMS, read_checksums
+from handclip.engine.evaluation import evaluate
+from handclip.errors import DamagedFileError, HandCLIPError, InUseError
+from handclip.locks import holding
+from handclip.report import report as report_module
+from handclip.report.book import Book
+from handclip.report.comparison import compare_runs
+from handclip.report.project import project_runs
+from handclip.report.report import write_report
+from handclip.report.runs import read_run
+from handclip.report.selection import gather
+
+FILES = (
+    "attributes.csv",
+    "config.yml",
+    "cost.json",
+    "environment.json",
+    "explanations.npz",
+    "features.npz",
+    "manifest_dorsal_r.json",
+    "metrics.json",
+    "per_query.csv",
+    "per_split.csv",
+    CHECKSUMS,
+)
+COMPARED = ("metrics.json", "per_query.csv", "cost.json", CHECKSUMS)
+
+
+@pytest.fixture(scope="module")
+def evaluated(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an evaluation; copy it before changing it."""
+    place = tmp_path_factory.mktemp("evaluated")
+    config = baseline_config(manifests, eval_dir=str(place), flip_settings=["none"], num_splits=2, explained_images=1)
+    return evaluate(config).folder
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    place = len(content) // 2
+    flipped = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    path.write_bytes({"truncated": content[:place], "empty": b"", "bit-flipped": flipped}[how])
+
+
+def test_all_files_of_an_evaluation_are_tried_here(evaluated: Path) -> None:
+    assert sorted((*(read_checksums(evaluated) or {}), CHECKSUMS)) == sorted(FILES)
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "bit-flipped"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_named_by_who_reads_it(
+    evaluated: Path, tmp_path: Path, name: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / evaluated.name
+    shutil.copytree(evaluated, folder)
+    whole = read_run(folder)
+    damage(folder / name, how)
+    if name in COMPARED:
+        with pytest.raises(DamagedFileError, match=rf"/{name}: is damaged.*handclip evaluate CONFIG --overwrite"):
+            compare_runs([tmp_path])
+        return
+    # A comparison does not need the others; what a report would take from them, it says is missing.
+    run = gather([read_run(folder)]).best
+    assert run.evaluated.metrics == whole.metrics
+    named = {
+        "attributes.csv": "attributes",
+        "config.yml": "config",
+        "environment.json": "environment",
+        "explanations.npz": "explanations",
+        "features.npz": "features",
+        "manifest_dorsal_r.json": "manifests",
+    }
+    if name in named:
+        assert getattr(run, named[name]) is None
+        assert f"{folder / name}: is damaged" in run.missing[named[name]]
+    assert f"{folder / name}: is damaged" in caplog.text
+    assert "handclip evaluate CONFIG --overwrite" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "result.json", "environment.json"])
+def test_damaged_records_of_training_are_named(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    training = tmp_path / "train_logs" / "a"
+    run = write_run(tmp_path / "eval_logs" / "a")
+    training.mkdir(parents=True)
+    (training / "metrics.csv").write_text("epoch,loss_total\n1,2.5\n2,1.5\n")
+    for record in ("result.json", "environment.json"):
+        (training / record).write_text('{"best_epoch": 2}')
+    seal(training)
+    change_json(run / "cost.json", training={"file": str(training / "result.json")})
+    damage(training / name, "bit-flipped")
+    shown = gather([read_run(run)]).best
+    kinds = {"metrics.csv": "history", "result.json": "training_result", "environment.json": "training_environment"}
+    for file, kind in kinds.items():
+        assert (getattr(shown, kind) is None) == (file == name)
+    assert f"{training / name}: is damaged" in caplog.text
+
+
+def test_evaluations_of_older_versions_are_read_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b", "c"):
+        write_run(tmp_path / name, checksums=name == "c")
+    compare_runs([tmp_path])
+    [warning] = [message for message in caplog.messages if "Not checked for damage" in message]
+    assert warning.startswith(f"Not checked for damage: {tmp_path / 'a'} and 1 more.")
+
+
+def test_a_list_that_leaves_out_what_is_read_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", checksums=True)
+    for name in ("metrics.json", "cost.json"):
+        (run / name).rename(tmp_path / name)
+    seal(run)
+    for name in ("metrics.json", "cost.json"):
+        (tmp_path / name).rename(run / name)
+    with pytest.raises(DamagedFileError, match=r"SHA256SUMS: lacks metrics\.json, cost\.json"):
+        compare_runs([tmp_path])
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "null"])
+@pytest.mark.parametrize("place", ["mean", "std"])
+def test_a_score_that_is_no_number_is_refused(tmp_path: Path, place: str, number: str) -> None:
+    path = write_run(tmp_path / "a") / "metrics.json"
+    text = path.read_text()
+    start = text.index("0.", text.index(f'"{place}": ')) if f'"{place}": {{"rank1": 0.' in text else 0
+    assert start
+    end = text.index(",", start)
+    path.write_text(text[:start] + number + text[end:])
+    with pytest.raises(HandCLIPError, match=rf"metrics.json: results.0.{place}.rank1: "):
+        compare_runs([tmp_path])
+
+
+def test_two_processes_do_not_write_one_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, out = write_run(tmp_path / "a"), tmp_path / "out"
+    for write in (write_report, project_runs):
+        with holding(out), pytest.raises(InUseError, match="out is being written by process"):
+            write([run], out)
+        assert not out.exists()
+    save_dots(monkeypatch)
+    monkeypatch.setattr(report_module, "_SECTIONS", ())
+    assert write_report([run], out).page.is_file()
+
+
+def test_a_table_of_names_like_formulas_runs_nothing(tmp_path: Path) -> None:
+    table = Book(tmp_path).csv("names", [{"image": "=cmd|' C calc'!A0/+1.jpg", "score": -0.5}, {"image": "@x"}])
+    assert table.read_bytes() == b"image,score\r\n'=cmd|' C calc'!A0/+1.jpg,-0.5\r\n'@x,\r\n"
