@@ -34,6 +34,11 @@ def prepare_torchvision_import() -> None:
         sys.meta_path.insert(0, _TorchvisionFinder())
 
 
+def are_stand_ins() -> bool:
+    """Whether torchvision's operators had to be declared here; they cannot be called then."""
+    return bool(_libraries)
+
+
 def declare_missing_operators() -> bool:
     """Declare torchvision's operators if its compiled library does not load here; return whether it was needed."""
     spec = PathFinder.find_spec("torchvision")

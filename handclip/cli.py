@@ -3,18 +3,20 @@
 import json
 import logging
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from handclip import __version__
 from handclip.console import ConsoleHandler, progress_over, stdout
-from handclip.errors import ConfigError, HandCLIPError
+from handclip.errors import ConfigError, HandCLIPError, Interrupted
+from handclip.interruption import interruptible
 
 # Heavy parts are imported inside the commands, so that `handclip --help` answers at once.
 if TYPE_CHECKING:
@@ -42,9 +44,6 @@ class Dataset(StrEnum):
     HD = "hd"
     FOLDER = "folder"
 
-
-_INTERRUPTED = 130
-"""What Typer exits with after Ctrl-C, as shells do."""
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="Experiment file (YAML).")]
 Overrides = Annotated[
@@ -151,8 +150,9 @@ def prepare(
     if dataset is None or root is None or out is None:
         raise ConfigError("prepare needs a data set, --root and --out: handclip prepare 11k --root DIR --out DIR")
     from handclip.datasets.prepare import prepare as prepare_dataset
+    from handclip.locks import holding
 
-    with progress_over("reading images") as report:
+    with holding(out), progress_over("reading images") as report:
         prepared = prepare_dataset(
             dataset.value,
             root,
@@ -206,12 +206,14 @@ def compare(
 ) -> None:
     """Set evaluated runs side by side, with intervals and tests over people."""
     from handclip.files import require_writable
+    from handclip.locks import holding
     from handclip.report.comparison import compare_runs, write_matrix
     from handclip.report.screen import matrix_tables
 
     require_writable(out)
-    matrix = compare_runs(runs, published=published)
-    files = write_matrix(matrix, out)
+    with holding(out):
+        matrix = compare_runs(runs, published=published)
+        files = write_matrix(matrix, out)
     for table in matrix_tables(matrix, every_block=every_block):
         stdout.print(table)
         stdout.print()
@@ -255,6 +257,54 @@ def explain(
     _print_files(explain_to_files(checkpoint, images, out), out)
 
 
+@app.command()
+def verify(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folders of evaluations, trainings or studies, or folders that hold some; checkpoints; manifests.",
+        ),
+    ],
+    no_images: Annotated[bool, typer.Option("--no-images", help="Leave the images of manifests unread.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
+) -> None:
+    """Recompute hashes, and metrics from stored features, and say what no longer matches."""
+    from handclip.report.screen import verification_tables
+    from handclip.verify import verify as verify_runs
+
+    with progress_over("reading images") as report:
+        verifications = verify_runs(runs, images=not no_images, report=report)
+    if as_json:
+        _print_json([one.to_dict() for one in verifications])
+    else:
+        for table in verification_tables(verifications):
+            stdout.print(table)
+    if not all(one.holds for one in verifications):
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
+) -> None:
+    """Check this installation: versions, operators, precision, devices, write access, hub; and say what to do."""
+    from handclip.doctor import examine
+    from handclip.report.screen import doctor_table
+
+    checks = examine()
+    if as_json:
+        _print_json([check.to_dict() for check in checks])
+    else:
+        stdout.print(doctor_table(checks))
+    if any(check.state == "problem" for check in checks):
+        raise typer.Exit(1)
+
+
+def _print_json(value: Any) -> None:
+    stdout.print(json.dumps(value, indent=2, ensure_ascii=False), highlight=False, markup=False, soft_wrap=True)
+
+
 @cache.command("info")
 def cache_info(
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
@@ -268,7 +318,7 @@ def cache_info(
     if as_json:
         kinds = [{"kind": kind, **_facts(of_kind)} for kind, of_kind in _by_kind(images)]
         facts = {"folder": str(folder), "default_limit_gib": gib, **_facts(images), "kinds": kinds}
-        stdout.print(json.dumps(facts, indent=2), highlight=False, markup=False, soft_wrap=True)
+        _print_json(facts)
         return
     lines = [
         f"Pixel cache: {folder}",
@@ -390,13 +440,25 @@ def main() -> None:
 def run(command: typer.Typer) -> None:
     """Run a command line with HandCLIP's way of reporting errors."""
     try:
-        command()
+        with interruptible():
+            command()
     except HandCLIPError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except SystemExit as end:
-        if end.code == _INTERRUPTED:
-            print(
-                "Interrupted. To go on, give the same command again (train and demo: with --resume).", file=sys.stderr
-            )
-        raise
+    except Interrupted as stop:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever is still impatient sees no traceback
+        print(" ".join(["Interrupted.", *filter(None, [stop.advice]), _how_to_go_on(command)]), file=sys.stderr)
+        sys.exit(stop.exit_code)
+
+
+def _how_to_go_on(command: typer.Typer) -> str:
+    program, *words = sys.argv
+    known: Any = typer.main.get_command(command)
+    if words and hasattr(known, "commands"):
+        known = known.commands.get(words[0], known)
+    added = (
+        ["--resume"] if any("--resume" in option.opts for option in known.params) and "--resume" not in words else []
+    )
+    start = ["python", program] if program.endswith(".py") else ["handclip"]
+    again = shlex.join([*start, *words, *added])
+    return f"To go on, give the same command again{', with --resume' if added else ''}: {again}"

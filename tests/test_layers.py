@@ -18,6 +18,7 @@ LAYERS = [
     {"loss"},
     {"metrics"},
     {"engine"},
+    {"verify", "doctor"},
     {"report"},
     {"studies"},
     {"demo"},

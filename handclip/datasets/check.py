@@ -35,21 +35,59 @@ FULL_COUNTS = {
 
 
 def check_manifest(manifest: Manifest) -> list[str]:
-    """Every breach of the protocol as one sentence; an empty list for a sound manifest.
-
-    Checks that training, validation and test are disjoint where they must be, that each draw's query and gallery
-    partition the test images with one gallery image for each identity, that distractors are no one's own identity, that
-    labels are those of the data set, that files are in place, and the published counts if the data set is complete.
-    """
-    breaches = [*_splits(manifest), *_labels(manifest)]
-    for number, draw in enumerate(manifest.draws):
-        breaches += [f"draw {number}: {breach}" for breach in _draw(manifest, draw)]
-    breaches += _full_counts(manifest)
+    """Every breach of the protocol as one sentence (see `check_protocol`), and files that are not in place."""
+    breaches = check_protocol(manifest)
     try:
         manifest.verify_files()
     except DataError as error:
         breaches.append(str(error))
     return breaches
+
+
+def check_protocol(manifest: Manifest) -> list[str]:
+    """Every breach of the protocol as one sentence; an empty list for a sound manifest. No file is looked at.
+
+    Checks that training, validation and test are disjoint where they must be, that each draw's query and gallery
+    partition the test images with one gallery image for each identity, that distractors are no one's own identity, that
+    labels are those of the data set, and the published counts if the data set is complete.
+    """
+    breaches = [*_splits(manifest), *_labels(manifest)]
+    for number, draw in enumerate(manifest.draws):
+        breaches += [f"draw {number}: {breach}" for breach in _draw(manifest, draw)]
+    return [*breaches, *_full_counts(manifest)]
+
+
+def check_separation(manifest: Manifest) -> list[str]:
+    """Those breaches of the protocol without which nothing can be learned: what must be apart is mixed.
+
+    That is, images or people both trained and tested on, and queries that are in their own gallery.
+    """
+    breaches = list(_mixed_splits(manifest))
+    for number, draw in enumerate(manifest.draws):
+        breaches += [f"draw {number}: {breach}" for breach in _mixed_draw(manifest, draw)]
+    return breaches
+
+
+def _mixed_splits(manifest: Manifest) -> Iterator[str]:
+    train, val, test = set(manifest.train), set(manifest.val), set(manifest.test)
+    if shared := train & val:
+        yield f"train and val share {_images(manifest, shared)}"
+    if shared := test & (train | val):
+        yield f"test shares {_images(manifest, shared)} with train and val"
+    if people := manifest.identities(train | val) & manifest.identities(test):
+        yield f"train and test share {_identities(manifest, people)}"
+
+
+def _mixed_draw(manifest: Manifest, draw: Draw) -> Iterator[str]:
+    query, galleries = set(draw.query), {*draw.gallery, *draw.gallery_all}
+    if shared := query & set(draw.gallery):
+        yield f"query and gallery share {_images(manifest, shared)}"
+    if shared := query & set(draw.gallery_all):
+        yield f"query and gallery_all share {_images(manifest, shared)}"
+    if foreign := query - set(manifest.test):
+        yield f"query holds {_images(manifest, foreign)} not of test"
+    if trained := galleries & {*manifest.train, *manifest.val}:
+        yield f"the galleries hold {_images(manifest, trained)} of train and val"
 
 
 def _splits(manifest: Manifest) -> Iterator[str]:
@@ -60,12 +98,7 @@ def _splits(manifest: Manifest) -> Iterator[str]:
             yield f"{name} has no images"
     if not manifest.draws:
         yield "there are no query/gallery draws"
-    if shared := train & val:
-        yield f"train and val share {_images(manifest, shared)}"
-    if shared := test & (train | val):
-        yield f"test shares {_images(manifest, shared)} with train and val"
-    if people := manifest.identities(train | val) & manifest.identities(test):
-        yield f"train and test share {_identities(manifest, people)}"
+    yield from _mixed_splits(manifest)
     val_counts = Counter(manifest.images[index].identity for index in manifest.val)
     if people := manifest.identities(train) - val_counts.keys():
         yield f"val lacks {_identities(manifest, people)} of train"
@@ -112,12 +145,9 @@ def _draw(manifest: Manifest, draw: Draw) -> Iterator[str]:
     distractors = set(manifest.distractors)
     for name in ("query", "gallery", "gallery_all"):
         yield from _repeated(name, getattr(draw, name))
-    if shared := query & gallery:
-        yield f"query and gallery share {_images(manifest, shared)}"
+    yield from _mixed_draw(manifest, draw)
     if absent := test - query - gallery:
         yield f"neither query nor gallery holds {_images(manifest, absent)} of test"
-    if foreign := query - test:
-        yield f"query holds {_images(manifest, foreign)} not of test"
     expected_distractors = distractors if manifest.dataset == hd.DATASET else set()
     if foreign := gallery - test - expected_distractors:
         yield f"gallery holds {_images(manifest, foreign)} not of test"

@@ -113,7 +113,7 @@ MODEL_AND_PLACES = [
     (["pretrained=opnai", "model=vitb16", "input_size=224"], ["'opnai'", "openai"]),
 ]
 TRAINING = [
-    (["epoch=3"], ["tiny.yml", "unknown key 'epoch'", "Did you mean 'epochs'?"]),
+    (["epoch=3"], ["--set epoch=3: unknown key 'epoch'", "Did you mean 'epochs'?"]),
     (["margin=3"], ["unknown key 'margin'", "losses"]),
     (["augmentation.flp=1"], ["unknown key 'augmentation.flp'", "Did you mean 'flip'?"]),
     (["losses=[{type: tripplet}]"], ["there is no loss 'tripplet'", "Did you mean 'triplet'?"]),

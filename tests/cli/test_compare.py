@@ -11,8 +11,8 @@ NAMES = {"comparison.md", "comparison.csv", "comparison.tex", "comparison.json",
 
 
 def test_runs_are_compared_printed_and_written(handclip: Handclip, here: Path) -> None:
-    write_run(here / "eval_logs" / "one", skill=0.2, stage="0")
-    write_run(here / "eval_logs" / "two", skill=0.8)
+    write_run(here / "eval_logs" / "one", checksums=True, skill=0.2, stage="0")
+    write_run(here / "eval_logs" / "two", checksums=True, skill=0.8)
     answer = handclip("compare", "eval_logs/one", "eval_logs/two/metrics.json", "--out", "out")
     assert (answer.code, answer.err) == (0, "")
     assert {path.name for path in (here / "out").iterdir()} == NAMES

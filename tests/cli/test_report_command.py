@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_runs import seal
 from quick_figures import save_dots
 from tiny_study import baseline_config, make_hands, make_manifests, metrics_without_time, tiny_config
 
@@ -129,6 +130,7 @@ def test_without_photographs_all_but_the_pictures_stands(
         root = re.search(r'"root": "([^"]*)"', value)
         assert root
         path.write_text(value.replace(root[0], f'"root": "{here / "nowhere"}"'))
+        seal(path.parent)
     answer = handclip("report", study, "--out", "report")
     assert answer.code == 0, answer.err
     page = here / "report" / "report.html"
@@ -216,6 +218,7 @@ def test_training_records_that_are_gone(study: Path, handclip: Handclip, here: P
         if content["training"] is not None:
             content["training"]["file"] = "nowhere/train_logs/run/result.json"
         path.write_text(json.dumps(content))
+        seal(path.parent)
     answer = handclip("report", study, "--out", "report")
     assert answer.code == 0, answer.err
     assert "Missing" in section(here / "report" / "report.html", "training")
@@ -225,6 +228,7 @@ def test_names_are_not_markup(study: Path, handclip: Handclip, here: Path, quick
     for path in study.glob("eval_logs/*/metrics.json"):
         content = json.loads(path.read_text())
         path.write_text(json.dumps({**content, "model": "<script>alert(1)</script>"}))
+        seal(path.parent)
     assert handclip("report", study, "--out", "report").code == 0
     assert "<script>alert" not in (here / "report" / "report.html").read_text()
 

@@ -127,19 +127,30 @@ def test_d57_a_failing_run_fails_the_command_after_the_others_went_on(
     assert states == ["done", "done", "done", "failed"]
 
 
-def test_a_damaged_evaluation_does_not_cost_the_comparison_of_the_others(
+def test_a_damaged_evaluation_is_made_again_or_left_out_of_the_comparison(
     study_file: Path, handclip: Handclip, here: Path
 ) -> None:
+    def rows() -> list[Any]:
+        blocks = json.loads((here / "out" / "comparison.json").read_text())["blocks"]
+        return [[(row["run"], row["scores"]) for row in block["rows"]] for block in blocks]
+
     arguments = ("study", study_file, "--out", "out", "--only", "resnet_small")
     assert handclip(*arguments).code == 0
+    whole = rows()
     [table] = (here / "out" / "eval_logs").glob("stage1_*/per_query.csv")
     table.write_text("damaged")
     answer = handclip(*arguments)
+    assert answer.code == 0
+    assert f"{table.relative_to(here)}: is damaged or was changed" in answer.err
+    assert rows() == whole
+    # Without its model it cannot be made again, which costs the others nothing.
+    table.write_text("damaged")
+    (here / "out" / "saved_models" / f"{table.parent.name}.pth").unlink()
+    answer = handclip(*arguments)
     assert answer.code == 1
     assert "left out of the comparison:" in answer.err
-    assert str(table.relative_to(here)) in answer.err
-    blocks = json.loads((here / "out" / "comparison.json").read_text())["blocks"]
-    assert {len(block["rows"]) for block in blocks} == {2}
+    assert f"{table.relative_to(here)}: is damaged or was changed" in answer.err
+    assert {len(block) for block in rows()} == {len(whole[0]) - 1}
 
 
 def test_names_of_its_own_and_places_that_are_not_there(study_file: Path, handclip: Handclip, here: Path) -> None:

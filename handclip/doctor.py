@@ -1,0 +1,291 @@
+"""`handclip doctor`: whether this installation can do its work, and what to do where it cannot."""
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+from packaging.requirements import Requirement
+
+from handclip import __version__, _torchvision_operators
+from handclip.config.experiment import ExperimentConfig
+from handclip.cores import available_cores, processes_sharing_cores
+from handclip.errors import HandCLIPError
+from handclip.files import cache_folder, write_text
+
+_PATIENCE = 60.0
+"""Seconds that a group of checks may take; a network file system may hang."""
+
+_HUB_PATIENCE = 5.0
+"""Seconds that the hub may take to answer, and as much again to be found."""
+
+_LITTLE_SPACE_GIB = 2.0
+_LITTLE_MEMORY_GIB = 4.0
+
+_HUB = "model hub"
+_WITHOUT_HUB = (
+    "Only needed once for each published model. Without it, name a weights file under `pretrained:`, or take "
+    "`pretrained: none`"
+)
+
+_HEAVY = ("torch", "torchvision", "open_clip", "timm", "lightning")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: what was checked, whether it is well, what was found, and what to do about it."""
+
+    name: str
+    state: Literal["ok", "note", "problem"]
+    found: str
+    advice: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def examine() -> list[Check]:
+    """Check the installation; a check that breaks or does not answer is a problem and ends nothing else."""
+    return [check for group, checks in _GROUPS.items() for check in _in_time(group, checks)]
+
+
+def _in_time(group: str, checks: Callable[[], Iterator[Check]]) -> list[Check]:
+    found: list[Check] = []
+
+    def work() -> None:
+        try:
+            # One by one: what was found before a fault stays.
+            for check in checks():
+                found.append(check)
+        except HandCLIPError as error:
+            found.append(Check(group, "problem", str(error)))
+        except BaseException as error:
+            fault = f"{type(error).__name__}: {error}"
+            found.append(Check(group, "problem", f"could not be checked: {fault}", "Install again: make setup"))
+
+    # A daemon: one that hangs does not keep the program from ending.
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    patience = 2 * _HUB_PATIENCE if group == _HUB else _PATIENCE
+    worker.join(patience)
+    if worker.is_alive():
+        silent = f"gave no answer in {patience:g} s"
+        if group == _HUB:
+            return [*found, Check(group, "note", silent, _WITHOUT_HUB)]
+        return [*found, Check(group, "problem", silent, "Something that it reads hangs, a network drive perhaps")]
+    return list(found)
+
+
+def _check_versions() -> Iterator[Check]:
+    yield Check("HandCLIP", "ok", f"{__version__} in {Path(__file__).parent}")
+    yield _in_range("Python", platform.python_version(), _metadata("Requires-Python"))
+    for requirement in map(Requirement, _requirements()):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Check(requirement.name, "problem", "is not installed", f"pip install '{requirement}'")
+        else:
+            yield _in_range(requirement.name, version, str(requirement.specifier))
+
+
+def _metadata(key: str) -> str:
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return str(importlib.metadata.metadata("handclip")[key] or "")
+    return ""
+
+
+def _requirements() -> list[str]:
+    try:
+        return importlib.metadata.requires("handclip") or []
+    except importlib.metadata.PackageNotFoundError:
+        raise HandCLIPError("HandCLIP runs, but is not installed, so nothing says which versions it needs") from None
+
+
+def _in_range(name: str, version: str, specifier: str) -> Check:
+    if Requirement(f"x{specifier}").specifier.contains(version, prereleases=True):
+        return Check(name, "ok", version)
+    advice = f"pip install '{name}{specifier}'" if name != "Python" else "Install a newer Python"
+    return Check(name, "problem", f"{version}, but HandCLIP needs {specifier}", advice)
+
+
+def _check_libraries() -> Iterator[Check]:
+    for name in _HEAVY:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # an import can fail in any way
+            fault = f"cannot be imported: {type(error).__name__}: {error}"
+            yield Check(f"import {name}", "problem", fault, f"Install again: pip install --force-reinstall {name}")
+    yield _torch_build()
+    if _torchvision_operators.are_stand_ins():
+        found = "compiled ones do not load beside this torch, stand-ins are declared; HandCLIP calls none of them"
+        yield Check("torchvision's operators", "ok", found)
+    else:
+        import torch
+        import torchvision
+
+        boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+        kept = torchvision.ops.nms(boxes, torch.ones(1), 0.5)
+        yield Check("torchvision's operators", "ok", f"compiled ones load and work ({len(kept)} of 1 box kept)")
+
+
+def _torch_build() -> Check:
+    import torch
+
+    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else ""
+    built = f"ROCm {torch.version.hip}" if torch.version.hip else built
+    has_gpu = Path("/proc/driver/nvidia/version").exists()
+    if built and not torch.cuda.is_available():
+        advice = "See that nvidia-smi lists a GPU and that its driver is new enough" if has_gpu else ""
+        return Check("torch's build", "note", f"for {built}, and there is no GPU that it can use", advice)
+    if not built and has_gpu:
+        advice = "For speed install a torch for CUDA: https://pytorch.org/get-started/locally"
+        return Check("torch's build", "note", "for CPUs, though this machine has an NVIDIA GPU", advice)
+    return Check("torch's build", "ok", f"for {built or 'CPUs'}")
+
+
+def _check_devices() -> Iterator[Check]:
+    import torch
+
+    from handclip.engine.hardware import choose_device, choose_precision, describe_device
+
+    for number in range(torch.cuda.device_count()):
+        device = torch.device("cuda", number)
+        of = torch.cuda.get_device_properties(device)
+        precision = choose_precision("auto", device)
+        tf32 = "tf32 too" if of.major >= 8 and torch.version.hip is None else "no tf32"
+        found = f"{of.name}, {of.total_memory / 2**30:.0f} GiB; trains in {precision} by default ({tf32})"
+        yield Check(f"GPU {number}", "ok", found)
+    cpu = describe_device(torch.device("cpu"))
+    threads = torch.get_num_threads()
+    yield Check("processor", "ok", f"{cpu['processor']}: {cpu['cores']} cores may be used, by {threads} threads")
+    chosen = choose_device("auto")
+    precision = choose_precision("auto", chosen)
+    if chosen.type == "cpu":
+        emulated = "which it computes in" if precision == "bfloat16" else "as bfloat16 would be emulated"
+        yield Check("precision", "ok", f"trains on the CPU in {precision}, {emulated}; evaluates in float32")
+    else:
+        yield Check("precision", "ok", f"trains on {chosen} in {precision}; evaluates in float32")
+
+
+def _check_threads() -> Iterator[Check]:
+    cores = available_cores()
+    for name in _THREADS:
+        value = os.environ.get(name)
+        if value is None:
+            continue
+        if not value.isdecimal() or int(value) < 1:
+            yield Check(name, "problem", f"is {value!r}, which is no number from 1 up", f"unset {name}")
+        elif int(value) > cores:
+            advice = f"unset {name}, or set it to {cores} at most"
+            yield Check(name, "note", f"is {value}, more than the {cores} cores, which makes everything slower", advice)
+    if "LOCAL_WORLD_SIZE" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
+        processes_sharing_cores()
+        yield Check("LOCAL_WORLD_SIZE", "note", "is set outside torchrun", "unset LOCAL_WORLD_SIZE")
+
+
+def _check_memory() -> Iterator[Check]:
+    with suppress(AttributeError, OSError, ValueError):  # not on every system
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        if total < _LITTLE_MEMORY_GIB:
+            advice = "Use small models and batches, or gradient_checkpointing: true"
+            yield Check("memory", "note", f"{total:.1f} GiB, little for training", advice)
+        else:
+            yield Check("memory", "ok", f"{total:.0f} GiB")
+
+
+def _check_folders() -> Iterator[Check]:
+    yield _writable("working folder", Path.cwd(), "Change to a folder of yours", necessary=True)
+    temporary = Path(tempfile.gettempdir())
+    yield _writable("temporary folder", temporary, "Set TMPDIR to a folder of yours", necessary=True)
+    cache = cache_folder()
+    advice = "Decoded images and manifests are not kept; set XDG_CACHE_HOME to a folder of yours"
+    yield _writable("cache folder", cache, advice, necessary=False)
+
+
+def _writable(name: str, folder: Path, advice: str, *, necessary: bool) -> Check:
+    """Write a file, in the nearest folder above where this one is not there yet."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    probe = existing / f".handclip_doctor_{os.getpid()}"
+    try:
+        write_text(probe, "doctor\n")
+        free = shutil.disk_usage(existing).free / 2**30
+    except (HandCLIPError, OSError) as error:
+        return Check(name, "problem" if necessary else "note", str(error), advice)
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    if free < _LITTLE_SPACE_GIB:
+        return Check(name, "note", f"{folder}: only {free:.1f} GiB are free", "Make room before a long run")
+    return Check(name, "ok", f"{folder}: can be written, {free:,.0f} GiB free")
+
+
+def _check_locks() -> Iterator[Check]:
+    """Hold a lock twice, which must fail: else two processes could write to one run."""
+    with tempfile.TemporaryDirectory(prefix=".handclip_doctor_", dir=Path.cwd()) as folder:
+        path = Path(folder, "lock")
+        with FileLock(path):
+            try:
+                with FileLock(path, timeout=0):
+                    holds = False
+            except Timeout:
+                holds = True
+    if holds:
+        yield Check("file locks", "ok", "hold in the working folder")
+    else:
+        advice = "Work in a folder of another file system, or see to it that no two processes use the same run"
+        yield Check("file locks", "problem", "do not hold in the working folder", advice)
+
+
+def _check_pixel_cache() -> Iterator[Check]:
+    from handclip.datasets.pixel_cache import PixelCache, pixel_folder
+
+    images = PixelCache(folder := pixel_folder(), limit_bytes=0).images()
+    gib = sum(image.bytes for image in images) / 2**30
+    limit = ExperimentConfig.model_fields["pixel_cache_gib"].default
+    yield Check("pixel cache", "ok", f"{folder}: {len(images):,} images, {gib:.1f} of {limit:g} GiB")
+
+
+def _check_hub() -> Iterator[Check]:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        yield Check(_HUB, "note", "HF_HUB_OFFLINE is set: weights come from files and the hub's cache", _WITHOUT_HUB)
+        return
+    address = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    try:
+        request = urllib.request.Request(address, method="HEAD")
+        with urllib.request.urlopen(request, timeout=_HUB_PATIENCE):
+            yield Check(_HUB, "ok", f"{address} answers")
+    except urllib.error.HTTPError as error:
+        if error.code < 500 and error.code not in (403, 407):
+            yield Check(_HUB, "ok", f"{address} answers")
+        else:
+            yield Check(_HUB, "note", f"{address} answers with error {error.code}", _WITHOUT_HUB)
+    except (OSError, ValueError) as error:
+        yield Check(_HUB, "note", f"{address} cannot be reached ({error})", _WITHOUT_HUB)
+
+
+_GROUPS: dict[str, Callable[[], Iterator[Check]]] = {
+    "versions": _check_versions,
+    "libraries": _check_libraries,
+    "devices": _check_devices,
+    "threads": _check_threads,
+    "memory": _check_memory,
+    "folders": _check_folders,
+    "file locks": _check_locks,
+    "pixel cache": _check_pixel_cache,
+    _HUB: _check_hub,
+}

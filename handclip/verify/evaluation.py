@@ -1,0 +1,164 @@
+"""Whether an evaluation's numbers still follow from its features, its manifests and its model."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from io import StringIO
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from handclip.config.experiment import ExperimentConfig
+from handclip.csv_files import csv_rows
+from handclip.datasets.manifest import Manifest
+from handclip.engine.data import combined_sha256
+from handclip.engine.evaluated_model import load_evaluated_model
+from handclip.engine.feature_table import FeatureTable, images_of_draws
+from handclip.engine.provenance import PROVENANCE, read_provenance
+from handclip.engine.ranking import Rankings, rank_draws
+from handclip.engine.records import FEATURES, KeptFeatures, manifest_file, read_features
+from handclip.engine.summary import per_query_csv, per_split_csv, summarise
+from handclip.errors import HandCLIPError
+from handclip.files import read_json
+from handclip.verify.findings import Finding, Outcome, compared, guarded, same_number, shortened
+from handclip.verify.folder import check_folder, read_config, recorded_file
+from handclip.verify.images import ImageChecker, verify_manifest
+
+METRICS = "metrics.json"
+
+_LATER = ("matched_queries", "tied_queries")
+"""What evaluations by older versions have not counted."""
+
+
+def verify_evaluation(folder: Path, images: ImageChecker) -> Iterator[Finding]:
+    """Yield what is found of an evaluation."""
+    yield from check_folder(folder)
+    if not (folder / METRICS).exists():
+        yield Finding(METRICS, Outcome.GONE, "not there: the evaluation was not finished; evaluate the run again")
+        return
+
+    def check() -> Iterator[Finding]:
+        metrics, config = read_json(folder / METRICS), read_config(folder)
+        for aspect in config.aspects:
+            yield from verify_manifest(manifest_file(folder, aspect), images)
+        yield from guarded("manifests", lambda: _check_manifests(folder, config, metrics))
+        yield from guarded("model", lambda: _check_model(folder, config, metrics))
+        yield from guarded("numbers", lambda: _check_numbers(folder, config, metrics))
+
+    yield from guarded(METRICS, check)
+
+
+def _manifests(folder: Path, config: ExperimentConfig) -> dict[str, Manifest]:
+    return {aspect: Manifest.load(manifest_file(folder, aspect)) for aspect in config.aspects}
+
+
+def _check_manifests(folder: Path, config: ExperimentConfig, metrics: Mapping[str, Any]) -> Iterator[Finding]:
+    manifests = _manifests(folder, config)
+    own, of_each = combined_sha256(manifests), {aspect: manifest.sha256 for aspect, manifest in manifests.items()}
+    recorded = {"manifest_sha256": metrics["manifest_sha256"]}
+    computed: dict[str, Any] = {"manifest_sha256": own}
+    if "per_aspect" in metrics:
+        recorded |= {aspect: part["manifest_sha256"] for aspect, part in metrics["per_aspect"].items()}
+        computed |= of_each
+    yield compared(f"{METRICS}: manifest_sha256", recorded, computed, f"the manifests beside it, {own[:12]}")
+    if provenance := read_provenance(folder):
+        recorded = provenance["manifest_sha256"]
+        yield compared(f"{PROVENANCE}: manifest_sha256", recorded, of_each, f"the manifests beside it, {own[:12]}")
+
+
+def _check_model(folder: Path, config: ExperimentConfig, metrics: Mapping[str, Any]) -> Iterator[Finding]:
+    """Compare with the model itself: its weights, and all that `metrics.json` says of it."""
+    if metrics["checkpoint"] is not None:
+        path = recorded_file(metrics["checkpoint"], folder)
+        if path is None:
+            yield Finding("checkpoint", Outcome.GONE, f"{metrics['checkpoint']} is not there")
+            return
+        config = config.model_copy(update={"checkpoint": path})
+    elif config.pretrained != "none" and not Path(config.pretrained).is_file():
+        yield Finding("model", Outcome.NOT_CHECKED, f"a baseline of published weights ({config.pretrained})")
+        return
+    evaluated = load_evaluated_model(config)
+    weights = evaluated.weights_sha256()
+    found = f"the weights of {evaluated.path or 'the baseline, built anew'}, {weights[:12]}"
+    yield compared(f"{METRICS}: weights_sha256", metrics, {"weights_sha256": weights}, found)
+    facts = {**evaluated.facts(), "dataset": config.dataset, "aspect": config.aspect, "model": config.model}
+    facts |= {"trained_on": evaluated.trained_on, "rerank": config.to_dict()["rerank"]}
+    computed = json.loads(json.dumps(facts))
+    yield compared(f"{METRICS}: facts of the model", metrics, computed, "experiment, losses, seed, sizes, epochs, ...")
+
+
+def _check_numbers(folder: Path, config: ExperimentConfig, metrics: Mapping[str, Any]) -> Iterator[Finding]:
+    """Rank all draws again, from the features that the evaluation has kept."""
+    manifests, kept = _manifests(folder, config), read_features(folder)
+    features = _feature_table(config, manifests, kept)
+    rankings = {aspect: rank_draws(config, manifest, features) for aspect, manifest in manifests.items()}
+    yield from _compare_results(METRICS, metrics["results"], rankings, metrics["rerank"])
+    for aspect, part in metrics.get("per_aspect", {}).items():
+        what = f"{METRICS}: per_aspect.{aspect}"
+        yield from _compare_results(what, part["results"], {aspect: rankings[aspect]}, metrics["rerank"])
+    computed = {"distinct_images": len(features.images)}
+    yield compared(f"{METRICS}: distinct_images", metrics, computed, f"{len(features.images):,} features")
+    for name, text in (
+        ("per_split.csv", per_split_csv(rankings)),
+        ("per_query.csv", per_query_csv(rankings, manifests)),
+    ):
+        yield from guarded(name, lambda name=name, text=text: [_compare_table(folder / name, text)])  # type: ignore[misc]
+
+
+def _feature_table(config: ExperimentConfig, manifests: Mapping[str, Manifest], kept: KeptFeatures) -> FeatureTable:
+    """Return the features of the draws' images as the evaluation had them."""
+    wanted = {
+        manifest.path_of(index): manifest.images[index].sha256
+        for manifest in manifests.values()
+        for index in images_of_draws(config, manifest)
+    }
+    paths = sorted(wanted, key=str)
+    # They come first, in this order, and what follows are validation images.
+    if list(kept.sha256[: len(paths)]) != [wanted[path] for path in paths]:
+        raise HandCLIPError(
+            f"{FEATURES}: is not of the images that the manifests beside it list for these draws; one was replaced"
+        )
+    return FeatureTable({path: row for row, path in enumerate(paths)}, list(kept.sha256), dict(kept.by_flip))
+
+
+def _compare_results(
+    what: str, recorded: list[dict[str, Any]], rankings: Mapping[str, Rankings], rerank: dict[str, Any] | None
+) -> Iterator[Finding]:
+    computed = summarise(rankings, rerank)
+    if len(recorded) != len(computed):
+        yield Finding(what, Outcome.DIFFERS, f"{len(recorded)} results are recorded, recomputed {len(computed)}")
+    for old, new in zip(recorded, computed, strict=False):
+        setting = f"{what}: {new['gallery_protocol']}, flip {new['flip']}"
+        found = f"all numbers of {new['num_splits']} draws, recomputed from {FEATURES}"
+        yield compared(setting, old, new, found, may_lack=_LATER)
+
+
+def _compare_table(path: Path, text: str) -> Finding:
+    """Compare a CSV file with what it should hold, number by number; it may lack columns that later versions have."""
+    header, *computed = csv_rows(StringIO(text, newline=""))
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            columns, *recorded = csv_rows(file)
+    except FileNotFoundError:
+        return Finding(path.name, Outcome.GONE, "not there")
+    if len(recorded) != len(computed):
+        return Finding(path.name, Outcome.DIFFERS, f"{len(recorded):,} rows, recomputed {len(computed):,}")
+    faults = [
+        f"line {line}: {column}: {old[column]} is recorded, recomputed {new[column]}"
+        for line, old, new in zip(count(2), _by(columns, recorded), _by(header, computed), strict=False)
+        for column in columns
+        if not _same_cell(old[column], new[column])
+    ]
+    if faults:
+        return Finding(path.name, Outcome.DIFFERS, shortened(faults))
+    return Finding(path.name, Outcome.MATCHES, f"{len(computed):,} rows, recomputed from {FEATURES}")
+
+
+def _by(columns: list[str], rows: Iterable[list[str]]) -> Iterator[dict[str, str]]:
+    return (dict(zip(columns, row, strict=True)) for row in rows)
+
+
+def _same_cell(recorded: str, computed: str) -> bool:
+    try:
+        return recorded == computed or same_number(float(recorded), float(computed))
+    except ValueError:
+        return False

@@ -1,0 +1,57 @@
+"""What there is to verify in a place that somebody names."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from handclip.errors import HandCLIPError
+from handclip.verify.findings import Kind
+
+_DEPTH = 3
+"""How deep below a folder runs are looked for: a study's folder has them at 2."""
+
+_RECORDS = ("metrics.json", "result.json", "provenance.json")
+
+
+def find_places(path: Path) -> list[tuple[Kind, Path]]:
+    """Return what a path names: a run, a checkpoint or a manifest by itself, or all that lie below a folder.
+
+    Raises:
+        HandCLIPError: it names none of them.
+    """
+    if not path.exists():
+        raise HandCLIPError(f"{path}: no such file or folder")
+    if path.is_dir():
+        found = list(_below(path, _DEPTH))
+    elif path.name in _RECORDS:
+        found = list(_below(path.parent, 0))
+    elif path.suffix == ".pth":
+        found = [("checkpoint", path)]
+    else:
+        found = [("manifest", path)] if path.suffix == ".json" else []
+    if not found:
+        raise HandCLIPError(
+            f"{path}: holds nothing to verify. Name folders of evaluations or trainings, or one above them, a "
+            "checkpoint (.pth), or a manifest"
+        )
+    return found
+
+
+def _below(folder: Path, depth: int) -> Iterator[tuple[Kind, Path]]:
+    if kind := _kind_of_run(folder):
+        yield kind, folder
+        return
+    if (folder / "study.json").is_file():
+        yield "study", folder
+    yield from (("manifest", path) for path in sorted(folder.glob("manifest_*.json")))
+    yield from (("checkpoint", path) for path in sorted(folder.glob("*.pth")))
+    if depth:
+        for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+            yield from _below(inner, depth - 1)
+
+
+def _kind_of_run(folder: Path) -> Kind | None:
+    if any((folder / name).exists() for name in ("result.json", "checkpoints", "train.log")):
+        return "training"
+    if any((folder / name).exists() for name in ("metrics.json", "per_query.csv", "features.npz", "provenance.json")):
+        return "evaluation"
+    return None

@@ -1,0 +1,28 @@
+"""Whether the runs of a study are there that it says are done."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from handclip.files import read_json
+from handclip.verify.findings import Finding, Outcome, guarded
+from handclip.verify.folder import recorded_file
+
+STUDY = "study.json"
+
+
+def verify_study(folder: Path) -> Iterator[Finding]:
+    """Yield what is found of a study's list of runs; the runs themselves are verified one by one."""
+
+    def check() -> Iterator[Finding]:
+        entries = read_json(folder / STUDY)
+        states = [entry["state"] for entry in entries]
+        for entry in entries:
+            named = [entry["checkpoint"], *entry["evaluations"]] if entry["state"] == "done" else []
+            for path in filter(None, named):
+                # Two below the study's folder, as a run's folder is.
+                if recorded_file(path, folder / Path(path).parent.name / Path(path).name) is None:
+                    yield Finding(entry["run"], Outcome.GONE, f"{STUDY} says that it is done, but {path} is not there")
+        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        yield Finding(STUDY, Outcome.NOTE, f"{len(entries)} runs: {counts}")
+
+    yield from guarded(STUDY, check)

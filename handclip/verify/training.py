@@ -1,0 +1,117 @@
+"""Whether a training run's records and checkpoints are still what it wrote."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from handclip.checksums import sha256_of
+from handclip.config.experiment import ExperimentConfig
+from handclip.csv_files import csv_rows
+from handclip.datasets.manifest import Manifest
+from handclip.datasets.prepare import manifest_path
+from handclip.engine.data import combined_sha256, default_root
+from handclip.engine.provenance import PROVENANCE, read_provenance, weights_sha256
+from handclip.engine.states import States
+from handclip.files import read_json
+from handclip.models.checkpoint import Checkpoint
+from handclip.verify.findings import Finding, Outcome, compared, guarded
+from handclip.verify.folder import check_folder, read_config, recorded_file
+from handclip.verify.images import ImageChecker, verify_manifest
+
+RESULT = "result.json"
+
+
+def verify_training(folder: Path, images: ImageChecker) -> Iterator[Finding]:
+    """Yield what is found of a training run."""
+    yield from check_folder(folder)
+    if not (folder / RESULT).exists():
+        yield Finding(
+            RESULT, Outcome.NOT_CHECKED, "not there: training has not ended; `handclip train --resume` goes on"
+        )
+        yield from guarded("checkpoints", lambda: _check_states(folder))
+        return
+
+    def check() -> Iterator[Finding]:
+        result, config = read_json(folder / RESULT), read_config(folder)
+        provenance = read_provenance(folder) or {}
+        for which in ("checkpoint", "last_checkpoint"):
+            yield from guarded(which, lambda which=which: _check_own(which, folder, result, provenance))  # type: ignore[misc]
+        yield from guarded("metrics.csv", lambda: [_check_history(folder, config, result)])
+        yield from _check_data(config, result, images)
+
+    yield from guarded(RESULT, check)
+
+
+def verify_checkpoint(path: Path) -> Iterator[Finding]:
+    """Yield what is found of a checkpoint by itself."""
+
+    def check() -> Iterator[Finding]:
+        checkpoint = Checkpoint.load(path)
+        weights = weights_sha256(checkpoint.model_state)
+        yield Finding(
+            path.name,
+            Outcome.MATCHES,
+            f"its own hash; {checkpoint.run}, epoch {checkpoint.epoch}, weights_sha256 {weights[:12]}",
+        )
+
+    yield from guarded(path.name, check)
+
+
+def _check_states(folder: Path) -> Iterator[Finding]:
+    newest = States(folder / "checkpoints").newest()
+    if newest is None:
+        yield Finding("checkpoints", Outcome.NOT_CHECKED, "no state was saved yet")
+    else:
+        yield Finding(
+            f"checkpoints/{newest.name}", Outcome.MATCHES, "the newest whole state, which training goes on from"
+        )
+
+
+def _check_own(which: str, folder: Path, result: Mapping[str, Any], provenance: Mapping[str, Any]) -> Iterator[Finding]:
+    """Check one of the two checkpoints of a run."""
+    path = recorded_file(result[which], folder)
+    if path is None:
+        yield Finding(which, Outcome.GONE, f"{result[which]} is not there")
+        return
+    if f"{which}_sha256" in result:
+        computed = {f"{which}_sha256": sha256_of(path)}
+        yield compared(f"{RESULT}: {which}_sha256", result, computed, f"the bytes of {path}")
+    checkpoint = Checkpoint.load(path)
+    facts: dict[str, Any] = {"run": checkpoint.run, "manifest_sha256": checkpoint.manifest_sha256}
+    facts |= {"best_epoch" if which == "checkpoint" else "epochs": checkpoint.epoch}
+    yield compared(f"{which}: facts", result, facts, f"run, epoch {checkpoint.epoch}, manifest")
+    key = "weights_sha256" if which == "checkpoint" else "last_weights_sha256"
+    if key in provenance:
+        weights = weights_sha256(checkpoint.model_state)
+        yield compared(
+            f"{PROVENANCE}: {key}", provenance, {key: weights}, f"the weights in {path.name}, {weights[:12]}"
+        )
+
+
+def _check_history(folder: Path, config: ExperimentConfig, result: Mapping[str, Any]) -> Finding:
+    """Select the best epoch again: of equals the later one, and the last where nothing was validated."""
+    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv_rows(file)
+    history = [dict(zip(header, row, strict=True)) for row in rows]
+    validated = {int(row["epoch"]): float(row[config.monitor]) for row in history if row.get(config.monitor)}
+    best = max(validated, key=lambda epoch: (validated[epoch], epoch), default=len(history))
+    computed = {"epochs": len(history), "best_epoch": best}
+    return compared("metrics.csv", result, computed, f"{len(history)} epochs, the best by {config.monitor} is {best}")
+
+
+def _check_data(config: ExperimentConfig, result: Mapping[str, Any], images: ImageChecker) -> Iterator[Finding]:
+    """Check what it was trained on, where the manifests lie where the config or the data set has them."""
+    place = config.manifest or default_root(config) / "manifests"
+    files = {aspect: place if place.is_file() else manifest_path(place, aspect) for aspect in config.aspects}
+    if not all(file.is_file() for file in files.values()):
+        advice = "its evaluation keeps a copy of the manifest"
+        yield Finding("manifests", Outcome.NOT_CHECKED, f"{place} is not there; {advice}")
+        return
+    for file in files.values():
+        yield from verify_manifest(file, images)
+
+    def check() -> Iterator[Finding]:
+        now = combined_sha256({aspect: Manifest.load(file) for aspect, file in files.items()})
+        yield compared(f"{RESULT}: manifest_sha256", result, {"manifest_sha256": now}, f"{place}, {now[:12]}")
+
+    yield from guarded("manifests", check)

@@ -1,0 +1,174 @@
+import errno
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+
+from handclip import doctor
+from handclip.doctor import Check, examine
+from handclip.errors import HandCLIPError
+
+
+@pytest.fixture(autouse=True)
+def _no_hub(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder, with nothing wrong in the environment."""
+    for name in (*doctor._THREADS, "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def checks(group: str) -> dict[str, Check]:
+    return {check.name: check for check in doctor._in_time(group, doctor._GROUPS[group])}
+
+
+def test_this_installation_is_well() -> None:
+    found = {check.name: check for check in examine()}
+    assert [check for check in found.values() if check.state == "problem"] == []
+    assert {"torch", "torchvision", "open_clip_torch", "timm", "lightning", "Python"} <= found.keys()
+    assert {"torchvision's operators", "precision", "processor", "working folder", "cache folder"} <= found.keys()
+    assert {"temporary folder", "file locks", "pixel cache", "model hub", "torch's build"} <= found.keys()
+    assert list(Path.cwd().iterdir()) == []
+    assert found["torch"].found == torch.__version__
+
+
+def test_whatever_is_not_ok_says_what_to_do() -> None:
+    assert all(check.advice for check in examine() if check.state != "ok")
+
+
+def test_a_version_out_of_range_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        doctor, "_requirements", lambda: ["torch>=99", "no-such-package>1", "pytest>=8; extra == 'dev'"]
+    )
+    found = checks("versions")
+    assert found["torch"].state == found["no-such-package"].state == "problem"
+    assert "but HandCLIP needs >=99" in found["torch"].found
+    assert found["torch"].advice == "pip install 'torch>=99'"
+    assert found["no-such-package"].advice == "pip install 'no-such-package>1'"
+    assert "pytest" not in found
+
+
+def test_a_library_that_does_not_load_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_HEAVY", ("torch", "no_such_library"))
+    assert checks("libraries")["import no_such_library"].state == "problem"
+
+
+@pytest.mark.parametrize(("stand_ins", "sentence"), [(True, "stand-ins are declared"), (False, "")])
+def test_torchvision_s_operators_are_told_from_stand_ins(
+    stand_ins: bool, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor._torchvision_operators, "are_stand_ins", lambda: stand_ins)
+    if not stand_ins:
+        import torchvision
+
+        monkeypatch.setattr(torchvision.ops, "nms", lambda boxes, scores, threshold: torch.zeros(1))
+    check = checks("libraries")["torchvision's operators"]
+    assert check.state == "ok"
+    assert sentence in check.found
+
+
+def test_operators_that_break_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(doctor._torchvision_operators, "are_stand_ins", lambda: False)
+    monkeypatch.setattr(torchvision.ops, "nms", broken)
+    check = checks("libraries")["libraries"]
+    assert check.state == "problem"
+    assert "operator torchvision::nms does not exist" in check.found
+
+
+@pytest.mark.parametrize(
+    ("cuda", "driver", "state", "sentence"),
+    [
+        ("12.8", False, "note", "for CUDA 12.8, and there is no GPU"),
+        (None, True, "note", "for CPUs, though this machine has an NVIDIA GPU"),
+        (None, False, "ok", "for CPUs"),
+    ],
+)
+def test_a_build_of_torch_that_does_not_fit_the_machine_is_noted(
+    cuda: str | None, driver: bool, state: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: driver if "nvidia" in str(path) else exists(path))
+    check = doctor._torch_build()
+    assert check.state == state
+    assert sentence in check.found
+
+
+def test_numbers_of_threads_that_are_none_or_too_many_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks("threads") == {}
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    monkeypatch.setenv("MKL_NUM_THREADS", "5000")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    found = checks("threads")
+    assert (found["OMP_NUM_THREADS"].state, found["MKL_NUM_THREADS"].state) == ("problem", "note")
+    assert found["LOCAL_WORLD_SIZE"].state == "note"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "x")
+    assert "must be how many processes" in checks("threads")["threads"].found
+
+
+def test_a_folder_that_cannot_be_written_is_a_problem_but_the_cache_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, text: str) -> None:
+        raise HandCLIPError(f"cannot write {path}: {os.strerror(errno.EROFS)}")
+
+    monkeypatch.setattr(doctor, "write_text", refuse)
+    found = checks("folders")
+    assert {name: check.state for name, check in found.items()} == {
+        "working folder": "problem",
+        "temporary folder": "problem",
+        "cache folder": "note",
+    }
+    assert "Read-only file system" in found["working folder"].found
+
+
+def test_little_space_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_LITTLE_SPACE_GIB", 2.0**40)
+    assert checks("folders")["working folder"].state == "note"
+
+
+def test_locks_that_do_not_hold_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FileLock, "_acquire", lambda lock: setattr(lock._context, "lock_file_fd", 0))
+    monkeypatch.setattr(FileLock, "_release", lambda lock: setattr(lock._context, "lock_file_fd", None))
+    assert checks("file locks")["file locks"].state == "problem"
+
+
+def test_a_hub_that_is_out_of_reach_says_how_to_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "HF_HUB_OFFLINE is set" in checks("model hub")["model hub"].found
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    check = checks("model hub")["model hub"]
+    assert check.state == "note"
+    assert "http://127.0.0.1:9 cannot be reached" in check.found
+    assert "name a weights file under `pretrained:`" in check.advice
+
+
+def test_a_check_that_hangs_or_breaks_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hangs() -> Iterator[Check]:
+        yield Check("first", "ok", "found")
+        time.sleep(30)
+
+    def breaks() -> Iterator[Check]:
+        yield Check("second", "ok", "found")
+        raise ZeroDivisionError("of all things")
+
+    monkeypatch.setattr(doctor, "_PATIENCE", 0.2)
+    monkeypatch.setattr(doctor, "_HUB_PATIENCE", 0.1)
+    monkeypatch.setattr(doctor, "_GROUPS", {"slow": hangs, "odd": breaks, "model hub": hangs})
+    found = [(check.name, check.state) for check in examine()]
+    assert found == [
+        ("first", "ok"),
+        ("slow", "problem"),
+        ("second", "ok"),
+        ("odd", "problem"),
+        ("first", "ok"),
+        ("model hub", "note"),
+    ]

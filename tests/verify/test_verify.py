@@ -1,0 +1,406 @@
+"""Every kind of tampering with a run is found and named."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_study import baseline_config, load_manifest, tiny_config
+
+from handclip.checksums import CHECKSUMS, read_checksums, write_checksums
+from handclip.engine.evaluation import evaluate
+from handclip.engine.provenance import content_sha256
+from handclip.engine.records import KeptFeatures, read_features, write_features
+from handclip.engine.training import train
+from handclip.errors import HandCLIPError
+from handclip.locks import holding
+from handclip.models.checkpoint import Checkpoint
+from handclip.verify import Finding, Outcome, Verification, verify
+
+SMALL = {"num_splits": 2, "flip_settings": ["none"], "explained_images": 0}
+
+
+@pytest.fixture(scope="session")
+def original(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study's folder with a trained and an evaluated run; read it, do not change it."""
+    place = tmp_path_factory.mktemp("verified")
+    places = {key: str(place / name) for key, name in PLACES.items()}
+    config = tiny_config(manifests, experiment="verified", **SMALL, **places)
+    train(config)
+    evaluate(config)
+    return place
+
+
+PLACES = {"output_dir": "train_logs", "save_dir": "saved_models", "eval_dir": "eval_logs"}
+
+
+class Copy:
+    """The same once more, to be tampered with."""
+
+    def __init__(self, original: Path, place: Path) -> None:
+        self.study = place / "study"
+        shutil.copytree(original, self.study, copy_function=_copy)
+        (self.evaluation,) = (self.study / "eval_logs").iterdir()
+        (self.training,) = (path for path in (self.study / "train_logs").iterdir() if path.is_dir())
+        self.checkpoint = self.study / "saved_models" / f"{self.training.name}.pth"
+
+    def change_json(self, path: Path, change: Callable[[Any], None]) -> None:
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    def seal(self, folder: Path) -> None:
+        """Write the checksums anew, as somebody would who knows of them."""
+        write_checksums(folder, read_checksums(folder) or {})
+
+    def seal_provenance(self, folder: Path, **changes: Any) -> None:
+        def change(content: dict[str, Any]) -> None:
+            content.update(changes)
+            del content["sha256"]
+            content["sha256"] = content_sha256(content)
+
+        self.change_json(folder / "provenance.json", change)
+
+
+def _copy(source: str, target: str) -> None:
+    """Copy a file; one of many MB is linked, and must be removed before another is put in its place."""
+    if source.endswith((".pth", ".ckpt")):
+        Path(target).hardlink_to(source)
+    else:
+        shutil.copyfile(source, target)
+
+
+@pytest.fixture
+def copy(original: Path, tmp_path: Path) -> Copy:
+    return Copy(original, tmp_path)
+
+
+def verified(place: Path, *, images: bool = False) -> Verification:
+    (verification,) = verify([place], images=images)
+    return verification
+
+
+def faults(verification: Verification) -> dict[str, Finding]:
+    return {one.what: one for one in verification.findings if one.outcome in (Outcome.DIFFERS, Outcome.GONE)}
+
+
+def found(verification: Verification, what: str) -> Finding:
+    return next(one for one in verification.findings if one.what == what)
+
+
+def test_untouched_runs_match_in_everything(original: Path) -> None:
+    verifications = verify([original])
+    assert {one.kind for one in verifications} == {"evaluation", "training", "checkpoint"}
+    for one in verifications:
+        assert one.holds, one
+        assert {finding.outcome for finding in one.findings} <= {Outcome.MATCHES, Outcome.NOTE}, one
+    evaluation = next(one for one in verifications if one.kind == "evaluation")
+    what = {finding.what for finding in evaluation.findings}
+    assert {"metrics.json: gallery, flip none", "metrics.json: gallery_all, flip none", "features.npz"} <= what
+    assert {"per_query.csv", "config.yml", "images of manifest_dorsal_r.json", "metrics.json: weights_sha256"} <= what
+
+
+def test_a_study_that_has_moved_is_verified_where_it_is(copy: Copy, original: Path) -> None:
+    copy.checkpoint.unlink()
+    copy.checkpoint.write_bytes(b"")
+    assert "model" in faults(verified(copy.evaluation))
+    assert verified(next((original / "eval_logs").iterdir())).holds
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "metrics.json",
+        "per_query.csv",
+        "per_split.csv",
+        "features.npz",
+        "cost.json",
+        "config.yml",
+        "manifest_dorsal_r.json",
+    ],
+)
+@pytest.mark.parametrize("damage", ["flipped", "emptied", "gone"])
+def test_a_damaged_file_is_named(name: str, damage: str, copy: Copy) -> None:
+    path = copy.evaluation / name
+    content = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes(bytes(content) if damage == "flipped" else b"")
+    verification = verified(copy.evaluation)
+    assert not verification.holds
+    assert faults(verification)[name].outcome == (Outcome.GONE if damage == "gone" else Outcome.DIFFERS)
+
+
+def _better_mean(metrics: dict[str, Any]) -> None:
+    metrics["results"][0]["mean"]["rank1"] += 1e-6
+
+
+def _better_draw(metrics: dict[str, Any]) -> None:
+    metrics["results"][1]["splits"][0]["map"] = 0.99
+
+
+def _fewer_queries(metrics: dict[str, Any]) -> None:
+    metrics["results"][0]["queries"] -= 1
+
+
+def _no_draw(metrics: dict[str, Any]) -> None:
+    del metrics["results"][1]
+
+
+def _other_seed(metrics: dict[str, Any]) -> None:
+    metrics["seed"] = 7
+
+
+def _other_weights(metrics: dict[str, Any]) -> None:
+    metrics["weights_sha256"] = "0" * 64
+
+
+def _other_manifest(metrics: dict[str, Any]) -> None:
+    metrics["manifest_sha256"] = "0" * 64
+
+
+def _no_number(metrics: dict[str, Any]) -> None:
+    metrics["results"][0]["mean"]["map"] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "sentence"),
+    [
+        (_better_mean, "metrics.json: gallery, flip none", "mean.rank1: 0."),
+        (_better_draw, "metrics.json: gallery_all, flip none", "splits[0].map: 0.99 is recorded, recomputed 0."),
+        (_fewer_queries, "metrics.json: gallery, flip none", "queries: 11 is recorded, recomputed 12"),
+        (_no_draw, "metrics.json", "1 results are recorded, recomputed 2"),
+        (_other_seed, "metrics.json: facts of the model", "seed: 7 is recorded, recomputed 0"),
+        (_other_weights, "metrics.json: weights_sha256", "0000 is recorded, recomputed"),
+        (_other_manifest, "metrics.json: manifest_sha256", "0000 is recorded, recomputed"),
+        (_no_number, "metrics.json: gallery, flip none", "mean.map: nan is recorded"),
+    ],
+)
+def test_an_edited_number_is_found_though_all_checksums_were_made_anew(
+    change: Callable[[Any], None], what: str, sentence: str, copy: Copy
+) -> None:
+    copy.change_json(copy.evaluation / "metrics.json", change)
+    copy.seal(copy.evaluation)
+    found = faults(verified(copy.evaluation))
+    assert list(found) == [what]
+    assert sentence in found[what].found
+
+
+def test_an_edited_query_is_found_though_all_checksums_were_made_anew(copy: Copy) -> None:
+    path = copy.evaluation / "per_query.csv"
+    header, first, *rest = path.read_bytes().decode().split("\r\n")
+    *query, rank, ap, trapezoid = first.split(",")
+    path.write_bytes("\r\n".join([header, ",".join([*query, str(int(rank) + 1), ap, trapezoid]), *rest]).encode())
+    copy.seal(copy.evaluation)
+    found = faults(verified(copy.evaluation))
+    assert list(found) == ["per_query.csv"]
+    assert found["per_query.csv"].found == f"line 2: rank: {int(rank) + 1} is recorded, recomputed {rank}"
+
+
+def test_features_of_another_run_are_found_by_the_numbers(copy: Copy) -> None:
+    kept = read_features(copy.evaluation)
+    random = np.random.default_rng(0)
+    others = {flip: random.normal(size=rows.shape).astype(np.float32) for flip, rows in kept.by_flip.items()}
+    write_features(copy.evaluation, KeptFeatures(kept.sha256, others))
+    copy.seal(copy.evaluation)
+    assert {"metrics.json: gallery, flip none", "per_query.csv"} <= faults(verified(copy.evaluation)).keys()
+
+
+def test_features_of_other_images_are_named(copy: Copy) -> None:
+    kept = read_features(copy.evaluation)
+    write_features(copy.evaluation, KeptFeatures([*kept.sha256[1:], kept.sha256[0]], kept.by_flip))
+    copy.seal(copy.evaluation)
+    assert "is not of the images" in faults(verified(copy.evaluation))["numbers"].found
+
+
+def test_another_manifest_in_its_place_is_found(copy: Copy) -> None:
+    path = copy.evaluation / "manifest_dorsal_r.json"
+    replace(load_manifest(copy.evaluation), seed=5).save(path)
+    copy.seal(copy.evaluation)
+    assert faults(verified(copy.evaluation)).keys() == {
+        "metrics.json: manifest_sha256",
+        "provenance.json: manifest_sha256",
+    }
+
+
+def test_an_edited_config_is_found_by_its_hash(copy: Copy) -> None:
+    path = copy.evaluation / "config.yml"
+    path.write_text(path.read_text().replace("eval_batch_size: 64", "eval_batch_size: 65"))
+    copy.seal(copy.evaluation)
+    assert "config hash" in faults(verified(copy.evaluation))["config.yml"].found
+
+
+def test_edited_provenance_is_found_by_its_hash(copy: Copy) -> None:
+    copy.change_json(copy.evaluation / "provenance.json", lambda content: content["seeds"].update(run=9))
+    assert "does not have the hash that it records" in faults(verified(copy.evaluation))["provenance.json"].found
+
+
+def test_another_checkpoint_in_its_place_is_found(copy: Copy) -> None:
+    checkpoint = Checkpoint.load(copy.checkpoint)
+    state = {name: value + 1e-4 if "proj" in name else value for name, value in checkpoint.model_state.items()}
+    replace(checkpoint, model_state=state).save(copy.checkpoint)
+    assert faults(verified(copy.evaluation)).keys() == {"metrics.json: weights_sha256"}
+    found = faults(verified(copy.training))
+    assert found.keys() == {"result.json: checkpoint_sha256", "provenance.json: weights_sha256"}
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_found(copy: Copy) -> None:
+    content = torch.load(copy.checkpoint, weights_only=True)
+    content["metrics"]["val_map"] = 0.999
+    copy.checkpoint.unlink()
+    torch.save(content, copy.checkpoint)
+    assert copy.checkpoint.name in faults(verified(copy.checkpoint))
+    assert "checkpoint" in faults(verified(copy.training))
+
+
+def test_a_checkpoint_that_is_gone_is_named(copy: Copy) -> None:
+    for path in (copy.evaluation / "metrics.json", copy.training / "result.json"):
+        copy.change_json(path, lambda content: content.update(checkpoint="elsewhere/model.pth"))
+        copy.seal(path.parent)
+        assert faults(verified(path.parent))["checkpoint"] == Finding(
+            "checkpoint", Outcome.GONE, "elsewhere/model.pth is not there"
+        )
+
+
+@pytest.mark.parametrize("key", ["best_epoch", "epochs", "manifest_sha256"])
+def test_an_edited_result_of_training_is_found(key: str, copy: Copy) -> None:
+    copy.change_json(copy.training / "result.json", lambda content: content.update({key: 9}))
+    copy.seal(copy.training)
+    assert faults(verified(copy.training)) != {}
+
+
+def test_an_edited_epoch_is_found(copy: Copy) -> None:
+    path = copy.training / "metrics.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-1]) + "\n")
+    copy.seal(copy.training)
+    fault = faults(verified(copy.training))["metrics.csv"]
+    assert fault.found.startswith("epochs: 2 is recorded, recomputed 1")
+
+
+def test_changed_and_missing_images_are_counted(copy: Copy, hands: Path, tmp_path: Path) -> None:
+    shutil.copytree(hands, own := tmp_path / "hands")
+    path = tmp_path / "manifest_dorsal_r.json"
+    manifest = replace(load_manifest(copy.evaluation), root=own)
+    manifest.save(path)
+    assert found(verified(path, images=True), f"images of {path.name}").outcome == Outcome.MATCHES
+    changed = manifest.path_of(3)
+    content = bytearray(changed.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed.write_bytes(content)
+    fault = faults(verified(path, images=True))[f"images of {path.name}"]
+    assert fault.outcome == Outcome.DIFFERS
+    assert fault.found.startswith("1 of ") and manifest.images[3].path in fault.found
+    manifest.path_of(4).unlink()
+    assert faults(verified(path, images=True))[f"images of {path.name}"].outcome == Outcome.GONE
+    assert found(verified(path), f"images of {path.name}").outcome == Outcome.NOT_CHECKED
+    shutil.rmtree(own)
+    assert found(verified(path, images=True), f"images of {path.name}").outcome == Outcome.NOT_CHECKED
+
+
+def test_a_manifest_that_breaks_the_protocol_is_named(manifests: Path, tmp_path: Path) -> None:
+    manifest = load_manifest(manifests)
+    replace(manifest, train=(*manifest.train, manifest.test[0])).save(path := tmp_path / "manifest.json")
+    assert "train and test share 1 identities" in faults(verified(path))["protocol"].found
+
+
+def test_a_run_that_is_being_written_is_not_judged(copy: Copy) -> None:
+    (copy.evaluation / "metrics.json").unlink()
+    with holding(copy.evaluation):
+        verification = verified(copy.evaluation)
+    assert verification.holds
+    assert [one.outcome for one in verification.findings] == [Outcome.NOT_CHECKED]
+    assert "another process is writing" in verification.findings[0].found
+    assert faults(verified(copy.evaluation))["metrics.json"].outcome == Outcome.GONE
+
+
+def test_a_killed_session_is_said(copy: Copy) -> None:
+    content = json.loads((copy.training / "provenance.json").read_text())
+    session = {**content["sessions"][-1], "ended": None, "exit": None}
+    copy.seal_provenance(copy.training, sessions=[session])
+    verification = verified(copy.training)
+    assert verification.holds
+    assert "killed (no end was recorded)" in found(verification, "last session").found
+
+
+def test_other_code_is_a_note(copy: Copy) -> None:
+    content = json.loads((copy.training / "provenance.json").read_text())
+    session = {**content["sessions"][-1], "handclip": "0.0.1", "commit": "123456789abc", "changed": True}
+    copy.seal_provenance(copy.training, sessions=[session])
+    verification = verified(copy.training)
+    assert verification.holds
+    sentence = found(verification, "code").found
+    assert sentence.startswith("made by HandCLIP 0.0.1, commit 123456789abc, with files changed since; this is ")
+
+
+def test_a_run_by_an_older_version_is_checked_as_far_as_can_be(copy: Copy) -> None:
+    for folder in (copy.evaluation, copy.training):
+        for name in (CHECKSUMS, "provenance.json"):
+            (folder / name).unlink()
+
+    def forget(metrics: dict[str, Any]) -> None:
+        for entry in metrics["results"]:
+            entry.pop("tied_queries", None)
+
+    copy.change_json(copy.evaluation / "metrics.json", forget)
+    for folder in (copy.evaluation, copy.training):
+        assert verified(folder).holds
+        assert found(verified(folder), CHECKSUMS).outcome == Outcome.NOT_CHECKED
+
+
+def test_training_that_has_not_ended_says_what_it_goes_on_from(copy: Copy) -> None:
+    (copy.training / "result.json").unlink()
+    write_checksums(copy.training, ["config.yml"])
+    verification = verified(copy.training)
+    assert verification.holds
+    assert "training has not ended" in found(verification, "result.json").found
+    for state in (copy.training / "checkpoints").iterdir():
+        state.unlink()
+        state.write_bytes(b"")
+    assert "checkpoints" in faults(verified(copy.training))
+
+
+def test_a_baseline_is_built_anew(manifests: Path, here: Path) -> None:
+    folder = evaluate(baseline_config(manifests, **SMALL)).folder
+    verification = verified(folder)
+    assert verification.holds
+    assert "the baseline, built anew" in found(verification, "metrics.json: weights_sha256").found
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"results": 3}', "null"])
+def test_metrics_of_another_form_are_a_finding(content: str, copy: Copy) -> None:
+    (copy.evaluation / "metrics.json").write_text(content)
+    assert not verified(copy.evaluation).holds
+
+
+def test_a_study_names_runs_that_are_gone(copy: Copy) -> None:
+    entry = {"run": "a", "state": "done", "checkpoint": None, "evaluations": [f"old/eval_logs/{copy.evaluation.name}"]}
+    path = copy.study / "study.json"
+    path.write_text(json.dumps([entry]))
+    study = next(one for one in verify([copy.study], images=False) if one.kind == "study")
+    assert study.holds
+    assert study.findings[-1].found == "1 runs: 1 done"
+    path.write_text(json.dumps([entry, {**entry, "run": "b", "evaluations": ["eval_logs/lost"]}]))
+    study = next(one for one in verify([copy.study], images=False) if one.kind == "study")
+    assert faults(study)["b"].found == "study.json says that it is done, but eval_logs/lost is not there"
+
+
+def test_what_cannot_be_verified_is_refused(copy: Copy, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    for path, sentence in (
+        (tmp_path / "empty", "holds nothing to verify"),
+        (tmp_path / "notes.txt", "holds nothing to verify"),
+        (tmp_path / "none", "no such file or folder"),
+    ):
+        with pytest.raises(HandCLIPError, match=sentence):
+            verify([path])
+    with pytest.raises(HandCLIPError, match="is named twice"):
+        verify([copy.evaluation, copy.study])
