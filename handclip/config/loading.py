@@ -1,5 +1,6 @@
 """From a YAML file (and `--set key=value`) to an `ExperimentConfig`, with errors that name the file and the key."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,14 @@ from handclip.config.experiment import Augmentation, ExperimentConfig, Reranking
 from handclip.config.losses import LOSS_TYPES, suggest_loss
 from handclip.config.section import Section
 from handclip.errors import ConfigError, did_you_mean, missing_file
+from handclip.files import read_limited
+
+MAX_BYTES = 1_000_000
+"""Of an experiment or study file; those that HandCLIP comes with have two thousand."""
+MAX_VALUES = 20_000
+"""Keys, values and lists in such a file, each counted as often as aliases repeat it."""
+MAX_DIGITS = 400
+"""Of a number; more than any floating-point number can have before its point."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -22,14 +31,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
             `dataset`, what the file says of its own is forgotten, as `on_other_data` does.
 
     Raises:
-        ConfigError: the file is missing or is no YAML mapping; a key is unknown, given twice or misplaced; a value
-            has the wrong type or range.
+        ConfigError: the file is missing, too large or is no YAML mapping; a key is unknown, given twice or misplaced; a
+            value has the wrong type or range.
     """
     values = read_yaml(path)
     data: dict[str, Any] = {}
     for override in overrides:
         apply_override(override, data if _is_about_data(override) else values)
-    return parse_config(on_other_data(values, data), source=str(path))
+    return parse_config(on_other_data(values, data), source=str(path), overrides=overrides)
 
 
 DATA_KEYS = frozenset({"dataset", "aspect", "manifest", "data_root"})
@@ -77,29 +86,94 @@ def load_trained_config(path: Path, overrides: Sequence[str]) -> ExperimentConfi
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file whose top level maps keys to values."""
+    """Read a YAML file whose top level maps keys to values.
+
+    Raises:
+        ConfigError: it is missing, no regular file, no such YAML, or larger than `MAX_BYTES` or `MAX_VALUES`.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_limited(path, MAX_BYTES).decode("utf-8")
     except FileNotFoundError:
         raise missing_file(path, "*.yml") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a name with NUL in it, too
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     values = _parse_yaml(text, source=str(path))
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"{path}: should map keys to values, such as `model: vitb16`")
     return values
 
 
-def parse_config(values: Mapping[str, Any], source: str) -> ExperimentConfig:
-    """Validate plain values; `source` is named in errors."""
+def parse_config(values: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Validate plain values.
+
+    Args:
+        values: by key.
+        source: where they stand, for errors.
+        overrides: `key=value` of those that came from the command line; errors about them name it.
+
+    Raises:
+        ConfigError: each mistake on a line of its own.
+    """
     try:
         return ExperimentConfig.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{source}: {line}" for line in _explain(error))) from error
+        raise ConfigError("\n".join(blame(line, source, overrides) for line in _explain(error))) from error
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML lets a later key silently replace an earlier one; in an experiment that is a mistake."""
+def blame(line: str, source: str, overrides: Sequence[str]) -> str:
+    """Put in front of an error's line the `--set` that brought it in, or else the file.
+
+    Args:
+        line: `key.of.a.section: what is wrong`, or `unknown key 'key'...`.
+        source: the file.
+        overrides: `key=value`, the later ones first to blame.
+    """
+    unknown = line.removeprefix("unknown key '")
+    section = unknown.partition("'")[0]
+    about = re.sub(r"\[\d+\]", "", unknown).replace(": ", ".")
+    for override in reversed(overrides):
+        key = override.partition("=")[0].strip()
+        is_about = re.match(rf"{re.escape(key)}(?![\w-])", about)
+        if is_about or (unknown != line and key.startswith(f"{section}.")):
+            return f"--set {cut(override)}: {line}"
+    return f"{source}: {line}"
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what YAML allows and an experiment file does not need.
+
+    A later key would silently replace an earlier one. Aliases of aliases make gigabytes out of a few lines, and so does
+    a number of a million digits of time.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._values = 0
+        self._values_of: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        is_alias = self.check_event(yaml.AliasEvent)
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        before = self._values
+        node: yaml.Node | None = super().compose_node(parent, index)
+        if node is not None and is_alias and node not in self._values_of:
+            raise yaml.composer.ComposerError(None, None, "an alias stands inside of what it repeats", mark)
+        self._values += self._values_of[node] if node is not None and is_alias else 1
+        if self._values > MAX_VALUES:
+            raise yaml.composer.ComposerError(
+                None, None, f"there are more than {MAX_VALUES:,} values, counting what aliases (*name) repeat", mark
+            )
+        if node is not None and not is_alias:
+            self._values_of[node] = self._values - before
+        return node
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        if len(value) > MAX_DIGITS and node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+            raise yaml.constructor.ConstructorError(None, None, f"a number has {len(value):,} digits", node.start_mark)
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -116,11 +190,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 def _parse_yaml(text: str, source: str) -> Any:
     try:
-        return yaml.load(text, _UniqueKeyLoader)  # a SafeLoader
+        return yaml.load(text, _Loader)  # a SafeLoader
     except RecursionError:
         raise ConfigError(f"{source}: is nested too deeply") from None
     except Exception as error:  # on values such as 2020-13-45 PyYAML lets Python's own errors through
-        raise ConfigError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{source}: is not valid YAML: {cut(' '.join(str(error).split()), 500)}") from error
 
 
 def apply_override(override: str, values: dict[str, Any]) -> None:
@@ -135,14 +209,14 @@ def apply_override(override: str, values: dict[str, Any]) -> None:
     """
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
-        raise ConfigError(f"--set {override}: should be key=value, such as --set aspect=palmar_l")
-    value = _parse_yaml(text, source=f"--set {override}")
+        raise ConfigError(f"--set {cut(override)}: should be key=value, such as --set aspect=palmar_l")
+    value = _parse_yaml(text, source=f"--set {cut(override)}")
     *sections, last = key.strip().split(".")
     target = values
     for section in sections:
         inner = target.get(section) or {}
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override}: '{section}' is not a section; give the whole of {section}=...")
+            raise ConfigError(f"--set {cut(override)}: '{section}' is not a section; give the whole of {section}=...")
         target[section] = inner = dict(inner)
         target = inner
     target[last] = value
@@ -194,10 +268,10 @@ def _explain(error: ValidationError) -> Iterator[str]:
 def _location(path: Sequence[int | str]) -> list[str]:
     """Return the keys and list positions of a finding, without the branches of unions that pydantic adds."""
     if path[:1] == ("losses",):
-        return [str(part) for position, part in enumerate(path) if position != 2]
+        return [cut(str(part)) for position, part in enumerate(path) if position != 2]
     if path[:1] and path[0] in _SECTIONS:
-        return [str(part) for part in path]
-    return [str(part) for position, part in enumerate(path) if position == 0 or isinstance(part, int)]
+        return [cut(str(part)) for part in path]
+    return [cut(str(part)) for position, part in enumerate(path) if position == 0 or isinstance(part, int)]
 
 
 def _shown(value: Any) -> str:
@@ -205,7 +279,12 @@ def _shown(value: Any) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits
         return "something too long to show"
-    return text if len(text) <= 80 else f"{text[:80]}…"
+    return cut(text)
+
+
+def cut(text: str, length: int = 80) -> str:
+    """Return a text short enough for an error."""
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def _unknown_key(location: list[str], raw_location: tuple[int | str, ...]) -> str:

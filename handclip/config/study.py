@@ -30,7 +30,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.config.loading import apply_override, on_other_data, parse_config, read_yaml
+from handclip.config.loading import apply_override, blame, cut, on_other_data, parse_config, read_yaml
 from handclip.config.naming import run_name
 from handclip.config.section import Section
 from handclip.errors import ConfigError, did_you_mean
@@ -52,6 +52,10 @@ _OWNED = {
 
 SYNTHETIC_HANDS = "synthetic_hands"
 """Where a study draws its synthetic hands, below its folder."""
+
+
+MAX_EXPERIMENTS = 10_000
+"""Of a study, evaluations on other data included."""
 
 
 class SyntheticSection(Section):
@@ -138,7 +142,8 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
         overrides: `key=value` with the value in YAML; `stage1.epochs=3` reaches into a section.
 
     Raises:
-        ConfigError: the file is missing or is no YAML mapping, a key is unknown, or a value has the wrong type.
+        ConfigError: the file is missing, too large or is no YAML mapping, a key is unknown, or a value has the wrong
+            type.
     """
     values = read_yaml(path)
     for override in overrides:
@@ -146,7 +151,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     try:
         return StudyConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error))) from error
+        raise ConfigError("\n".join(blame(line, str(path), overrides) for line in _explain(error))) from error
 
 
 @dataclass(frozen=True)
@@ -176,10 +181,13 @@ def plan_experiments(
     """
     if unknown := sorted(set(only) - study.models.keys()):
         raise ConfigError(f"{source}: there is no model '{unknown[0]}'.{did_you_mean(unknown[0], study.models)}")
-    planned = [
-        StudyExperiment(config, tuple(_on_other_data(study, config, values, out, where)), label)
-        for label, config, values, where in _experiments(study, out, only, source)
-    ]
+    planned: list[StudyExperiment] = []
+    evaluations = 0
+    for label, config, values, where in _experiments(study, out, only, source):
+        planned.append(StudyExperiment(config, tuple(_on_other_data(study, config, values, out, where)), label))
+        evaluations += 1 + len(planned[-1].other_data)
+        if evaluations > MAX_EXPERIMENTS:
+            raise ConfigError(f"{source}: is more than {MAX_EXPERIMENTS:,} experiments; divide it into several studies")
     names: dict[str, ExperimentConfig] = {}
     for experiment in planned:
         name = run_name(experiment.config)
@@ -287,7 +295,7 @@ def _single_aspects(entries: Sequence[Keys], study: StudyConfig, out: Path, wher
 
 def _explain(error: ValidationError) -> Iterator[str]:
     for finding in error.errors(include_url=False):
-        where = ".".join(str(part) for part in finding["loc"])
+        where = ".".join(cut(str(part)) for part in finding["loc"])
         if finding["type"] == "extra_forbidden":
             section: type[Section] = SyntheticSection if finding["loc"][0] == "synthetic" else StudyConfig
             yield f"unknown key '{where}'.{did_you_mean(str(finding['loc'][-1]), section.model_fields)}"

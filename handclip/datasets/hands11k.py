@@ -8,9 +8,11 @@ from pathlib import Path
 
 from handclip.config.experiment import HAND_ASPECTS
 from handclip.datasets.images import ImageFacts, Progress, inspect_images
+from handclip.datasets.inside import is_plain_relative
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.splits import Exclusions, Identity, SeededDraws, Splits, assemble_manifest
 from handclip.errors import DataError
+from handclip.files import read_limited
 
 DATASET = "11k"
 ASPECTS = HAND_ASPECTS
@@ -39,6 +41,10 @@ _ATTRIBUTE_COLUMNS = {
 }
 # Seven digits, so that no number plus an offset meets another.
 _LARGEST_IDENTITY = 9_999_999
+_LONGEST_IDENTITY = 100
+"""Digits, leading zeros included."""
+MAX_TABLE_BYTES = 100_000_000
+"""Of `HandInfo.csv`; the published one has a million."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +113,20 @@ def _table_rows(root: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise DataError(f"{root} is not 11k Hands: expected {root / 'HandInfo.csv'} and the folder {root / 'Hands'}")
     table = root / "HandInfo.csv"
     reader = csv.reader(io.StringIO(_decode_text(table), newline=""), skipinitialspace=True)
-    header = [name.strip() for name in next(reader, [])]
-    missing = [column for column in _COLUMNS if column not in header]
-    if missing:
-        raise DataError(f"{table} lacks the column {', '.join(missing)}; it has {', '.join(header) or 'none'}")
-    for cells in reader:
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(header):
-            raise DataError(f"{table}, line {reader.line_num}: {len(cells)} values for {len(header)} columns")
-        yield reader.line_num, {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        missing = [column for column in _COLUMNS if column not in header]
+        if missing:
+            shown = _shortly(", ".join(header)) or "none"
+            raise DataError(f"{table} lacks the column {', '.join(missing)}; it has {shown}")
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(header):
+                raise DataError(f"{table}, line {reader.line_num}: {len(cells)} values for {len(header)} columns")
+            yield reader.line_num, {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
+    except csv.Error as error:
+        raise DataError(f"{table}, line {reader.line_num}: is no table of comma-separated values ({error})") from error
 
 
 def prepare_11k(
@@ -221,22 +231,25 @@ def _exclusions(
 def _parse_row(values: Mapping[str, str], where: str) -> tuple[HandInfoRow, bool]:
     """One row, and whether the hand wears accessories."""
     identity_text = values["id"]
-    if not (identity_text.isascii() and identity_text.isdigit()) or int(identity_text) > _LARGEST_IDENTITY:
-        raise DataError(f"{where}: id {identity_text!r} is not a whole number from 0 to {_LARGEST_IDENTITY:,}")
+    is_number = identity_text.isascii() and identity_text.isdigit() and len(identity_text) <= _LONGEST_IDENTITY
+    if not is_number or int(identity_text) > _LARGEST_IDENTITY:
+        shown = _shortly(repr(identity_text))
+        raise DataError(f"{where}: id {shown} is not a whole number from 0 to {_LARGEST_IDENTITY:,}")
     aspect = _ASPECT_TEXTS.get(" ".join(values["aspectOfHand"].lower().split()))
     if aspect is None:
-        raise DataError(f"{where}: aspectOfHand {values['aspectOfHand']!r} is none of {', '.join(_ASPECT_TEXTS)}")
+        shown = _shortly(repr(values["aspectOfHand"]))
+        raise DataError(f"{where}: aspectOfHand {shown} is none of {', '.join(_ASPECT_TEXTS)}")
     if values["accessories"] not in ("0", "1"):
-        raise DataError(f"{where}: accessories {values['accessories']!r} is neither 0 nor 1")
+        raise DataError(f"{where}: accessories {_shortly(repr(values['accessories']))} is neither 0 nor 1")
     image_name = values["imageName"]
-    if image_name in ("", ".", "..") or "/" in image_name or "\\" in image_name:
-        raise DataError(f"{where}: imageName {image_name!r} is not the name of a file in Hands")
+    if "/" in image_name or not is_plain_relative(image_name):
+        raise DataError(f"{where}: imageName {_shortly(repr(image_name))} is not the name of a file in Hands")
     return HandInfoRow(int(identity_text), identity_text, aspect, image_name), values["accessories"] == "1"
 
 
 def _decode_text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        data = read_limited(path, MAX_TABLE_BYTES)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
@@ -244,3 +257,7 @@ def _decode_text(path: Path) -> str:
     except UnicodeDecodeError:
         # Latin-1, unlike Windows-1252, has a character for every byte; the columns in use are ASCII in both.
         return data.decode("latin-1")
+
+
+def _shortly(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -1,9 +1,11 @@
 """Reading photographs: whatever the file holds, an upright 8-bit RGB image or a `DataError` that names the file."""
 
 import hashlib
+import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -12,13 +14,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from handclip.cores import available_cores
+from handclip.datasets.inside import DatasetFiles
 from handclip.errors import DataError
+from handclip.files import read_limited
 
 MAX_PIXELS = 200_000_000
+MAX_SIDE = 65_535
+"""Pixels of the longer side; as many as JPEG can have."""
+MAX_BYTES = 700_000_000
+"""Of a file: an uncompressed image of `MAX_PIXELS` has less."""
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""The decoders that may run, by Pillow's names. Of the others one starts a program (EPS), and many are seldom used."""
 IMAGE_EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+# Pillow warns of odd metadata, which nothing here depends on. Not with `catch_warnings`, as images are read in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 Progress = Callable[[int, int], None]
 """Called as `progress(done, total)` after each image."""
@@ -45,13 +58,48 @@ def read_image(path: Path, sha256: str | None = None, *, enough: tuple[int, int]
             or an eighth of its size, the smallest whose sides are at least that long.
 
     Raises:
-        DataError: the file is missing, empty, damaged, not an image, larger than 200 megapixels, or not the file whose
-            hash was given.
+        DataError: the file is missing, empty, no regular file, larger than `MAX_BYTES`, not the file whose hash was
+            given; or as for `decode_image`.
     """
     data = _read_bytes(path)
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise DataError(f"{path} has changed since the manifest was made; run `handclip prepare` again")
-    return _decode(data, path, enough)
+    return decode_image(data, str(path), enough=enough)
+
+
+def decode_image(data: bytes, name: str, *, enough: tuple[int, int] | None = None) -> Image.Image:
+    """Decode a photograph as `read_image` does.
+
+    Args:
+        data: the file's bytes.
+        name: the file, for errors.
+        enough: as for `read_image`.
+
+    Raises:
+        DataError: it is damaged, of no format in `FORMATS`, larger than 200 megapixels, or has a longer side than
+            `MAX_SIDE`.
+    """
+    # Pillow's readers raise nearly any exception on damaged data, hence the broad `except`.
+    try:
+        _require_size(*_webp_canvas(data), name)
+        with _without_pillow_size_limit():
+            image = Image.open(BytesIO(data), formats=FORMATS)
+        _require_size(image.width, image.height, name)
+        _require_small_tiles(image)
+        if enough is not None:
+            _reduce(image, *enough)
+        with _without_pillow_size_limit() if image.width * image.height > _LARGE else nullcontext():
+            image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError(f"{name} {_what_else(data)}") from None
+    except MemoryError:
+        raise DataError(f"{name} cannot be decoded: it needs more memory than there is; scale it down") from None
+    except Exception as error:
+        raise DataError(f"{name} cannot be decoded: {str(error) or type(error).__name__}") from error
 
 
 def inspect_image(path: Path) -> ImageFacts:
@@ -61,7 +109,7 @@ def inspect_image(path: Path) -> ImageFacts:
         DataError: as for `read_image`.
     """
     data = _read_bytes(path)
-    _decode(data, path)
+    decode_image(data, str(path))
     return ImageFacts(hashlib.sha256(data).hexdigest(), len(data))
 
 
@@ -71,8 +119,13 @@ def inspect_images(
     """Inspect many images at once; unreadable ones are left out of the answer if `allow_unreadable`.
 
     Raises:
-        DataError: there are unreadable images; names how many, and the first ten with what is wrong.
+        DataError: a path or a link leads out of the root, which is found before any image is read; or there are
+            unreadable images: names how many, and the first ten with what is wrong.
     """
+    files = DatasetFiles(root)
+    for path in paths:
+        with suppress(OSError):
+            files.status(path)
 
     def inspect(path: str) -> ImageFacts | DataError:
         try:
@@ -103,40 +156,76 @@ def inspect_images(
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        data = read_limited(path, MAX_BYTES)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except MemoryError:
+        raise DataError(f"{path} cannot be read: there is not enough memory") from None
     if not data:
         raise DataError(f"{path} is empty (0 bytes)")
     return data
 
 
-def _decode(data: bytes, path: Path, enough: tuple[int, int] | None = None) -> Image.Image:
-    # Pillow's readers raise nearly any exception on damaged data, hence the broad `except`.
-    try:
-        with _without_pillow_size_limit():
-            image = Image.open(BytesIO(data))
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path} is not an image of a known format") from error
-    except Exception as error:
-        raise DataError(f"{path} cannot be decoded: {error}") from error
-    pixels = image.width * image.height
-    if pixels > MAX_PIXELS:
+def _require_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
         raise DataError(
-            f"{path} has {image.width:,} x {image.height:,} pixels, more than the {MAX_PIXELS // 10**6} megapixels "
+            f"{name} has {width:,} x {height:,} pixels, more than the {MAX_PIXELS // 10**6} megapixels "
             "that HandCLIP reads; scale it down"
         )
-    try:
-        if enough is not None:
-            _reduce(image, *enough)
-        with _without_pillow_size_limit() if pixels > _LARGE else nullcontext():
-            image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
-    except Exception as error:
-        raise DataError(f"{path} cannot be decoded: {error}") from error
+    if max(width, height) > MAX_SIDE:
+        raise DataError(
+            f"{name} has {width:,} x {height:,} pixels, and HandCLIP reads at most {MAX_SIDE:,} a side; cut or scale it"
+        )
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int]:
+    """Return the width and height that an extended WebP file claims, for which its decoder takes memory at once."""
+    if data[:4] != b"RIFF" or data[8:16] != b"WEBPVP8X" or len(data) < 30:
+        return 0, 0
+    return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+
+
+def _require_small_tiles(image: Image.Image) -> None:
+    """Refuse a TIFF whose tiles are far larger than itself; its decoder would take memory for a whole one."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        width, height = tags.get(TiffImagePlugin.TILEWIDTH, 0), tags.get(TiffImagePlugin.TILELENGTH, 0)
+        if width * height > max(_LARGEST_TILE, 4 * image.width * image.height):
+            raise ValueError(f"its tiles have {width:,} x {height:,} pixels; save it again without tiles")
+
+
+_LARGEST_TILE = 2**24
+
+_OTHER_KINDS = (
+    (rb"PK[\x03\x05]", "is a ZIP archive, not an image; unpack it"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|.{257}ustar", "is an archive, not an image; unpack it"),
+    (rb"%PDF", "is a PDF document, not an image; save its pages as JPEG or PNG"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "is a PostScript drawing, not an image; save it as JPEG or PNG"),
+    (
+        rb".{4}ftyp|\0{3}\x0cjP|\xff\x4f\xff\x51",
+        "is an image of a format that HandCLIP does not read (HEIC, AVIF, JPEG 2000 or a film); save it as JPEG or PNG",
+    ),
+    (rb"version https://git-lfs", "is a Git LFS pointer, not an image; fetch the image with git lfs pull"),
+    (
+        rb"(?i)(\xef\xbb\xbf)?\s*(<[?!][^>]{0,500}>\s*)*<svg[\s>]",
+        "is an SVG drawing, not an image; save it as JPEG or PNG",
+    ),
+    (
+        rb"(?i)(\xef\xbb\xbf)?\s*(<[?!][^>]{0,500}>\s*)*<html[\s>]",
+        "is an HTML page, not an image; fetch the image itself",
+    ),
+)
+"""How files begin that are often found under an image's name, and what to say of them."""
+
+
+def _what_else(data: bytes) -> str:
+    start = data[:2048]
+    for pattern, words in _OTHER_KINDS:
+        if re.match(pattern, start, re.DOTALL):
+            return words
+    return "is not an image of a known format (JPEG, PNG, TIFF, WebP, BMP, GIF, PPM); save it as one of them"
 
 
 def _reduce(image: Image.Image, height: int, width: int) -> None:

@@ -11,13 +11,18 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, NoReturn
 
+from handclip.datasets.inside import DatasetFiles, is_plain_relative
 from handclip.errors import DataError
-from handclip.files import write_text
+from handclip.files import read_limited, write_text
 
 FORMAT_VERSION = 1
+MAX_BYTES = 200_000_000
+"""Of a manifest file; that of 11k Hands has two million."""
+LARGEST_IDENTITY = 2**53
+"""Every program that reads JSON can tell numbers up to here apart."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +103,17 @@ class Manifest:
         return self.root / self.images[index].path
 
     def verify_files(self) -> None:
-        """Check that every image is there and has its recorded size.
+        """Check that every image is there, in the root itself and not by a link out of it, with its recorded size.
 
         Raises:
-            DataError: names how many are gone or changed, and the first of them.
+            DataError: names how many are gone or changed, and the first of them; or the link, and where it leads.
         """
+        files = DatasetFiles(self.root)
         gone: list[str] = []
         changed: list[str] = []
         for image in self.images:
             try:
-                size = (self.root / image.path).stat().st_size
+                size = files.status(image.path).st_size
             except OSError:
                 gone.append(image.path)
             else:
@@ -230,7 +236,7 @@ class _Reader:
             identity_names=names,
             missing_images=self._count(value, "missing_images"),
             unreadable_images=self._count(value, "unreadable_images"),
-            root=(self.path.parent / recorded_root if root is None else root).resolve(),
+            root=self._resolved(self.path.parent / recorded_root if root is None else root),
             ignored_files=self._count(value, "ignored_files"),
             empty_identities=self._count(value, "empty_identities"),
         )
@@ -242,13 +248,17 @@ class _Reader:
 
     def _parse(self) -> dict[str, Any]:
         try:
-            value = json.loads(self.path.read_text(encoding="utf-8"))
+            text = read_limited(self.path, MAX_BYTES).decode("utf-8")
+            value = json.loads(text, parse_constant=_refuse_constant)
         except FileNotFoundError as error:
             raise DataError(f"there is no manifest {self.path}; `handclip prepare` makes one") from error
         except OSError as error:
             raise DataError(f"{self.path} cannot be read: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{self.path} is not a HandCLIP manifest: it is not JSON ({error})") from error
+            raise DataError(
+                f"{self.path} is not a HandCLIP manifest: it is not JSON ({_shortly(error)}). If it was one, "
+                "remove it and run `handclip prepare` again"
+            ) from error
         if not isinstance(value, dict) or "handclip_manifest" not in value:
             raise DataError(f"{self.path} is not a HandCLIP manifest; `handclip prepare` makes one")
         version = value["handclip_manifest"]
@@ -261,13 +271,22 @@ class _Reader:
 
     def _require(self, condition: bool, problem: str) -> None:
         if not condition:
-            raise DataError(f"{self.path} is not a sound manifest: {problem}; run `handclip prepare` again")
+            raise DataError(
+                f"{self.path} is not a sound manifest: {problem}; remove it and run `handclip prepare` again"
+            )
 
     def _get(self, value: dict[str, Any], key: str, kind: type, where: str = "") -> Any:
         self._require(key in value, f"{where}'{key}' is missing")
         # `type` rather than `isinstance`: True is an int to the latter.
         self._require(type(value[key]) is kind, f"{where}'{key}' is not of type {kind.__name__}")
+        self._require(kind is not str or _is_text(value[key]), f"{where}'{key}' holds what is no text")
         return value[key]
+
+    def _resolved(self, root: Path) -> Path:
+        try:
+            return root.resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # a circle of links, for example
+            raise DataError(f"{self.path} names a root that cannot be followed, {root}: {error}") from error
 
     def _list(self, value: dict[str, Any], key: str, where: str = "") -> list[Any]:
         items: list[Any] = self._get(value, key, list, where)
@@ -281,7 +300,7 @@ class _Reader:
     def _indices(self, value: dict[str, Any], key: str, size: int, where: str = "") -> tuple[int, ...]:
         indices = self._list(value, key, where)
         for index in indices:
-            self._require(type(index) is int, f"{where}'{key}' holds {index!r}, which is not an index")
+            self._require(type(index) is int, f"{where}'{key}' holds {_shortly(index)}, which is not an index")
             self._require(0 <= index < size, f"{where}'{key}' holds index {index}, but there are {size} images")
         return tuple(indices)
 
@@ -289,7 +308,8 @@ class _Reader:
         names: dict[int, str] = {}
         for key, name in self._get(value, "identity_names", dict).items():
             self._require(re.fullmatch(r"0|[1-9][0-9]*", key) is not None, f"identity {key!r} is not a whole number")
-            self._require(isinstance(name, str), f"the name of identity {key} is not text")
+            self._require(len(key) <= len(str(LARGEST_IDENTITY)), f"identity {key[:20]}... is too large a number")
+            self._require(isinstance(name, str) and _is_text(name), f"the name of identity {key} is not text")
             names[int(key)] = name
         return names
 
@@ -300,19 +320,24 @@ class _Reader:
         )
         path, identity, size, sha256 = item
         self._require(
-            _is_plain_relative(path), f"image {number} has the path {path!r}, which does not stay in the root"
+            is_plain_relative(path) and _is_text(path),
+            f"image {number} has the path {path!r}, which does not stay in the root",
         )
         self._require(identity >= 0 and size > 0, f"image {number} has a negative identity or no bytes")
+        self._require(identity <= LARGEST_IDENTITY, f"image {number} has an identity above {LARGEST_IDENTITY:,}")
         self._require(re.fullmatch(r"[0-9a-f]{64}", sha256) is not None, f"image {number} has a malformed sha256")
         return ManifestImage(path, identity, sha256, size)
 
 
-def _is_plain_relative(path: str) -> bool:
-    posix = PurePosixPath(path)
-    return (
-        path == str(posix) != "."
-        and "\0" not in path
-        and ".." not in posix.parts
-        and not posix.is_absolute()
-        and not PureWindowsPath(path).is_absolute()
-    )
+def _is_text(value: str) -> bool:
+    """Whether a string can be part of a file's name and be written as UTF-8: JSON can say more than that."""
+    return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _shortly(value: Any) -> str:
+    text = str(value) if isinstance(value, Exception) else repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from handclip.datasets import hands11k, hd
 from handclip.datasets.images import IMAGE_EXTENSIONS, Progress, inspect_images
-from handclip.datasets.manifest import Manifest
+from handclip.datasets.manifest import LARGEST_IDENTITY, Manifest
 from handclip.datasets.splits import Exclusions, Identity, PathDraw, Splits, assemble_manifest
 from handclip.errors import DataError
 
@@ -88,7 +88,7 @@ class _Copies:
         paths = set()
         for identity_folder in sorted(entry for entry in (self.folder / split).iterdir() if entry.is_dir()):
             text = identity_folder.name.strip()
-            if not (text.isascii() and text.isdigit()):
+            if not (text.isascii() and text.isdigit()) or int(text) > LARGEST_IDENTITY:
                 raise DataError(f"{identity_folder}: the folder's name is not an identity number")
             label = int(text)
             self.name_of.setdefault(label, text)

@@ -46,7 +46,8 @@ _RETRY_SECONDS = 60.0
 _RENEW_SECONDS = 600.0
 """A file that is loaded is marked as used again after so long."""
 _IDLE_SECONDS = 3600.0
-"""An image that was last used longer ago belongs to no run under way, and a half-written file to a killed process."""
+"""An image that was last used longer ago belongs to no run under way, and a half-written file to a killed process. The
+same is taken of one that is to be used as much later: the clock has been set back since."""
 _AT_ONCE = 64
 """Room is taken for so many images at once, as asking for it takes about as long as writing an image."""
 
@@ -107,7 +108,8 @@ class PixelCache:
     was opened: where the images of one run do not fit, a part of them stays, and the others are decoded each time. (A
     limit that is lower than before displaces what was used within the hour, too.)
 
-    Processes may share a cache by being forked or by pickling; each checks a file on first use and trusts it from then.
+    Processes may share a cache by being forked or by pickling. A file is checked each time that it is loaded, which
+    takes a hundredth of the time of decoding a photograph: disks and other programs may spoil it at any moment.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
@@ -115,7 +117,6 @@ class PixelCache:
         self.limit_bytes = limit_bytes
         self._opened = time.time()
         self._full_until = 0.0
-        self._checked: defaultdict[str, set[str]] = defaultdict(set)
         self._claimed: defaultdict[str, set[str]] = defaultdict(set)
         self._damaged: set[Path] = set()
         # Bytes that were counted already, and the process that may store them: not those that it forks.
@@ -138,29 +139,27 @@ class PixelCache:
     def load(self, group: str, sha256: str, height: int, width: int) -> Tensor | None:
         """Return pixels of shape (3, height, width), or none if they are not stored or are damaged.
 
-        The tensor is a private mapping of the file: it takes no memory of its own, and writing to it changes neither
-        the file nor what others see.
+        They are read into memory rather than mapped, so that the file may change or vanish afterwards.
         """
         path = self._path(group, sha256)
         if path is None:
             return None
         count = 3 * height * width
-        size = count + _TRAILER.size
+        content = bytearray(count + _TRAILER.size)
         try:
-            status = path.stat()
-            whole = status.st_size == size
-            content = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8) if whole else None
-        except (OSError, RuntimeError):  # torch's, where the file was removed in between
+            with path.open("rb", buffering=0) as file:
+                status = os.fstat(file.fileno())
+                whole = status.st_size == len(content) and file.readinto(content) == len(content)
+        except OSError:
             return None
-        checked = self._checked[group]
-        if content is None or (sha256 not in checked and not _is_intact(content, group, sha256)):
+        if not whole or not _is_intact(content, group, sha256):
             self._remove_damaged(path)
             return None
-        checked.add(sha256)
-        if status.st_mtime < max(self._opened, time.time() - _RENEW_SECONDS):
+        now = time.time()
+        if not max(self._opened, now - _RENEW_SECONDS) <= status.st_mtime <= now + _RENEW_SECONDS:
             with suppress(OSError):
                 _mark_used(path)
-        return content[:count].view(3, height, width)
+        return torch.frombuffer(content, dtype=torch.uint8, count=count).view(3, height, width)
 
     def store(self, group: str, sha256: str, pixels: Tensor) -> None:
         """Keep uint8 pixels of shape (3, height, width) if there is room. A disk that fails is said once in the log."""
@@ -173,7 +172,6 @@ class PixelCache:
                 self._full_until = time.monotonic() + _RETRY_SECONDS
                 return
             self._write(path, data, _trailer(group, sha256, data))
-            self._checked[group].add(sha256)
         except FileNotFoundError:  # cleared at this moment
             pass
         except OSError as error:
@@ -304,14 +302,20 @@ class PixelCache:
             return reserved
 
     def _make_room(self, wanted: int) -> int:
-        """Remove what is old until `wanted` bytes are left, if the total is more; return what is left."""
-        files = sorted(self._files(), key=lambda file: file.used)
-        total = sum(file.bytes for file in files)
-        idle = time.time() - _IDLE_SECONDS
-        for file in files:
-            old = self._opened if file.path.suffix == ".pix" else idle
-            enough = wanted if file.used < idle else self.limit_bytes
-            if file.used < old and total > enough:
+        """Remove what is old until `wanted` bytes are left, if the total is more, and what killed processes left.
+
+        Returns:
+            The bytes that are left.
+        """
+        now = time.time()
+        idle = now - _IDLE_SECONDS
+        used = {file: file.used if file.used <= now + _IDLE_SECONDS else 0.0 for file in self._files()}
+        total = sum(file.bytes for file in used)
+        for file in sorted(used, key=used.__getitem__):
+            is_whole = file.path.suffix == ".pix"
+            old = self._opened if is_whole else idle
+            enough = wanted if used[file] < idle else self.limit_bytes
+            if used[file] < old and (total > enough or not is_whole):
                 file.path.unlink(missing_ok=True)
                 total -= file.bytes
         return total
@@ -364,8 +368,8 @@ def _is_at(path: Path, file: BinaryIO) -> bool:
         return False
 
 
-def _is_intact(content: Tensor, group: str, sha256: str) -> bool:
-    data = content.numpy().data
+def _is_intact(content: bytearray, group: str, sha256: str) -> bool:
+    data = memoryview(content)
     return data[-_TRAILER.size :] == _trailer(group, sha256, data[: -_TRAILER.size])
 
 

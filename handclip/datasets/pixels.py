@@ -61,8 +61,7 @@ class PixelReader:
     def read(self, path: Path, sha256: str) -> Tensor:
         """Return the pixels, uint8 of shape (3, height, width), of the photograph whose file has this SHA-256.
 
-        The tensor may be mapped from the cache; copy it before changing or keeping it. Where the cache has the pixels,
-        the photograph's own file is not looked at.
+        Where the cache has the pixels, the photograph's own file is not looked at.
 
         Raises:
             DataError: as for `read_image`.

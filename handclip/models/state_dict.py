@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from handclip.errors import CheckpointError
@@ -23,10 +24,11 @@ def load_checked(model: nn.Module, state_dict: Mapping[str, Tensor], source: str
 
 
 def check_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Compare names and shapes before loading.
+    """Compare names and shapes before loading, and look for numbers that are none.
 
     Raises:
-        CheckpointError: says how many entries match, are missing, are not known, or have another shape.
+        CheckpointError: says how many entries match, are missing, are not known, or have another shape; or which holds
+            NaN or infinity.
     """
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in state_dict.items()}
@@ -34,6 +36,12 @@ def check_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source:
     common = expected.keys() & given.keys()
     reshaped = sorted(key for key in common if expected[key] != given[key])
     if not (missing or unknown or reshaped):
+        for key, value in state_dict.items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise CheckpointError(
+                    f"{source}: {key} holds NaN or infinite numbers, with which no result would mean anything; "
+                    "the file is damaged, or its training has failed"
+                )
         return
     findings = [f"{len(common) - len(reshaped)} of {len(expected)} entries match"]
     if missing:

@@ -1,44 +1,51 @@
 """Weights files: read without running code, fetched from the hub or from its cache."""
 
+import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import constants as hub_constants
 from huggingface_hub import get_session
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from handclip.errors import CheckpointError
 from handclip.models.checkpoint import FORMAT
+from handclip.models.torchscript import read_torchscript_tensors
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a `.safetensors` file, a state dict saved by torch, or OpenAI's TorchScript archive.
 
-    Pickled code is refused. (A TorchScript archive holds a program of its own, in a language without access to files;
-    for weights from strangers `.safetensors` is the safest.)
+    No code in a file is run: not that of a pickle, and not the program of a TorchScript archive.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or holds something else.
+        CheckpointError: the file is missing, damaged, or holds something else than plain tensors.
     """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        if _is_torchscript(path):
-            return dict(torch.jit.load(path, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
-        # Mapped, the weights that nothing asks for (a text tower's) never come into memory.
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        is_zip = zipfile.is_zipfile(path)
+        loaded: Any
+        if is_zip and _is_torchscript(path):
+            loaded = read_torchscript_tensors(path)
+        else:
+            # Mapped, the weights that nothing asks for (a text tower's) never come into memory.
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise CheckpointError(f"{path}: is damaged, or is not a weights file ({_first_line(error)})") from error
-    except Exception as error:  # pickle's own errors have no common base
+    except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: holds more than plain weights and was not loaded ({_first_line(error)})"
+            f"{path}: holds more than plain weights and was not loaded, as it might run a program "
+            f"({_first_line(error)}). Ask for the weights alone, best as .safetensors"
+        ) from error
+    except Exception as error:  # what a damaged file makes its readers raise has no common base
+        raise CheckpointError(
+            f"{path}: is damaged, or is not a weights file ({_first_line(error)}). Fetch it again"
         ) from error
     if isinstance(loaded, dict) and loaded.get("format") == FORMAT:
         raise CheckpointError(f"{path}: is a HandCLIP checkpoint; to train on from it, name it under `resume_from:`")
@@ -47,7 +54,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not loaded:
         raise CheckpointError(f"{path}: holds no state dict")
-    return {str(key).removeprefix("module."): value for key, value in loaded.items() if isinstance(value, Tensor)}
+    tensors = {str(key).removeprefix("module."): value for key, value in loaded.items() if isinstance(value, Tensor)}
+    for key, value in tensors.items():
+        if not _is_plain(value):
+            raise CheckpointError(f"{path}: {key} is no plain tensor of shape {tuple(value.shape)}; fetch it again")
+    return tensors
 
 
 def in_float32(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -106,10 +117,20 @@ def _giving_up_at_once() -> Iterator[None]:
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
+    """Whether a ZIP file is a TorchScript archive, after checking that unpacking it does not fill the memory."""
     with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            # Torch compresses nothing but the program, which is not read.
+            if member.compress_type != zipfile.ZIP_STORED and "/code/" not in member.filename:
+                raise ValueError(f"{member.filename} in it is compressed, which torch never does")
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether a tensor holds as many numbers as its shape says; one number can claim to be a quadrillion."""
+    if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from handclip.datasets.inside import is_plain_relative
 from handclip.datasets.manifest import Draw, Manifest, ManifestImage
 from handclip.errors import DataError, HandCLIPError
 
@@ -158,6 +160,15 @@ def test_not_a_manifest(tmp_path):
         (lambda value: value["identity_names"].pop("8"), "'identity_names' lacks identity 8"),
         (lambda value: value["identity_names"].update({"08": "x"}), "identity '08' is not a whole number"),
         (lambda value: value["identity_names"].update({"8": 8}), "the name of identity 8 is not text"),
+        (lambda value: value["images"][3].__setitem__(0, "a\ud800.jpg"), "does not stay in the root"),
+        (lambda value: value["images"][3].__setitem__(1, 10**300), "image 3 has an identity above"),
+        (lambda value: value["train"].append("x" * 10**6), "which is not an index"),
+        (lambda value: value["identity_names"].update({"8" * 100: "x"}), "is too large a number"),
+        (lambda value: value["identity_names"].update({"8": "a\udfff"}), "the name of identity 8 is not text"),
+        (lambda value: value.update(root="a\0b"), "'root' holds what is no text"),
+        (lambda value: value.update(aspect="\ud800"), "'aspect' holds what is no text"),
+        (lambda value: value.update(seed=float("nan")), "it is not JSON (NaN is no JSON)"),
+        (lambda value: value.update(missing_images=float("inf")), "it is not JSON (Infinity is no JSON)"),
         (lambda value: value.update(sha256="0" * 64), "the file was edited or damaged"),
         (lambda value: value["train"].pop(), "the file was edited or damaged"),
     ],
@@ -170,6 +181,7 @@ def test_edited_manifest_is_refused(tmp_path, change, message):
         Manifest.load(path)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(
@@ -209,3 +221,95 @@ def test_one_flipped_byte_is_noticed(tmp_path):
         assert dataclasses.replace(loaded, root=manifest.root) == manifest
 
     flip()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":' * 50_000,
+        '{"handclip_manifest": 1, "seed": ' + "1" * 5000 + "}",
+        "\ufeff{}",
+        '{"handclip_manifest": -Infinity}',
+        "9" * 100_000,
+    ],
+    ids=["nested", "long number", "byte order mark", "infinity", "a number"],
+)
+def test_monstrous_json_is_no_manifest(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="is not a HandCLIP manifest: it is not JSON") as caught:
+        Manifest.load(path)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_manifest_that_is_cut_off_anywhere_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    make_manifest(tmp_path).save(path)
+    whole = path.read_bytes()
+    for length in range(len(whole.rstrip())):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match="is not a HandCLIP manifest"):
+            Manifest.load(path)
+
+
+def test_a_pipe_or_gigabytes_are_no_manifest(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(DataError, match=r"pipe\.json cannot be read: it is no file but a pipe"):
+        Manifest.load(tmp_path / "pipe.json")
+    with (tmp_path / "large.json").open("wb") as file:
+        file.truncate(10**11)
+    with pytest.raises(
+        DataError, match=r"large\.json cannot be read: it has 100,000,000,000 bytes, more than the 200,"
+    ):
+        Manifest.load(tmp_path / "large.json")
+
+
+def test_a_root_in_a_circle_of_links_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to("data")
+    make_manifest(tmp_path / "elsewhere").save(tmp_path / "manifest.json")
+    with pytest.raises(DataError, match="names a root that cannot be followed"):
+        Manifest.load(tmp_path / "manifest.json", root=tmp_path / "data")
+
+
+_NAMES = st.text(st.characters(exclude_characters="/\\\0", exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
+    lambda name: is_plain_relative(name)
+)
+
+
+@st.composite
+def any_manifests(draw: st.DrawFn) -> Manifest:
+    """Manifests of any form, sound by the protocol or not."""
+    paths = draw(st.lists(st.lists(_NAMES, min_size=1, max_size=3).map("/".join), unique=True, max_size=6))
+    identities = draw(st.lists(st.integers(0, 2**53), min_size=len(paths), max_size=len(paths)))
+    indices = st.lists(st.integers(0, len(paths) - 1), max_size=4).map(tuple) if paths else st.just(())
+    counts = st.integers(0, 9)
+    return Manifest(
+        dataset=draw(_NAMES),
+        aspect=draw(_NAMES),
+        seed=draw(st.none() | st.integers()),
+        images=tuple(
+            ManifestImage(path, identity, draw(st.integers(0, 16**64 - 1).map("{:064x}".format)), draw(st.integers(1)))
+            for path, identity in zip(paths, identities, strict=True)
+        ),
+        train=draw(indices),
+        val=draw(indices),
+        test=draw(indices),
+        draws=tuple(draw(st.lists(st.builds(Draw, indices, indices, indices), max_size=3))),
+        identity_names={
+            identity: draw(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+            for identity in identities
+        },
+        missing_images=draw(counts),
+        unreadable_images=draw(counts),
+        root=Path("/data"),
+        ignored_files=draw(counts),
+        empty_identities=draw(counts),
+    )
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(any_manifests())
+def test_any_manifest_reads_back_as_itself(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest) -> None:
+    path = tmp_path_factory.getbasetemp() / "any_manifest.json"
+    manifest.save(path)
+    assert Manifest.load(path) == manifest

@@ -211,6 +211,89 @@ def test_changed_bytes_never_give_wrong_pixels(tmp_path: Path, position: int, ch
     assert got is None or torch.equal(got, pixels(1))
 
 
+def test_damage_after_the_first_look_is_found_too(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = PixelCache(folder, 10**6)
+    store(cache, 1)
+    assert load(cache, 1) is not None
+    path = file_of(folder, 1)
+    data = bytearray(path.read_bytes())
+    data[1234] ^= 1
+    with path.open("r+b") as file:  # the same file, its size and time as before
+        file.write(data)
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    assert load(cache, 1) is None
+    assert caplog.messages == [f"{path}: is damaged; the photograph is decoded anew"]
+
+
+@pytest.mark.parametrize("change", ["removed", "replaced", "cut off", "overwritten"])
+def test_what_was_loaded_stays_whatever_happens_to_the_file(folder: Path, change: str) -> None:
+    cache = PixelCache(folder, 10**6)
+    store(cache, 1)
+    loaded = load(cache, 1)
+    path = file_of(folder, 1)
+    if change == "removed":
+        path.unlink()
+    elif change == "replaced":
+        path.with_name("other").write_bytes(b"other")
+        path.with_name("other").replace(path)
+    elif change == "cut off":
+        os.truncate(path, 0)
+    else:
+        path.write_bytes(bytes(path.stat().st_size))
+    assert torch.equal(loaded, pixels(1))
+
+
+def test_a_clock_that_was_set_back_neither_fills_nor_empties_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(PixelCache(folder, 10 * ROOM), *range(10))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 10 * 86_400)
+    cache = PixelCache(folder, 10 * ROOM)
+    assert stored(cache, range(3)) == {0, 1, 2}  # in use: they must stay
+    store(cache, *range(10, 17))
+    assert stored(PixelCache(folder, 10 * ROOM), range(17)) == {0, 1, 2, *range(10, 17)}
+    assert bytes_on_disk(folder) <= 10 * ROOM
+
+
+def test_a_clock_set_back_under_a_run_displaces_nothing_that_is_in_use(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = PixelCache(folder, 4 * ROOM)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 10 * 86_400)
+    store(cache, *range(6))
+    assert stored(cache, range(6)) == {0, 1, 2, 3}
+
+
+def fill_until_killed(folder: Path, seed: int) -> None:
+    cache = PixelCache(folder, 40 * ROOM)
+    while True:
+        for number in torch.randperm(30, generator=torch.Generator().manual_seed(seed)).tolist():
+            found = load(cache, number)
+            assert found is None or torch.equal(found, pixels(number))
+            store(cache, number)
+
+
+def test_processes_killed_at_any_moment_leave_only_whole_files(folder: Path) -> None:
+    moments = torch.rand(8, generator=torch.Generator().manual_seed(0)).tolist()
+    for number, moment in enumerate(moments):
+        processes = [start(fill_until_killed, folder, 2 * number + k) for k in range(2)]
+        time.sleep(0.01 + moment / 10)
+        for process in processes:
+            assert process.is_alive()
+            process.kill()
+            process.join()
+    for path in folder.rglob("*.pix"):
+        number = next(n for n in range(30) if sha(n) == path.stem)
+        assert torch.equal(load(PixelCache(folder, 10**6), number), pixels(number))
+    for half in folder.rglob("*.part"):
+        os.utime(half, (0, 0))
+    (folder / "bytes").write_bytes(b"%020d" % 10**9)  # whatever was counted for processes that are dead
+    store(PixelCache(folder, 40 * ROOM), 30)
+    assert not list(folder.rglob("*.part"))
+    assert int((folder / "bytes").read_text()) - bytes_on_disk(folder) in (0, 63 * ROOM)
+    assert bytes_on_disk(folder) <= 40 * ROOM
+
+
 def test_a_file_under_another_name_is_not_taken(folder: Path) -> None:
     store(PixelCache(folder, 10**6), 1, 2)
     file_of(folder, 1).write_bytes(file_of(folder, 2).read_bytes())

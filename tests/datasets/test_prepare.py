@@ -265,3 +265,33 @@ def test_manifest_of_another_data_set(hands, tmp_path):
     shutil.copy(manifest_path(hands / "manifests", "dorsal_l"), path)
     with pytest.raises(DataError, match=r"is the manifest of 11k dorsal_l, not of 11k dorsal_r"):
         find_or_prepare("11k", hands, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"data", None])
+@pytest.mark.parametrize("name", ["summary.json", "dataset_summary.csv"])
+def test_a_damaged_summary_is_made_anew(people: Path, tmp_path: Path, name: str, damage: bytes | None) -> None:
+    prepare("folder", people, tmp_path / "out")
+    path = tmp_path / "out" / name
+    whole = path.read_bytes()
+    path.write_bytes(damage) if damage is not None else path.unlink()
+    prepare("folder", people, tmp_path / "out")
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut off", "flipped"])
+def test_a_damaged_manifest_is_named_and_not_overwritten(people: Path, tmp_path: Path, damage: str) -> None:
+    prepare("folder", people, people / "manifests")
+    path = people / "manifests" / "manifest_hand.json"
+    whole = path.read_bytes()
+    place = whole.index(b'"train": [') + len(b'"train": [')
+    flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    spoilt = {"emptied": b"", "cut off": whole[:-9], "flipped": flipped}[damage]
+    path.write_bytes(spoilt)
+    for work in (
+        lambda: prepare("folder", people, people / "manifests"),
+        lambda: find_or_prepare("folder", people, tmp_path / "cache"),
+    ):
+        with pytest.raises(DataError, match=r"manifest_hand\.json is not a") as caught:
+            work()
+        assert "remove it and run `handclip prepare` again" in str(caught.value)
+        assert path.read_bytes() == spoilt

@@ -1,9 +1,13 @@
 """A data set of generated hands, laid out as 11k Hands is: `Hands/Hand_0000001.jpg` and `HandInfo.csv`."""
 
 import csv
+import glob
 import io
 import json
+import multiprocessing
+import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -11,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from PIL import Image
 
@@ -19,7 +22,7 @@ from handclip.cores import available_cores
 from handclip.datasets.synthetic.people import ASPECTS, Person
 from handclip.datasets.synthetic.photograph import photograph
 from handclip.errors import ConfigError, DataError, HandCLIPError, did_you_mean
-from handclip.files import write_json, write_text
+from handclip.files import in_use, remove_abandoned, temporary_beside, write_json, write_text
 
 # Raise it whenever the same parameters would give other images.
 GENERATOR_VERSION = 1
@@ -100,7 +103,7 @@ def generate(root: Path, hands: SyntheticHands, progress: Callable[[int, int], N
     if _is_generated(root, record):
         return root
     with _building(root, record) as folder:
-        (folder / "Hands").mkdir(parents=True)
+        (folder / "Hands").mkdir()
         shots = list(_shots(hands))
         jobs = [
             (hands, identity, aspect, shot, folder / "Hands" / _image_name(number))
@@ -142,13 +145,25 @@ def _in_processes(function: Callable[[Any], None], jobs: list[Any]) -> Iterator[
         return
     done = 0
     try:
-        with ProcessPoolExecutor(max_workers=cores) as pool:
+        with ProcessPoolExecutor(max_workers=cores, initializer=_end_with_parent) as pool:
             for _ in pool.map(function, jobs, chunksize=8):
                 done += 1
                 yield
     except BrokenProcessPool:
         # Workers cannot start where they cannot import the main script: one read from standard input, say.
         yield from map(function, jobs[done:])
+
+
+def _end_with_parent() -> None:
+    """Let a process of the pool end with the one that started it, whose being killed it would not notice."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _hand_info(hands: SyntheticHands, shots: list[tuple[int, str, int]]) -> str:
@@ -211,15 +226,18 @@ def _is_generated(root: Path, record: dict[str, Any]) -> bool:
 def _building(root: Path, record: dict[str, Any]) -> Iterator[Path]:
     """Yield a folder beside `root` that takes its name on success and is removed otherwise."""
     root = root.absolute()
-    folder = root.with_name(f".{root.name}.{uuid4().hex[:8]}.part")
+    folder = temporary_beside(root)
     try:
-        yield folder
-        try:
-            folder.replace(root)
-        except OSError:
-            # Another process may have generated the same hands meanwhile.
-            if not _is_generated(root, record):
-                raise
+        folder.mkdir(parents=True)
+        with in_use(folder):
+            remove_abandoned(root.parent, glob.escape(root.name))
+            yield folder
+            try:
+                folder.replace(root)
+            except OSError:
+                # Another process may have generated the same hands meanwhile.
+                if not _is_generated(root, record):
+                    raise
     except OSError as error:
         raise HandCLIPError(f"cannot write {root}: {error.strerror or error}") from error
     finally:
