@@ -19,7 +19,7 @@ demo: setup  ## Train and evaluate every stage on synthetic hands; goes on where
 	$(BIN)/handclip demo --out demo_out --resume
 
 test: setup
-	$(BIN)/pytest -n auto --maxprocesses 8
+	$(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
 # Reports opened in Chromium. Where there is none, it is installed by who may; for others the tests are skipped.
 test-browser: setup

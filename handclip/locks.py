@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from handclip.errors import HandCLIPError, InUseError
+from handclip.files import require_writable
 
 _PATIENCE = 0.5
 """Seconds to wait for a process that is just letting go."""
@@ -28,8 +29,9 @@ def holding(folder: Path) -> Iterator[None]:
 
     Raises:
         InUseError: another process holds it; says which, and since when.
-        HandCLIPError: the lock cannot be made.
+        HandCLIPError: nothing can be written there.
     """
+    require_writable(folder)
     path = lock_of(folder)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -171,7 +171,7 @@ def test_a_full_disk_does_not_keep_from_holding(tmp_path: Path, monkeypatch: pyt
 
 def test_where_no_lock_can_be_made_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(HandCLIPError, match=r"cannot write .*file/\.run\.lock: "):
+    with pytest.raises(HandCLIPError, match=r"cannot write .*file/run: .*file is not a folder"):
         holding(tmp_path / "file" / "run").__enter__()
     assert not is_held(tmp_path / "file" / "run")
 
