@@ -130,11 +130,13 @@ def plain_worker_errors() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        # Ended in the middle of a batch that it was handing over, a worker breaks the connection.
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
+        how = str(error) or type(error).__name__
         raise HandCLIPError(
-            f"a process that reads images was ended from outside ({error}), for want of memory, perhaps; with a lower "
+            f"a process that reads images was ended from outside ({how}), for want of memory, perhaps; with a lower "
             "num_workers less is needed"
         ) from error
     except HandCLIPError as error:

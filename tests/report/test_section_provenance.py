@@ -7,6 +7,8 @@ import yaml
 from made_runs import MANIFEST, write_run
 from test_section_embedding import material_of, rows_of
 
+from handclip.engine.provenance import content_sha256
+from handclip.locks import holding
 from handclip.report.book import Book, Commands, Heading, Note, Section, Table
 from handclip.report.sections.provenance import provenance_section
 
@@ -165,3 +167,21 @@ def test_featured_runs_have_a_heading_each(tmp_path: Path) -> None:
     section = provenance_section(material, Book(tmp_path / "out"))
     headings = [block.text for block in section.blocks if isinstance(block, Heading)]
     assert headings == ["To run it again", *(run.label for run in material.featured)]
+
+
+def test_every_session_of_training_is_shown(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    training = tmp_path / "train_logs" / "trained"
+    content = {"sessions": [{"exit": None}, {"exit": "interrupted by SIGTERM"}, {"exit": "finished"}]}
+    (training / "provenance.json").write_text(json.dumps({**content, "sha256": content_sha256(content)}))
+
+    def shown() -> str:
+        made(tmp_path)
+        [row] = rows_of(tmp_path / "out" / "tables" / "provenance.csv")
+        return row["training_sessions"]
+
+    assert shown() == "3: killed (no end was recorded); interrupted by SIGTERM; finished"
+    with holding(training):
+        assert shown() == "3: under way; interrupted by SIGTERM; finished"
+    (training / "provenance.json").write_text(json.dumps({**content, "sha256": "0" * 64}))
+    assert shown() == "provenance.json is damaged"

@@ -8,6 +8,9 @@ from typing import Any
 
 import yaml
 
+from handclip.engine.provenance import PROVENANCE, read_provenance, sessions_of
+from handclip.errors import DamagedFileError
+from handclip.locks import is_held
 from handclip.report.book import Block, Book, Column, Commands, Heading, Note, Section, Table, Text
 from handclip.report.material import Material, ReportRun
 
@@ -20,6 +23,7 @@ _COLUMNS = (
     Column("training_precision", "Precision"),
     Column("trained", "Trained", lambda value: str(value)[:10]),
     Column("evaluated", "Evaluated", lambda value: str(value)[:10]),
+    Column("training_sessions", "Sessions of training"),
 )
 
 _MOST_OPTIONS = 8
@@ -105,7 +109,23 @@ def _row(run: ReportRun) -> dict[str, Any]:
         "training_config": _config_file(run, run.training_folder),
         "evaluation_config": _config_file(run, run.folder),
         "folder": _within_study(run, run.folder),
+        "training_sessions": _sessions(run.training_folder),
+        "evaluation_sessions": _sessions(run.folder),
     }
+
+
+def _sessions(folder: Path | None) -> str | None:
+    """Return how many times a process worked on a run, and how each of them ended."""
+    if folder is None:
+        return None
+    try:
+        provenance = read_provenance(folder)
+    except DamagedFileError:
+        return f"{PROVENANCE} is damaged"
+    if provenance is None:
+        return None
+    ends = [entry["exit"] or "under way" for entry in sessions_of(provenance, ended=not is_held(folder))]
+    return f"{len(ends)}: {'; '.join(ends)}"
 
 
 def _code(environment: Mapping[str, Any]) -> str | None:
