@@ -6,7 +6,7 @@ program, is the checksum of the lines above it: a list that was cut off must not
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from handclip.errors import DamagedFileError
@@ -68,7 +68,7 @@ def read_checksums(folder: Path) -> dict[str, str] | None:
     return found
 
 
-def require_intact(folder: Path, names: Iterable[str], *, advice: str) -> None:
+def require_intact(folder: Path, names: Sequence[str], *, advice: str) -> None:
     """Check files against the folder's `SHA256SUMS`; without one, as in folders of older versions, there is no check.
 
     Args:
@@ -79,17 +79,30 @@ def require_intact(folder: Path, names: Iterable[str], *, advice: str) -> None:
     Raises:
         DamagedFileError: names the first file that is gone or has changed.
     """
+    if found := faults(folder, names):
+        raise DamagedFileError(f"{found[0]}. {advice}")
+
+
+def faults(folder: Path, names: Sequence[str], *, all_listed: bool = False) -> list[str]:
+    """Return what is wrong with files that the folder's `SHA256SUMS` lists, or with that list, one sentence for each.
+
+    Args:
+        folder: the folder; without a list nothing is wrong.
+        names: the files, relative to it.
+        all_listed: that a file is not in the list is a fault too.
+    """
     try:
-        known = read_checksums(folder) or {}
+        known = read_checksums(folder)
     except DamagedFileError as error:
-        raise DamagedFileError(f"{error}. {advice}") from error
-    for name in names:
-        if name in known and (fault := fault_of(folder, name, known[name])):
-            raise DamagedFileError(f"{fault}. {advice}")
+        return [str(error)]
+    if known is None:
+        return []
+    unlisted = [name for name in names if name not in known] if all_listed else []
+    found = [f"{folder / CHECKSUMS}: lacks {', '.join(unlisted)}"] if unlisted else []
+    return found + [fault for name in names if name in known and (fault := _fault(folder, name, known[name]))]
 
 
-def fault_of(folder: Path, name: str, sha256: str) -> str:
-    """Return what is wrong with a file that has a checksum, by its path; empty where nothing is."""
+def _fault(folder: Path, name: str, sha256: str) -> str:
     path = folder / name
     try:
         if sha256_of(path) == sha256:

@@ -33,6 +33,9 @@ _HUB_PATIENCE = 5.0
 _LITTLE_SPACE_GIB = 2.0
 _LITTLE_MEMORY_GIB = 4.0
 
+_PROCESS_GROUPS = Path("/proc/self/cgroup")
+_GROUPS_ROOT = Path("/sys/fs/cgroup")
+
 _HUB = "model hub"
 _WITHOUT_HUB = (
     "Only needed once for each published model. Without it, name a weights file under `pretrained:`, or take "
@@ -200,12 +203,39 @@ def _check_threads() -> Iterator[Check]:
 
 def _check_memory() -> Iterator[Check]:
     with suppress(AttributeError, OSError, ValueError):  # not on every system
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        allowed = min([machine, *_memory_limits()])
+        total = allowed / 2**30
+        of = f", of the machine's {machine / 2**30:.0f} GiB" if allowed < machine else ""
         if total < _LITTLE_MEMORY_GIB:
             advice = "Use small models and batches, or gradient_checkpointing: true"
-            yield Check("memory", "note", f"{total:.1f} GiB, little for training", advice)
+            yield Check("memory", "note", f"{total:.1f} GiB{of}, little for training", advice)
         else:
-            yield Check("memory", "ok", f"{total:.0f} GiB")
+            yield Check("memory", "ok", f"{total:.0f} GiB{of}")
+
+
+def _memory_limits() -> list[int]:
+    """Return how many bytes Linux allows this process's control groups, and those that they are in: as of a container.
+
+    See cgroups(7): a line of `/proc/self/cgroup` is `<number>:<controllers>:<group>`, without controllers in version 2.
+    """
+    limits: list[int] = []
+    if not _PROCESS_GROUPS.exists():
+        return limits
+    for line in _PROCESS_GROUPS.read_text().splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            root, name = _GROUPS_ROOT, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = _GROUPS_ROOT / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        own = root / group.lstrip("/")
+        for folder in (own, *own.parents):
+            if folder.is_relative_to(root):
+                with suppress(OSError, ValueError):  # version 2 writes `max` where there is none
+                    limits.append(int((folder / name).read_text()))
+    return limits
 
 
 def _check_folders() -> Iterator[Check]:

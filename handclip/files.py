@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from handclip.errors import HandCLIPError
+from handclip.interruption import stopping_later
 
 
 def cache_folder() -> Path:
@@ -43,10 +44,14 @@ def require_writable(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, final_name: Callable[[], str] | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` on success, remove it on failure.
 
     What is in the file is on the disk before it has its name, so that not even a power cut leaves half of one.
+
+    Args:
+        path: the file.
+        final_name: gives it another name when it is written, as where a hash of the content is part of the name.
 
     Raises:
         HandCLIPError: the folder or file cannot be written.
@@ -57,14 +62,62 @@ def replacing(path: Path) -> Iterator[Path]:
         with in_use(temporary):
             remove_abandoned(path.parent, glob.escape(path.name))
             yield temporary
-            with temporary.open("rb") as file:
+            with temporary.open("r+b") as file:  # Windows refuses to sync what is open for reading only
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            temporary.replace(path if final_name is None else path.with_name(final_name()))
+            _sync_names(path.parent)
     except OSError as error:
         raise HandCLIPError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # a parent that is no folder was reported above
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_together(folder: Path, last: Sequence[str], then: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """Yield a temporary folder in `folder`; on success its files get their names in `folder`, on failure none does.
+
+    Args:
+        folder: is made where it is not there yet.
+        last: names of the files that vouch for the others. Those of before are removed first, and the new ones get
+            their names last: even where a kill falls between two names, they never stand beside files of others.
+        then: is called when all have their names; a signal that came meanwhile waits for it, too.
+
+    Raises:
+        HandCLIPError: the folder or a file cannot be written.
+    """
+    temporary = temporary_beside(folder / "together")
+    try:
+        temporary.mkdir(parents=True)
+        with in_use(temporary):
+            remove_abandoned(folder, "together")
+            yield temporary
+            with stopping_later() as stop:  # it takes milliseconds, and half of it would lose what was there before
+                for name in reversed(last):
+                    (folder / name).unlink(missing_ok=True)
+                _sync_names(folder)
+                for name in sorted({path.name for path in temporary.iterdir()} - set(last)):
+                    (temporary / name).replace(folder / name)
+                _sync_names(folder)
+                for name in last:
+                    (temporary / name).replace(folder / name)
+                _sync_names(folder)
+                then()
+            stop.raise_if_asked()
+    except OSError as error:
+        raise HandCLIPError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync_names(folder: Path) -> None:
+    """See to it that names which files of a folder were given are on the disk, where the system has a way to."""
+    with suppress(OSError):  # Windows opens no folders, and some network file systems do not sync them
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def temporary_beside(path: Path) -> Path:
@@ -76,20 +129,28 @@ def temporary_beside(path: Path) -> Path:
 def in_use(temporary: Path) -> Iterator[None]:
     """Mark a temporary file, which is made, or folder as one that this process is writing.
 
-    The mark is a lock, which the system takes away from a process that is killed.
+    The mark is a lock, which the system takes away from a process that is killed. What another process has removed
+    before it was marked, taking it for abandoned, is made anew.
 
     Raises:
-        OSError: the file cannot be made.
+        OSError: it cannot be made.
     """
     try:
         import fcntl
     except ImportError:  # on Windows nothing is marked, and nothing that is abandoned is removed
         yield
         return
-    mark = os.open(temporary, os.O_RDONLY if temporary.is_dir() else os.O_RDONLY | os.O_CREAT, 0o666)
-    try:
+    is_folder = temporary.is_dir()
+    while True:
+        if is_folder:
+            temporary.mkdir(exist_ok=True)
+        mark = _open_for_lock(temporary, os.O_CREAT)
         with suppress(OSError):  # a file system without locks
-            fcntl.flock(mark, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(mark, fcntl.LOCK_SH)  # waits for who is just removing it
+        if temporary.exists():
+            break
+        os.close(mark)
+    try:
         yield
     finally:
         os.close(mark)
@@ -108,15 +169,30 @@ def remove_abandoned(folder: Path, pattern: str = "*") -> None:
         return
     for left in folder.glob(f".{pattern}.????????.part"):
         with suppress(OSError):  # somebody is writing it, or has just finished
-            mark = os.open(left, os.O_RDONLY)
+            mark = _open_for_lock(left)
             try:
                 fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not _is_still(mark, left):  # its name was given to a new one meanwhile
+                    continue
                 if left.is_dir():
                     shutil.rmtree(left)
                 else:
                     left.unlink()
             finally:
                 os.close(mark)
+
+
+def _open_for_lock(path: Path, flags: int = 0) -> int:
+    # NFS locks for one process alone only what is open for writing, which a folder cannot be.
+    return os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | flags, 0o666)
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    """Whether a path still names the file or folder that was opened by it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
 from handclip.errors import HandCLIPError, InUseError
 from handclip.files import require_writable
@@ -25,13 +25,13 @@ _PATIENCE = 0.5
 
 @contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing to a folder, which need not be there yet, while the block runs.
+    """Keep other processes from writing to a folder, or a file, while the block runs; it need not be there yet.
 
     Raises:
         InUseError: another process holds it; says which, and since when.
         HandCLIPError: nothing can be written there.
     """
-    require_writable(folder)
+    require_writable(folder.parent if folder.is_file() else folder)
     path = lock_of(folder)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,19 +41,23 @@ def holding(folder: Path) -> Iterator[None]:
         raise InUseError(f"{folder} is being written by {_holder(path)}. Wait until it has ended, or end it") from None
     except OSError as error:
         raise HandCLIPError(f"cannot write {path}: {error.strerror or error}") from error
+    # Where the file system has no locks, the file itself is one, with the record of its holder in it that it needs.
+    is_file_alone = isinstance(lock, SoftFileLock)
     try:
-        with suppress(OSError):  # a full disk; the lock holds all the same
-            path.write_text(json.dumps(_own_facts()), encoding="utf-8")
+        if not is_file_alone:
+            with suppress(OSError):  # a full disk; the lock holds all the same
+                path.write_text(json.dumps(_own_facts()), encoding="utf-8")
         yield
     finally:
-        # Removed while it is held: who waits for it notices, and makes a new one.
-        with suppress(OSError):
-            path.unlink()
+        if not is_file_alone:
+            # Removed while it is held: who waits for it notices, and makes a new one.
+            with suppress(OSError):
+                path.unlink()
         lock.release()
 
 
 def lock_of(folder: Path) -> Path:
-    """Return the lock of a folder."""
+    """Return the lock of a folder, or of a file."""
     place = folder.resolve()
     inside = place.is_dir() and not os.access(place.parent, os.W_OK)
     return (place if inside else place.parent) / f".{place.name}.lock"

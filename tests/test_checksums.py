@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from handclip.checksums import CHECKSUMS, fault_of, read_checksums, require_intact, sha256_of, write_checksums
+from handclip.checksums import CHECKSUMS, faults, read_checksums, require_intact, sha256_of, write_checksums
 from handclip.errors import DamagedFileError
 
 CONTENT = {"metrics.json": b'{"rank1": 0.875}\n', "per_query.csv": b"image,rank\na b.jpg,1\n", "empty": b""}
@@ -58,12 +58,27 @@ def test_a_file_that_is_gone_is_named_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DamagedFileError, match=message):
         require_intact(folder, CONTENT, advice="Copy it once more")
     require_intact(folder, ["metrics.json", "unlisted"], advice="Copy it once more")
-    assert fault_of(folder, "metrics.json", sha256_of(folder / "metrics.json")) == ""
+    assert faults(folder, ["metrics.json"], all_listed=True) == []
+
+
+def test_each_fault_of_several_files_is_one_sentence(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    (folder / "empty").unlink()
+    (folder / "metrics.json").write_text("{}")
+    names = [*CONTENT, "unlisted"]
+    assert faults(folder, names) == [
+        f"{folder / 'metrics.json'}: is damaged or was changed: it is not what SHA256SUMS beside it recorded",
+        f"{folder / 'empty'}: no such file, although SHA256SUMS beside it lists it",
+    ]
+    assert faults(folder, names, all_listed=True)[0] == f"{folder / CHECKSUMS}: lacks unlisted"
+    (folder / CHECKSUMS).write_text("")
+    assert [fault.split(": ")[0] for fault in faults(folder, names)] == [str(folder / CHECKSUMS)]
 
 
 def test_a_folder_without_a_list_is_not_checked(tmp_path: Path) -> None:
     assert read_checksums(tmp_path) is None
     require_intact(tmp_path, ["anything"], advice="")
+    assert faults(tmp_path, ["anything"], all_listed=True) == []
 
 
 def test_a_list_is_written_last_and_whole(tmp_path: Path) -> None:

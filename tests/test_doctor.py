@@ -172,3 +172,37 @@ def test_a_check_that_hangs_or_breaks_ends_nothing(monkeypatch: pytest.MonkeyPat
         ("first", "ok"),
         ("model hub", "note"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "found"),
+    [
+        ("0::/box/own\n", {"box/memory.max": "1073741824", "box/own/memory.max": "max"}, "1.0 GiB, of the machine's "),
+        ("0::/\n", {"memory.max": "536870912\n"}, "0.5 GiB, of the machine's "),
+        ("0::/\n4:cpu:/x\n3:memory:/box\n", {"memory/box/memory.limit_in_bytes": "1073741824"}, "1.0 GiB, of the "),
+    ],
+)
+def test_the_memory_of_a_container_is_what_it_is_allowed(
+    groups: str, files: dict[str, str], found: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in {"groups": groups, **files}.items():
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text(text)
+    monkeypatch.setattr(doctor, "_PROCESS_GROUPS", here / "groups")
+    monkeypatch.setattr(doctor, "_GROUPS_ROOT", here)
+    check = checks("memory")["memory"]
+    assert check.state == "note"
+    assert check.found.startswith(found)
+    assert check.found.endswith(" GiB, little for training")
+
+
+@pytest.mark.parametrize("files", [{}, {"groups": "0::/\n"}, {"groups": "0::/\n", "memory.max": "max\n"}])
+def test_without_a_limit_the_memory_is_that_of_the_machine(
+    files: dict[str, str], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (here / name).write_text(text)
+    monkeypatch.setattr(doctor, "_PROCESS_GROUPS", here / "groups")
+    monkeypatch.setattr(doctor, "_GROUPS_ROOT", here)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    assert checks("memory")["memory"].found.startswith((f"{machine:.0f} GiB", f"{machine:.1f} GiB, little"))

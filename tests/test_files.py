@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from handclip.errors import HandCLIPError
-from handclip.files import in_use, read_json, remove_abandoned, replacing, write_json, write_text
+from handclip.files import in_use, read_json, remove_abandoned, replacing, replacing_together, write_json, write_text
 
 
 def test_text_keeps_its_line_ends_and_alphabet(tmp_path: Path) -> None:
@@ -154,3 +154,132 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatc
         write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_and_then_its_name_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    synced = []
+
+    def sync(descriptor: int) -> None:
+        opened = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append("name" if opened == tmp_path and path.exists() else opened.suffix)
+        if opened.is_file():
+            os.write(descriptor, b"")  # what is open for reading only cannot be synced on Windows
+
+    monkeypatch.setattr(os, "fsync", sync)
+    write_text(path, "new")
+    assert synced == [".part", "name"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_taken_for_abandoned_before_it_is_marked_is_made_anew(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process finds it in the moment between its making and its mark."""
+    import fcntl
+
+    part = tmp_path / ".a.txt.01234567.part"
+    if kind == "folder":
+        part.mkdir()
+    removed: list[Path] = []
+    lock = fcntl.flock
+
+    def lock_too_late(descriptor: int, operation: int) -> None:
+        if not removed:
+            removed.append(part)
+            remove_abandoned(tmp_path)
+            assert not part.exists()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_too_late)
+    with in_use(part):
+        assert removed
+        assert part.is_dir() == (kind == "folder")
+        remove_abandoned(tmp_path)
+        assert part.exists()
+
+
+def test_a_new_file_of_the_same_name_is_not_removed_for_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    part = tmp_path / ".a.txt.01234567.part"
+    part.touch()
+    lock = fcntl.flock
+
+    def lock_the_old_one(descriptor: int, operation: int) -> None:
+        part.unlink()
+        part.write_text("new")
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_the_old_one)
+    remove_abandoned(tmp_path)
+    assert part.read_text() == "new"
+
+
+def test_what_is_locked_for_one_process_alone_is_open_for_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NFS wants it."""
+    import fcntl
+
+    (tmp_path / ".a.txt.01234567.part").touch()
+
+    def flock_of_nfs(descriptor: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(fcntl, "flock", flock_of_nfs)
+    remove_abandoned(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def made_together(folder: Path) -> dict[str, str]:
+    with replacing_together(folder, ["index"]) as new:
+        for name in ("a", "b", "index"):
+            write_text(new / name, "new")
+        assert new.parent == folder
+    return texts(folder)
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_files_are_replaced_together_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert made_together(folder) == {"a": "new", "b": "new", "index": "new"}
+    write_text(folder / "a", "mine")
+    write_text(folder / "other", "mine")
+    before = texts(folder)
+    with pytest.raises(KeyboardInterrupt), replacing_together(folder, ["index"]) as new:
+        write_text(new / "a", "newer")
+        raise KeyboardInterrupt
+    assert texts(folder) == before
+    assert made_together(folder) == {**before, "a": "new"}
+
+
+@pytest.mark.parametrize("name", ["a", "b", "index"])
+def test_what_vouches_for_files_never_stands_beside_others(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_together(tmp_path)
+    rename = Path.replace
+
+    def replace_or_fail(self: Path, target: Path) -> Path:
+        if target == tmp_path / name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace_or_fail)
+    with pytest.raises(HandCLIPError, match=r"cannot write .*: Input/output error"):
+        made_together(tmp_path)
+    assert texts(tmp_path).keys() == {"a", "b"}
+
+
+def test_what_a_killed_process_began_to_replace_goes_with_the_next(tmp_path: Path) -> None:
+    left = tmp_path / ".together.01234567.part"
+    left.mkdir()
+    (left / "a").touch()
+    assert made_together(tmp_path) == {"a": "new", "b": "new", "index": "new"}

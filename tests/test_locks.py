@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, SoftFileLock
 
 from handclip import locks
 from handclip.errors import HandCLIPError, InUseError
@@ -202,3 +202,23 @@ def test_a_mounted_folder_holds_its_own_lock(tmp_path: Path, monkeypatch: pytest
         with pytest.raises(InUseError):
             holding(run).__enter__()
     assert not any(run.iterdir())
+
+
+def test_where_files_cannot_be_locked_the_record_of_the_holder_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system without locks: the file is the lock, and without its holder's number it would never be given up."""
+    import fcntl
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    folder = tmp_path / "run"
+    with pytest.warns(UserWarning, match="falling back to SoftFileLock"), holding(folder):
+        own = SoftFileLock(lock_of(folder))
+        assert own.pid == os.getpid()
+        assert is_held(folder)
+        with pytest.raises(InUseError, match="is being written by another process"):
+            holding(folder).__enter__()
+    assert not lock_of(folder).exists()

@@ -194,7 +194,8 @@ def _parse_yaml(text: str, source: str) -> Any:
     except RecursionError:
         raise ConfigError(f"{source}: is nested too deeply") from None
     except Exception as error:  # on values such as 2020-13-45 PyYAML lets Python's own errors through
-        raise ConfigError(f"{source}: is not valid YAML: {cut(' '.join(str(error).split()), 500)}") from error
+        reason = " ".join(str(error).split()).replace(' in "<unicode string>",', ",")
+        raise ConfigError(f"{source}: is not YAML that can be read: {cut(reason, 500)}") from error
 
 
 def apply_override(override: str, values: dict[str, Any]) -> None:

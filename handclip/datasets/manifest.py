@@ -130,14 +130,18 @@ class Manifest:
                 f"{' and '.join(problems)}; restore them or run `handclip prepare` again into a new folder"
             )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, place: Path | None = None) -> None:
         """Write the manifest atomically. The same manifest at the same place always gives the same bytes.
+
+        Args:
+            path: the file.
+            place: where the file is to lie in the end, if not there: its root is named as seen from there.
 
         Raises:
             HandCLIPError: the file cannot be written.
         """
         lines = [f'"handclip_manifest": {FORMAT_VERSION}', f'"sha256": {_json(self.sha256)}']
-        lines.append(f'"root": {_json(_portable_root(self.root, path))}')
+        lines.append(f'"root": {_json(_portable_root(self.root, place or path))}')
         for key, value in self._content().items():
             if key in ("images", "draws"):
                 lines.append(f"{_json(key)}: [\n{_one_a_line(_json(item) for item in value)}]")

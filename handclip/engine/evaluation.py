@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from handclip.checksums import CHECKSUMS, fault_of, read_checksums, require_intact, write_checksums
+from handclip.checksums import CHECKSUMS, faults, require_intact, write_checksums
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import evaluation_name, run_name
 from handclip.console import progress_over
@@ -27,7 +27,7 @@ from handclip.engine.explaining import explain_photographs, hands_to_explain
 from handclip.engine.feature_table import FeatureTable, embed_images, images_of_draws, validation_images
 from handclip.engine.hardware import describe_environment
 from handclip.engine.launching import on_devices, starts_processes
-from handclip.engine.provenance import run_facts, session
+from handclip.engine.provenance import Session, run_facts, session
 from handclip.engine.ranking import Rankings, rank_draws, require_rankable
 from handclip.engine.records import (
     AGAIN,
@@ -44,7 +44,14 @@ from handclip.engine.records import (
 from handclip.engine.run_folder import RunFolder, write_config
 from handclip.engine.summary import per_query_csv, per_split_csv, summarise
 from handclip.errors import DamagedFileError, HandCLIPError
-from handclip.files import read_json, require_writable, write_json, write_text
+from handclip.files import (
+    read_json,
+    remove_abandoned,
+    replacing_together,
+    require_writable,
+    write_json,
+    write_text,
+)
 from handclip.locks import holding
 
 logger = logging.getLogger(__name__)
@@ -79,9 +86,10 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
     `metrics.json` holds what was measured, `per_split.csv` each draw, `per_query.csv` the rank of the right identity
     and both APs for each query; `cost.json` what it cost on this machine, `config.yml` and `environment.json` how it
     was made; the others, see `engine.records`, are what reports are made from. `SHA256SUMS` holds the checksums of
-    them all and is written last: where it stands, the evaluation is complete. Evaluating the same model on the same
-    manifest again writes the same metrics, except for their `seconds`. A model that was trained on other data, as a
-    `checkpoint` can be, is evaluated across domains, in `eval_logs/<run>_on_<dataset>_<aspect>/`.
+    them all and is written last: where it stands, the evaluation is complete. An earlier evaluation stays until all
+    files of the new one are written. Evaluating the same model on the same manifest again writes the same metrics,
+    except for their `seconds`. A model that was trained on other data, as a `checkpoint` can be, is evaluated across
+    domains, in `eval_logs/<run>_on_<dataset>_<aspect>/`.
 
     Args:
         config: a baseline, or the experiment that trained the model.
@@ -128,8 +136,8 @@ def _earlier(subject: _Subject, overwrite: bool, reuse: bool) -> Evaluation | No
     _refuse_other_evaluation(path, before, subject.identity)
     if not reuse:
         return None
-    if faults := _faults(subject.folder, subject.manifests):
-        logger.warning(f"{'; '.join(faults)}, so it is evaluated again.")
+    if found := _faults(subject.folder, subject.manifests):
+        logger.warning(f"{'; '.join(found)}, so it is evaluated again.")
         return None
     return Evaluation(subject.identity["run"], subject.folder, before)
 
@@ -142,15 +150,24 @@ def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Eval
     manifests = subject.manifests
     with ExitStack() as work:
         on_first(lambda: work.enter_context(holding(subject.folder)))
+        on_first(lambda: remove_abandoned(subject.folder))
         if earlier := on_first(lambda: _earlier(subject, overwrite, reuse)):
             return earlier
         run, weights = subject.identity["run"], subject.identity["weights_sha256"]
-        facts = run_facts(run, "evaluation", config.to_dict(), manifests, config.seed, weights)
-        work.enter_context(session(subject.folder, facts, device=device, precision="float32"))
-        return _measure(config, subject, device, start)
+        origin = run_facts(run, "evaluation", config.to_dict(), manifests, config.seed, weights)
+        replaces = (subject.folder / _METRICS).exists()
+        own = work.enter_context(session(subject.folder, origin, device=device, precision="float32", replaces=replaces))
+        return _measure(config, subject, device, start, own, origin)
 
 
-def _measure(config: ExperimentConfig, subject: _Subject, device: torch.device, start: float) -> Evaluation:
+def _measure(
+    config: ExperimentConfig,
+    subject: _Subject,
+    device: torch.device,
+    start: float,
+    own: Session,
+    origin: Mapping[str, Any],
+) -> Evaluation:
     evaluated, manifests = subject.evaluated, subject.manifests
     facts = evaluated.facts()
     used = {aspect: images_of_draws(config, manifest) for aspect, manifest in manifests.items()}
@@ -169,12 +186,21 @@ def _measure(config: ExperimentConfig, subject: _Subject, device: torch.device, 
         validation = embed_images(config, manifests, used, evaluated.model, device, cache, report)
     images_per_second = len(features.images) * len(features.by_flip) / embedding_seconds
     speed = evaluation_cost(seconds, images_per_second, device)
-    return on_first(lambda: _write(config, subject, facts, rankings, features, validation, device, seconds, speed))
+
+    def write() -> Evaluation:
+        last = [_METRICS, CHECKSUMS]
+        with replacing_together(subject.folder, last, then=lambda: own.note(**origin)) as folder:
+            metrics = _write(config, subject, folder, facts, rankings, features, validation, device, seconds, speed)
+            own.write_successor(folder, **origin)
+        return Evaluation(subject.identity["run"], subject.folder, metrics)
+
+    return on_first(write)
 
 
 def _write(
     config: ExperimentConfig,
     subject: _Subject,
+    folder: Path,
     facts: dict[str, Any],
     rankings: dict[str, Rankings],
     features: FeatureTable,
@@ -182,9 +208,9 @@ def _write(
     device: torch.device,
     seconds: float,
     speed: dict[str, Any],
-) -> Evaluation:
-    """Write what was measured, and what a report needs besides."""
-    evaluated, manifests, identity, folder = subject.evaluated, subject.manifests, subject.identity, subject.folder
+) -> dict[str, Any]:
+    """Write what was measured, and what a report needs besides, to a folder; return the metrics."""
+    evaluated, manifests, identity = subject.evaluated, subject.manifests, subject.identity
     trained = evaluated.checkpoint
     places = (config.output_dir, Path(evaluated.experiment["output_dir"]))
     metrics: dict[str, Any] = {
@@ -207,19 +233,13 @@ def _write(
             for aspect, ranking in rankings.items()
         }
     cost = {"evaluation": speed, "training": training_cost(trained, places) if trained is not None else None}
-    # Written last and removed first: where they stand, the other files belong to them.
-    for name in (CHECKSUMS, _METRICS):
-        try:
-            (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise HandCLIPError(f"cannot replace {folder / name}: {error.strerror or error}") from error
-    _keep_records(folder, config, evaluated, manifests, features, validation, device)
+    _keep_records(config, subject, folder, features, validation, device)
     write_text(folder / "per_split.csv", per_split_csv(rankings))
     write_text(folder / "per_query.csv", per_query_csv(rankings, manifests))
     write_json(folder / "cost.json", cost)
     write_json(folder / _METRICS, metrics)
     write_checksums(folder, _files(manifests))
-    return Evaluation(identity["run"], folder, metrics)
+    return metrics
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -250,10 +270,9 @@ def require_no_evaluation(config: ExperimentConfig) -> None:
 
 
 def _keep_records(
-    folder: Path,
     config: ExperimentConfig,
-    evaluated: EvaluatedModel,
-    manifests: Mapping[str, Manifest],
+    subject: _Subject,
+    folder: Path,
     features: FeatureTable,
     validation: FeatureTable,
     device: torch.device,
@@ -261,10 +280,10 @@ def _keep_records(
     """Write what a report needs besides the metrics."""
     by_flip = {flip: np.concatenate([rows, validation.by_flip[flip]]) for flip, rows in features.by_flip.items()}
     write_features(folder, KeptFeatures([*features.sha256, *validation.sha256], by_flip))
-    for aspect, manifest in manifests.items():
-        manifest.save(manifest_file(folder, aspect))
-    write_attributes(folder, attributes_of(manifests))
-    write_explanations(folder, _explain(config, evaluated, manifests, device))
+    for aspect, manifest in subject.manifests.items():
+        manifest.save(manifest_file(folder, aspect), place=manifest_file(subject.folder, aspect))
+    write_attributes(folder, attributes_of(subject.manifests))
+    write_explanations(folder, _explain(config, subject.evaluated, subject.manifests, device))
     write_config(folder / "config.yml", config)
     environment = {**describe_environment(device, "float32"), "processes": current().size}
     write_json(folder / "environment.json", environment)
@@ -294,12 +313,9 @@ def _undamaged_metrics(folder: Path) -> dict[str, Any] | None:
     """Return the metrics of an earlier evaluation, None where they are damaged and so cannot say whose they are."""
     path = folder / _METRICS
     try:
-        known = read_checksums(folder) or {}
-    except DamagedFileError:  # `_faults` tells of it
-        known = {}
-    try:
-        if _METRICS in known and (fault := fault_of(folder, _METRICS, known[_METRICS])):
-            raise DamagedFileError(fault)
+        # Of what is wrong with the list `_faults` tells.
+        if found := [fault for fault in faults(folder, [_METRICS]) if fault.startswith(f"{path}:")]:
+            raise DamagedFileError(found[0])
         metrics = read_json(path)
         if not isinstance(metrics, dict):
             raise DamagedFileError(f"{path}: is damaged or is not of an evaluation")
@@ -314,13 +330,7 @@ def _faults(folder: Path, aspects: Iterable[str]) -> list[str]:
     names = _files(aspects)
     if lacking := [name for name in (*names, CHECKSUMS) if not (folder / name).is_file()]:
         return [f"{folder} lacks {', '.join(lacking)}"]
-    try:
-        known = read_checksums(folder) or {}
-    except DamagedFileError as error:
-        return [str(error)]
-    if unlisted := [name for name in names if name not in known]:
-        return [f"{folder / CHECKSUMS} lacks {', '.join(unlisted)}"]
-    return [fault for name in names if (fault := fault_of(folder, name, known[name]))]
+    return faults(folder, names, all_listed=True)
 
 
 def _check_people(

@@ -3,12 +3,11 @@
 And what happens after a step where a signal asks to stop: the state is saved there.
 """
 
-import csv
-import io
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -17,11 +16,13 @@ from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from torch import Tensor
 
 from handclip.config.experiment import ExperimentConfig
+from handclip.csv_files import csv_table
 from handclip.datasets.pixel_cache import PixelCache
 from handclip.engine.data import TrainingData
-from handclip.engine.distributed import is_first_process
+from handclip.engine.distributed import is_first_process, on_first
 from handclip.engine.hardware import peak_gpu_memory_mib, peak_memory_mib
 from handclip.engine.module import TrainingModule
+from handclip.engine.provenance import Session
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.run_log import EventFile
 from handclip.engine.states import States
@@ -36,6 +37,15 @@ logger = logging.getLogger(__name__)
 Row = dict[str, float | int | str]
 
 
+@dataclass(frozen=True)
+class _Best:
+    """What a best checkpoint of an epoch is known by."""
+
+    epoch: int
+    value: float
+    sha256: str
+
+
 class RunKeeper(LightningCheckpoint):
     """Validates and keeps a run's records and checkpoints.
 
@@ -45,10 +55,12 @@ class RunKeeper(LightningCheckpoint):
 
     def __init__(
         self,
+        *,
         config: ExperimentConfig,
         data: TrainingData,
         files: RunFolder,
         states: States,
+        session: Session,
         manifest_sha256: str,
         precision: str,
         num_workers: int,
@@ -60,6 +72,7 @@ class RunKeeper(LightningCheckpoint):
         self.data = data
         self.files = files
         self.states = states
+        self.session = session
         self.manifest_sha256 = manifest_sha256
         self.precision = precision
         self.num_workers = num_workers
@@ -71,11 +84,15 @@ class RunKeeper(LightningCheckpoint):
         self.best_value = float("-inf")
         self.best_sha256 = ""
         """Of the content of the best checkpoint; empty in runs of earlier versions."""
+        self.best_was_repeated = False
+        """Whether the best epoch was trained again, from the state before it, and was not as good then."""
         self.validations_without_gain = 0
         self.training_seconds = 0.0
         self.stop_request = StopRequest()
         self._events = EventFile(files.folder / "tensorboard")
         self._best_is_written = False
+        self._in_place_of_best: _Best | None = None
+        """The model of a later epoch that has taken the place of the best one, until that epoch is trained again."""
         self._begin_epoch()
 
     def state_dict(self) -> dict[str, Any]:
@@ -87,6 +104,7 @@ class RunKeeper(LightningCheckpoint):
             "best_epoch": self.best_epoch,
             "best_value": self.best_value,
             "best_sha256": self.best_sha256,
+            "best_was_repeated": self.best_was_repeated,
             "validations_without_gain": self.validations_without_gain,
             "training_seconds": self.training_seconds,
             "epoch_so_far": {
@@ -128,8 +146,9 @@ class RunKeeper(LightningCheckpoint):
         """Train no further epoch where the run that goes on had reached its end."""
         assert isinstance(pl_module, TrainingModule)
         self._epoch_start += time.perf_counter()
-        if self.best_epoch and is_first_process():
-            self._require_best(pl_module)
+        if self.best_epoch:
+            self._in_place_of_best = on_first(lambda: self._require_best(pl_module))
+            self._best_is_written = True
         trainer.should_stop = self._should_stop()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -154,7 +173,7 @@ class RunKeeper(LightningCheckpoint):
         # The last step is saved with its epoch.
         if self.stop_request.signum is not None and self._steps < len(pl_module.sampler):
             pl_module.require_finite()
-            self._save_state(trainer, trainer.current_epoch, self._steps)
+            self._save_state(trainer, pl_module, trainer.current_epoch, self._steps)
             self.stop_request.raise_if_asked(self.states.describe())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -183,11 +202,11 @@ class RunKeeper(LightningCheckpoint):
         self.history.append(row)
         self._begin_epoch()
         self.write_history()
-        logger.info(describe_row(row, self.config.epochs) + self._time_to_go())
+        logger.info(describe_row(row, self.config.epochs, len(self.data.val_queries)) + self._time_to_go())
         # The state comes first: it holds the model too, so that the best checkpoint can be written from it.
-        self._save_state(trainer, epoch, 0)
+        self._save_state(trainer, pl_module, epoch, 0)
         if best is not None:
-            self._save_best(best)
+            self._save_best(best, self.best_sha256)
         if is_first_process():
             self._events.add({name: float(value) for name, value in row.items() if name != "epoch"}, epoch)
         self.stop_request.raise_if_asked(self.states.describe())
@@ -216,7 +235,7 @@ class RunKeeper(LightningCheckpoint):
         """
         if is_first_process():
             with self.storing():
-                write_text(self.files.folder / "metrics.csv", self._history_csv())
+                write_text(self.files.folder / "metrics.csv", csv_table(self.history))
 
     def load_best(self) -> Checkpoint:
         """Return the best checkpoint, after checking that it is the one of the best epoch.
@@ -227,8 +246,8 @@ class RunKeeper(LightningCheckpoint):
         best = Checkpoint.load(self.files.best)
         if self.best_sha256 and best.sha256() != self.best_sha256:
             raise DamagedFileError(
-                f"{self.files.best}: is not the model that epoch {self.best_epoch} of this run has left there. Move it "
-                f"and {self.files.folder} away to train anew"
+                f"{self.files.best}: is not the model that epoch {self.best_epoch} of this run has left there. The "
+                f"model of the last epoch is in {self.files.last}. Move them and {self.files.folder} away to train anew"
             )
         return best
 
@@ -240,7 +259,7 @@ class RunKeeper(LightningCheckpoint):
             TrainingError: it was removed, or cannot be written.
         """
         best = self.files.best if self._best_is_written else None
-        counted_on = [self.files.config, self.states.current, best]
+        counted_on = [self.files.config, self.states.current, best] if is_first_process() else []
         if lost := [path for path in counted_on if path is not None and not path.is_file()]:
             raise TrainingError(f"{lost[0]} is gone: somebody has removed it while the run was training.")
         try:
@@ -284,34 +303,65 @@ class RunKeeper(LightningCheckpoint):
         self._steps, self._images, self._sums = steps, images, dict(sums or {})
         self._epoch_start = -seconds
 
-    def _save_state(self, trainer: Trainer, epochs: int, steps: int) -> None:
+    def _save_state(self, trainer: Trainer, module: TrainingModule, epochs: int, steps: int) -> None:
         with self.storing():
             # Every process calls it, as Lightning asks for; the first one writes.
             trainer.save_checkpoint(self.states.place(epochs, steps), weights_only=False)
+        self.session.reaches(epochs=epochs, steps=module.steps_taken)
 
-    def _save_best(self, best: Checkpoint) -> None:
+    def _save_best(self, best: Checkpoint, sha256: str) -> None:
         with self.storing():
-            best.save(self.files.best)
+            best.save(self.files.best, sha256)
         self._best_is_written = True
 
-    def _require_best(self, module: TrainingModule) -> None:
-        """Check that the best checkpoint of the run that goes on is there; write it if the state was saved just before.
+    def _require_best(self, module: TrainingModule) -> _Best | None:
+        """Check that the best checkpoint of the run that goes on is there, or write it if the state holds that model.
 
-        One of a later epoch may be there too, which was trained after the state and will be trained again.
+        Where training goes on from an older state than the last one, the model of an epoch that is trained again may
+        have taken its place.
+
+        Returns:
+            That model, None where the best checkpoint is in its place.
+
+        Raises:
+            DamagedFileError: the best checkpoint is gone or damaged, and the state holds another model.
         """
         try:
             found = Checkpoint.load(self.files.best)
-            is_there = self.best_sha256 in ("", found.sha256()) or found.epoch > len(self.history)
         except CheckpointError:
-            is_there = False
-        if not is_there:
-            if self.best_epoch != len(self.history) or self._steps:
-                raise DamagedFileError(
-                    f"{self.files.best}: the model of epoch {self.best_epoch}, the best of this run so far, is gone or "
-                    f"damaged. Move {self.files.folder} and what there is of it away to train anew"
-                )
-            self._save_best(self._checkpoint(module, self.best_epoch, _validation(self.history[-1])))
-        self._best_is_written = True
+            found = None
+        sha256 = found.sha256() if found is not None else ""
+        if found is not None and found.epoch == self.best_epoch and self.best_sha256 in ("", sha256):
+            return None
+        if self.best_epoch == len(self.history) and not self._steps:
+            best = self._checkpoint(module, self.best_epoch, _validation(self.history[-1]))
+            # Not always what it was: the config of a run that goes on may name other places.
+            self.best_sha256 = best.sha256()
+            self._save_best(best, self.best_sha256)
+            return None
+        of_this_run = (self.files.run, self.manifest_sha256)
+        if (
+            found is None
+            or found.epoch <= len(self.history)
+            or (found.run, found.manifest_sha256) != of_this_run
+            or self.config.monitor not in found.metrics
+        ):
+            raise DamagedFileError(
+                f"{self.files.best}: the model of epoch {self.best_epoch}, the best of this run so far, is gone or "
+                f"damaged. {self.states.current} is whole, but holds a later model. Put the file back, or move "
+                f"{self.files.folder} and what there is of it away to train anew"
+            )
+        return _Best(found.epoch, found.metrics[self.config.monitor], sha256)
+
+    def _adopt(self, best: _Best) -> None:
+        """Keep the model that has taken the place of the best one: there is no better one any more."""
+        self.best_epoch, self.best_value, self.best_sha256 = best.epoch, best.value, best.sha256
+        self.best_was_repeated = True
+        self.validations_without_gain = 0
+        logger.warning(
+            f"Epoch {best.epoch} was trained a second time, and its model is not as good as that of the first time "
+            f"({self.config.monitor} {best.value:.4f}), which is in {self.files.best} and is kept as the best."
+        )
 
     def _should_stop(self) -> bool:
         return self.has_lost_patience or (self.stop_after is not None and len(self.history) >= self.stop_after)
@@ -336,33 +386,30 @@ class RunKeeper(LightningCheckpoint):
             self.validations_without_gain = 0 if value > self.best_value else self.validations_without_gain + 1
             # Of equals the later one: it has learned longer.
             if value < self.best_value:
+                if self._in_place_of_best is not None and epoch >= self._in_place_of_best.epoch:
+                    self._adopt(self._in_place_of_best)
+                    self._in_place_of_best = None
                 return None
             self.best_value = value
         elif self.data.val_queries or epoch < self.config.epochs:
             return None
-        self.best_epoch = epoch
+        self.best_epoch, self.best_was_repeated, self._in_place_of_best = epoch, False, None
         if not is_first_process():
             return None
         best = self._checkpoint(module, epoch, metrics)
         self.best_sha256 = best.sha256()
         return best
 
-    def _history_csv(self) -> str:
-        columns = list(dict.fromkeys(name for row in self.history for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, restval="")
-        writer.writeheader()
-        writer.writerows(self.history)
-        return text.getvalue()
 
-
-def describe_row(row: Row, epochs: int) -> str:
-    """Return one line on an epoch."""
+def describe_row(row: Row, epochs: int, val_images: int) -> str:
+    """Return one line on an epoch, whose validation was on so many images."""
     losses = ", ".join(
         f"{name.removeprefix('loss_')} {value:.4f}" for name, value in row.items() if name.startswith("loss_")
     )
-    found = {name: float(value) for name, value in row.items() if name.startswith("val_")}
-    validation = f"; val Rank-1 {found['val_rank1']:.2%}, mAP {found['val_map']:.2%}" if found else ""
+    validation = ""
+    if found := _validation(row):
+        of = f"of {val_images:,} validation images"
+        validation = f"; Rank-1 {found['val_rank1']:.2%}, mAP {found['val_map']:.2%} {of}"
     return f"Epoch {row['epoch']}/{epochs}: {losses}{validation}; {row['images_per_second']} images/s"
 
 

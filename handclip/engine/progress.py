@@ -54,8 +54,8 @@ class TrainingProgress(Callback):
         self._bar.stop()
 
 
-class PositionRecorder(Callback):
-    """Tells a session at which epoch and step training is, counted from 0 over the whole run."""
+class StartRecorder(Callback):
+    """Tells a session at which epoch and step it begins to train, counted from 0 over the whole run."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -67,15 +67,3 @@ class PositionRecorder(Callback):
         if not self._started:
             self._session.starts_at(epochs=trainer.current_epoch, steps=pl_module.steps_taken)
             self._started = True
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count the step; it is written with the epoch, or when the session ends."""
-        assert isinstance(pl_module, TrainingModule)
-        self._session.position = {"epochs": trainer.current_epoch, "steps": pl_module.steps_taken}
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the epoch."""
-        assert isinstance(pl_module, TrainingModule)
-        self._session.reaches(epochs=trainer.current_epoch + 1, steps=pl_module.steps_taken)

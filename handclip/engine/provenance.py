@@ -54,6 +54,14 @@ class Session:
         self._facts |= facts
         self._save()
 
+    def write_successor(self, folder: Path, **facts: Any) -> None:
+        """Write the record with further facts to another folder, from where it is to take this one's place.
+
+        Raises:
+            HandCLIPError: it cannot be written.
+        """
+        self._write_to(folder, {**self._facts, **facts})
+
     def starts_at(self, **position: int) -> None:
         """Record where this process begins (epoch and step, say)."""
         self._entry["from"] = self.position = position
@@ -64,7 +72,7 @@ class Session:
         self.position = position
         self._save()
 
-    def _open(self, goes_on: bool) -> None:
+    def _open(self, goes_on: bool, replaces: bool) -> None:
         if self._folder is None:
             return
         try:
@@ -76,6 +84,8 @@ class Session:
         if before is not None:
             self._earlier = sessions_of(before, ended=True)
             self._facts |= {name: before[name] for name in self._facts if goes_on and name in before}
+        if replaces:
+            self._facts = {name: value for name, value in (before or {}).items() if name != "sessions"}
         self._write()
 
     def _close(self, reason: str) -> None:
@@ -93,15 +103,23 @@ class Session:
             logger.warning(f"How this run ends is not recorded: {error}")
 
     def _write(self) -> None:
-        if self._folder is not None:
-            own = {**self._entry, "to": self.position}
-            content = {**self._facts, "sessions": [*self._earlier, own]}
-            write_json(self._folder / PROVENANCE, {**content, "sha256": content_sha256(content)})
+        if self._folder is not None and self._facts:  # of what is there an older version may have recorded nothing
+            self._write_to(self._folder, self._facts)
+
+    def _write_to(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        content = {**facts, "sessions": [*self._earlier, {**self._entry, "to": self.position}]}
+        write_json(folder / PROVENANCE, {**content, "sha256": content_sha256(content)})
 
 
 @contextmanager
 def session(
-    folder: Path, facts: Mapping[str, Any], *, device: torch.device, precision: str, goes_on: bool = False
+    folder: Path,
+    facts: Mapping[str, Any],
+    *,
+    device: torch.device,
+    precision: str,
+    goes_on: bool = False,
+    replaces: bool = False,
 ) -> Iterator[Session]:
     """Record in `provenance.json` that this process works on a run while the block runs, and why it ends.
 
@@ -113,12 +131,14 @@ def session(
         device: what it runs on.
         precision: what it computes in.
         goes_on: it may go on with what another process has begun; what that one has recorded of the run stays.
+        replaces: what it makes is to replace what is there, whose facts stay until `Session.note` gives those of what
+            has taken its place.
 
     Raises:
         HandCLIPError: the folder cannot be written.
     """
     entry = {
-        "command": sys.argv,
+        "command": [word.encode("utf-8", "backslashreplace").decode("utf-8") for word in sys.argv],
         **describe_code(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -137,7 +157,7 @@ def session(
         "exit": None,
     }
     own = Session(folder if is_first_process() else None, facts, entry)
-    own._open(goes_on)
+    own._open(goes_on, replaces)
     try:
         yield own
     except BaseException as error:

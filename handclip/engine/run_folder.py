@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from handclip.checksums import require_intact, write_checksums
+from handclip.checksums import CHECKSUMS, read_checksums, require_intact, write_checksums
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import run_name
 from handclip.errors import DamagedFileError, HandCLIPError
@@ -48,7 +48,7 @@ class RunFolder:
 
         Raises:
             HandCLIPError: the run exists and `resume` was not asked for, or it was started with other settings.
-            DamagedFileError: what it was started with cannot be read.
+            DamagedFileError: what it was started with is gone, or cannot be read.
         """
         existing = next((path for path in (self.folder, self.best, self.last) if path.exists()), None)
         if existing is None:
@@ -69,6 +69,7 @@ class RunFolder:
                     f"{existing} exists, but the records of its run in {self.folder} are gone, so it cannot go on. "
                     "Move it away to start anew"
                 )
+            self._require_not_begun()
             self._write_config(config)
             return
         before, now = self._read_config(), config.to_dict()
@@ -78,6 +79,17 @@ class RunFolder:
             key = changed[0]
             raise HandCLIPError(
                 f"{self.folder}: was started with {key}: {before.get(key)}, and cannot go on with {now[key]}"
+            )
+
+    def _require_not_begun(self) -> None:
+        """Check that the config is not there yet, and was not lost: the run may have had other settings."""
+        left = [path for path in (self.states, self.best, self.last) if path.exists()]
+        if self.config.name in (read_checksums(self.folder) or {}):
+            left.append(self.folder / CHECKSUMS)
+        if left:
+            raise DamagedFileError(
+                f"{self.config}: is gone, although {left[0]} says that the run has begun, so it cannot go on. Put the "
+                f"file back, or move {self.folder} and the run's checkpoints away to start anew"
             )
 
     def _write_config(self, config: ExperimentConfig) -> None:

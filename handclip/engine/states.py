@@ -9,12 +9,11 @@ the number of the step. There is no gradient scaler: no precision that HandCLIP 
 """
 
 import hashlib
-import io
 import logging
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -28,6 +27,35 @@ logger = logging.getLogger(__name__)
 _NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?-([0-9a-f]{16})\.ckpt")
 _UNHASHED = "last.ckpt"
 """The one state of a run that an earlier version of HandCLIP has begun."""
+
+
+class _Hashed:
+    """A file that is hashed while it is written: a second copy of a large model would not fit beside the first.
+
+    What goes wrong is kept until `finish`: torch, where a write fails, hides a full disk behind an error of its own.
+    """
+
+    def __init__(self, file: IO[bytes], digest: "hashlib._Hash") -> None:
+        self._file = file
+        self._digest = digest
+        self._failure: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        if self._failure is None:
+            self._digest.update(content)
+            try:
+                self._file.write(content)
+            except OSError as error:
+                self._failure = error
+        return memoryview(content).nbytes
+
+    def flush(self) -> None:
+        """Leave it to `finish`."""
+
+    def finish(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._file.flush()
 
 
 class States(CheckpointIO):
@@ -45,7 +73,19 @@ class States(CheckpointIO):
         return [*sorted(named, key=_position, reverse=True), *([unhashed] if unhashed.is_file() else [])]
 
     def newest(self) -> Path | None:
-        """Return the newest state that is whole, None where none was saved; a damaged one is named in a warning.
+        """Return the state to go on from, None where none was saved; a damaged one is named in a warning.
+
+        Raises:
+            DamagedFileError: there are states, and none is whole.
+        """
+        self.current, damaged = self.find()
+        for other in damaged:
+            assert self.current is not None
+            logger.warning(f"{other}: is damaged. Training goes on from {self.current.name}, the one before it.")
+        return self.current
+
+    def find(self) -> tuple[Path | None, list[Path]]:
+        """Return the newest state that is whole, None where none was saved, and those after it, which are damaged.
 
         Raises:
             DamagedFileError: there are states, and none is whole.
@@ -53,10 +93,7 @@ class States(CheckpointIO):
         damaged: list[Path] = []
         for path in self.paths():
             if _is_whole(path):
-                for other in damaged:
-                    logger.warning(f"{other}: is damaged. Training goes on from {path.name}, the one before it.")
-                self.current = path
-                return path
+                return path, damaged
             damaged.append(path)
         if damaged:
             names = " and ".join(str(path) for path in damaged)
@@ -65,7 +102,7 @@ class States(CheckpointIO):
                 f"{names} {are} damaged, and there is no other state to go on from. Move {self.folder.parent} and the "
                 "run's checkpoints away to start anew"
             )
-        return None
+        return None, []
 
     def describe(self) -> str:
         """Return a sentence on what an interrupted run has saved."""
@@ -83,12 +120,17 @@ class States(CheckpointIO):
         Raises:
             HandCLIPError: it cannot be written; the states before it are untouched then.
         """
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        content = buffer.getbuffer()
-        named = Path(f"{path}-{hashlib.sha256(content).hexdigest()[:16]}.ckpt")
-        with replacing(named) as temporary:
-            temporary.write_bytes(content)
+        digest = hashlib.sha256()
+        place = Path(f"{path}.ckpt")
+
+        def name() -> str:
+            return f"{place.stem}-{digest.hexdigest()[:16]}.ckpt"
+
+        with replacing(place, name) as temporary, temporary.open("wb") as file:
+            hashed = _Hashed(file, digest)
+            torch.save(checkpoint, cast(IO[bytes], hashed))
+            hashed.finish()
+        named = place.with_name(name())
         before, self.current = self.current, named
         for other in self.paths():
             if other not in (before, named):

@@ -48,7 +48,7 @@ from handclip.engine.launching import is_first_launched, on_devices
 from handclip.engine.lightning_environment import JoinedProcesses
 from handclip.engine.module import TrainingModule
 from handclip.engine.normalization import synchronize_batch_norm
-from handclip.engine.progress import PositionRecorder, TrainingProgress
+from handclip.engine.progress import StartRecorder, TrainingProgress
 from handclip.engine.provenance import Session, run_facts, session, weights_sha256
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.run_log import log_file
@@ -86,6 +86,9 @@ class TrainingResult:
     checkpoint_sha256: str | None = None
     """Of the file; None in runs of versions that did not record it, as in `last_checkpoint_sha256`."""
     last_checkpoint_sha256: str | None = None
+    best_was_repeated: bool = False
+    """The best epoch was trained again from the state before it, as the one after it was damaged, and was not as good
+    then: `metrics.csv` is of the second time, the checkpoint of the first."""
 
 
 def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | None = None) -> TrainingResult:
@@ -146,9 +149,8 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
     criterion = TrainingCriterion(config.losses, len(data.identities), model.encoder.embedding_dims)
 
     share = BatchShare(sampler, current().rank, current().size)
-    facts = run_facts(
-        files.run, "training", config.to_dict(), manifests, config.seed, weights_sha256(model.state_dict())
-    )
+    starts_from = weights_sha256(model.state_dict()) if is_first_process() else ""
+    facts = run_facts(files.run, "training", config.to_dict(), manifests, config.seed, starts_from)
     states = States(files.states)
     existed = files.folder.exists()
     with (
@@ -168,12 +170,21 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
         environment = {**describe_environment(device, precision), **processes, **computation.record()}
         if is_first_process():
             write_json(files.folder / "environment.json", environment)
-        num_workers = computation.num_workers
         seen = earlier.training_images if earlier is not None else []
         cache = open_pixel_cache(config.pixel_cache_gib)
         logger.info(f"Pixel cache: {cache or 'none'}")
         keeper = RunKeeper(
-            config, data, files, states, combined_sha256(manifests), precision, num_workers, stop_after, seen, cache
+            config=config,
+            data=data,
+            files=files,
+            states=states,
+            session=own,
+            manifest_sha256=combined_sha256(manifests),
+            precision=precision,
+            num_workers=computation.num_workers,
+            stop_after=stop_after,
+            earlier_images=seen,
+            cache=cache,
         )
         transform = ImageTransform(
             model.encoder.preprocessing, config.augmentation, reduced_decoding=config.reduced_decoding
@@ -184,14 +195,14 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
         loader = DataLoader(
             ImageDataset(data.train, transform, cache),
             batch_sampler=share,
-            num_workers=num_workers,
+            num_workers=computation.num_workers,
             collate_fn=BatchCollator(transform, device),
             worker_init_fn=step_back if device.type == "cpu" else leave_signals_to_parent,
-            persistent_workers=num_workers > 0,
+            persistent_workers=computation.num_workers > 0,
             pin_memory=device.type == "cuda",
         )
         try:
-            _fit(config, module, loader, keeper, state, device, precision, own)
+            _fit(config, module, loader, keeper, state, device, precision)
             return _finish(config, module, keeper, files, own, {**describe_device(device), "precision": precision})
         except TrainingError as error:
             raise TrainingError(f"{error} {states.describe()}") from error
@@ -202,6 +213,8 @@ def _opened(files: RunFolder, config: ExperimentConfig, resume: bool) -> Iterato
     """Keep other processes from training the run while the block runs, but those that share it."""
     with ExitStack() as stack:
         on_first(lambda: stack.enter_context(holding(files.folder)))
+        # A run with another output_dir may write the same checkpoints.
+        on_first(lambda: stack.enter_context(holding(files.best)))
         on_first(lambda: files.open(config, resume=resume))
         yield
 
@@ -237,7 +250,6 @@ def _fit(
     state: Path | None,
     device: torch.device,
     precision: str,
-    own: Session,
 ) -> None:
     progress = [TrainingProgress(keeper.files.run, config.epochs, len(loader))] if is_first_process() else []
     with _quiet_lightning():
@@ -248,7 +260,7 @@ def _fit(
             max_epochs=config.epochs,
             logger=False,
             plugins=[keeper.states],
-            callbacks=[*progress, PositionRecorder(own), keeper],
+            callbacks=[*progress, StartRecorder(keeper.session), keeper],
             enable_checkpointing=True,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -267,6 +279,8 @@ def _fit(
                 # A signal to all processes of a command may end a worker that has only just started.
                 keeper.stop_request.raise_if_asked()
                 raise
+    # It may have come after the last step that looks for it.
+    keeper.stop_request.raise_if_asked(keeper.states.describe())
 
 
 @contextmanager
@@ -310,6 +324,7 @@ def _finish(
         last_checkpoint=files.last,
         folder=files.folder,
         best_epoch=keeper.best_epoch,
+        best_was_repeated=keeper.best_was_repeated,
         epochs=len(history),
         seconds=round(keeper.training_seconds, 1),
         images_per_second=round(images / epoch_seconds, 1),
@@ -365,9 +380,9 @@ def _read_result(files: RunFolder) -> TrainingResult:
         lacks = f"lacks {missing[0]}" if isinstance(values, dict) else "is no result"
         raise CheckpointError(f"{files.result}: {lacks}; it is damaged, or was written by another version of HandCLIP")
     if (recorded := values.get("checkpoint_sha256")) is not None and sha256_of(files.best) != recorded:
+        beside = f" The model of the last epoch is in {files.last}." if files.last.is_file() else ""
         raise DamagedFileError(
-            f"{files.best}: is damaged or was changed: it is not what {files.result} recorded. The model of the last "
-            f"epoch is in {files.last}. {anew}"
+            f"{files.best}: is damaged or was changed: it is not what {files.result} recorded.{beside} {anew}"
         )
     if recorded is not None and "result.json" not in (read_checksums(files.folder) or {}) and is_first_launched():
         with holding(files.folder):  # it was killed between the two

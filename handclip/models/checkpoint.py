@@ -55,9 +55,14 @@ class Checkpoint:
                 digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    def save(self, path: Path) -> None:
-        """Write the file beside its final name and rename it."""
-        facts = {"format": FORMAT, "version": _VERSION, "handclip": __version__, "sha256": self.sha256()}
+    def save(self, path: Path, sha256: str = "") -> None:
+        """Write the file beside its final name and rename it.
+
+        Args:
+            path: the file.
+            sha256: that of the content, where it is known.
+        """
+        facts = {"format": FORMAT, "version": _VERSION, "handclip": __version__, "sha256": sha256 or self.sha256()}
         content = {**facts, **self.__dict__}
         # Given a path, torch.save hides a full or read-only disk behind errors of its own.
         with replacing(path) as temporary, temporary.open("wb") as file:

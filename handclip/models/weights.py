@@ -1,6 +1,8 @@
 """Weights files: read without running code, fetched from the hub or from its cache."""
 
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,13 +37,15 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             loaded = read_torchscript_tensors(path)
         else:
             # Mapped, the weights that nothing asks for (a text tower's) never come into memory.
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch warns of old pickles, which it reads or refuses all the same
+                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: holds more than plain weights and was not loaded, as it might run a program "
-            f"({_first_line(error)}). Ask for the weights alone, best as .safetensors"
+            f"({_what_it_asks_for(error)}). Ask for the weights alone, best as .safetensors"
         ) from error
     except Exception as error:  # what a damaged file makes its readers raise has no common base
         raise CheckpointError(
@@ -131,6 +135,14 @@ def _is_plain(value: Tensor) -> bool:
     if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
         return False
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
+def _what_it_asks_for(error: pickle.UnpicklingError) -> str:
+    """Name what a pickle would call; torch's own words go on to advise doing without this protection."""
+    match = re.search(r"\bGLOBAL ([\w.]+)", str(error))
+    if match:
+        return f"it asks for {match[1]}"
+    return "its pickle is no plain one" if "weights_only" in str(error) else _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

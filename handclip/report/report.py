@@ -97,7 +97,12 @@ def _write(material: Material, runs: Sequence[EvaluatedRun], out: Path) -> Repor
     write_page(out / _PAGE, _title(material), _lead(material), sections, made=_made())
     names = sorted({str(path.relative_to(out)) for path in book.files})
     for stale in sorted(before - set(names)):
-        (out / stale).unlink(missing_ok=True)
+        try:
+            (out / stale).unlink(missing_ok=True)
+        except OSError as error:
+            raise HandCLIPError(
+                f"cannot remove {out / stale}, which an earlier report left: {error.strerror or error}"
+            ) from error
     write_json(out / _RECORD, {"page": _PAGE, "files": names, "runs": [str(run.folder) for run in runs]})
     tables = [out / name for name in names if name.startswith("tables/")]
     return ReportFiles(out / _PAGE, [out / name for name in names if name.startswith("figures/")], tables)

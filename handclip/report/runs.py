@@ -4,7 +4,7 @@ import csv
 import hashlib
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, field_validator
 
-from handclip.checksums import CHECKSUMS, fault_of, read_checksums
+from handclip.checksums import CHECKSUMS, faults, read_checksums
 from handclip.csv_files import csv_rows
 from handclip.engine.records import AGAIN
 from handclip.errors import DamagedFileError, HandCLIPError
@@ -209,13 +209,18 @@ def _evaluations_of(path: Path) -> list[Path]:
         raise HandCLIPError(f"{path}: no such file or folder")
     if path.is_dir():
         levels = ["/".join(["*"] * depth + ["metrics.json"]) for depth in range(_DEPTH + 1)]
-        found = [file.parent for pattern in levels for file in sorted(path.glob(pattern))]
-        tables = {file.parent for pattern in levels for file in path.glob(pattern.replace("metrics.json", _PER_QUERY))}
+        found = [folder for pattern in levels for folder in sorted(_whole(path, pattern))]
+        tables = {folder for pattern in levels for folder in _whole(path, pattern.replace("metrics.json", _PER_QUERY))}
         for folder in sorted(tables - set(found)):
             logger.warning(f"Left out: {folder} holds {_PER_QUERY} but no metrics.json; evaluate that run again")
         if found:
             return found
     raise HandCLIPError(f"{path}: holds no evaluation. Name folders that `handclip evaluate` has written, or one above")
+
+
+def _whole(place: Path, pattern: str) -> Iterator[Path]:
+    """Return the folders of files, but for what is just being written, or was when its process was killed."""
+    return (file.parent for file in place.glob(pattern) if file.parent == place or file.parent.suffix != ".part")
 
 
 def read_runs(paths: Iterable[Path]) -> list[EvaluatedRun]:
@@ -263,19 +268,10 @@ def read_run(folder: Path) -> EvaluatedRun:
 def _require_undamaged(folder: Path) -> None:
     """Check what a comparison is made from; of other tables, damage is only told, and a report checks what it reads."""
     needed = ("metrics.json", _PER_QUERY, "cost.json")
-    try:
-        known = read_checksums(folder)
-    except DamagedFileError as error:
-        raise DamagedFileError(f"{error}. {AGAIN}") from error
-    if known is None:
-        return
-    if unlisted := [name for name in needed if name not in known]:
-        raise DamagedFileError(f"{folder / CHECKSUMS}: lacks {', '.join(unlisted)}. {AGAIN}")
-    for name, sha256 in known.items():
-        if name.endswith(".npz") or not (fault := fault_of(folder, name, sha256)):
-            continue
-        if name in needed:
-            raise DamagedFileError(f"{fault}. {AGAIN}")
+    if found := faults(folder, needed, all_listed=True):
+        raise DamagedFileError(f"{found[0]}. {AGAIN}")
+    others = [name for name in read_checksums(folder) or {} if name not in needed and not name.endswith(".npz")]
+    for fault in faults(folder, others):
         logger.warning(f"{fault}. {AGAIN}")
 
 

@@ -1,5 +1,6 @@
 """What is shown at the terminal."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -183,7 +184,7 @@ _COLOURS = {"matches": "green", "ok": "green", "differs": "bold red", "gone": "b
 
 
 def verification_tables(verifications: "Sequence[Verification]") -> Iterator[RenderableType]:
-    """Yield a table of what was found of each run, and a sentence on all of them."""
+    """Yield a table of what was found of each run, a sentence on all of them, and the number of each outcome."""
     for one in verifications:
         table = _table(["File or number", "Outcome", "What was found"], [], "left")
         for finding in one.findings:
@@ -197,6 +198,8 @@ def verification_tables(verifications: "Sequence[Verification]") -> Iterator[Ren
         yield Text(f"{count}: {len(failed)} no longer as recorded: {places}", style="bold red")
     else:
         yield Text(f"{count}: all that could be checked matches.", style="bold")
+    of = Counter(finding.outcome.value for one in verifications for finding in one.findings)
+    yield Text(f"{of['matches']} match, {of['differs']} differ, {of['gone']} gone, {of['not checked']} not checked")
 
 
 def doctor_table(checks: "Sequence[Check]") -> RenderableType:

@@ -20,7 +20,7 @@ from handclip.engine.summary import per_query_csv, per_split_csv, summarise
 from handclip.errors import HandCLIPError
 from handclip.files import read_json
 from handclip.verify.findings import Finding, Outcome, compared, guarded, same_number, shortened
-from handclip.verify.folder import check_folder, read_config, recorded_file
+from handclip.verify.folder import check_folder, holds_text, read_config, recorded_file
 from handclip.verify.images import ImageChecker, verify_manifest
 
 METRICS = "metrics.json"
@@ -29,10 +29,15 @@ _LATER = ("matched_queries", "tied_queries")
 """What evaluations by older versions have not counted."""
 
 
+_RECENT = '"tied_queries"'
+"""What stands in `metrics.json` since evaluations write checksums and provenance."""
+
+
 def verify_evaluation(folder: Path, images: ImageChecker) -> Iterator[Finding]:
     """Yield what is found of an evaluation."""
-    yield from check_folder(folder)
-    if not (folder / METRICS).exists():
+    complete = (folder / METRICS).exists()
+    yield from check_folder(folder, complete=complete, recent=holds_text(folder / METRICS, _RECENT))
+    if not complete:
         yield Finding(METRICS, Outcome.GONE, "not there: the evaluation was not finished; evaluate the run again")
         return
 

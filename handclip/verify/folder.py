@@ -14,10 +14,26 @@ from handclip.verify.findings import Finding, Outcome, guarded
 CONFIG = "config.yml"
 
 
-def check_folder(folder: Path) -> Iterator[Finding]:
-    """Yield what is found of a run's files, whatever kind of run it is."""
-    yield from guarded(CHECKSUMS, lambda: _check_checksums(folder))
-    yield from guarded(PROVENANCE, lambda: _check_provenance(folder))
+def check_folder(folder: Path, *, complete: bool, recent: bool) -> Iterator[Finding]:
+    """Yield what is found of a run's files, whatever kind of run it is.
+
+    Args:
+        folder: of the run.
+        complete: it has ended; one that has not may lack its checksums.
+        recent: what it has measured shows that it is not by an older version, which wrote neither checksums nor
+            provenance. Either of these shows it as well.
+    """
+    recent = recent or any((folder / name).exists() for name in (CHECKSUMS, PROVENANCE))
+    yield from guarded(CHECKSUMS, lambda: _check_checksums(folder, complete, recent))
+    yield from guarded(PROVENANCE, lambda: _check_provenance(folder, complete, recent))
+
+
+def holds_text(path: Path, text: str) -> bool:
+    """Whether a text is anywhere in a file, which may be damaged or not there."""
+    try:
+        return text.encode() in path.read_bytes()
+    except OSError:
+        return False
 
 
 def read_config(folder: Path) -> ExperimentConfig:
@@ -44,10 +60,10 @@ def recorded_file(path: str, folder: Path) -> Path | None:
     return next((place for place in (moved, named) if place.exists()), None)
 
 
-def _check_checksums(folder: Path) -> Iterator[Finding]:
+def _check_checksums(folder: Path, complete: bool, recent: bool) -> Iterator[Finding]:
     known = read_checksums(folder)
     if known is None:
-        yield Finding(CHECKSUMS, Outcome.NOT_CHECKED, "not there: the run has not ended, or is by an older version")
+        yield _lacking(CHECKSUMS, complete, recent, "damage of its files is found only where it can be recomputed")
         return
     for name, recorded in known.items():
         if not (folder / name).exists():
@@ -58,10 +74,21 @@ def _check_checksums(folder: Path) -> Iterator[Finding]:
             yield Finding(name, Outcome.MATCHES, f"SHA-256 {found[:12]}")
 
 
-def _check_provenance(folder: Path) -> Iterator[Finding]:
+def _lacking(name: str, complete: bool, recent: bool, consequence: str) -> Finding:
+    """Say why a file that vouches for the others is not there; it must not be enough to remove it."""
+    if not recent:
+        return Finding(name, Outcome.NOT_CHECKED, "not there: the run is by an older version")
+    if not complete:
+        return Finding(name, Outcome.NOT_CHECKED, "not there: the run has not ended")
+    why = "not there, although this version writes it: somebody removed it, or a kill came just before it"
+    return Finding(name, Outcome.GONE, f"{why}; {consequence}")
+
+
+def _check_provenance(folder: Path, complete: bool, recent: bool) -> Iterator[Finding]:
     provenance = read_provenance(folder)
     if provenance is None:
-        yield Finding(PROVENANCE, Outcome.NOT_CHECKED, "not there: the run is by an older version")
+        consequence = "where the run comes from cannot be checked"
+        yield _lacking(PROVENANCE, complete, recent, consequence)
         return
     sessions = sessions_of(provenance, ended=True)
     last = sessions[-1]

@@ -15,7 +15,7 @@ from handclip.engine.states import States
 from handclip.files import read_json
 from handclip.models.checkpoint import Checkpoint
 from handclip.verify.findings import Finding, Outcome, compared, guarded
-from handclip.verify.folder import check_folder, read_config, recorded_file
+from handclip.verify.folder import check_folder, holds_text, read_config, recorded_file
 from handclip.verify.images import ImageChecker, verify_manifest
 
 RESULT = "result.json"
@@ -23,8 +23,9 @@ RESULT = "result.json"
 
 def verify_training(folder: Path, images: ImageChecker) -> Iterator[Finding]:
     """Yield what is found of a training run."""
-    yield from check_folder(folder)
-    if not (folder / RESULT).exists():
+    complete = (folder / RESULT).exists()
+    yield from check_folder(folder, complete=complete, recent=holds_text(folder / RESULT, '"checkpoint_sha256"'))
+    if not complete:
         yield Finding(
             RESULT, Outcome.NOT_CHECKED, "not there: training has not ended; `handclip train --resume` goes on"
         )
@@ -58,7 +59,9 @@ def verify_checkpoint(path: Path) -> Iterator[Finding]:
 
 
 def _check_states(folder: Path) -> Iterator[Finding]:
-    newest = States(folder / "checkpoints").newest()
+    newest, damaged = States(folder / "checkpoints").find()
+    for path in damaged:
+        yield Finding(f"checkpoints/{path.name}", Outcome.DIFFERS, f"{path}: is damaged; the one before it is whole")
     if newest is None:
         yield Finding("checkpoints", Outcome.NOT_CHECKED, "no state was saved yet")
     else:
@@ -95,8 +98,12 @@ def _check_history(folder: Path, config: ExperimentConfig, result: Mapping[str, 
     history = [dict(zip(header, row, strict=True)) for row in rows]
     validated = {int(row["epoch"]): float(row[config.monitor]) for row in history if row.get(config.monitor)}
     best = max(validated, key=lambda epoch: (validated[epoch], epoch), default=len(history))
+    said = f"the best by {config.monitor} is {best}"
+    if result.get("best_was_repeated"):
+        best = int(result["best_epoch"])
+        said = f"the best is {best} as it was trained first; {RESULT} says that it was trained again, and that is here"
     computed = {"epochs": len(history), "best_epoch": best}
-    return compared("metrics.csv", result, computed, f"{len(history)} epochs, the best by {config.monitor} is {best}")
+    return compared("metrics.csv", result, computed, f"{len(history)} epochs, {said}")
 
 
 def _check_data(config: ExperimentConfig, result: Mapping[str, Any], images: ImageChecker) -> Iterator[Finding]:

@@ -23,6 +23,8 @@ def test_verify_prints_a_table_and_fails_where_something_differs(
     assert answer.code == 0
     assert "1 verified: all that could be checked matches." in answer.out
     assert "metrics.json: gallery, flip none" in answer.out
+    matches = answer.out.count(" matches ")
+    assert answer.out.splitlines()[-1] == f"{matches} match, 0 differ, 0 gone, 0 not checked"
 
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["results"][0]["mean"]["rank1"] = 0.999
@@ -31,6 +33,7 @@ def test_verify_prints_a_table_and_fails_where_something_differs(
     assert answer.code == 1
     assert "mean.rank1: 0.999 is recorded, recomputed" in " ".join(answer.out.split())
     assert f"1 no longer as recorded: {folder}" in answer.out
+    assert answer.out.splitlines()[-1].endswith(" 2 differ, 0 gone, 1 not checked")
 
     answer = handclip("verify", "eval_logs", "--json")
     assert answer.code == 1

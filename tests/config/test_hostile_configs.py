@@ -49,7 +49,7 @@ def test_a_yaml_bomb_is_refused_in_little_memory(tmp_path: Path, bomb: str) -> N
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     message = error_of(tmp_path / "bomb.yml", bomb)
     assert (
-        "bomb.yml: is not valid YAML: there are more than 20,000 values, counting what aliases (*name) repeat"
+        "bomb.yml: is not YAML that can be read: there are more than 20,000 values, counting what aliases (*name) repeat"
         in message
     )
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
@@ -102,12 +102,12 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         (f"{MINIMUM}x: !!python/name:os.system", "could not determine a constructor for the tag"),
         (f"{MINIMUM}x: !!python/object/new:os.system [touch pwned]", "could not determine a constructor"),
         (f"{MINIMUM}x: !!python/tuple [1]", "could not determine a constructor for the tag"),
-        ("? [1, 2]\n: 3", "is not valid YAML"),
-        ("? {a: 1}\n: 3", "is not valid YAML"),
+        ("? [1, 2]\n: 3", "is not YAML that can be read"),
+        ("? {a: 1}\n: 3", "is not YAML that can be read"),
         (b"experiment: \xe4", "cannot be read as UTF-8 text"),
         ("experiment: a".encode("utf-16"), "cannot be read as UTF-8 text"),
-        (b"a: \0", "is not valid YAML"),
-        ("a: \x1b[2J", "is not valid YAML"),
+        (b"a: \0", "is not YAML that can be read"),
+        ("a: \x1b[2J", "is not YAML that can be read"),
         (f"{MINIMUM}? {'x' * 100_000}\n: 1", "unknown key 'xxx"),
     ],
 )

@@ -1,6 +1,9 @@
+import errno
 import hashlib
 import json
+import os
 import shutil
+import signal
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
@@ -30,10 +33,12 @@ from handclip.engine import evaluation as evaluation_module
 from handclip.engine.data import people_known_from_other_aspects
 from handclip.engine.evaluation import Evaluation, evaluate
 from handclip.engine.features import extract_features
+from handclip.engine.provenance import read_provenance
 from handclip.engine.records import validation_pairs
 from handclip.engine.summary import METRICS
 from handclip.engine.training import TrainingResult, train
-from handclip.errors import CheckpointError, DataError, HandCLIPError, InUseError
+from handclip.errors import CheckpointError, DataError, HandCLIPError, Interrupted, InUseError
+from handclip.interruption import interruptible
 from handclip.models.builder import model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint
 from handclip.models.embedding_model import EmbeddingModel
@@ -602,8 +607,11 @@ def test_an_evaluation_that_was_done_is_reused_when_asked(
     manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = evaluate(baseline_config(manifests))
+    (first.folder / ".together.01234567.part").mkdir()  # killed in the moment between its last file and its end
+    (first.folder / ".provenance.json.01234567.part").touch()
     monkeypatch.setattr(evaluation_module, "embed_images", None)
     assert evaluate(baseline_config(manifests), reuse=True) == first
+    assert not list(first.folder.glob("*.part"))
 
 
 @pytest.mark.parametrize(
@@ -627,12 +635,102 @@ def test_an_evaluation_that_is_not_whole_is_done_again(
     assert {**again.metrics, "seconds": 0} == {**first.metrics, "seconds": 0}
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "provenance.json"}
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    return {name: value for name, value in (read_provenance(folder) or {}).items() if name != "sessions"}
+
+
+@pytest.mark.parametrize("fits", [0, 5, 11])
+def test_an_evaluation_that_is_to_be_replaced_stays_until_the_new_one_is_whole(
+    fits: int, manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full after some of the twelve files, the last of which is the new provenance."""
+    small = {"num_splits": 1, "explained_images": 0}
+    other = baseline_config(manifests, flip_settings=["sum"], **small)
+    folder = evaluate(baseline_config(manifests, flip_settings=["none"], **small)).folder
+    before, facts = contents(folder), facts_of(folder)
+    written: list[str] = []
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.parent.suffix == ".part" and path.is_file():
+            if len(written) == fits:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            written.append(path.name)
+        sync(descriptor)
+
+    with monkeypatch.context() as disk, pytest.raises(HandCLIPError) as caught:
+        disk.setattr("handclip.files.os.fsync", fsync)
+        evaluate(other, overwrite=True)
+    assert str(caught.value).startswith(f"cannot write {folder}/")
+    assert str(caught.value).endswith(": No space left on device")
+    assert len(written) == fits
+    assert contents(folder) == before
+    assert facts_of(folder) == facts
+    assert (read_provenance(folder) or {})["sessions"][-1]["exit"].startswith("failed: cannot write")
+    evaluate(other, overwrite=True)
+    assert facts_of(folder)["config_sha256"] != facts["config_sha256"]
+    assert read_checksums(folder) == read_checksums_anew(folder)
+    assert [entry["exit"] for entry in (read_provenance(folder) or {})["sessions"]][::2] == ["finished", "finished"]
+
+
+def test_an_interrupted_evaluation_leaves_one_by_an_older_version_as_it_was(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = baseline_config(manifests, flip_settings=["none"], num_splits=1, explained_images=0)
+    folder = evaluate(config).folder
+    (folder / "provenance.json").unlink()
+    monkeypatch.setattr(evaluation_module, "embed_images", interrupted)
+    with pytest.raises(Interrupted):
+        evaluate(config, overwrite=True)
+    assert read_provenance(folder) is None
+
+
+def interrupted(*_: Any) -> None:
+    raise Interrupted(signal.SIGINT)
+
+
+def test_a_signal_while_files_get_their_names_waits_until_all_have_them(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"num_splits": 1, "explained_images": 0}
+    other = baseline_config(manifests, flip_settings=["sum"], **small)
+    folder = evaluate(baseline_config(manifests, flip_settings=["none"], **small)).folder
+    before = facts_of(folder)
+    rename = Path.replace
+
+    def replace_and_interrupt(self: Path, target: Path) -> Path:
+        if Path(target) == folder / "cost.json":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace_and_interrupt)
+    with pytest.raises(Interrupted), interruptible():
+        evaluate(other, overwrite=True)
+    assert read_checksums(folder) == read_checksums_anew(folder)
+    after = read_provenance(folder) or {}
+    assert after["config_sha256"] != before["config_sha256"]
+    assert after["sessions"][-1]["exit"] == "interrupted by SIGTERM"
+    assert not list(here.rglob("*.part"))
+
+
 def test_metrics_never_stand_beside_the_tables_of_another_evaluation(
     manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = evaluate(baseline_config(manifests, flip_settings=["none"])).folder
-    monkeypatch.setattr(evaluation_module, "per_query_csv", None)
-    with pytest.raises(TypeError):
+    rename = Path.replace
+
+    def replace_or_fail(self: Path, target: Path) -> Path:
+        if Path(target) == folder / "per_query.csv":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace_or_fail)
+    with pytest.raises(HandCLIPError, match=f"cannot write {folder}: Input/output error"):
         evaluate(baseline_config(manifests, flip_settings=["sum"]), overwrite=True)
     assert not (folder / "metrics.json").exists()
     assert not (folder / "SHA256SUMS").exists()

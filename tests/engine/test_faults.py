@@ -4,7 +4,9 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,12 +14,14 @@ import torch
 from tiny_study import LOSSES, loss_columns, same_weights, tiny_config, weights
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.engine import run_log
+from handclip.engine import keeper, run_log
+from handclip.engine.keeper import RunKeeper
+from handclip.engine.provenance import read_provenance
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.states import States
 from handclip.engine.step import Step
 from handclip.engine.training import TrainingResult, train
-from handclip.errors import InUseError, TrainingError
+from handclip.errors import DamagedFileError, InUseError, TrainingError
 from handclip.interruption import StopRequest
 from handclip.locks import holding, is_held
 
@@ -55,7 +59,8 @@ def after_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[Step
 def contents(config: ExperimentConfig) -> dict[str, bytes]:
     """The states and checkpoints of a run."""
     files = RunFolder.of(config)
-    return {path.name: path.read_bytes() for folder in (files.states, files.best.parent) for path in folder.iterdir()}
+    folders = (files.states, files.best.parent)
+    return {path.name: path.read_bytes() for folder in folders for path in folder.glob("[!.]*")}
 
 
 def assert_same_run(one: TrainingResult, other: TrainingResult) -> None:
@@ -84,8 +89,8 @@ def test_a_full_disk_ends_training_with_the_last_state_intact(
             left[0] = files_that_fit
 
     def fsync(descriptor: int) -> None:
-        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
-        if "provenance" in name:
+        file = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if "provenance" in file.name or file.is_dir():
             return
         left[0] -= 1
         if left[0] < 0:
@@ -105,6 +110,9 @@ def test_a_full_disk_ends_training_with_the_last_state_intact(
     assert not RunFolder.of(config).result.exists()
     if files_that_fit < 2:
         assert now == before
+    provenance = read_provenance(RunFolder.of(config).folder)
+    assert provenance is not None
+    assert provenance["sessions"][-1]["to"] == {"epochs": saved, "steps": saved * STEPS}
     left[0] = 10**9
     assert_same_run(train(config, resume=True), whole)
 
@@ -169,6 +177,64 @@ def test_a_second_process_is_told_and_the_first_is_left_alone(
     assert all(f"{files.folder} is being written by process {os.getpid()} on " in message for message in told)
     assert not is_held(files.folder)
     with holding(files.folder):
+        pass
+
+
+def test_two_runs_that_write_the_same_checkpoints_are_not_trained_at_once(
+    manifests: Path, tmp_path: Path, after_step: Callable[..., None]
+) -> None:
+    config = config_in(manifests, tmp_path)
+    places = {"output_dir": str(tmp_path / "other"), "save_dir": str(config.save_dir)}
+    other = tiny_config(manifests, neck="bnneck", losses=LOSSES["ce"], batch_size=4, epochs=2, **places)
+    files = RunFolder.of(config)
+    told: list[str] = []
+
+    def second(step: Step) -> None:
+        if not told:
+            with pytest.raises(InUseError) as caught:
+                train(other)
+            told.append(str(caught.value))
+
+    after_step(1, second)
+    assert train(config).finished
+    assert told[0].startswith(f"{files.best} is being written by process {os.getpid()} on ")
+    assert not RunFolder.of(other).folder.exists()
+    assert not is_held(files.best)
+
+
+@pytest.mark.parametrize("lost", ["states", "best", "last", "none"])
+def test_a_run_that_has_lost_its_config_does_not_go_on(lost: str, manifests: Path, tmp_path: Path) -> None:
+    """What has begun is known by its states and checkpoints, or by the checksum of the config alone."""
+    config = config_in(manifests, tmp_path)
+    files = RunFolder.of(config)
+    files.open(config, resume=False)
+    sums = files.folder / "SHA256SUMS"
+    left: Path = sums if lost == "none" else getattr(files, lost)
+    if lost != "none":
+        sums.unlink()
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.touch()
+    files.config.unlink()
+    with pytest.raises(DamagedFileError) as caught:
+        train(config, resume=True)
+    assert str(caught.value) == (
+        f"{files.config}: is gone, although {left} says that the run has begun, so it cannot go on. Put the file "
+        f"back, or move {files.folder} and the run's checkpoints away to start anew"
+    )
+    left.unlink()
+    files.open(config, resume=True)  # nothing is left that says so
+    assert files.config.is_file()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_only_the_first_process_asks_for_files_of_the_run(
+    first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those on other machines need not see its folder."""
+    monkeypatch.setattr(keeper, "is_first_process", lambda: first)
+    files = SimpleNamespace(config=tmp_path / "config.yml", best=tmp_path / "best.pth")
+    own: Any = SimpleNamespace(files=files, states=SimpleNamespace(current=None), _best_is_written=True)
+    with pytest.raises(TrainingError, match="is gone") if first else nullcontext(), RunKeeper.storing(own):
         pass
 
 

@@ -1,5 +1,7 @@
 import json
+import os
 import signal
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -223,3 +225,28 @@ def test_the_hash_of_content_does_not_depend_on_the_order_of_keys(tmp_path: Path
     content = {"b": [1, 2.5, None], "a": {"ü": True}}
     assert content_sha256(content) == content_sha256(json.loads(json.dumps(content, sort_keys=True)))
     assert content_sha256(content) != content_sha256({**content, "b": [2.5, 1, None]})
+
+
+def test_a_command_that_is_no_text_is_recorded_with_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["handclip", os.fsdecode(b"caf\xe9/\xc3\xbc.yml")])
+    with working_on(tmp_path):
+        pass
+    assert last(tmp_path)["command"] == ["handclip", "caf\\udce9/ü.yml"]
+
+
+def test_what_is_to_be_replaced_keeps_its_facts_until_it_is(tmp_path: Path) -> None:
+    with working_on(tmp_path, weights="old"):
+        pass
+    before = {name: value for name, value in read(tmp_path).items() if name != "sessions"}
+    with pytest.raises(Interrupted), working_on(tmp_path, weights="new", replaces=True):
+        assert read(tmp_path).items() >= before.items()
+        raise Interrupted(signal.SIGTERM)
+    assert read(tmp_path).items() >= before.items()
+    assert last(tmp_path)["exit"] == "interrupted by SIGTERM"
+    (tmp_path / "new").mkdir()
+    with working_on(tmp_path, weights="new", replaces=True) as own:
+        own.write_successor(tmp_path / "new", starts_from_sha256="new")
+        assert read(tmp_path)["starts_from_sha256"] == "old"
+        assert len(read(tmp_path / "new")["sessions"]) == 3
+        own.note(starts_from_sha256="new")
+    assert read(tmp_path)["starts_from_sha256"] == read(tmp_path / "new")["starts_from_sha256"] == "new"

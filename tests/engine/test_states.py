@@ -3,7 +3,9 @@
 import logging
 import os
 import pickle
+import tracemalloc
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,30 @@ def test_what_a_killed_process_has_left_is_removed(states: States) -> None:
     assert [path.name for path in (states.newest(),) if path] == [states.paths()[0].name]
     save(states, 2)
     assert not left.exists()
+
+
+def test_to_ask_for_the_newest_state_changes_nothing(states: States, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = save(states, 1), save(states, 2)
+    flip(second)
+    asking = States(states.folder)
+    assert asking.find() == (first, [second])
+    assert (asking.current, caplog.messages) == (None, [])
+
+
+def test_a_state_is_written_without_a_copy_of_it_in_memory(states: States) -> None:
+    content = {"weights": torch.arange(2**21, dtype=torch.float32)}
+    tracemalloc.start()
+    try:
+        states.save_checkpoint(content, states.place(1, 0))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20
+    assert states.current is not None
+    assert states.current.name == f"epoch_0001-{sha256(states.current.read_bytes()).hexdigest()[:16]}.ckpt"
+    # The bytes are what torch writes to a file of its own accord.
+    torch.save(content, whole := BytesIO())
+    assert states.current.read_bytes() == whole.getvalue()
 
 
 class _Payload:
@@ -173,9 +199,15 @@ def test_a_lost_best_model_of_an_earlier_epoch_is_named(
     monkeypatch.setattr(RunKeeper, "validate_now", validate_now)
     config = config_in(manifests, tmp_path)
     train(config, stop_after=2)
-    RunFolder.of(config).best.unlink()
-    with pytest.raises(DamagedFileError, match=r"\.pth: the model of epoch 1, the best of this run so far, is gone or"):
+    files = RunFolder.of(config)
+    files.best.unlink()
+    with pytest.raises(DamagedFileError) as caught:
         train(config, resume=True)
+    assert str(caught.value) == (
+        f"{files.best}: the model of epoch 1, the best of this run so far, is gone or damaged. "
+        f"{States(files.states).paths()[0]} is whole, but holds a later model. Put the file back, or move "
+        f"{files.folder} and what there is of it away to train anew"
+    )
 
 
 def test_a_run_that_an_earlier_version_began_goes_on(manifests: Path, tmp_path: Path, whole: TrainingResult) -> None:
@@ -218,6 +250,11 @@ def test_a_damaged_model_of_a_run_that_has_ended_is_named(damage: str, manifests
     try:
         with pytest.raises(DamagedFileError, match=rf"{whole.run}\.pth: is damaged.*is in .*{whole.run}_last\.pth"):
             train(config_in(manifests, whole.folder.parents[1]), resume=True)
+        last = whole.last_checkpoint.rename(whole.last_checkpoint.with_suffix(".away"))
+        with pytest.raises(DamagedFileError, match=rf"{whole.run}\.pth: is damaged") as caught:
+            train(config_in(manifests, whole.folder.parents[1]), resume=True)
+        last.rename(whole.last_checkpoint)
+        assert str(whole.last_checkpoint) not in str(caught.value)
     finally:
         whole.checkpoint.write_bytes(before)
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tiny_study import LOSSES, loss_columns, same_weights, tiny_config, tiny_values, weights, write_config
 
 from handclip.config.experiment import ExperimentConfig
+from handclip.engine.progress import TrainingProgress
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.step import Step
 from handclip.engine.training import TrainingResult, train
@@ -191,6 +192,20 @@ def test_stopping_before_the_first_state(manifests: Path, tmp_path: Path, watch:
     finally:
         watch.then = lambda number: None
     assert not list(RunFolder.of(config).states.glob("*"))
+
+
+def test_a_signal_after_the_last_step_is_not_forgotten(
+    manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study would go on to its next run."""
+    config = config_of(manifests, tmp_path, "plain", num_workers=0)
+    monkeypatch.setattr(TrainingProgress, "on_train_end", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted) as stopped:
+        train(config)
+    assert (stopped.value.exit_code, stopped.value.advice) == (143, "Everything up to epoch 3 is saved.")
+    assert not RunFolder.of(config).result.exists()
+    monkeypatch.undo()
+    assert train(config, resume=True).finished
 
 
 @pytest.mark.parametrize(("signum", "code", "workers"), [(signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 1)])

@@ -17,7 +17,7 @@ from handclip.report.book import Book
 from handclip.report.comparison import compare_runs
 from handclip.report.project import project_runs
 from handclip.report.report import write_report
-from handclip.report.runs import read_run
+from handclip.report.runs import find_evaluations, read_run
 from handclip.report.selection import gather
 
 FILES = (
@@ -147,6 +147,29 @@ def test_two_processes_do_not_write_one_report(tmp_path: Path, monkeypatch: pyte
     save_dots(monkeypatch)
     monkeypatch.setattr(report_module, "_SECTIONS", ())
     assert write_report([run], out).page.is_file()
+
+
+def test_what_an_earlier_report_left_and_cannot_be_removed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out = write_run(tmp_path / "a"), tmp_path / "out"
+    monkeypatch.setattr(report_module, "_SECTIONS", ())
+    write_report([run], out)
+    (out / "figures" / "old.png").mkdir(parents=True)
+    change_json(out / "report.json", files=["figures/old.png"])
+    with pytest.raises(HandCLIPError, match=r"cannot remove .*figures/old\.png, which an earlier report left: Is a"):
+        write_report([run], out)
+
+
+def test_an_evaluation_that_is_just_being_written_is_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = write_run(tmp_path / "eval_logs" / "a")
+    for metrics in (True, False):
+        part = write_run(run / f".together.0123456{int(metrics)}.part")
+        if not metrics:
+            (part / "metrics.json").unlink()
+    for place in (run, tmp_path, tmp_path / "eval_logs"):
+        assert find_evaluations([place]) == [run]
+    assert "Left out" not in caplog.text
 
 
 def test_a_table_of_names_like_formulas_runs_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,12 @@ import torch
 from tiny_study import baseline_config, load_manifest, tiny_config
 
 from handclip.checksums import CHECKSUMS, read_checksums, write_checksums
+from handclip.engine import evaluation as evaluation_module
 from handclip.engine.evaluation import evaluate
 from handclip.engine.provenance import content_sha256
 from handclip.engine.records import KeptFeatures, read_features, write_features
 from handclip.engine.training import train
-from handclip.errors import HandCLIPError
+from handclip.errors import HandCLIPError, Interrupted
 from handclip.locks import holding
 from handclip.models.checkpoint import Checkpoint
 from handclip.verify import Finding, Outcome, Verification, verify
@@ -340,6 +342,37 @@ def test_other_code_is_a_note(copy: Copy) -> None:
     assert sentence.startswith("made by HandCLIP 0.0.1, commit 123456789abc, with files changed since; this is ")
 
 
+HASHES = ("checkpoint_sha256", "last_checkpoint_sha256")
+
+
+@pytest.mark.parametrize("names", [(CHECKSUMS,), ("provenance.json",), (CHECKSUMS, "provenance.json")])
+@pytest.mark.parametrize("kind", ["evaluation", "training"])
+def test_it_is_not_enough_to_remove_what_vouches_for_the_files(kind: str, names: tuple[str, ...], copy: Copy) -> None:
+    folder = getattr(copy, kind)
+    for name in names:
+        (folder / name).unlink()
+    found = faults(verified(folder))
+    assert list(found) == list(names)
+    for name in names:
+        assert found[name].outcome == Outcome.GONE
+        assert found[name].found.startswith("not there, although this version writes it: somebody removed it, or ")
+
+
+def test_an_interrupted_replacement_leaves_an_evaluation_that_holds(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise Interrupted(signal.SIGINT)
+
+    folder = evaluate(baseline_config(manifests, **SMALL)).folder
+    monkeypatch.setattr(evaluation_module, "embed_images", interrupted)
+    with pytest.raises(Interrupted):
+        evaluate(baseline_config(manifests, **SMALL, eval_batch_size=1), overwrite=True)
+    verification = verified(folder)
+    assert verification.holds, faults(verification)
+    assert "interrupted by SIGINT" in found(verification, "last session").found
+
+
 def test_a_run_by_an_older_version_is_checked_as_far_as_can_be(copy: Copy) -> None:
     for folder in (copy.evaluation, copy.training):
         for name in (CHECKSUMS, "provenance.json"):
@@ -347,9 +380,10 @@ def test_a_run_by_an_older_version_is_checked_as_far_as_can_be(copy: Copy) -> No
 
     def forget(metrics: dict[str, Any]) -> None:
         for entry in metrics["results"]:
-            entry.pop("tied_queries", None)
+            del entry["tied_queries"], entry["matched_queries"]
 
     copy.change_json(copy.evaluation / "metrics.json", forget)
+    copy.change_json(copy.training / "result.json", lambda result: [result.pop(key) for key in HASHES])
     for folder in (copy.evaluation, copy.training):
         assert verified(folder).holds
         assert found(verified(folder), CHECKSUMS).outcome == Outcome.NOT_CHECKED
