@@ -1,9 +1,11 @@
 """Ctrl-C (SIGINT) and SIGTERM: an exception that lets all tidy up, or a request that waits for a good moment."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from handclip.errors import Interrupted
@@ -42,8 +44,11 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def stopping_later() -> Iterator[StopRequest]:
+def stopping_later(notice: str = "") -> Iterator[StopRequest]:
     """Note the first SIGINT or SIGTERM instead of stopping at once; a second one raises `Interrupted`.
+
+    Args:
+        notice: said on standard error when the first one comes.
 
     As in `interruptible`, what is ignored stays so, and nothing changes outside the main thread.
     """
@@ -53,6 +58,9 @@ def stopping_later() -> Iterator[StopRequest]:
         if request.signum is not None:
             raise Interrupted(signum)
         request.signum = signum
+        # Neither print nor logging: the signal may have come in the middle of either.
+        with suppress(OSError, ValueError):
+            os.write(sys.stderr.fileno(), f"{notice}\n".encode() if notice else b"")
 
     with _handling(note):
         yield request

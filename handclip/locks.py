@@ -38,7 +38,7 @@ def holding(folder: Path) -> Iterator[None]:
         lock = FileLock(path, timeout=_PATIENCE)
         lock.acquire()
     except Timeout:
-        raise InUseError(f"{folder} is being written by {_holder(path)}. Wait until it has ended, or end it") from None
+        raise _in_use(folder) from None
     except OSError as error:
         raise HandCLIPError(f"cannot write {path}: {error.strerror or error}") from error
     # Where the file system has no locks, the file itself is one, with the record of its holder in it that it needs.
@@ -54,6 +54,16 @@ def holding(folder: Path) -> Iterator[None]:
             with suppress(OSError):
                 path.unlink()
         lock.release()
+
+
+def refuse_if_held(folder: Path) -> None:
+    """Say at once what `holding` would say after a long start.
+
+    Raises:
+        InUseError: as `holding`.
+    """
+    if is_held(folder):
+        raise _in_use(folder)
 
 
 def lock_of(folder: Path) -> Path:
@@ -75,6 +85,10 @@ def is_held(folder: Path) -> bool:
         return True
     except OSError:
         return False
+
+
+def _in_use(folder: Path) -> InUseError:
+    return InUseError(f"{folder} is being written by {_holder(lock_of(folder))}. Wait until it has ended, or end it")
 
 
 def _own_facts() -> dict[str, str | int]:

@@ -60,6 +60,12 @@ def test_a_request_waits_for_a_good_moment(signum: int, came: list[int]) -> None
     assert came == [signum]
 
 
+def test_that_a_signal_was_heard_is_said_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with stopping_later("Finishing this step."):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert capfd.readouterr().err == "Finishing this step.\n"
+
+
 def test_a_second_signal_stops_at_once() -> None:
     with pytest.raises(Interrupted) as caught, stopping_later() as request:
         send(signal.SIGTERM)

@@ -15,7 +15,7 @@ from filelock import FileLock, SoftFileLock
 
 from handclip import locks
 from handclip.errors import HandCLIPError, InUseError
-from handclip.locks import holding, is_held, lock_of
+from handclip.locks import holding, is_held, lock_of, refuse_if_held
 
 _HOLDER = """
 import os, sys, time
@@ -67,6 +67,13 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
         told = rf"{folder} is being written by process {process.pid} on \S+, since 2\S+ \S+ \(-c .*run alone\)\. Wait"
         with pytest.raises(InUseError, match=told), holding(folder):
             pass
+
+
+def test_it_can_be_said_before_a_long_start(tmp_path: Path) -> None:
+    refuse_if_held(tmp_path / "run")
+    with held_by_another(tmp_path / "run") as (process, _), pytest.raises(InUseError) as refused:
+        refuse_if_held(tmp_path / "run")
+    assert f"is being written by process {process.pid} " in str(refused.value)
 
 
 def test_a_killed_process_lets_go(tmp_path: Path) -> None:

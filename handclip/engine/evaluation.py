@@ -26,7 +26,7 @@ from handclip.engine.evaluated_model import EvaluatedModel, load_evaluated_model
 from handclip.engine.explaining import explain_photographs, hands_to_explain
 from handclip.engine.feature_table import FeatureTable, embed_images, images_of_draws, validation_images
 from handclip.engine.hardware import describe_environment
-from handclip.engine.launching import on_devices, starts_processes
+from handclip.engine.launching import launched, on_devices, starts_processes
 from handclip.engine.provenance import Session, run_facts, session
 from handclip.engine.ranking import Rankings, rank_draws, require_rankable
 from handclip.engine.records import (
@@ -52,7 +52,7 @@ from handclip.files import (
     write_json,
     write_text,
 )
-from handclip.locks import holding
+from handclip.locks import holding, refuse_if_held
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,9 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
         HandCLIPError: model or data are missing or do not fit, or the folder holds another evaluation.
         InUseError: another process writes to the folder.
     """
-    require_writable(evaluation_folder(config))
+    require_writable(folder := evaluation_folder(config))
+    if launched() is None:  # else it may be another process of this very evaluation
+        refuse_if_held(folder)
     if reuse and starts_processes(config) and (earlier := _earlier(_subject(config), overwrite, reuse)):
         return earlier
     return on_devices(_evaluate, config, overwrite=overwrite, reuse=reuse)

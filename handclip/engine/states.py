@@ -8,12 +8,11 @@ taken and what `RunKeeper` has recorded. Learning rates, batches, augmentation a
 the number of the step. There is no gradient scaler: no precision that HandCLIP trains in needs one.
 """
 
-import hashlib
 import logging
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -21,41 +20,13 @@ from lightning.fabric.plugins import CheckpointIO
 from handclip.checksums import sha256_of
 from handclip.errors import DamagedFileError
 from handclip.files import remove_abandoned, replacing
+from handclip.models.torch_files import why_refused, write_torch
 
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?-([0-9a-f]{16})\.ckpt")
 _UNHASHED = "last.ckpt"
 """The one state of a run that an earlier version of HandCLIP has begun."""
-
-
-class _Hashed:
-    """A file that is hashed while it is written: a second copy of a large model would not fit beside the first.
-
-    What goes wrong is kept until `finish`: torch, where a write fails, hides a full disk behind an error of its own.
-    """
-
-    def __init__(self, file: IO[bytes], digest: "hashlib._Hash") -> None:
-        self._file = file
-        self._digest = digest
-        self._failure: OSError | None = None
-
-    def write(self, content: bytes) -> int:
-        if self._failure is None:
-            self._digest.update(content)
-            try:
-                self._file.write(content)
-            except OSError as error:
-                self._failure = error
-        return memoryview(content).nbytes
-
-    def flush(self) -> None:
-        """Leave it to `finish`."""
-
-    def finish(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-        self._file.flush()
 
 
 class States(CheckpointIO):
@@ -120,16 +91,13 @@ class States(CheckpointIO):
         Raises:
             HandCLIPError: it cannot be written; the states before it are untouched then.
         """
-        digest = hashlib.sha256()
-        place = Path(f"{path}.ckpt")
+        place, sha256 = Path(f"{path}.ckpt"), ""
 
         def name() -> str:
-            return f"{place.stem}-{digest.hexdigest()[:16]}.ckpt"
+            return f"{place.stem}-{sha256[:16]}.ckpt"
 
         with replacing(place, name) as temporary, temporary.open("wb") as file:
-            hashed = _Hashed(file, digest)
-            torch.save(checkpoint, cast(IO[bytes], hashed))
-            hashed.finish()
+            sha256 = write_torch(checkpoint, file)
         named = place.with_name(name())
         before, self.current = self.current, named
         for other in self.paths():
@@ -150,8 +118,7 @@ class States(CheckpointIO):
         try:
             loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
         except Exception as error:  # pickle's and zip's own errors have no common base
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise DamagedFileError(f"{refused} ({reason[:200]})") from error
+            raise DamagedFileError(f"{refused} ({why_refused(error)})") from error
         return loaded
 
     def remove_checkpoint(self, path: Any) -> None:

@@ -44,7 +44,7 @@ from handclip.engine.hardware import (
     reset_peak_memory,
 )
 from handclip.engine.keeper import Row, RunKeeper
-from handclip.engine.launching import is_first_launched, on_devices
+from handclip.engine.launching import is_first_launched, launched, on_devices
 from handclip.engine.lightning_environment import JoinedProcesses
 from handclip.engine.module import TrainingModule
 from handclip.engine.normalization import synchronize_batch_norm
@@ -56,7 +56,7 @@ from handclip.engine.states import States
 from handclip.errors import CheckpointError, ConfigError, DamagedFileError, DataError, Interrupted, TrainingError
 from handclip.files import read_json, require_writable, write_json
 from handclip.interruption import StopRequest, interruptible, stopping_later
-from handclip.locks import holding
+from handclip.locks import holding, refuse_if_held
 from handclip.models.builder import build_model, load_earlier_stage
 from handclip.models.checkpoint import Checkpoint
 
@@ -122,6 +122,8 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
         return result
     for folder in (files.folder, files.best.parent):
         require_writable(folder)
+    if launched() is None:  # else it may be another process of this very run
+        refuse_if_held(files.folder)
     try:
         return on_devices(_train, config, resume=resume, stop_after=stop_after)
     except Interrupted as stop:
@@ -162,6 +164,11 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
             _continue_criterion(criterion, data, earlier)
         _log_start(config, files, data, sampler, computation)
         state = on_first(states.newest)
+        if state is None and files.best.exists():
+            raise DamagedFileError(
+                f"{files.states}: holds no state to go on from, although epochs were trained. Put them back, or move "
+                f"{files.folder} and {files.best} away to start anew"
+            )
         if state is None and existed and resume:
             logger.info("No step of this run was saved, so it starts from the beginning.")
         for aspect, manifest in manifests.items():
@@ -290,7 +297,7 @@ def _stop_request() -> Iterator[StopRequest]:
         with interruptible():
             yield StopRequest()
     else:
-        with stopping_later() as request:
+        with stopping_later("Finishing this step. A second signal stops at once.") as request:
             yield request
 
 

@@ -18,6 +18,7 @@ from handclip.datasets.transforms import Preprocessing
 from handclip.errors import CheckpointError
 from handclip.files import replacing
 from handclip.models.embedding_model import EmbeddingModel
+from handclip.models.torch_files import why_refused, write_torch
 
 FORMAT = "handclip-checkpoint"
 _VERSION = 3
@@ -64,9 +65,8 @@ class Checkpoint:
         """
         facts = {"format": FORMAT, "version": _VERSION, "handclip": __version__, "sha256": sha256 or self.sha256()}
         content = {**facts, **self.__dict__}
-        # Given a path, torch.save hides a full or read-only disk behind errors of its own.
         with replacing(path) as temporary, temporary.open("wb") as file:
-            torch.save(content, file)
+            write_torch(content, file)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -82,9 +82,9 @@ class Checkpoint:
         except IsADirectoryError:
             raise CheckpointError(f"{path}: is a folder, not a checkpoint") from None
         except Exception as error:  # pickle's and zip's own errors have no common base
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
-                f"{path}: is damaged, or is not a checkpoint that may be loaded ({reason[:200]}).{_other_than(path)}"
+                f"{path}: is damaged, or is not a checkpoint that may be loaded ({why_refused(error)})."
+                f"{_other_than(path)}"
             ) from error
         if not isinstance(loaded, dict) or loaded.get("format") != FORMAT:
             raise CheckpointError(

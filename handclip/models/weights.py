@@ -1,7 +1,6 @@
 """Weights files: read without running code, fetched from the hub or from its cache."""
 
 import pickle
-import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from handclip.errors import CheckpointError
 from handclip.models.checkpoint import FORMAT
+from handclip.models.torch_files import why_refused
 from handclip.models.torchscript import read_torchscript_tensors
 
 
@@ -45,11 +45,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: holds more than plain weights and was not loaded, as it might run a program "
-            f"({_what_it_asks_for(error)}). Ask for the weights alone, best as .safetensors"
+            f"({why_refused(error)}). Ask for the weights alone, best as .safetensors"
         ) from error
     except Exception as error:  # what a damaged file makes its readers raise has no common base
         raise CheckpointError(
-            f"{path}: is damaged, or is not a weights file ({_first_line(error)}). Fetch it again"
+            f"{path}: is damaged, or is not a weights file ({why_refused(error)}). Fetch it again"
         ) from error
     if isinstance(loaded, dict) and loaded.get("format") == FORMAT:
         raise CheckpointError(f"{path}: is a HandCLIP checkpoint; to train on from it, name it under `resume_from:`")
@@ -135,16 +135,3 @@ def _is_plain(value: Tensor) -> bool:
     if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
         return False
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-
-
-def _what_it_asks_for(error: pickle.UnpicklingError) -> str:
-    """Name what a pickle would call; torch's own words go on to advise doing without this protection."""
-    match = re.search(r"\bGLOBAL ([\w.]+)", str(error))
-    if match:
-        return f"it asks for {match[1]}"
-    return "its pickle is no plain one" if "weights_only" in str(error) else _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

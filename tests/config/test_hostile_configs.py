@@ -48,10 +48,8 @@ def merges(levels: int) -> str:
 def test_a_yaml_bomb_is_refused_in_little_memory(tmp_path: Path, bomb: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     message = error_of(tmp_path / "bomb.yml", bomb)
-    assert (
-        "bomb.yml: is not YAML that can be read: there are more than 20,000 values, counting what aliases (*name) repeat"
-        in message
-    )
+    assert "bomb.yml: is not YAML that can be read: there are more than 20,000 values" in message
+    assert "counting what aliases (*name) repeat" in message
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 

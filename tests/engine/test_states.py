@@ -290,3 +290,13 @@ def test_a_result_that_is_no_result(manifests: Path, whole: TrainingResult) -> N
     finally:
         result.write_text(before[0])
         sums.write_text(before[1])
+
+
+def test_a_run_whose_states_were_moved_away_does_not_begin_again(manifests: Path, here: Path) -> None:
+    config = tiny_config(manifests, epochs=3)
+    result = train(config, stop_after=1)
+    best = result.checkpoint.read_bytes()
+    RunFolder.of(config).states.rename(here / "moved")
+    with pytest.raises(DamagedFileError, match=r"holds no state to go on from, although epochs were trained\. Put"):
+        train(config, resume=True)
+    assert result.checkpoint.read_bytes() == best
