@@ -27,6 +27,9 @@ _HEAVY = ["handclip.cli", "handclip.studies", "handclip.demo", "handclip.dataset
 
 # Processes that are killed leave semaphores to the tracker, which would count them aloud when all is over.
 os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")
+# The process that commands are forked from takes its threads before it knows a command's variables, and sums depend on
+# their number.
+os.environ["OMP_NUM_THREADS"] = "1"
 forking: ForkServerContext = multiprocessing.get_context("forkserver")
 """Starts processes that have imported what takes long; it is itself started with the first of them."""
 forking.set_forkserver_preload(_HEAVY)

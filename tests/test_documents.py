@@ -86,7 +86,7 @@ def test_the_readme_promises_only_what_the_continuous_integration_runs():
 def test_every_promise_is_kept_by_a_test_that_exists():
     text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
-    rows = [row.split(" | ") for row in text.partition("## What it stands")[2].splitlines() if row.startswith("| ")]
+    rows = [row.split(" | ") for row in text.partition("## What it withstands")[2].splitlines() if row.startswith("| ")]
     for promise, tests, _ in rows[2:]:
         named = re.findall(r"`(\w+|[\w/]+\.py)`", tests)
         assert named, f"nothing keeps the promise {promise}"

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
@@ -53,7 +53,15 @@ from handclip.engine.provenance import Session, run_facts, session, weights_sha2
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.run_log import log_file
 from handclip.engine.states import States
-from handclip.errors import CheckpointError, ConfigError, DamagedFileError, DataError, Interrupted, TrainingError
+from handclip.errors import (
+    CheckpointError,
+    ConfigError,
+    DamagedFileError,
+    DataError,
+    HandCLIPError,
+    Interrupted,
+    TrainingError,
+)
 from handclip.files import read_json, require_writable, write_json
 from handclip.interruption import StopRequest, interruptible, stopping_later
 from handclip.locks import holding, refuse_if_held
@@ -176,6 +184,7 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
         processes = {"processes": current().size}
         environment = {**describe_environment(device, precision), **processes, **computation.record()}
         if is_first_process():
+            _tell_other_hardware(files.folder / "environment.json", environment)
             write_json(files.folder / "environment.json", environment)
         seen = earlier.training_images if earlier is not None else []
         cache = open_pixel_cache(config.pixel_cache_gib)
@@ -213,6 +222,21 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
             return _finish(config, module, keeper, files, own, {**describe_device(device), "precision": precision})
         except TrainingError as error:
             raise TrainingError(f"{error} {states.describe()}") from error
+
+
+def _tell_other_hardware(path: Path, now: Mapping[str, Any]) -> None:
+    """Say in the log where a run goes on with what sums are rounded differently by."""
+    try:
+        before = read_json(path) if path.is_file() else {}
+    except HandCLIPError:  # it is about to be written anew
+        return
+    decisive = ("device", "processor", "threads", "processes", "memory_format", "compile")
+    changed = [f"{key} {now[key]} (was {before[key]})" for key in decisive if key in before and before[key] != now[key]]
+    if changed:
+        logger.warning(
+            f"This run goes on with {', '.join(changed)}: its numbers may differ in the last digits from those of a "
+            "run in one go."
+        )
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +188,14 @@ def _copy(manifests: Path, path: Path) -> str:
     load_manifest(manifests).save(path)
     assert len(Manifest.load(path).train) == HANDS.identities // 2 * (HANDS.images_per_aspect - 1)
     return str(path)
+
+
+def test_going_on_with_other_hardware_is_said(manifests: Path, here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = tiny_config(manifests, epochs=3)
+    folder = train(config, stop_after=1).folder
+    train(config, resume=True, stop_after=2)
+    assert "goes on with" not in caplog.text
+    environment = json.loads((folder / "environment.json").read_text())
+    (folder / "environment.json").write_text(json.dumps({**environment, "threads": 64, "processor": "Z80"}))
+    train(config, resume=True)
+    assert f"goes on with processor {environment['processor']} (was Z80), threads 1 (was 64): its" in caplog.text
