@@ -201,7 +201,7 @@ def test_an_output_folder_that_cannot_be_written(
     assert_refused(
         handclip("prepare", "11k", "--root", hands, "--out", "file/manifests"), "cannot write file/manifests"
     )
-    assert_refused(handclip("prepare", "11k", "--root", hands, "--out", "file"), "file is not a folder")
+    assert_refused(handclip("prepare", "11k", "--root", hands, "--out", "file"), "file is a file, not a folder")
     baseline = write_config(here / "baseline.yml", baseline_values(manifests, eval_dir="file/eval"))
     assert_refused(handclip("evaluate", baseline), "cannot write file/eval")
     assert (here / "file").read_text() == "in the way"
