@@ -117,6 +117,7 @@ class PixelCache:
         self.limit_bytes = limit_bytes
         self._opened = time.time()
         self._full_until = 0.0
+        self._checked: defaultdict[str, dict[str, tuple[int, int, int]]] = defaultdict(dict)
         self._claimed: defaultdict[str, set[str]] = defaultdict(set)
         self._damaged: set[Path] = set()
         # Bytes that were counted already, and the process that may store them: not those that it forks.
@@ -152,9 +153,12 @@ class PixelCache:
                 whole = status.st_size == len(content) and file.readinto(content) == len(content)
         except OSError:
             return None
-        if not whole or not _is_intact(content, group, sha256):
+        # Checking takes longer than reading, so what has not been touched since is not checked again.
+        checked, touched = self._checked[group], (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+        if not whole or (checked.get(sha256) != touched and not _is_intact(content, group, sha256)):
             self._remove_damaged(path)
             return None
+        checked[sha256] = touched
         now = time.time()
         if not max(self._opened, now - _RENEW_SECONDS) <= status.st_mtime <= now + _RENEW_SECONDS:
             with suppress(OSError):

@@ -218,9 +218,10 @@ def test_damage_after_the_first_look_is_found_too(folder: Path, caplog: pytest.L
     path = file_of(folder, 1)
     data = bytearray(path.read_bytes())
     data[1234] ^= 1
+    before = path.stat()
     with path.open("r+b") as file:  # the same file, its size and time as before
         file.write(data)
-    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert load(cache, 1) is None
     assert caplog.messages == [f"{path}: is damaged; the photograph is decoded anew"]
 
