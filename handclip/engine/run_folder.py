@@ -8,8 +8,9 @@ import yaml
 
 from handclip.checksums import CHECKSUMS, read_checksums, require_intact, write_checksums
 from handclip.config.experiment import ExperimentConfig
+from handclip.config.loading import read_yaml
 from handclip.config.naming import run_name
-from handclip.errors import DamagedFileError, HandCLIPError
+from handclip.errors import ConfigError, DamagedFileError, HandCLIPError
 from handclip.files import write_text
 
 
@@ -101,10 +102,10 @@ class RunFolder:
         require_intact(self.folder, [self.config.name], advice=advice)
         damaged = f"{self.config}: is damaged: it does not hold the settings of a run. {advice}"
         try:
-            before = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+            before = read_yaml(self.config)
+        except ConfigError as error:
             raise DamagedFileError(damaged) from error
-        if not isinstance(before, dict) or "experiment" not in before:
+        if "experiment" not in before:
             raise DamagedFileError(damaged)
         return before
 
