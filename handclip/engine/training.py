@@ -171,12 +171,7 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
         if earlier is not None:
             _continue_criterion(criterion, data, earlier)
         _log_start(config, files, data, sampler, computation)
-        state = on_first(states.newest)
-        if state is None and files.best.exists():
-            raise DamagedFileError(
-                f"{files.states}: holds no state to go on from, although epochs were trained. Put them back, or move "
-                f"{files.folder} and {files.best} away to start anew"
-            )
+        state = on_first(lambda: _state_to_go_on_from(states, files))
         if state is None and existed and resume:
             logger.info("No step of this run was saved, so it starts from the beginning.")
         for aspect, manifest in manifests.items():
@@ -222,6 +217,17 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
             return _finish(config, module, keeper, files, own, {**describe_device(device), "precision": precision})
         except TrainingError as error:
             raise TrainingError(f"{error} {states.describe()}") from error
+
+
+def _state_to_go_on_from(states: States, files: RunFolder) -> Path | None:
+    """Return the newest state that is whole; a run that has saved a model has had one."""
+    state = states.newest()
+    if state is None and files.best.exists():
+        raise DamagedFileError(
+            f"{files.states}: holds no state to go on from, although epochs were trained. Put them back, or move "
+            f"{files.folder} and {files.best} away to start anew"
+        )
+    return state
 
 
 def _tell_other_hardware(path: Path, now: Mapping[str, Any]) -> None:
