@@ -1,6 +1,7 @@
 """What happens at the end of every epoch: validate, record, keep the best and the last, decide whether to stop.
 
-And what happens after a step where a signal asks to stop: the state is saved there.
+And what happens where a signal asks to stop: the state is saved after the step, or in the middle of a validation, which
+is then done when training goes on.
 """
 
 import logging
@@ -35,6 +36,10 @@ from handclip.models.checkpoint import Checkpoint, describe_model
 logger = logging.getLogger(__name__)
 
 Row = dict[str, float | int | str]
+
+
+class _ValidationStopped(Exception):
+    """A signal has asked to stop while the model was validated."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,8 @@ class RunKeeper(LightningCheckpoint):
             self._in_place_of_best = on_first(lambda: self._require_best(pl_module))
             self._best_is_written = True
         trainer.should_stop = self._should_stop()
+        if self._steps == len(pl_module.sampler):
+            self._close_epoch(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the epoch's sums and clock."""
@@ -185,26 +192,38 @@ class RunKeeper(LightningCheckpoint):
         """
         assert isinstance(pl_module, TrainingModule)
         pl_module.require_finite()
+        self._close_epoch(trainer, pl_module)
+
+    def _close_epoch(self, trainer: Trainer, module: TrainingModule) -> None:
+        """Do what follows the last step of an epoch, at once or, after a signal, when training goes on."""
         seconds = time.perf_counter() - self._epoch_start
+        epoch = len(self.history) + 1
+        try:
+            validation = self._validate(module, epoch)
+        except _ValidationStopped:
+            self._epoch_start = time.perf_counter() - seconds
+            self._save_state(trainer, module, epoch - 1, self._steps)
+            self.stop_request.raise_if_asked(self.states.describe())
+            raise
         self.training_seconds += seconds
-        epoch = trainer.current_epoch + 1
         rates = {group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups}
         row: Row = {
             "epoch": epoch,
             **{f"loss_{name}": float(total) / self._steps for name, total in self._sums.items()},
             **{f"lr_{name}": rate for name, rate in rates.items() if "(" not in name},
-            **self._validate(pl_module, epoch),
+            **validation,
+            **({"validation_images": len(self.data.val_queries)} if validation else {}),
             "images_per_second": round(self._images / seconds, 1),
             "seconds": round(seconds, 2),
-            **self._peak_memory(pl_module),
+            **self._peak_memory(module),
         }
-        best = self._select(row, epoch, pl_module)
+        best = self._select(row, epoch, module)
         self.history.append(row)
         self._begin_epoch()
         self.write_history()
         logger.info(describe_row(row, self.config.epochs, len(self.data.val_queries)) + self._time_to_go())
         # The state comes first: it holds the model too, so that the best checkpoint can be written from it.
-        self._save_state(trainer, pl_module, epoch, 0)
+        self._save_state(trainer, module, epoch, 0)
         if best is not None:
             self._save_best(best, self.best_sha256)
         if is_first_process():
@@ -284,7 +303,8 @@ class RunKeeper(LightningCheckpoint):
         )
 
     def validate_now(self, module: TrainingModule) -> dict[str, float]:
-        """Validate the model as it is."""
+        """Validate the model as it is, unless a signal asks to stop."""
+        self._stop_validating_if_asked()
         return validate(
             module.model,
             self.data.val_queries,
@@ -294,7 +314,12 @@ class RunKeeper(LightningCheckpoint):
             batch_size=self.config.eval_batch_size,
             num_workers=self.num_workers,
             cache=self.cache,
+            progress=self._stop_validating_if_asked,
         )
+
+    def _stop_validating_if_asked(self, *done: int) -> None:
+        if self.stop_request.signum is not None:
+            raise _ValidationStopped
 
     def _begin_epoch(
         self, steps: int = 0, images: int = 0, seconds: float = 0.0, sums: dict[str, Tensor] | None = None
@@ -364,7 +389,8 @@ class RunKeeper(LightningCheckpoint):
         )
 
     def _should_stop(self) -> bool:
-        return self.has_lost_patience or (self.stop_after is not None and len(self.history) >= self.stop_after)
+        epochs = min(self.config.epochs, self.stop_after or self.config.epochs)
+        return self.has_lost_patience or len(self.history) >= epochs
 
     def _validate(self, module: TrainingModule, epoch: int) -> dict[str, float]:
         due = epoch % self.config.validation_interval == 0 or epoch == self.config.epochs

@@ -294,7 +294,8 @@ def _fit(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             **_lightning_devices(device),
             precision="bf16-mixed" if precision == "bfloat16" else "32-true",
-            max_epochs=config.epochs,
+            # RunKeeper ends it: Lightning would not even start where the last epoch lacks but its validation.
+            max_epochs=-1,
             logger=False,
             plugins=[keeper.states],
             callbacks=[*progress, StartRecorder(keeper.session), keeper],

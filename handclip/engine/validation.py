@@ -1,6 +1,6 @@
 """Retrieval on the validation images of training identities: what selects the best epoch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ def validate(
     batch_size: int,
     num_workers: int,
     cache: PixelCache | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
     """Rank one training image of each identity for its validation image, each aspect by itself as in evaluation.
 
@@ -39,6 +40,7 @@ def validate(
         batch_size: images at a time.
         num_workers: processes that read images.
         cache: where decoded images are kept.
+        progress: called with (images embedded, images in all) after each batch.
 
     Returns:
         `val_rank1`, `val_rank5`, `val_rank10` and `val_map` as fractions, means over the aspects.
@@ -47,7 +49,13 @@ def validate(
         TrainingError: the features cannot be ranked.
     """
     features, _ = extract_features(
-        model, [*queries, *gallery], device=device, batch_size=batch_size, num_workers=num_workers, cache=cache
+        model,
+        [*queries, *gallery],
+        device=device,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        cache=cache,
+        progress=progress,
     )
     of_queries, of_gallery = features[: len(queries)], features[len(queries) :]
     labels = np.array([image.label for image in queries])

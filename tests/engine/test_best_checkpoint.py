@@ -101,6 +101,22 @@ def test_a_state_that_holds_the_best_model_puts_it_back(
     assert verification.holds, verification.findings
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"damaged")])
+def test_killed_after_the_last_state_and_before_its_model_was_written_as_the_best(
+    damage: Callable[[Path], Any], manifests: Path, tmp_path: Path, scores: Callable[..., None]
+) -> None:
+    config = config_in(manifests, tmp_path, epochs=2)
+    scores(0.5, 0.9)
+    result = train(config)
+    whole = Checkpoint.load(result.checkpoint).sha256()
+    (result.folder / "result.json").unlink()
+    result.last_checkpoint.unlink()
+    damage(result.checkpoint)
+    again = train(config, resume=True)
+    assert (again.finished, again.best_epoch) == (True, 2)
+    assert Checkpoint.load(again.checkpoint).sha256() == whole
+
+
 def test_a_damaged_newest_state_is_found_by_verify(
     manifests: Path, tmp_path: Path, scores: Callable[..., None]
 ) -> None:

@@ -23,6 +23,7 @@ from handclip.engine.run_folder import RunFolder
 from handclip.engine.step import Step
 from handclip.engine.training import TrainingResult, train
 from handclip.errors import Interrupted
+from handclip.models.embedding_model import EmbeddingModel
 
 STEPS = 9
 """Three epochs of three steps."""
@@ -131,10 +132,7 @@ def test_stopping_in_mid_epoch_loses_no_step_and_repeats_none(
     assert watch.steps == list(range(STEPS))
     assert watch.images == images
     assert_same_run(result, whole)
-    where = [
-        f"epoch {stop // 3 + 1}, step {stop % 3 + 1}" if stop % 3 < 2 else f"epoch {stop // 3 + 1}" for stop in stops
-    ]
-    assert said == [f"Everything up to {at} is saved." for at in where]
+    assert said == [f"Everything up to epoch {stop // 3 + 1}, step {stop % 3 + 1} is saved." for stop in stops]
 
 
 @given(stops=st.sets(st.integers(0, STEPS - 1), min_size=1, max_size=4))
@@ -150,6 +148,42 @@ def test_stopping_at_any_steps_changes_nothing(
         result, said = train_with_stops(config_of(manifests, Path(place), "plain"), watch, sorted(stops))
         assert (watch.steps, watch.images, len(said)) == (list(range(STEPS)), images, len(stops))
         assert_same_run(result, whole)
+
+
+@pytest.mark.parametrize("variant", ["centres", "arcface"])
+def test_a_signal_during_validation_loses_no_step_and_the_validation_is_done_when_training_goes_on(
+    variant: str,
+    manifests: Path,
+    tmp_path: Path,
+    watch: Watch,
+    undisturbed: Callable[[str], tuple[TrainingResult, list[float]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, images = undisturbed(variant)
+    config = config_of(manifests, tmp_path, variant, eval_batch_size=2)
+    embed, embedded = EmbeddingModel.embed, 0
+    # Of all batches that are validated, six in an epoch: two in the first epoch, then one that its third try ends.
+    stops = [1, 4, 13, 25]
+
+    def embed_and_stop(self: EmbeddingModel, batch: torch.Tensor) -> torch.Tensor:
+        nonlocal embedded
+        embedded += 1
+        if embedded in stops:
+            signal.raise_signal(signal.SIGTERM)
+        return embed(self, batch)
+
+    monkeypatch.setattr(EmbeddingModel, "embed", embed_and_stop)
+    watch.steps, watch.images = [], []
+    for epoch in (1, 1, 2, 3):
+        with pytest.raises(Interrupted, match=rf"^Everything up to epoch {epoch}, step 3 is saved\.$"):
+            train(config, resume=True)
+        if embedded == 4:  # the third try ends the epoch, and what it saves is gone on from
+            assert train(config, resume=True, stop_after=1).epochs == 1
+            assert watch.steps == [0, 1, 2]
+    result = train(config, resume=True)
+    assert embedded == 31
+    assert (watch.steps, watch.images) == (list(range(STEPS)), images)
+    assert_same_run(result, whole)
 
 
 def test_a_second_signal_stops_at_once_and_the_last_state_is_gone_on_from(

@@ -76,7 +76,7 @@ def test_a_run_writes_its_files(manifests: Path, here: Path) -> None:
 
     columns = list(read_table(folder / "metrics.csv")[0])
     losses = ["loss_total", "loss_cross_entropy", "loss_triplet", "loss_center"]
-    validation = ["val_rank1", "val_rank5", "val_rank10", "val_map"]
+    validation = ["val_rank1", "val_rank5", "val_rank10", "val_map", "validation_images"]
     rest = ["images_per_second", "seconds", "peak_memory_mib"]
     assert columns == ["epoch", *losses, "lr_encoder", "lr_new", *validation, *rest]
 
