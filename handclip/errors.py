@@ -62,8 +62,13 @@ class Interrupted(BaseException):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the nearest known name, or the list of known names where none is near."""
     known = sorted(known)
-    near = get_close_matches(name, known, n=1, cutoff=0.6)
-    return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known)}."
+    return nearest(name, known) or f" Known: {', '.join(known)}."
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the nearest known name, or nothing where none is near."""
+    near = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def missing_file(path: Path, pattern: str, key: str = "") -> ConfigError:
@@ -75,12 +80,10 @@ def missing_file(path: Path, pattern: str, key: str = "") -> ConfigError:
         key: the key of the experiment file that names it.
     """
     beside = sorted(str(other) for other in path.parent.glob(pattern)) if path.parent.is_dir() else []
-    near = get_close_matches(str(path), beside, n=1, cutoff=0.6)
-    if near:
-        hint = f" Did you mean '{near[0]}'?"
-    elif beside:
+    hint = nearest(str(path), beside)
+    if not hint and beside:
         names = [Path(other).name for other in beside]
         hint = f" {path.parent}/ holds {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}."
-    else:
+    elif not hint:
         hint = f" There is no {pattern} in {path.parent}/."
     return ConfigError(f"{key + ': ' if key else ''}{path}: no such file.{hint}")

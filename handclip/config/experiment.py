@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from handclip.config.losses import CrossEntropyConfig, LossConfig
 from handclip.config.section import Section
+from handclip.errors import nearest
 
 HAND_ASPECTS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
 """The four aspects of an 11k Hands layout, in the order of the protocol's tables."""
@@ -234,7 +235,8 @@ class ExperimentConfig(Section):
     def _consistent(self) -> Self:
         if self.aspect not in (known := aspects_of(self.dataset)):
             names = f"aspects {', '.join(known[:-1])} and {known[-1]}" if known[1:] else f"aspect {known[0]} only"
-            raise ValueError(f"aspect: {self.dataset} has the {names}")
+            hint = nearest(self.aspect, known)
+            raise ValueError(f"aspect: {self.dataset} has the {names}{'.' if hint else ''}{hint}")
         if self.dataset == "folder" and self.data_root is None and self.manifest is None:
             raise ValueError("data_root: a folder data set needs the path of its folder")
         changed = self._changed()

@@ -7,11 +7,12 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from handclip.config.experiment import Augmentation, ExperimentConfig, Reranking, aspects_of
 from handclip.config.losses import LOSS_TYPES, suggest_loss
 from handclip.config.section import Section
-from handclip.errors import ConfigError, did_you_mean, missing_file
+from handclip.errors import ConfigError, did_you_mean, missing_file, nearest
 from handclip.files import read_limited
 
 MAX_BYTES = 1_000_000
@@ -263,7 +264,15 @@ def _explain(error: ValidationError) -> Iterator[str]:
         else:
             # YAML has lists and mappings; pydantic calls them tuples and dictionaries.
             message = _lower_first(finding["msg"].replace("tuple", "list").replace("dictionary", "mapping"))
-            yield f"{_dotted(location)}: {message} (got {_shown(finding['input'])})"
+            yield f"{_dotted(location)}: {message} (got {_shown(finding['input'])}){_meant(finding)}"
+
+
+def _meant(finding: ErrorDetails) -> str:
+    """Return the nearest of the words that a key may have, for one that it may not."""
+    if finding["type"] != "literal_error" or not isinstance(given := finding["input"], str):
+        return ""
+    hint = nearest(cut(given.lower()), re.findall(r"'([^']*)'", finding["ctx"]["expected"]))
+    return f".{hint}" if hint else ""
 
 
 def _location(path: Sequence[int | str]) -> list[str]:

@@ -18,7 +18,14 @@ def make(**values: Any) -> ExperimentConfig:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"aspect": "dorsal"}, "aspect: 11k has the aspects dorsal_r, dorsal_l, palmar_r, palmar_l and all"),
+        (
+            {"aspect": "dorsal"},
+            "aspect: 11k has the aspects dorsal_r, dorsal_l, palmar_r, palmar_l and all. Did you mean 'dorsal_r'?",
+        ),
+        (
+            {"dataset": "11kk"},
+            "dataset: input should be '11k', 'hd', 'synthetic' or 'folder' (got '11kk'). Did you mean '11k'?",
+        ),
         ({"dataset": "hd", "aspect": "hand"}, "aspect: hd has the aspect dorsal only"),
         ({"dataset": "HD", "aspect": "palmar_l"}, "aspect: hd has the aspect dorsal only"),
         ({"dataset": "hd", "aspect": "all"}, "aspect: hd has the aspect dorsal only"),

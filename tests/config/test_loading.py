@@ -120,6 +120,13 @@ def test_d53_an_exponent_is_a_number(tmp_path: Path, text: str) -> None:
         ("augmentation: {rotation: true}", "augmentation: rotation: cannot be true"),
         ("augmentation:", "augmentation: input should be a valid mapping"),
         ("neck: 3", "neck: input should be 'none', 'bnneck' or 'hidden'"),
+        ("neck: bneck", "'bnneck' or 'hidden' (got 'bneck'). Did you mean 'bnneck'?"),
+        ("optimizer: AdamX", "(got 'AdamX'). Did you mean 'adam'?"),
+        (
+            "flip_settings: [none, summ]",
+            "flip_settings[1]: input should be 'none' or 'sum' (got 'summ'). Did you mean 'sum'?",
+        ),
+        ("aspect: dorsal_x", "(got 'dorsal_x'). Did you mean 'dorsal_r'?"),
         ("quick_gelu: maybe", "quick_gelu: should be true, false or auto (got 'maybe')"),
         ("input_size: [1, 2, 3]", "input_size: should be a number of pixels above 0, or [height, width]"),
         ("input_size: large", "input_size: should be a number of pixels"),
