@@ -88,7 +88,8 @@ def is_held(folder: Path) -> bool:
 
 
 def _in_use(folder: Path) -> InUseError:
-    return InUseError(f"{folder} is being written by {_holder(lock_of(folder))}. Wait until it has ended, or end it")
+    holder, how = _holder(lock_of(folder))
+    return InUseError(f"{folder} is being written by {holder}. Wait until it has ended, or end it{how}")
 
 
 def _own_facts() -> dict[str, str | int]:
@@ -100,9 +101,12 @@ def _own_facts() -> dict[str, str | int]:
     }
 
 
-def _holder(path: Path) -> str:
+def _holder(path: Path) -> tuple[str, str]:
+    """Return who holds a lock, and how to end it."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {facts['pid']} on {facts['host']}, since {facts['since']} ({facts['command']})"
+        pid, host = int(facts["pid"]), facts["host"]
+        holder = f"process {pid} on {host}, since {facts['since']} ({facts['command']})"
     except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+        return "another process", ""
+    return holder, f"{'' if host == socket.gethostname() else f' on {host}'}: kill {pid}"

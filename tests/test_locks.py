@@ -1,6 +1,7 @@
 """One process at a time writes to a folder, and however it ends, the next one may."""
 
 import errno
+import json
 import os
 import re
 import signal
@@ -64,9 +65,18 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with held_by_another(folder) as (process, _):
         assert is_held(folder)
-        told = rf"{folder} is being written by process {process.pid} on \S+, since 2\S+ \S+ \(-c .*run alone\)\. Wait"
-        with pytest.raises(InUseError, match=told), holding(folder):
+        who = rf"process {process.pid} on \S+, since 2\S+ \S+ \(-c .*run alone\)"
+        how = rf"Wait until it has ended, or end it: kill {process.pid}"
+        with pytest.raises(InUseError, match=rf"^{folder} is being written by {who}\. {how}$"), holding(folder):
             pass
+
+
+def test_a_process_on_another_machine_is_to_be_ended_there(tmp_path: Path) -> None:
+    with holding(tmp_path / "run"):
+        facts = {**json.loads(lock_of(tmp_path / "run").read_text()), "pid": 4711, "host": "lab2"}
+        lock_of(tmp_path / "run").write_text(json.dumps(facts))
+        with pytest.raises(InUseError, match=r"process 4711 on lab2, .* or end it on lab2: kill 4711$"):
+            refuse_if_held(tmp_path / "run")
 
 
 def test_it_can_be_said_before_a_long_start(tmp_path: Path) -> None:
@@ -158,12 +168,12 @@ def test_a_lock_that_somebody_removes_is_no_error(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}', "\x00"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}', '{"pid": "all"}', "\x00"])
 def test_a_holder_that_could_not_say_who_it_is_holds_all_the_same(tmp_path: Path, content: str) -> None:
     folder = tmp_path / "run"
     with holding(folder):
         lock_of(folder).write_text(content)
-        with pytest.raises(InUseError, match=re.escape(f"{folder} is being written by another process.")):
+        with pytest.raises(InUseError, match=re.escape("another process. Wait until it has ended, or end it") + "$"):
             holding(folder).__enter__()
 
 
