@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from handclip.console import progress_bar
+from handclip.console import ProgressLines, progress_bar
 from handclip.engine.module import TrainingModule
 from handclip.engine.provenance import Session
 
@@ -15,7 +15,7 @@ _SECONDS_BETWEEN_NOTES = 0.25
 
 
 class TrainingProgress(Callback):
-    """A bar over all steps of a run, with the loss terms of a recent step."""
+    """A bar over all steps of a run, with the loss terms of a recent step; without a terminal, lines on long epochs."""
 
     def __init__(
         self, run: str, epochs: int, steps_per_epoch: int, clock: Callable[[], float] = time.monotonic
@@ -26,6 +26,7 @@ class TrainingProgress(Callback):
         self._next_note = clock()
         self._bar = progress_bar()
         self._task = self._bar.add_task(run, total=epochs * steps_per_epoch, note="")
+        self._lines: ProgressLines | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar, from where the run goes on."""
@@ -38,12 +39,21 @@ class TrainingProgress(Callback):
     ) -> None:
         """Advance by a step."""
         if self._bar.disable:
+            self._say_how_far_the_epoch_is(trainer.current_epoch + 1, batch_idx + 1)
             return
         self._bar.update(self._task, advance=1, description=f"epoch {trainer.current_epoch + 1}/{self.epochs}")
         if self._clock() >= self._next_note:
             note = " ".join(f"{name} {float(value):.3f}" for name, value in outputs["terms"].items())
             self._bar.update(self._task, note=note)
             self._next_note = self._clock() + _SECONDS_BETWEEN_NOTES
+
+    def _say_how_far_the_epoch_is(self, epoch: int, steps: int) -> None:
+        # Lines on the whole run follow each epoch; of its steps, those that this process has done say how fast it is.
+        if self._lines is None:
+            self._lines = ProgressLines(f"Epoch {epoch}/{self.epochs}, steps", steps, self._clock)
+        self._lines(steps, self.steps_per_epoch)
+        if steps == self.steps_per_epoch:
+            self._lines = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the bar away."""

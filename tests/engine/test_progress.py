@@ -25,9 +25,10 @@ def bar(monkeypatch: pytest.MonkeyPatch) -> tuple[TrainingProgress, list[float]]
     return progress, now
 
 
-def step(progress: TrainingProgress) -> None:
-    trainer: Any = SimpleNamespace(current_epoch=0)
-    progress.on_train_batch_end(trainer, None, {"terms": {"cross_entropy": Loss()}}, None, 0)  # type: ignore[arg-type]
+def step(progress: TrainingProgress, epoch: int = 0, batch: int = 0) -> None:
+    trainer: Any = SimpleNamespace(current_epoch=epoch)
+    terms = {"terms": {"cross_entropy": Loss()}}
+    progress.on_train_batch_end(trainer, None, terms, None, batch)  # type: ignore[arg-type]
 
 
 def test_losses_are_read_at_most_four_times_a_second(bar: tuple[TrainingProgress, list[float]]) -> None:
@@ -55,3 +56,20 @@ def test_without_a_terminal_no_loss_is_read(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(progress._bar, "disable", True)
     step(progress)
     assert Loss.reads == 0
+
+
+def test_without_a_terminal_long_epochs_say_how_far_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "handclip")
+    now = [0.0]
+    progress = TrainingProgress("run", epochs=3, steps_per_epoch=100, clock=lambda: now[0])
+    assert progress._bar.disable
+    for seconds_per_step, epoch, first in ((0.0625, 0, 0), (1.0, 1, 0), (1.0, 2, 49)):  # the last one goes on
+        for batch in range(first, 100):
+            step(progress, epoch, batch)
+            now[0] += seconds_per_step
+    assert caplog.messages[0] == "Epoch 2/3, steps: 11 of 100 (11%); 0:01:29 to go"
+    assert [message.split(" of ")[0] for message in caplog.messages] == [
+        *(f"Epoch 2/3, steps: {done}" for done in range(11, 100, 10)),
+        *(f"Epoch 3/3, steps: {done}" for done in range(60, 100, 10)),
+    ]
+    assert caplog.messages[9] == "Epoch 3/3, steps: 60 of 100 (60%); 0:00:40 to go"
