@@ -1,10 +1,13 @@
-"""Kill work at random moments, do it again until it ends, and compare it with undisturbed work: `make soak`.
+"""Kill work at many moments, do it again until it ends, and compare it with undisturbed work: `make soak`.
 
 Training, evaluation, a study, preparing, filling the pixel cache and reporting, all on synthetic hands, are each done
 once undisturbed. Then they are done again and again, and ended by SIGKILL, as by a power cut, at moments drawn from the
 whole of the work: half of them by time, half of them by what is written. The same command, with `--resume` where it
 trains, is given until the work has ended. Every number and every byte must then be the same, and nothing half-written
 may be left. Some rounds are ended by SIGTERM instead, which must exit with 143 and say how to go on.
+
+Moments drawn at random seldom fall into the short ones that matter. So work is also killed just before changes that it
+makes to the disk: every n-th of them, or each, which takes much longer (`--every 1`).
 
 The table is printed and, as JSON, written to `soak.json`; the exit code is 1 if anything differs. What differs is kept
 beside what was expected.
@@ -19,11 +22,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
 from commands import Command, Ended, Ending, environment, never
 from comparing import differences, half_written
+from every_change import kill_before
 from rich.console import Console
 from rich.table import Table
 from works import Data, Work, make_data, works_on
@@ -43,6 +48,10 @@ class Endurance:
 
     work: str
     kills: int = 0
+    before_changes: int = 0
+    """Kills just before a change to the disk."""
+    changes: int = 0
+    """How many changes it makes, to the nearest that was tried."""
     stops: int = 0
     """Times that SIGTERM ended it."""
     rounds: int = 0
@@ -78,6 +87,7 @@ def soak(
     kills: int,
     seed: int,
     stops: int = 0,
+    every: int | None = None,
     freshly: bool = True,
     before: Callable[[], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -90,6 +100,7 @@ def soak(
         kills: SIGKILLs in all, shared out as the work says, at least one each.
         seed: of the moments.
         stops: rounds with SIGTERM for each kind of work.
+        every: also kill it before every so many changes that it makes to the disk.
         freshly: whether work that says so is also done by processes that import everything anew.
         before: called in each process before its command, unless it is a new Python.
         say: told what is done.
@@ -102,7 +113,7 @@ def soak(
         place = Place(out / work.name.replace(", ", "-").replace(" ", "-"))
         test = _Test(work, place, random.Random(f"{seed} {work.name}"), freshly, before)
         until = done + kills * work.share / shares
-        results.append(test.endure(max(1, round(until) - round(done)), stops, say))
+        results.append(test.endure(max(1, round(until) - round(done)), stops, every, say))
         done = until
     return results
 
@@ -120,7 +131,7 @@ class _Test:
         self.before = before
         self.result = Endurance(work.name)
 
-    def endure(self, kills: int, stops: int, say: Callable[[str], None]) -> Endurance:
+    def endure(self, kills: int, stops: int, every: int | None, say: Callable[[str], None]) -> Endurance:
         """Do the work undisturbed, then killed and stopped; the first fault ends it."""
         work, result = self.work, self.result
         start = time.perf_counter()
@@ -137,17 +148,41 @@ class _Test:
         while result.stops < stops and not result.faults:
             self._round(whole, 1, signal.SIGTERM)
             say(f"{work.name}: stopped {result.stops} of {stops} times")
+        if every is not None:
+            self._before_changes(every, say)
         result.seconds = round(time.perf_counter() - start, 1)
         for fault in result.faults:
             say(f"{work.name}: {fault}")
         return result
 
-    def _begin(self, arguments: Sequence[str], *, fresh: bool = False) -> Command:
+    def _begin(
+        self, arguments: Sequence[str], *, fresh: bool = False, before: Callable[[], None] | None = None
+    ) -> Command:
         now = self.place.now
         if not now.exists():
             now.mkdir(parents=True)
             self.work.begin(now)
-        return Command(arguments, now, environment(now / "cache"), fresh=fresh, before=self.before)
+        return Command(arguments, now, environment(now / "cache"), fresh=fresh, before=before or self.before)
+
+    def _before_changes(self, every: int, say: Callable[[str], None]) -> None:
+        """Kill it before every so many changes that it makes to the disk, and do it again each time."""
+        result = self.result
+        number = self.rng.randint(1, every)
+        while not result.faults:
+            ended = self._begin(self.work.arguments, before=partial(_kill_before, number, self.before)).wait()
+            if ended.code == 0:
+                result.changes = number
+                self._compare()
+                return
+            if ended.code == -signal.SIGKILL:
+                result.before_changes += 1
+                ended = self._begin(self.work.again).wait()
+            if ended.code != 0:
+                self._fail(self.work.again, ended)
+                return
+            self._compare()
+            say(f"{self.work.name}: killed before change {number}")
+            number += every
 
     def _round(self, whole: Ended, most: int, signum: signal.Signals, *, fresh: bool = False) -> None:
         """Do the work once, ended up to `most` times on the way, and compare."""
@@ -163,17 +198,20 @@ class _Test:
                 result.stops += 1
                 result.faults += _faults_of_a_stop(self.work, ended)
             else:
-                result.faults.append(f"{' '.join(arguments)}: exit code {ended.code}: {ended.printed[-2000:]}")
-                self.place.now.rename(self.place.folder / f"failed-{result.rounds}")
+                self._fail(arguments, ended)
                 return
             ended_early += 1
             result.where[ended.where] = result.where.get(ended.where, 0) + 1
             arguments = self.work.again
-        result.rounds += 1
         self._compare()
+
+    def _fail(self, arguments: Sequence[str], ended: Ended) -> None:
+        self.result.faults.append(f"{' '.join(arguments)}: exit code {ended.code}: {ended.printed[-2000:]}")
+        self.place.now.rename(self.place.folder / f"failed-{self.result.rounds}")
 
     def _compare(self) -> None:
         now, result = self.place.now, self.result
+        result.rounds += 1
         found = differences(self.place.undisturbed, now, from_the_same_files=self.work.name == "report")
         found += [f"{name}: was left half-written" for name in half_written(now)]
         result.faults += found
@@ -181,6 +219,12 @@ class _Test:
             now.rename(self.place.folder / f"different-{result.rounds}")
         else:
             shutil.rmtree(now)
+
+
+def _kill_before(number: int, then: Callable[[], None] | None) -> None:
+    kill_before(number)
+    if then is not None:
+        then()
 
 
 def _moment(whole: Ended, rng: random.Random, fresh: bool) -> Ending:
@@ -225,13 +269,17 @@ def train_and_evaluate(data: Data, work: Work, out: Path) -> None:
 
 def table(results: Sequence[Endurance]) -> Table:
     """Return the results as a table for a terminal."""
-    grid = Table(title="Ended at random moments, done again, and compared with undisturbed work", show_lines=True)
-    for heading in ("work", "SIGKILL", "SIGTERM", "rounds", "ended while it did", "equal", "seconds"):
+    grid = Table(title="Ended at many moments, done again, and compared with undisturbed work", show_lines=True)
+    headings = ("work", "SIGKILL", "SIGTERM", "before a change", "rounds", "ended while it did", "equal", "seconds")
+    for heading in headings:
         grid.add_column(heading, overflow="fold")
     for one in results:
         where = ", ".join(f"{place} ({count})" for place, count in one.where.items())
         equal = "yes" if not one.faults else "NO"
-        grid.add_row(one.work, str(one.kills), str(one.stops), str(one.rounds), where, equal, f"{one.seconds:.0f}")
+        before = f"{one.before_changes} of {one.changes}" if one.changes else ""
+        grid.add_row(
+            one.work, str(one.kills), str(one.stops), before, str(one.rounds), where, equal, f"{one.seconds:.0f}"
+        )
     return grid
 
 
@@ -239,6 +287,7 @@ def main() -> None:
     """Run all of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="SIGKILLs in all")
+    parser.add_argument("--every", type=int, default=12, help="kill also before every so many changes to the disk")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, default=Path("soak_out"), help="folder for everything it writes")
     parser.add_argument("works", nargs="*", metavar="WORK", help="only this kind of work, such as prepare")
@@ -259,13 +308,14 @@ def main() -> None:
         print(f"[{time.perf_counter() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
 
     chosen = [work for name, work in works.items() if not arguments.works or name in arguments.works]
-    results = soak(chosen, out, kills=arguments.kills, seed=arguments.seed, stops=1, say=say)
+    results = soak(chosen, out, kills=arguments.kills, seed=arguments.seed, stops=1, every=arguments.every, say=say)
     seconds = time.perf_counter() - start
     Console(width=None if sys.stdout.isatty() else 160).print(table(results))
     record = {
         "date": datetime.now(UTC).date().isoformat(),
         "seed": arguments.seed,
         "kills": sum(one.kills for one in results),
+        "kills_before_changes": sum(one.before_changes for one in results),
         "stops": sum(one.stops for one in results),
         "rounds": sum(one.rounds for one in results),
         "equal": not any(one.faults for one in results),
@@ -275,7 +325,8 @@ def main() -> None:
     }
     write_json(out / "soak.json", record)
     print(
-        f"Survived {record['kills']} kills and {record['stops']} stops in {seconds / 60:.1f} min; see {out}/soak.json"
+        f"Survived {record['kills']} kills at random, {record['kills_before_changes']} before changes to the disk and "
+        f"{record['stops']} stops in {seconds / 60:.1f} min; see {out}/soak.json"
     )
     faults = [f"{one.work}: {fault}" for one in results for fault in one.faults]
     if faults:

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 Row = dict[str, float | int | str]
 
 
-class _ValidationStopped(Exception):
+class _ValidationStopped(Exception):  # noqa: N818 - it is no error
     """A signal has asked to stop while the model was validated."""
 
 

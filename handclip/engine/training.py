@@ -62,7 +62,7 @@ from handclip.errors import (
     Interrupted,
     TrainingError,
 )
-from handclip.files import read_json, require_writable, write_json
+from handclip.files import read_json, remove_abandoned, require_writable, write_json
 from handclip.interruption import StopRequest, interruptible, stopping_later
 from handclip.locks import holding, refuse_if_held
 from handclip.models.builder import build_model, load_earlier_stage
@@ -126,6 +126,7 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
                 f"of {now[:12]}. Train on them in another folder, or move this run away"
             )
         if is_first_launched():
+            remove_abandoned(files.folder)
             logger.info(f"{files.run} has already ended; nothing is left to do.")
         return result
     for folder in (files.folder, files.best.parent):
