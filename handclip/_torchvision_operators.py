@@ -9,7 +9,6 @@ PyTorch takes seconds to import, so nothing happens until somebody imports torch
 """
 
 import sys
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
@@ -20,7 +19,7 @@ _SCHEMAS = (
 _libraries: list[object] = []  # an operator lives as long as the Library object that declared it
 
 
-class _TorchvisionFinder(MetaPathFinder):
+class _TorchvisionFinder:
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if fullname == "torchvision":
             sys.meta_path.remove(self)

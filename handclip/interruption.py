@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 from handclip.errors import Interrupted
 
@@ -30,13 +31,29 @@ class StopRequest:
 
 
 @contextmanager
+def ending_at_once() -> Iterator[None]:
+    """End the process when SIGINT or SIGTERM comes, with one sentence: for a program's own imports.
+
+    What is ignored stays so, and nothing changes outside the main thread, as in `interruptible`.
+    """
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        _end_at_once(signum)
+
+    with _handling(end):
+        yield
+
+
+@contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise `Interrupted` wherever the program is when SIGINT or SIGTERM comes.
+    """Raise `Interrupted` wherever the program is when SIGINT or SIGTERM comes; end it where it only imports as yet.
 
     A signal that is ignored stays ignored. Outside the main thread, where signals cannot be handled, nothing changes.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:
+        if _is_starting(frame):
+            _end_at_once(signum)
         raise Interrupted(signum)
 
     with _handling(stop):
@@ -64,6 +81,27 @@ def stopping_later(notice: str = "") -> Iterator[StopRequest]:
 
     with _handling(note):
         yield request
+
+
+def _is_starting(frame: FrameType | None) -> bool:
+    """Whether the command line is importing what it will call; an import in the midst of its work is none of these."""
+    importing = working = False
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module == "importlib._bootstrap":
+            importing, working = True, False
+        elif module.startswith("handclip.") and module != "handclip.cli":
+            working = True
+        frame = frame.f_back
+    return importing and not working
+
+
+def _end_at_once(signum: int) -> NoReturn:
+    # There is nothing to tidy up yet, and from an import an exception may not come out: numpy's, which PyTorch starts,
+    # loses it, or fails of it with an error of its own.
+    with suppress(OSError):
+        os.write(2, b"Interrupted. To go on, give the same command again.\n")
+    os._exit(Interrupted(signum).exit_code)
 
 
 @contextmanager

@@ -2,13 +2,16 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from handclip import interruption
 from handclip.errors import HandCLIPError, Interrupted
-from handclip.interruption import interruptible, stopping_later
+from handclip.interruption import ending_at_once, interruptible, stopping_later
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -41,6 +44,46 @@ def test_a_signal_stops_wherever_the_program_is(signum: int, code: int, came: li
     assert tidied
     send(signum)
     assert came == [signum]  # as before
+
+
+IMPORTING = "import sends_a_signal"
+
+
+@pytest.fixture
+def module_that_sends_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A module in whose import SIGINT comes, where nothing may end the tests."""
+    (tmp_path / "sends_a_signal.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(interruption.os, "_exit", sys.exit)
+    yield
+    sys.modules.pop("sends_a_signal", None)
+
+
+@pytest.mark.parametrize("module", ["handclip.cli", "run_eval_clip", "__main__"])
+def test_a_program_that_only_imports_ends_at_once(
+    module: str, module_that_sends_one: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, interruptible():
+        exec(IMPORTING, {"__name__": module})
+    assert ended.value.code == 130
+    assert capfd.readouterr().err == "Interrupted. To go on, give the same command again.\n"
+
+
+def test_an_import_in_the_midst_of_work_lets_all_tidy_up(module_that_sends_one: None) -> None:
+    with pytest.raises(Interrupted), interruptible():
+        exec(IMPORTING, {"__name__": "handclip.engine.evaluation"})
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_program_ends_with_what_shells_expect(
+    signum: int, code: int, came: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interruption.os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as ended, ending_at_once():
+        send(signum)
+    assert ended.value.code == code
+    send(signum)
+    assert came == [signum]
 
 
 def test_an_interruption_is_no_error() -> None:

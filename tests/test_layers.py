@@ -23,6 +23,7 @@ LAYERS = [
     {"studies"},
     {"demo"},
     {"cli"},
+    {"__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 MODULES = sorted(PACKAGE.rglob("*.py"))
