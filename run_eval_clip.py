@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from handclip.cli import Overrides, evaluate_config, run, set_up_logging
+from handclip.cli import Overrides, Overwrite, evaluate_config, run, set_up_logging
 from handclip.errors import ConfigError
 
 
@@ -16,7 +16,7 @@ def main(
     path: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="Experiment file (YAML).")] = None,
     config: Annotated[Path | None, typer.Option(metavar="CONFIG", help="Experiment file (YAML).")] = None,
     set_: Overrides = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another evaluation of this run.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Evaluate a baseline or a trained model on every draw, gallery and flip setting."""
     if (path is None) == (config is None):

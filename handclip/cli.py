@@ -1,22 +1,23 @@
 """The command line: every command parses, calls one function, and prints."""
 
-import json
-import logging
-import shlex
-import signal
-import sys
-from collections.abc import Sequence
-from datetime import datetime
-from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from handclip.interruption import ending_at_once, interruptible
 
-import typer
+with ending_at_once():  # they take a tenth of a second, in which Ctrl-C would be answered by a traceback
+    import json
+    import logging
+    import shlex
+    import signal
+    import sys
+    from collections.abc import Sequence
+    from datetime import datetime
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Annotated, Any
 
-from handclip import __version__
-from handclip.console import ConsoleHandler, progress_over, stdout
-from handclip.errors import ConfigError, HandCLIPError, Interrupted
-from handclip.interruption import interruptible
+    import typer
+
+    from handclip import __version__
+    from handclip.console import ConsoleHandler, progress_over, stdout
+    from handclip.errors import ConfigError, DamagedFileError, HandCLIPError, Interrupted
 
 # Heavy parts are imported inside the commands, so that `handclip --help` answers at once.
 if TYPE_CHECKING:
@@ -37,14 +38,6 @@ cache = typer.Typer(help="Show or empty the pixel cache, which holds decoded pho
 app.add_typer(cache, name="cache")
 
 
-class Dataset(StrEnum):
-    """Data sets that can be prepared."""
-
-    HANDS_11K = "11k"
-    HD = "hd"
-    FOLDER = "folder"
-
-
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="Experiment file (YAML).")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the file; may be repeated.")
@@ -52,7 +45,18 @@ Overrides = Annotated[
 Runs = Annotated[
     list[Path], typer.Argument(metavar="RUN...", help="Folders of evaluations, or folders that hold some.")
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Evaluate anew, and replace what is there of this or another evaluation.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+
+DifferentManifests = Annotated[
+    bool,
+    typer.Option(
+        "--different-manifests",
+        help="Put runs on different manifests of the same data into blocks of their own; otherwise they are refused.",
+    ),
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -126,7 +130,7 @@ def print_study(result: "StudyResult", folder: Path) -> None:
 
 @app.command()
 def prepare(
-    dataset: Annotated[Dataset | None, typer.Argument(help="Which data set.")] = None,
+    dataset: Annotated[str | None, typer.Argument(metavar="11k|hd|folder", help="Which data set.")] = None,
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the data set lies.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the manifests go.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random draws.")] = 0,
@@ -147,14 +151,17 @@ def prepare(
         for path in sorted(check.glob("manifest_*.json")) if check.is_dir() else [check]:
             _check(path)
         return
-    if dataset is None or root is None or out is None:
-        raise ConfigError("prepare needs a data set, --root and --out: handclip prepare 11k --root DIR --out DIR")
     from handclip.datasets.prepare import prepare as prepare_dataset
+    from handclip.datasets.prepare import require_known
     from handclip.locks import holding
 
+    if dataset is not None:
+        require_known(dataset)
+    if dataset is None or root is None or out is None:
+        raise ConfigError("prepare needs a data set, --root and --out: handclip prepare 11k --root DIR --out DIR")
     with holding(out), progress_over("reading images") as report:
         prepared = prepare_dataset(
-            dataset.value,
+            dataset,
             root,
             out,
             seed=seed,
@@ -189,7 +196,7 @@ def train(
 def evaluate(
     config: ConfigPath,
     set_: Overrides = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another evaluation of this run.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Evaluate a baseline or a trained model on every draw, gallery and flip setting."""
     evaluate_config(config, set_ or [], overwrite=overwrite)
@@ -203,6 +210,7 @@ def compare(
     every_block: Annotated[
         bool, typer.Option("--all", help="Show every aspect and flip setting; the files hold them anyway.")
     ] = False,
+    different_manifests: DifferentManifests = False,
 ) -> None:
     """Set evaluated runs side by side, with intervals and tests over people."""
     from handclip.files import require_writable
@@ -212,7 +220,7 @@ def compare(
 
     require_writable(out)
     with holding(out):
-        matrix = compare_runs(runs, published=published)
+        matrix = compare_runs(runs, published=published, different_manifests=different_manifests)
         files = write_matrix(matrix, out)
     for table in matrix_tables(matrix, every_block=every_block):
         stdout.print(table)
@@ -227,11 +235,15 @@ def report(
     no_photographs: Annotated[
         bool, typer.Option("--no-photographs", help="Leave all photographs out of the page and its figures.")
     ] = False,
+    different_manifests: DifferentManifests = False,
 ) -> None:
     """Show what was learned: one page to open in a browser, its figures and its tables."""
     from handclip.report.report import write_report
 
-    print_report(write_report(runs, out, with_photographs=not no_photographs))
+    files = write_report(runs, out, with_photographs=not no_photographs, different_manifests=different_manifests)
+    print_report(files)
+    if files.fault:
+        raise HandCLIPError(files.fault)
 
 
 @app.command()
@@ -267,10 +279,13 @@ def verify(
         ),
     ],
     no_images: Annotated[bool, typer.Option("--no-images", help="Leave the images of manifests unread.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
+    every_finding: Annotated[
+        bool, typer.Option("--all", help="List what matches, too, instead of counting it.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON, for programs.")] = False,
 ) -> None:
     """Recompute hashes, and metrics from stored features, and say what no longer matches."""
-    from handclip.report.screen import verification_tables
+    from handclip.report.screen import verification_summary, verification_tables
     from handclip.verify import verify as verify_runs
 
     with progress_over("reading images") as report:
@@ -278,9 +293,10 @@ def verify(
     if as_json:
         _print_json([one.to_dict() for one in verifications])
     else:
-        for table in verification_tables(verifications):
+        for table in verification_tables(verifications, every_finding=every_finding):
             stdout.print(table)
-    if not all(one.holds for one in verifications):
+        stdout.print(verification_summary(verifications), soft_wrap=True)
+    if not all(one.holds for one in verifications) or not any(one.checked for one in verifications):
         raise typer.Exit(1)
 
 
@@ -392,9 +408,14 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
     from handclip.engine.launching import is_first_launched
     from handclip.report.tables import evaluation_text, write_evaluation_log
 
-    evaluation = evaluate_experiment(choose_model(experiment, trained), overwrite=overwrite)
+    evaluation = evaluate_experiment(choose_model(experiment, trained), overwrite=overwrite, reuse=True)
     if not is_first_launched():
         return
+    if evaluation.was_there:
+        logging.getLogger(__name__).info(
+            f"{evaluation.folder} holds this evaluation already, whole and as it was written, so nothing is computed. "
+            f"--overwrite evaluates anew.{_other_code(evaluation.folder)}"
+        )
     facts = {"Config": str(path)}
     log = write_evaluation_log(evaluation.folder, evaluation.metrics, facts)
     stdout.print(evaluation_text(evaluation.metrics, facts), highlight=False, markup=False, soft_wrap=True)
@@ -403,6 +424,25 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
         f"To look at it: handclip report {shlex.quote(str(evaluation.folder))} --out report",
         soft_wrap=True,
     )
+
+
+def _other_code(folder: Path) -> str:
+    """Return a sentence where an evaluation was not surely made by this code, whose numbers might be others."""
+    from handclip.engine.hardware import describe_code
+    from handclip.engine.provenance import read_provenance
+
+    try:
+        sessions = (read_provenance(folder) or {}).get("sessions", [])
+    except DamagedFileError as error:
+        return f" {error}"
+    code = describe_code()
+    for by in reversed(sessions):
+        if by["exit"] == "finished" and (by["changed"] or any(by[key] != value for key, value in code.items())):
+            commit = f", commit {by['commit']}{' with changes' if by['changed'] else ''}" if by["commit"] else ""
+            return f" It was made by HandCLIP {by['handclip']}{commit}, which may be other code than this."
+        if by["exit"] == "finished":
+            break
+    return ""
 
 
 def _check(path: Path) -> None:
@@ -459,6 +499,9 @@ def _how_to_go_on(command: typer.Typer) -> str:
     added = (
         ["--resume"] if any("--resume" in option.opts for option in known.params) and "--resume" not in words else []
     )
-    start = ["python", program] if program.endswith(".py") else ["handclip"]
+    if Path(program).name == "__main__.py":
+        start = ["python", "-m", "handclip"]
+    else:
+        start = ["python", program] if program.endswith(".py") else ["handclip"]
     again = shlex.join([*start, *words, *added])
     return f"To go on, give the same command again{', with --resume' if added else ''}: {again}"

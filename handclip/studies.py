@@ -49,6 +49,8 @@ class StudyResult:
             lines += ["left out of the comparison:", *(f"  {reason}" for reason in self.unread)]
         if self.report_fault:
             lines.append(f"the report could not be made: {self.report_fault}")
+        if self.report is not None and self.report.fault:
+            lines.append(self.report.fault)
         if lines:
             raise HandCLIPError("\n".join(lines))
 

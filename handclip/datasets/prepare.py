@@ -76,7 +76,7 @@ def prepare(
         DataError: the data set is not as it should be, or `out` holds other manifests.
         HandCLIPError: `out` cannot be written.
     """
-    _require_known(dataset)
+    require_known(dataset)
     if num_draws < 1:
         raise ConfigError(f"the number of draws must be at least 1, not {num_draws}")
     if deterministic_gallery and dataset != hd.DATASET:
@@ -127,7 +127,7 @@ def find_or_prepare(
         DataError: manifests or data set are not as they should be, or images of the manifests are gone.
         HandCLIPError: the manifests cannot be written.
     """
-    _require_known(dataset)
+    require_known(dataset)
     needed = ASPECTS[dataset] if aspects is None else tuple(aspects)
     for aspect in needed:
         if aspect not in ASPECTS[dataset]:
@@ -145,7 +145,12 @@ def find_or_prepare(
     return prepare(dataset, root, out, seed=seed, allow_missing=allow_missing, progress=progress)
 
 
-def _require_known(dataset: str) -> None:
+def require_known(dataset: str) -> None:
+    """Check that a data set is one that can be prepared.
+
+    Raises:
+        ConfigError: names the nearest that is.
+    """
     if dataset not in ASPECTS:
         raise ConfigError(f"there is no data set '{dataset}'.{did_you_mean(dataset, ASPECTS)}")
 

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,8 @@ class Evaluation:
     run: str
     folder: Path
     metrics: dict[str, Any]
+    was_there: bool = field(default=False, compare=False)
+    """Whether it had been done before, and nothing was computed."""
 
     @property
     def gallery_protocols(self) -> tuple[str, ...]:
@@ -141,7 +143,7 @@ def _earlier(subject: _Subject, overwrite: bool, reuse: bool) -> Evaluation | No
     if found := _faults(subject.folder, subject.manifests):
         logger.warning(f"{'; '.join(found)}, so it is evaluated again.")
         return None
-    return Evaluation(subject.identity["run"], subject.folder, before)
+    return Evaluation(subject.identity["run"], subject.folder, before, was_there=True)
 
 
 def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Evaluation:

@@ -109,14 +109,20 @@ def write_features(folder: Path, features: KeptFeatures) -> None:
     _write_npz(folder / FEATURES, {"sha256": np.array(features.sha256, dtype="S64"), **arrays})
 
 
-def read_features(folder: Path) -> KeptFeatures:
+def read_features(folder: Path, *, listed: bool = True) -> KeptFeatures:
     """Read `features.npz`.
+
+    Args:
+        folder: of the evaluation.
+        listed: it must be what `SHA256SUMS` beside it says; who checks that list anyway can do without.
 
     Raises:
         HandCLIPError: it is missing.
         DamagedFileError: it is damaged.
     """
-    arrays = _read_npz(folder, FEATURES)
+    if listed:
+        require_intact(folder, [FEATURES], advice=AGAIN)
+    arrays = _read_npz(folder / FEATURES)
     by_flip = {name.removeprefix("flip_"): array for name, array in arrays.items() if name.startswith("flip_")}
     names = arrays.get("sha256", np.array([], dtype="S64"))
     shape = (len(names),)
@@ -175,7 +181,8 @@ def read_explanations(folder: Path) -> list[Explanation]:
         HandCLIPError: it is missing.
         DamagedFileError: it is damaged.
     """
-    arrays = _read_npz(folder, EXPLANATIONS)
+    require_intact(folder, [EXPLANATIONS], advice=AGAIN)
+    arrays = _read_npz(folder / EXPLANATIONS)
     explanations = []
     try:
         for number in range(len({name.split("/", 1)[0] for name in arrays})):
@@ -201,10 +208,8 @@ def _write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
                 np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
 
 
-def _read_npz(folder: Path, name: str) -> dict[str, NDArray[Any]]:
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """Read arrays, of which none may claim to be larger than the file is: memory is taken only for what is there."""
-    require_intact(folder, [name], advice=AGAIN)
-    path = folder / name
     try:
         with ZipFile(path) as file:
             entries = file.infolist()

@@ -9,6 +9,7 @@ from handclip.config.experiment import HAND_ASPECTS
 from handclip.errors import HandCLIPError
 from handclip.files import write_json, write_text
 from handclip.metrics.uncertainty import PersonSums, compact_letters, compare_tables
+from handclip.report.manifests import differing_manifests, require_one_manifest
 from handclip.report.matrix import (
     METRICS,
     TESTED,
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 _PUBLISHED_DRAWS = 10
 
 
-def compare_runs(paths: Iterable[Path], *, published: bool = False) -> Matrix:
+def compare_runs(paths: Iterable[Path], *, published: bool = False, different_manifests: bool = False) -> Matrix:
     """Set evaluated runs side by side, in one block for each way of measuring.
 
     Rows of a block are ordered by stage, model, losses, seed and name.
@@ -47,16 +48,21 @@ def compare_runs(paths: Iterable[Path], *, published: bool = False) -> Matrix:
     Args:
         paths: folders of evaluations, their `metrics.json`, or folders that hold some (up to three levels down).
         published: add a block for each kind of published result.
+        different_manifests: put runs on different manifests of the same data into blocks of their own, with a warning;
+            otherwise they are refused.
 
     Raises:
-        HandCLIPError: there is no evaluation, one is named twice, a file is missing or damaged, or two files that
-            should belong together do not.
+        HandCLIPError: there is no evaluation, one is named twice, a file is missing or damaged, two files that should
+            belong together do not, or runs were evaluated on different manifests.
     """
-    return compare_evaluations(read_runs(paths), published=published)
+    runs = read_runs(paths)
+    if not different_manifests:
+        require_one_manifest(runs)
+    return compare_evaluations(runs, published=published)
 
 
 def compare_evaluations(runs: Sequence[EvaluatedRun], *, published: bool = False) -> Matrix:
-    """Do what `compare_runs` does with evaluations that have been read.
+    """Do what `compare_runs` does with evaluations that have been read, on different manifests too.
 
     Raises:
         HandCLIPError: two of them that should belong together do not.
@@ -85,18 +91,15 @@ def _without_copies(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
 
 def _say_what_is_not_compared(runs: Sequence[EvaluatedRun]) -> None:
     """Warn of runs that look alike and are not, as their splits were drawn with another seed, say."""
-    evaluated_on: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for run in runs:
-        manifests = evaluated_on.setdefault((run.metrics.dataset, run.metrics.aspect), {})
-        manifests.setdefault(run.metrics.manifest_sha256, []).append(run.metrics.run)
-    for (dataset, aspect), manifests in evaluated_on.items():
-        if len(manifests) > 1 and dataset != "folder":  # which can be any photographs
-            which = "; ".join(f"manifest {sha256[:8]}: {', '.join(names)}" for sha256, names in manifests.items())
-            logger.warning(
-                f"These runs were evaluated on different manifests of {dataset} {aspect}, so they are in blocks of "
-                f"their own and are not compared with each other: {which}. To compare them, evaluate all of them on "
-                "one manifest"
-            )
+    for different in differing_manifests(runs):
+        which = "; ".join(
+            f"manifest {sha256[:8]}: {', '.join(run.metrics.run for run in of_one)}"
+            for sha256, of_one in different.runs.items()
+        )
+        logger.warning(
+            f"These runs were evaluated on different manifests of {different}, so they are in blocks of their own and "
+            f"are not compared with each other: {which}. To compare them, evaluate all of them on one manifest"
+        )
 
 
 def write_matrix(matrix: Matrix, folder: Path) -> list[Path]:
@@ -280,6 +283,7 @@ def _row(number: int, measured: _Measured, scores: dict[str, Score]) -> RunRow:
         gflops_per_image=metrics.gflops_per_image,
         cost=_cost(measured.run),
         part_of_average=measured.part_of_average,
+        tied_queries=measured.entry.tied_queries,
         files=measured.run.files(),
     )
 

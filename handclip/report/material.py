@@ -99,6 +99,16 @@ class ReportRun:
         return {}
 
     @cached_property
+    def damaged(self) -> list[str]:
+        """What was found damaged when it was read, and what to do about it; a sentence for each file."""
+        return []
+
+    def tell_damage(self, fault: str) -> None:
+        """Add to `damaged`, and warn."""
+        self.damaged.append(fault)
+        logger.warning(fault)
+
+    @cached_property
     def manifests(self) -> dict[str, Manifest] | None:
         """The manifest of each aspect that the report is about."""
         return self._read("manifests", self._read_manifests)
@@ -222,7 +232,7 @@ class ReportRun:
         require_intact(self.folder, [path.name for path in paths.values()], advice=AGAIN)
         manifests = {aspect: Manifest.load(path) for aspect, path in paths.items()}
         if combined_sha256(manifests) != self.evaluated.metrics.manifest_sha256:
-            raise HandCLIPError(
+            raise DamagedFileError(
                 f"{', '.join(path.name for path in paths.values())} in {self.folder} are not what metrics.json beside "
                 "them was measured with. Evaluate the run again with --overwrite"
             )
@@ -243,7 +253,7 @@ class ReportRun:
         except HandCLIPError as error:
             self.missing[name] = str(error)
             if isinstance(error, DamagedFileError):
-                logger.warning(str(error))
+                self.tell_damage(str(error))
             return None
 
 

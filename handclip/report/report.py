@@ -16,6 +16,7 @@ from handclip.files import read_json, require_writable, write_json
 from handclip.locks import holding
 from handclip.report.book import Book, Note, Section
 from handclip.report.html import write_page
+from handclip.report.manifests import require_one_manifest
 from handclip.report.material import Material
 from handclip.report.matrix import Block, Matrix
 from handclip.report.runs import EvaluatedRun, read_runs
@@ -47,14 +48,22 @@ _RECORD = "report.json"
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """The page, and the figures and tables beside it."""
+    """The page, the figures and tables beside it, and a sentence for all that was damaged or could not be shown."""
 
     page: Path
     figures: Sequence[Path]
     tables: Sequence[Path]
+    faults: Sequence[str] = ()
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with the report, and what to do; empty where nothing is."""
+        return f"{self.page} was written, but not all of it is sound: {_told(self.faults)}" if self.faults else ""
 
 
-def write_report(paths: Sequence[Path], out: Path, *, with_photographs: bool = True) -> ReportFiles:
+def write_report(
+    paths: Sequence[Path], out: Path, *, with_photographs: bool = True, different_manifests: bool = False
+) -> ReportFiles:
     """Write the report of evaluated runs from their files.
 
     Args:
@@ -62,20 +71,28 @@ def write_report(paths: Sequence[Path], out: Path, *, with_photographs: bool = T
         out: gets `report.html`, `figures/`, `tables/` and `report.json`, which lists them. What an earlier report left
             there is replaced.
         with_photographs: whether the page may hold photographs.
+        different_manifests: put runs on different manifests of the same data into blocks of their own, with a warning;
+            otherwise they are refused.
+
+    Returns:
+        The files. What a part of the page is made from may be damaged; the rest is written then, and `fault` says so.
 
     Raises:
-        HandCLIPError: there is no evaluation, its files are damaged or do not belong together, or `out` cannot be
-            written.
+        HandCLIPError: there is no evaluation, what its numbers are taken from is damaged or does not belong together,
+            runs were evaluated on different manifests, or `out` cannot be written.
         InUseError: another process writes to `out`.
     """
     require_writable(out)
-    return report_evaluations(read_runs(paths), out, with_photographs=with_photographs)
+    runs = read_runs(paths)
+    if not different_manifests:
+        require_one_manifest(runs)
+    return report_evaluations(runs, out, with_photographs=with_photographs)
 
 
 def report_evaluations(
     runs: Sequence[EvaluatedRun], out: Path, *, matrix: Matrix | None = None, with_photographs: bool = True
 ) -> ReportFiles:
-    """Do what `write_report` does with evaluations that have been read, and perhaps compared.
+    """Do what `write_report` does with evaluations that have been read, and perhaps compared; any manifests will do.
 
     Raises:
         HandCLIPError: the runs do not belong together, or `out` cannot be written.
@@ -89,12 +106,17 @@ def report_evaluations(
 def _write(material: Material, runs: Sequence[EvaluatedRun], out: Path) -> ReportFiles:
     before = _files_of_earlier_report(out)
     book = Book(out, {run.row.run: run.label for run in material.runs})
-    sections = []
+    sections, faults = [], []
     with progress_over("writing the report") as report:
         for number, (anchor, title, make) in enumerate(_SECTIONS):
             report(number, len(_SECTIONS))
-            sections.append(_section(anchor, title, make, material, book))
-    write_page(out / _PAGE, _title(material), _lead(material), sections, made=_made())
+            section, fault = _section(anchor, title, make, material, book)
+            sections.append(section)
+            faults += [fault] if fault else []
+    damaged = [*(one for run in runs for one in run.damaged), *(one for run in material.runs for one in run.damaged)]
+    faults = list(dict.fromkeys([*damaged, *faults]))
+    lead = _lead(material) + ([f"Not all of this report is sound: {_told(faults)}."] if faults else [])
+    write_page(out / _PAGE, _title(material), lead, sections, made=_made())
     names = sorted({str(path.relative_to(out)) for path in book.files})
     for stale in sorted(before - set(names)):
         try:
@@ -103,25 +125,33 @@ def _write(material: Material, runs: Sequence[EvaluatedRun], out: Path) -> Repor
             raise HandCLIPError(
                 f"cannot remove {out / stale}, which an earlier report left: {error.strerror or error}"
             ) from error
-    write_json(out / _RECORD, {"page": _PAGE, "files": names, "runs": [str(run.folder) for run in runs]})
+    record = {"page": _PAGE, "files": names, "runs": [str(run.folder) for run in runs], "faults": faults}
+    write_json(out / _RECORD, record)
     tables = [out / name for name in names if name.startswith("tables/")]
-    return ReportFiles(out / _PAGE, [out / name for name in names if name.startswith("figures/")], tables)
+    return ReportFiles(out / _PAGE, [out / name for name in names if name.startswith("figures/")], tables, faults)
 
 
 def _section(
     anchor: str, title: str, make: Callable[[Material, Book], Section], material: Material, book: Book
-) -> Section:
+) -> tuple[Section, str]:
+    """Return a section, and why it could not be made, if so; another stands in its place then."""
     try:
-        return make(material, book)
+        return make(material, book), ""
     except HandCLIPError as error:
-        logger.warning(f"Report, {title}: {error}")
-        return Section(anchor, title, "This part could not be made.", [Note(str(error), "missing")])
+        fault = str(error)
+        logger.warning(f"Report, {title}: {fault}")
     except Exception as error:  # a fault of ours in one part must not cost the others
         logger.error(f"Report, {title}: {''.join(traceback.format_exception(error))}")
         fault = (
             f"A fault of HandCLIP's own, which its developers would like to hear of: {type(error).__name__}: {error}"
         )
-        return Section(anchor, title, "This part could not be made.", [Note(fault, "missing")])
+    section = Section(anchor, title, "This part could not be made.", [Note(fault, "missing")])
+    return section, f"the part {title} could not be made: {fault}"
+
+
+def _told(faults: Sequence[str]) -> str:
+    """Return the first fault, and how many more there are."""
+    return faults[0] + (f"; and {len(faults) - 1} more, which {_RECORD} lists" if len(faults) > 1 else "")
 
 
 def _title(material: Material) -> str:

@@ -61,6 +61,7 @@ class ResultEntry(BaseModel):
     std: dict[str, FiniteFloat]
     gallery_images: list[int]
     queries: int
+    tied_queries: int | None = None
 
     @field_validator("mean", "std")
     @classmethod
@@ -156,6 +157,8 @@ class EvaluatedRun:
     metrics: MetricsFile
     cost: CostFile | None
     outcomes: Mapping[Setting, Outcomes]
+    damaged: tuple[str, ...] = ()
+    """Tables beside them that are damaged, from which these numbers were not taken; a sentence for each."""
 
     def files(self) -> dict[str, str]:
         """Return where the numbers come from."""
@@ -253,10 +256,10 @@ def read_run(folder: Path) -> EvaluatedRun:
             `metrics.json`.
         DamagedFileError: a file is not what `SHA256SUMS` beside it says.
     """
-    _require_undamaged(folder)
+    damaged = _require_undamaged(folder)
     metrics = _parse(MetricsFile, folder / "metrics.json")
     cost = _parse(CostFile, folder / "cost.json") if (folder / "cost.json").exists() else None
-    run = EvaluatedRun(folder, metrics, cost, _read_outcomes(folder / _PER_QUERY))
+    run = EvaluatedRun(folder, metrics, cost, _read_outcomes(folder / _PER_QUERY), damaged)
     for entry in metrics.results:
         _check_adds_up(run, run.aspects(), entry)
     for aspect, part in metrics.per_aspect.items():
@@ -265,14 +268,16 @@ def read_run(folder: Path) -> EvaluatedRun:
     return run
 
 
-def _require_undamaged(folder: Path) -> None:
-    """Check what a comparison is made from; of other tables, damage is only told, and a report checks what it reads."""
+def _require_undamaged(folder: Path) -> tuple[str, ...]:
+    """Check what a comparison is made from; return what is wrong with other tables, and warn of it."""
     needed = ("metrics.json", _PER_QUERY, "cost.json")
     if found := faults(folder, needed, all_listed=True):
         raise DamagedFileError(f"{found[0]}. {AGAIN}")
     others = [name for name in read_checksums(folder) or {} if name not in needed and not name.endswith(".npz")]
-    for fault in faults(folder, others):
-        logger.warning(f"{fault}. {AGAIN}")
+    damaged = tuple(f"{fault}. {AGAIN}" for fault in faults(folder, others))
+    for fault in damaged:
+        logger.warning(fault)
+    return damaged
 
 
 _File = TypeVar("_File", bound=BaseModel)

@@ -183,23 +183,52 @@ def _broken(title: str) -> str:
 _COLOURS = {"matches": "green", "ok": "green", "differs": "bold red", "gone": "bold red", "problem": "bold red"}
 
 
-def verification_tables(verifications: "Sequence[Verification]") -> Iterator[RenderableType]:
-    """Yield a table of what was found of each run, a sentence on all of them, and the number of each outcome."""
+def verification_tables(
+    verifications: "Sequence[Verification]", *, every_finding: bool = False
+) -> Iterator[RenderableType]:
+    """Yield what was found of each run.
+
+    Args:
+        verifications: of the runs.
+        every_finding: list what matches, too, instead of counting it.
+    """
     for one in verifications:
+        matching = sum(finding.outcome.value == "matches" for finding in one.findings)
+        title = Text(f"{one.kind} {one.place}" + (f": {matching} match" if matching else ""), style="bold")
+        shown = [finding for finding in one.findings if every_finding or finding.outcome.value != "matches"]
         table = _table(["File or number", "Outcome", "What was found"], [], "left")
-        for finding in one.findings:
+        for finding in shown:
             outcome = Text(finding.outcome, style=_COLOURS.get(finding.outcome, ""))
             table.add_row(Text(finding.what), outcome, Text(finding.found))
-        yield Group(Text(f"{one.kind} {one.place}", style="bold"), table, Text())
-    failed = [one for one in verifications if not one.holds]
-    count = f"{len(verifications)} verified"
-    if failed:
-        places = ", ".join(str(one.place) for one in failed)
-        yield Text(f"{count}: {len(failed)} no longer as recorded: {places}", style="bold red")
-    else:
-        yield Text(f"{count}: all that could be checked matches.", style="bold")
-    of = Counter(finding.outcome.value for one in verifications for finding in one.findings)
-    yield Text(f"{of['matches']} match, {of['differs']} differ, {of['gone']} gone, {of['not checked']} not checked")
+        yield Group(title, table, Text()) if shown else title
+
+
+def verification_summary(verifications: "Sequence[Verification]") -> Text:
+    """Return which runs hold, and in the last line the number of each outcome and why anything was not checked."""
+    lines = []
+    if verified := [one for one in verifications if one.checked]:
+        failed = [one for one in verified if not one.holds]
+        holds = "all that could be checked matches."
+        result = f"{len(failed)} no longer as recorded: {_places(failed)}" if failed else holds
+        lines.append(Text(f"{len(verified)} verified: {result}", style="bold red" if failed else "bold"))
+    if unchecked := [one for one in verifications if not one.checked]:
+        lines.append(Text(f"{len(unchecked)} not verified: {_places(unchecked)}", style="bold yellow"))
+    findings = [finding for one in verifications for finding in one.findings]
+    of = Counter(finding.outcome.value for finding in findings)
+    counts = f"{of['matches']} match, {of['differs']} differ, {of['gone']} gone, {of['not checked']} not checked"
+    why: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.outcome.value == "not checked":
+            why.setdefault(finding.found, []).append(finding.what)
+    reasons = [
+        f"{whats[0]}{f' and {len(whats) - 1} more' if len(whats) > 1 else ''}: {reason}"
+        for reason, whats in why.items()
+    ]
+    return Text("\n").join([*lines, Text(f"{counts}: {'; '.join(reasons)}" if reasons else counts)])
+
+
+def _places(verifications: "Sequence[Verification]") -> str:
+    return ", ".join(str(one.place) for one in verifications)
 
 
 def doctor_table(checks: "Sequence[Check]") -> RenderableType:

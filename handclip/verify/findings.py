@@ -46,12 +46,29 @@ class Verification:
     @property
     def holds(self) -> bool:
         """Whether all that could be checked matches."""
-        return not any(finding.outcome in (Outcome.DIFFERS, Outcome.GONE) for finding in self.findings)
+        return not (self.counts[Outcome.DIFFERS] or self.counts[Outcome.GONE])
+
+    @property
+    def checked(self) -> bool:
+        """Whether anything could be checked; not, for one, where a run is being written."""
+        return not self.holds or bool(self.counts[Outcome.MATCHES])
+
+    @property
+    def counts(self) -> dict[Outcome, int]:
+        """How many findings have each outcome."""
+        outcomes = [finding.outcome for finding in self.findings]
+        return {outcome: outcomes.count(outcome) for outcome in Outcome}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Return plain values for JSON; `holds` is None where nothing could be checked."""
         findings = [{"what": one.what, "outcome": str(one.outcome), "found": one.found} for one in self.findings]
-        return {"place": str(self.place), "kind": self.kind, "holds": self.holds, "findings": findings}
+        return {
+            "place": str(self.place),
+            "kind": self.kind,
+            "holds": self.holds if self.checked else None,
+            "counts": {str(outcome): count for outcome, count in self.counts.items()},
+            "findings": findings,
+        }
 
 
 def guarded(what: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:

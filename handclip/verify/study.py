@@ -16,13 +16,15 @@ def verify_study(folder: Path) -> Iterator[Finding]:
     def check() -> Iterator[Finding]:
         entries = read_json(folder / STUDY)
         states = [entry["state"] for entry in entries]
+        gone = 0
         for entry in entries:
             named = [entry["checkpoint"], *entry["evaluations"]] if entry["state"] == "done" else []
             for path in filter(None, named):
                 # Two below the study's folder, as a run's folder is.
                 if recorded_file(path, folder / Path(path).parent.name / Path(path).name) is None:
+                    gone += 1
                     yield Finding(entry["run"], Outcome.GONE, f"{STUDY} says that it is done, but {path} is not there")
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        yield Finding(STUDY, Outcome.NOTE, f"{len(entries)} runs: {counts}")
+        yield Finding(STUDY, Outcome.NOTE if gone else Outcome.MATCHES, f"{len(entries)} runs: {counts}")
 
     yield from guarded(STUDY, check)

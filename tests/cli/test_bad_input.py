@@ -174,6 +174,12 @@ def test_a_checkpoint_that_is_not_there(handclip: Handclip, config: Callable[...
     assert_refused(handclip("evaluate", config()), "this run is not trained yet: saved_models/tiny_", code=2)
 
 
+@pytest.mark.parametrize("more", [(), ("--root", "nowhere", "--out", "new/manifests")])
+def test_a_misspelt_data_set_to_prepare(more: tuple[str, ...], handclip: Handclip, here: Path) -> None:
+    assert_refused(handclip("prepare", "11kk", *more), "there is no data set '11kk'. Did you mean '11k'?", code=2)
+    assert not list(here.iterdir())
+
+
 def test_prepare_check_takes_nothing_else(handclip: Handclip, manifests: Path) -> None:
     answer = handclip("prepare", "11k", "--check", manifests / "manifest_dorsal_r.json")
     assert_refused(answer, "prepare --check takes a manifest and nothing else", code=2)

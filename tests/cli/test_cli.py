@@ -23,6 +23,7 @@ from tiny_study import (
 )
 
 from handclip import __version__
+from handclip.engine import hardware
 
 Handclip = Callable[..., Any]
 
@@ -114,11 +115,63 @@ def test_stopping_and_resuming(
 def test_another_evaluation_is_replaced_only_when_asked(handclip: Handclip, manifests: Path, here: Path) -> None:
     config = write_config(here / "baseline.yml", baseline_values(manifests))
     assert handclip("evaluate", config).code == 0
-    assert handclip("evaluate", config).code == 0
     other = handclip("evaluate", config, "--set", "num_splits=2")
     assert other.code == 1
     assert "Add --overwrite to replace it" in other.err
     assert handclip("evaluate", config, "--set", "num_splits=2", "--overwrite").code == 0
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_evaluation_that_is_there_is_shown_and_not_done_again(
+    handclip: Handclip, manifests: Path, here: Path
+) -> None:
+    config = write_config(here / "baseline.yml", baseline_values(manifests, num_splits=1))
+    first = handclip("evaluate", config)
+    [folder] = here.glob("eval_logs/*")
+    before = contents(folder)
+    again = handclip("evaluate", config)
+    assert (again.code, again.out) == (0, first.out)
+    relative = folder.relative_to(here)
+    assert f"{relative} holds this evaluation already, whole and as it was written, so nothing is computed" in again.err
+    assert "Evaluating on" not in again.err
+    assert contents(folder) == before
+
+    anew = handclip("evaluate", config, "--overwrite")
+    assert anew.code == 0
+    assert "Evaluating on" in anew.err
+    assert contents(folder)["provenance.json"] != before["provenance.json"]
+    assert contents(folder)["per_query.csv"] == before["per_query.csv"]
+
+
+def test_an_evaluation_that_is_there_but_damaged_is_done_again(handclip: Handclip, manifests: Path, here: Path) -> None:
+    config = write_config(here / "baseline.yml", baseline_values(manifests, num_splits=1))
+    assert handclip("evaluate", config).code == 0
+    [table] = here.glob("eval_logs/*/per_query.csv")
+    before = table.read_bytes()
+    table.write_bytes(before[:-1])
+    again = handclip("evaluate", config)
+    assert again.code == 0
+    assert f"{table.relative_to(here)}: is damaged or was changed" in again.err
+    assert "so it is evaluated again" in again.err
+    assert table.read_bytes() == before
+
+
+def test_an_evaluation_that_other_code_has_made_says_so(
+    handclip: Handclip, manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(here / "baseline.yml", baseline_values(manifests, num_splits=1))
+    monkeypatch.setattr(hardware, "_commit", lambda: "0123456789ab")
+    assert handclip("evaluate", config).code == 0
+    assert "other code" not in handclip("evaluate", config).err
+    monkeypatch.setattr(hardware, "_commit", lambda: "ba9876543210")
+    made = f"It was made by HandCLIP {__version__}, commit 0123456789ab, which may be other code than this."
+    assert made in " ".join(handclip("evaluate", config).err.split())
+    [provenance] = here.glob("eval_logs/*/provenance.json")
+    provenance.write_bytes(provenance.read_bytes()[:-9])
+    assert "provenance.json: is damaged or was changed" in handclip("evaluate", config).err
 
 
 COUNTS = {

@@ -3,8 +3,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from made_runs import write_run
 from tiny_study import baseline_values, tiny_values, write_config
+
+from handclip.report import report
 
 Handclip = Callable[..., Any]
 NAMES = {"comparison.md", "comparison.csv", "comparison.tex", "comparison.json", "differences.csv"}
@@ -58,6 +61,31 @@ def test_what_cannot_be_compared_is_one_message(handclip: Handclip, here: Path) 
     (here / "file").write_text("")
     assert "file is not a folder" in handclip("compare", "eval_logs", "--out", "file").err
     assert handclip("compare", "--out", "out").code == 2
+
+
+@pytest.mark.parametrize("command", ["compare", "report"])
+def test_runs_on_different_manifests_are_refused_unless_that_is_asked_for(
+    command: str, handclip: Handclip, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_SECTIONS", ())
+    write_run(here / "eval_logs" / "mine", checksums=True)
+    write_run(here / "eval_logs" / "hers", checksums=True, manifest_sha256="f" * 64, luck=1)
+    answer = handclip(command, "eval_logs", "--out", "out")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.splitlines() == [
+        "Error: these runs were evaluated on different manifests, so that their numbers are not comparable:",
+        "  11k dorsal_r",
+        "    manifest ffffffff: eval_logs/hers",
+        "    manifest 01234567: eval_logs/mine",
+        "Name only runs of one manifest, or set them in blocks of their own, not compared with each other, by "
+        "--different-manifests",
+    ]
+    assert not list(here.glob("out/*"))
+    answer = handclip(command, "eval_logs", "--out", "out", "--different-manifests")
+    assert answer.code == 0
+    assert "so they are in blocks of their own and are not compared with each other" in answer.err
+    assert list(here.glob("out/*"))
+    assert handclip(command, "eval_logs/mine", "--out", "alone").code == 0
 
 
 def test_what_train_and_evaluate_write_can_be_compared(handclip: Handclip, manifests: Path, here: Path) -> None:

@@ -176,8 +176,12 @@ def test_a_fault_in_one_section_leaves_the_others(
     sections = [(name, title, fail if name == "groups" else make) for name, title, make in report._SECTIONS]
     monkeypatch.setattr(report, "_SECTIONS", sections)
     answer = handclip("report", study, "--out", "report")
-    assert answer.code == 0
-    assert "ZeroDivisionError: nothing to divide" in answer.err
+    assert answer.code == 1
+    assert answer.err.splitlines()[-1] == (
+        "Error: report/report.html was written, but not all of it is sound: the part For whom it works could not be "
+        "made: A fault of HandCLIP's own, which its developers would like to hear of: ZeroDivisionError: nothing to "
+        "divide"
+    )
     page = here / "report" / "report.html"
     assert "ZeroDivisionError" in text_of(section(page, "groups"))
     assert "<img" in section(page, "biometric")
@@ -207,8 +211,15 @@ def test_one_damaged_file_costs_its_own_part_only(
     for path in study.glob(f"eval_logs/*/{name}"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     answer = handclip("report", study, "--out", "report")
-    assert answer.code == 0, answer.err
-    assert name in text_of((here / "report" / "report.html").read_text())
+    assert answer.code == 1
+    last = answer.err.splitlines()[-1]
+    assert last.startswith(f"Error: report/report.html was written, but not all of it is sound: {study}/eval_logs/")
+    assert f"/{name}: is damaged" in last
+    assert last.endswith("handclip evaluate CONFIG --overwrite; and 2 more, which report.json lists")
+    faults = json.loads((here / "report" / "report.json").read_text())["faults"]
+    assert sorted(Path(fault.split(": ")[0]) for fault in faults) == sorted(study.glob(f"eval_logs/*/{name}"))
+    page = text_of((here / "report" / "report.html").read_text())
+    assert f"Not all of this report is sound: {html.escape(faults[0])}" in page
 
 
 def test_training_records_that_are_gone(study: Path, handclip: Handclip, here: Path, quick_figures: None) -> None:

@@ -11,6 +11,7 @@ import yaml
 from tiny_study import LOSSES, baseline_values, tiny_values
 
 from handclip import studies
+from handclip.report.report import ReportFiles
 
 Handclip = Callable[..., Any]
 
@@ -100,6 +101,15 @@ def test_a_study_ends_with_its_report(
     assert answer.code != 0
     assert "the report could not be made: ValueError: no room" in answer.err
     assert "comparison.md" in answer.out
+
+    files = ReportFiles(page, [], [], ["train_logs/a/metrics.csv: is damaged"])
+    monkeypatch.setattr(studies, "report_evaluations", lambda *_, **__: files)
+    answer = handclip("study", study_file, "--only", "vit_small")
+    assert answer.code == 1
+    assert f"Report: {page}" in answer.out
+    assert answer.err.splitlines()[-1] == (
+        f"Error: {page} was written, but not all of it is sound: train_logs/a/metrics.csv: is damaged"
+    )
 
 
 def test_a_study_grows(study_file: Path, handclip: Handclip, here: Path) -> None:

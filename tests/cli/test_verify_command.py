@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_study import baseline_config
+from tiny_study import baseline_config, load_manifest
 
 from handclip import doctor
 from handclip.doctor import Check
 from handclip.engine.evaluation import evaluate
+from handclip.locks import holding
 
 Handclip = Callable[..., Any]
 
@@ -22,8 +24,11 @@ def test_verify_prints_a_table_and_fails_where_something_differs(
     answer = handclip("verify", folder)
     assert answer.code == 0
     assert "1 verified: all that could be checked matches." in answer.out
-    assert "metrics.json: gallery, flip none" in answer.out
-    matches = answer.out.count(" matches ")
+    assert "metrics.json: gallery, flip none" not in answer.out
+    everything = handclip("verify", folder, "--all").out
+    assert "metrics.json: gallery, flip none" in everything
+    matches = everything.count(" matches ")
+    assert f"evaluation {folder}: {matches} match\n" in answer.out and f"{folder}: {matches} match\n" in everything
     assert answer.out.splitlines()[-1] == f"{matches} match, 0 differ, 0 gone, 0 not checked"
 
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -33,7 +38,9 @@ def test_verify_prints_a_table_and_fails_where_something_differs(
     assert answer.code == 1
     assert "mean.rank1: 0.999 is recorded, recomputed" in " ".join(answer.out.split())
     assert f"1 no longer as recorded: {folder}" in answer.out
-    assert answer.out.splitlines()[-1].endswith(" 2 differ, 0 gone, 1 not checked")
+    assert " matches " not in answer.out
+    unread = "images of manifest_dorsal_r.json: --no-images was given"
+    assert answer.out.splitlines()[-1].endswith(f" 2 differ, 0 gone, 1 not checked: {unread}")
 
     answer = handclip("verify", "eval_logs", "--json")
     assert answer.code == 1
@@ -41,6 +48,34 @@ def test_verify_prints_a_table_and_fails_where_something_differs(
     assert (found["place"], found["kind"], found["holds"]) == (str(folder), "evaluation", False)
     assert {"what", "outcome", "found"} == found["findings"][0].keys()
     assert {finding["outcome"] for finding in found["findings"]} >= {"matches", "differs"}
+    assert found["counts"]["differs"] == 2 and found["counts"]["matches"] > 10
+
+
+def test_a_run_under_way_is_not_taken_for_verified(handclip: Handclip, manifests: Path, here: Path) -> None:
+    for seed in (0, 1):
+        manifest = replace(load_manifest(manifests), seed=seed)
+        (here / f"{seed}").mkdir()
+        manifest.save(here / f"{seed}" / "manifest_dorsal_r.json")
+    busy = here / "1" / "manifest_dorsal_r.json"
+    reason = f"{busy.name}: another process is writing to it now; verify it when it has ended"
+    with holding(busy):
+        both = handclip("verify", "0", "1", "--no-images")
+        alone = handclip("verify", "1", "--no-images")
+        listed = json.loads(handclip("verify", "0", "1", "--no-images", "--json").out)
+    assert both.code == 0
+    unread = "images of manifest_dorsal_r.json: --no-images was given"
+    assert both.out.splitlines()[-3:] == [
+        "1 verified: all that could be checked matches.",
+        "1 not verified: 1/manifest_dorsal_r.json",
+        f"2 match, 0 differ, 0 gone, 2 not checked: {unread}; {reason}",
+    ]
+    # Where nothing at all could be checked, success would be a lie.
+    assert alone.code == 1
+    assert alone.out.splitlines()[-2:] == [
+        "1 not verified: 1/manifest_dorsal_r.json",
+        f"0 match, 0 differ, 0 gone, 1 not checked: {reason}",
+    ]
+    assert [(one["holds"], one["counts"]["not checked"]) for one in listed] == [(True, 1), (None, 1)]
 
 
 def test_verify_refuses_what_holds_no_run(handclip: Handclip, here: Path) -> None:

@@ -1,13 +1,11 @@
 """What does not belong together is refused, and the error says what."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import write_run
 from tiny_study import baseline_config, load_manifest, tiny_config
 
 from handclip.config.experiment import ExperimentConfig
@@ -19,7 +17,6 @@ from handclip.engine.training import TrainingResult, train
 from handclip.errors import CheckpointError, ConfigError, DataError, HandCLIPError
 from handclip.models.builder import model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint
-from handclip.report.comparison import compare_runs
 
 
 def of_stage1(manifests: Path, checkpoint: Path, **changes: Any) -> ExperimentConfig:
@@ -162,22 +159,6 @@ def test_an_evaluation_on_a_manifest_of_another_seed_has_a_name_of_its_own(
     result = evaluate(of_stage1(other_seed, stage1.checkpoint))
     assert result.run == f"{stage1.run}_on_11k_dorsal_r_{load_manifest(other_seed).sha256[:8]}"
     assert result.metrics["cross_domain"] is True
-
-
-def test_runs_on_manifests_of_different_seeds_are_not_compared_and_it_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "handclip")
-    write_run(tmp_path / "mine")
-    write_run(tmp_path / "hers", manifest_sha256="f" * 64, luck=1)
-    matrix = compare_runs([tmp_path / "mine", tmp_path / "hers"])
-    assert all(len(block.rows) == 1 and not block.differences for block in matrix.blocks)
-    assert "different manifests of 11k dorsal_r" in caplog.text
-    assert "manifest 01234567: mine" in caplog.text and "manifest ffffffff: hers" in caplog.text
-    caplog.clear()
-    write_run(tmp_path / "again", luck=2)
-    compare_runs([tmp_path / "mine", tmp_path / "again"])
-    assert "different manifests" not in caplog.text
 
 
 SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}

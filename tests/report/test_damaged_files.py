@@ -1,14 +1,15 @@
 """What a comparison and a report are made from is checked before a number is taken from it, and damage is named."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from made_runs import change_json, seal, write_run
 from quick_figures import save_dots
-from tiny_study import baseline_config
+from tiny_study import baseline_config, load_manifest
 
-from handclip.checksums import CHECKSUMS, read_checksums
+from handclip.checksums import CHECKSUMS, read_checksums, write_checksums
 from handclip.engine.evaluation import evaluate
 from handclip.errors import DamagedFileError, HandCLIPError, InUseError
 from handclip.locks import holding
@@ -84,6 +85,59 @@ def test_a_damaged_file_is_named_by_who_reads_it(
         assert f"{folder / name}: is damaged" in run.missing[named[name]]
     assert f"{folder / name}: is damaged" in caplog.text
     assert "handclip evaluate CONFIG --overwrite" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["per_split.csv", "provenance.json", "config.yml", "photograph"])
+def test_a_report_says_what_is_damaged_though_the_page_is_written(
+    evaluated: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of files that no section needs, and of photographs; what is merely not there is no fault."""
+    shutil.copytree(evaluated, folder := tmp_path / "eval_logs" / evaluated.name)
+    manifest = load_manifest(folder)
+    photographs = {manifest.images[place].path for draw in manifest.draws for place in (*draw.query, *draw.gallery)}
+    for photograph in photographs:
+        (tmp_path / "hands" / photograph).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(manifest.root / photograph, tmp_path / "hands" / photograph)
+    replace(manifest, root=tmp_path / "hands").save(folder / "manifest_dorsal_r.json")
+    write_checksums(folder, read_checksums(folder) or {})
+    save_dots(monkeypatch)
+    wanted = {"retrieval" if name == "photograph" else "provenance"}
+    sections = [entry for entry in report_module._SECTIONS if entry[0] in wanted]
+    monkeypatch.setattr(report_module, "_SECTIONS", sections)
+    files = write_report([folder], tmp_path / "out")
+    assert not files.faults and not files.fault
+    assert "Not all of this report is sound" not in files.page.read_text()
+
+    for path in [folder / name] if name != "photograph" else [tmp_path / "hands" / one for one in photographs]:
+        damage(path, "bit-flipped")
+    files = write_report([folder], tmp_path / "out")
+    expected = [str(folder / name)] if name != "photograph" else [str(tmp_path / "hands" / one) for one in photographs]
+    assert files.faults and all(any(one.startswith(path) for path in expected) for one in files.faults)
+    assert files.fault.startswith(f"{files.page} was written, but not all of it is sound: {files.faults[0]}")
+    assert "Not all of this report is sound" in files.page.read_text()
+    shutil.rmtree(tmp_path / "hands")
+    if name == "photograph":
+        assert not write_report([folder], tmp_path / "out").faults
+
+
+def test_damage_of_a_run_that_has_no_figures_is_said_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_module, "_SECTIONS", ())
+    for name, aspect in (("a", "dorsal_r"), ("b", "dorsal_r"), ("elsewhere", "palmar_l")):
+        run = write_run(tmp_path / "eval_logs" / name, aspects=[aspect], luck=ord(name[0]))
+        (run / "per_split.csv").write_text("aspect,split\n")
+        seal(run)
+    damage(run / "per_split.csv", "bit-flipped")
+    (fault,) = write_report([tmp_path / "eval_logs"], tmp_path / "out").faults
+    assert fault.startswith(f"{run / 'per_split.csv'}: is damaged")
+
+
+def test_another_manifest_in_the_place_of_an_evaluations_own_is_damage(evaluated: Path, tmp_path: Path) -> None:
+    shutil.copytree(evaluated, folder := tmp_path / evaluated.name)
+    replace(load_manifest(folder), seed=5).save(folder / "manifest_dorsal_r.json")
+    seal(folder)
+    run = gather([read_run(folder)]).best
+    assert run.manifests is None
+    assert "are not what metrics.json beside them was measured with" in run.damaged[0]
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "result.json", "environment.json"])

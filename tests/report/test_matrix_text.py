@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -226,6 +227,27 @@ def test_csv_has_a_line_for_each_row_with_fractions(matrix: Matrix) -> None:
         for metric, score in row.scores.items():
             for kind in ("mean", "std", "low", "high"):
                 assert float(line[f"{metric}_{kind}"]) == getattr(score, kind)
+
+
+def test_ties_are_beside_the_rates_where_they_were_counted(tmp_path: Path) -> None:
+    for number, name in enumerate(("first", "old", "untied")):
+        path = write_run(tmp_path / name, luck=number, protocols=["gallery"], flips=["sum"]) / "metrics.json"
+        metrics = json.loads(path.read_text())
+        if name != "old":
+            metrics["results"][0]["tied_queries"] = 1234 if name == "first" else 0
+        path.write_text(json.dumps(metrics))
+    matrix = compare_runs([tmp_path], published=True)
+    lines = list(csv.DictReader(io.StringIO(matrix_csv(matrix))))
+    assert [(line["run"], line["tied_queries"]) for line in lines[:3]] == [
+        ("first", "1234"),
+        ("old", ""),
+        ("untied", "0"),
+    ]
+    assert {line["tied_queries"] for line in lines[3:]} == {""}
+    assert lines[0]["queries"] == "50" and lines[0]["matched_queries"] == "50 50 50"
+    (sentence,) = [one for one in legend(matrix.blocks[0]) if "Ties" in one]
+    assert sentence.endswith("a wrong image scores the same as the best right one: 1,234 of row 1.")
+    assert not [one for one in legend(replace(matrix.blocks[0], rows=matrix.blocks[0].rows[1:])) if "Ties" in one]
 
 
 def test_csv_of_published_rows_has_as_many_columns(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny_study import baseline_config, load_manifest, tiny_config
 
-from handclip.checksums import CHECKSUMS, read_checksums, write_checksums
+from handclip.checksums import CHECKSUMS, read_checksums, sha256_of, write_checksums
 from handclip.engine import evaluation as evaluation_module
 from handclip.engine.evaluation import evaluate
 from handclip.engine.provenance import content_sha256
@@ -195,6 +195,26 @@ def test_an_edited_number_is_found_though_all_checksums_were_made_anew(
     assert sentence in found[what].found
 
 
+def test_an_edited_number_is_named_behind_a_list_by_another_program(copy: Copy) -> None:
+    copy.change_json(copy.evaluation / "metrics.json", _better_draw)
+    names = read_checksums(copy.evaluation) or {}
+    copy.seal(copy.evaluation)
+    assert list(faults(verified(copy.evaluation))) == ["metrics.json: gallery_all, flip none"]
+    listed = [f"{sha256_of(copy.evaluation / name)}  {name}\n" for name in names]
+    (copy.evaluation / CHECKSUMS).write_text("".join(listed))
+    found = faults(verified(copy.evaluation))
+    assert list(found) == [CHECKSUMS, "metrics.json: gallery_all, flip none"]
+    assert "it is not what its last line says" in found[CHECKSUMS].found
+    assert "splits[0].map: 0.99 is recorded" in found["metrics.json: gallery_all, flip none"].found
+
+
+def test_numbers_are_recomputed_from_features_that_are_not_those_of_the_list(copy: Copy) -> None:
+    kept = read_features(copy.evaluation)
+    others = {flip: rows[::-1].copy() for flip, rows in kept.by_flip.items()}
+    write_features(copy.evaluation, KeptFeatures(kept.sha256, others))
+    assert {"features.npz", "metrics.json: gallery, flip none"} <= faults(verified(copy.evaluation)).keys()
+
+
 def test_an_edited_query_is_found_though_all_checksums_were_made_anew(copy: Copy) -> None:
     path = copy.evaluation / "per_query.csv"
     header, first, *rest = path.read_bytes().decode().split("\r\n")
@@ -317,7 +337,9 @@ def test_a_run_that_is_being_written_is_not_judged(copy: Copy) -> None:
     (copy.evaluation / "metrics.json").unlink()
     with holding(copy.evaluation):
         verification = verified(copy.evaluation)
-    assert verification.holds
+    assert verification.holds and not verification.checked
+    assert verification.to_dict()["holds"] is None
+    assert verification.to_dict()["counts"] == {"matches": 0, "differs": 0, "gone": 0, "not checked": 1, "note": 0}
     assert [one.outcome for one in verification.findings] == [Outcome.NOT_CHECKED]
     assert "another process is writing" in verification.findings[0].found
     assert faults(verified(copy.evaluation))["metrics.json"].outcome == Outcome.GONE
@@ -419,7 +441,7 @@ def test_a_study_names_runs_that_are_gone(copy: Copy) -> None:
     path = copy.study / "study.json"
     path.write_text(json.dumps([entry]))
     study = next(one for one in verify([copy.study], images=False) if one.kind == "study")
-    assert study.holds
+    assert study.holds and study.checked
     assert study.findings[-1].found == "1 runs: 1 done"
     path.write_text(json.dumps([entry, {**entry, "run": "b", "evaluations": ["eval_logs/lost"]}]))
     study = next(one for one in verify([copy.study], images=False) if one.kind == "study")

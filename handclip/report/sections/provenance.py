@@ -109,18 +109,19 @@ def _row(run: ReportRun) -> dict[str, Any]:
         "training_config": _config_file(run, run.training_folder),
         "evaluation_config": _config_file(run, run.folder),
         "folder": _within_study(run, run.folder),
-        "training_sessions": _sessions(run.training_folder),
-        "evaluation_sessions": _sessions(run.folder),
+        "training_sessions": _sessions(run, run.training_folder),
+        "evaluation_sessions": _sessions(run, run.folder),
     }
 
 
-def _sessions(folder: Path | None) -> str | None:
+def _sessions(run: ReportRun, folder: Path | None) -> str | None:
     """Return how many times a process worked on a run, and how each of them ended."""
     if folder is None:
         return None
     try:
         provenance = read_provenance(folder)
-    except DamagedFileError:
+    except DamagedFileError as error:
+        run.tell_damage(f"{error} Put it back from a copy; no number of the report is taken from it")
         return f"{PROVENANCE} is damaged"
     if provenance is None:
         return None

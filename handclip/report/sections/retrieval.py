@@ -52,6 +52,7 @@ def retrieval_section(material: Material, book: Book) -> Section:
             first += [answers] if search.split == 0 else []
     except HandCLIPError as error:
         run.missing["features"] = str(error)
+        run.tell_damage(str(error))
         first = []
     blocks += _looks(run, first, tally, book) if first else [_searches_missing(run)]
     question = "How soon is the right person found, and who is taken for whom?"
@@ -222,6 +223,7 @@ class _Photographs:
             photograph = read_image(path, image.sha256)
         except DataError as error:
             self.damaged.append(str(error))
+            self.run.tell_damage(str(error))
             return None
         photograph.thumbnail((_PIXELS, _PIXELS), Image.Resampling.LANCZOS)
         return np.asarray(photograph)

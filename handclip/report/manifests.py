@@ -1,0 +1,97 @@
+"""Runs that look alike and are not: they were evaluated on different manifests of the same data."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from handclip.datasets.manifest import Manifest
+from handclip.engine.data import combined_sha256
+from handclip.engine.records import manifest_file
+from handclip.errors import HandCLIPError
+from handclip.report.runs import EvaluatedRun
+
+
+@dataclass(frozen=True, eq=False)
+class DifferentManifests:
+    """Runs on one data set and aspect, by the SHA-256 of the manifest that each was evaluated on; at least two."""
+
+    dataset: str
+    aspect: str
+    runs: dict[str, list[EvaluatedRun]]
+
+    def __str__(self) -> str:
+        return f"{self.dataset} {self.aspect}"
+
+
+def require_one_manifest(runs: Sequence[EvaluatedRun]) -> None:
+    """Check that runs on the same data set and aspect were evaluated on the same manifest of it.
+
+    Raises:
+        HandCLIPError: names the data set and aspect, and which run has which manifest, of which seed.
+    """
+    different = list(differing_manifests(runs))
+    if different:
+        raise HandCLIPError(
+            "\n".join(
+                [
+                    "these runs were evaluated on different manifests, so that their numbers are not comparable:",
+                    *(line for one in different for line in _lines(one)),
+                    "Name only runs of one manifest, or set them in blocks of their own, not compared with each other, "
+                    "by --different-manifests",
+                ]
+            )
+        )
+
+
+def differing_manifests(runs: Sequence[EvaluatedRun]) -> Iterator[DifferentManifests]:
+    """Yield each data set and aspect of which runs have different manifests.
+
+    The single aspects of runs on several count as well, unless the same runs already differ in another way of these.
+    Manifests of folders, which can be any photographs, are of the same data where they share photographs.
+    """
+    places: dict[tuple[str, str], dict[str, list[EvaluatedRun]]] = {}
+    for run in runs:
+        of_aspect = {run.metrics.aspect: run.metrics.manifest_sha256}
+        of_aspect |= {aspect: part.manifest_sha256 for aspect, part in run.metrics.per_aspect.items()}
+        for aspect, sha256 in of_aspect.items():
+            places.setdefault((run.metrics.dataset, aspect), {}).setdefault(sha256, []).append(run)
+    told = set()
+    for (dataset, aspect), by_manifest in places.items():
+        sides = frozenset(frozenset(map(id, of_one)) for of_one in by_manifest.values())
+        if len(by_manifest) > 1 and sides not in told:
+            found = DifferentManifests(dataset, aspect, by_manifest)
+            if dataset != "folder" or _share_photographs(found):
+                told.add(sides)
+                yield found
+
+
+def _lines(different: DifferentManifests) -> Iterator[str]:
+    yield f"  {different}"
+    for sha256, runs in different.runs.items():
+        seed = next(filter(None, (_seed(run, different.aspect, sha256) for run in runs)), "")
+        yield f"    {seed}manifest {sha256[:8]}: {', '.join(str(run.folder) for run in runs)}"
+
+
+def _seed(run: EvaluatedRun, aspect: str, sha256: str) -> str:
+    """Return the seed of a run's manifest; nothing where an older evaluation has not kept it, or it is another now."""
+    manifests = _manifests(run, aspect)
+    if not manifests or combined_sha256(manifests) != sha256:
+        return ""
+    seeds = {manifest.seed for manifest in manifests.values()}
+    return "splits made elsewhere, " if seeds == {None} else f"seed {' and '.join(map(str, seeds))}, "
+
+
+def _share_photographs(different: DifferentManifests) -> bool:
+    photographs = []
+    for first, *_ in different.runs.values():
+        manifests = _manifests(first, different.aspect).values()
+        photographs.append({image.sha256 for manifest in manifests for image in manifest.images})
+    return sum(map(len, photographs)) > len(set().union(*photographs))
+
+
+def _manifests(run: EvaluatedRun, aspect: str) -> dict[str, Manifest]:
+    """Return the manifests that an evaluation has kept of an aspect, or of all that it averages; none if one is not."""
+    aspects = run.aspects() if aspect == run.metrics.aspect else (aspect,)
+    try:
+        return {one: Manifest.load(manifest_file(run.folder, one)) for one in aspects}
+    except HandCLIPError:
+        return {}
