@@ -9,8 +9,11 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-CHANGES = ("replace", "rename", "unlink", "remove", "mkdir", "rmdir", "fsync")
-"""Functions of `os` that change what a folder holds, or that end the writing of a file."""
+CHANGES = ("replace", "rename", "unlink", "remove", "rmdir", "fsync")
+"""Functions of `os` that change what a folder holds, or that end the writing of a file.
+
+Folders that are made are left out: they are empty until the next of these.
+"""
 
 
 def kill_before(number: int) -> None:

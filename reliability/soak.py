@@ -287,7 +287,7 @@ def main() -> None:
     """Run all of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="SIGKILLs in all")
-    parser.add_argument("--every", type=int, default=12, help="kill also before every so many changes to the disk")
+    parser.add_argument("--every", type=int, default=20, help="kill also before every so many changes to the disk")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, default=Path("soak_out"), help="folder for everything it writes")
     parser.add_argument("works", nargs="*", metavar="WORK", help="only this kind of work, such as prepare")
