@@ -42,7 +42,7 @@ format: setup
 bench: setup  ## Measure everything against its target; the table goes to bench_out/.
 	$(BIN)/python benchmarks/run.py --out bench_out
 
-soak: setup  ## Kill every kind of work at random moments, go on, and compare; takes minutes.
+soak: setup  ## Kill every kind of work at many moments, go on, and compare; takes minutes.
 	$(BIN)/python reliability/soak.py --out soak_out
 
 # What only fuzzing and auditing need is installed when it is asked for.

@@ -82,13 +82,15 @@ class ProgressLines:
         self._first = first
         self._clock = clock
         self._start = self._said_at = clock()
-        self._tenths = 0
+        self._tenths: int | None = None
 
     def __call__(self, done: int, total: int) -> None:
         """Log a line if it is time for one."""
         if not self._first < done < total:
             return
         now, tenths = self._clock(), 10 * done // total
+        if self._tenths is None:
+            self._tenths = 10 * self._first // total
         seconds = now - self._start
         least = (
             _SECONDS_BETWEEN_TENTHS if tenths > self._tenths else max(_SECONDS_BETWEEN_LINES, seconds / _LINES_AT_LEAST)

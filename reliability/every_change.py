@@ -1,7 +1,8 @@
-"""Kill work just before each change that it makes to the disk, one after the other: no moment is left to chance.
+"""Kill work just before the changes that it makes to the disk: the moments between two files that belong together.
 
-The command that is killed counts its own calls of the functions below. Killed before the k-th of them, it has left
-exactly what a power cut there would leave, and the same command again must end as if nothing had happened.
+The command counts its own calls of the functions below, not those of processes that it has started, and is killed
+before the k-th of them; the same command again must end as if nothing had happened. What is being written to a file
+under a temporary name is not counted: moments drawn at random fall into that often enough.
 """
 
 import os
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 CHANGES = ("replace", "rename", "unlink", "remove", "rmdir", "fsync")
-"""Functions of `os` that change what a folder holds, or that end the writing of a file.
+"""Functions of `os` that change which files there are, or that end the writing of one.
 
 Folders that are made are left out: they are empty until the next of these.
 """

@@ -169,16 +169,18 @@ class _Test:
         result = self.result
         number = self.rng.randint(1, every)
         while not result.faults:
-            ended = self._begin(self.work.arguments, before=partial(_kill_before, number, self.before)).wait()
+            arguments = self.work.arguments
+            ended = self._begin(arguments, before=partial(_kill_before, number, self.before)).wait()
             if ended.code == 0:
                 result.changes = number
                 self._compare()
                 return
             if ended.code == -signal.SIGKILL:
                 result.before_changes += 1
-                ended = self._begin(self.work.again).wait()
+                arguments = self.work.again
+                ended = self._begin(arguments).wait()
             if ended.code != 0:
-                self._fail(self.work.again, ended)
+                self._fail(arguments, ended)
                 return
             self._compare()
             say(f"{self.work.name}: killed before change {number}")
@@ -190,7 +192,7 @@ class _Test:
         while True:
             ending = _moment(whole, self.rng, fresh) if ended_early < most else None
             ended = self._begin(arguments, fresh=fresh).wait(ending, signum)
-            if ended.code == 0:
+            if ended.code == 0 or (ended.code == -signal.SIGTERM and self._is_done()):
                 break
             if ended.code == -signal.SIGKILL and ended.signalled and signum == signal.SIGKILL:
                 result.kills += 1
@@ -204,6 +206,10 @@ class _Test:
             result.where[ended.where] = result.where.get(ended.where, 0) + 1
             arguments = self.work.again
         self._compare()
+
+    def _is_done(self) -> bool:
+        """Whether all results are there: a signal may also come while the process ends that has done its work."""
+        return not differences(self.place.undisturbed, self.place.now, from_the_same_files=self.work.name == "report")
 
     def _fail(self, arguments: Sequence[str], ended: Ended) -> None:
         self.result.faults.append(f"{' '.join(arguments)}: exit code {ended.code}: {ended.printed[-2000:]}")

@@ -28,7 +28,15 @@ from handclip.engine.run_folder import RunFolder
 from handclip.engine.run_log import EventFile
 from handclip.engine.states import States
 from handclip.engine.validation import validate
-from handclip.errors import CheckpointError, ConfigError, DamagedFileError, DataError, HandCLIPError, TrainingError
+from handclip.errors import (
+    CheckpointError,
+    ConfigError,
+    DamagedFileError,
+    DataError,
+    HandCLIPError,
+    Interrupted,
+    TrainingError,
+)
 from handclip.files import write_text
 from handclip.interruption import StopRequest
 from handclip.models.checkpoint import Checkpoint, describe_model
@@ -40,6 +48,10 @@ Row = dict[str, float | int | str]
 
 class _ValidationStopped(Exception):  # noqa: N818 - it is no error
     """A signal has asked to stop while the model was validated."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
 
 
 @dataclass(frozen=True)
@@ -150,10 +162,10 @@ class RunKeeper(LightningCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Train no further epoch where the run that goes on had reached its end."""
         assert isinstance(pl_module, TrainingModule)
-        self._epoch_start += time.perf_counter()
         if self.best_epoch:
             self._in_place_of_best = on_first(lambda: self._require_best(pl_module))
             self._best_is_written = True
+        self._epoch_start += time.perf_counter()
         trainer.should_stop = self._should_stop()
         if self._steps == len(pl_module.sampler):
             self._close_epoch(trainer, pl_module)
@@ -200,11 +212,12 @@ class RunKeeper(LightningCheckpoint):
         epoch = len(self.history) + 1
         try:
             validation = self._validate(module, epoch)
-        except _ValidationStopped:
+        except _ValidationStopped as stopped:
             self._epoch_start = time.perf_counter() - seconds
-            self._save_state(trainer, module, epoch - 1, self._steps)
-            self.stop_request.raise_if_asked(self.states.describe())
-            raise
+            # A run that went on from here has this state already; a second one would push out the one before it.
+            if not self.states.is_at(epoch - 1, self._steps):
+                self._save_state(trainer, module, epoch - 1, self._steps)
+            raise Interrupted(stopped.signum, self.states.describe()) from None
         self.training_seconds += seconds
         rates = {group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups}
         row: Row = {
@@ -227,7 +240,8 @@ class RunKeeper(LightningCheckpoint):
         if best is not None:
             self._save_best(best, self.best_sha256)
         if is_first_process():
-            self._events.add({name: float(value) for name, value in row.items() if name != "epoch"}, epoch)
+            constant = ("epoch", "validation_images")
+            self._events.add({name: float(value) for name, value in row.items() if name not in constant}, epoch)
         self.stop_request.raise_if_asked(self.states.describe())
 
         if self.has_lost_patience:
@@ -303,7 +317,11 @@ class RunKeeper(LightningCheckpoint):
         )
 
     def validate_now(self, module: TrainingModule) -> dict[str, float]:
-        """Validate the model as it is, unless a signal asks to stop."""
+        """Validate the model as it is.
+
+        Raises:
+            _ValidationStopped: a signal has asked to stop.
+        """
         self._stop_validating_if_asked()
         return validate(
             module.model,
@@ -319,7 +337,7 @@ class RunKeeper(LightningCheckpoint):
 
     def _stop_validating_if_asked(self, *done: int) -> None:
         if self.stop_request.signum is not None:
-            raise _ValidationStopped
+            raise _ValidationStopped(self.stop_request.signum)
 
     def _begin_epoch(
         self, steps: int = 0, images: int = 0, seconds: float = 0.0, sums: dict[str, Tensor] | None = None
@@ -389,7 +407,7 @@ class RunKeeper(LightningCheckpoint):
         )
 
     def _should_stop(self) -> bool:
-        epochs = min(self.config.epochs, self.stop_after or self.config.epochs)
+        epochs = self.config.epochs if self.stop_after is None else min(self.stop_after, self.config.epochs)
         return self.has_lost_patience or len(self.history) >= epochs
 
     def _validate(self, module: TrainingModule, epoch: int) -> dict[str, float]:

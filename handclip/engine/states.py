@@ -75,6 +75,10 @@ class States(CheckpointIO):
             )
         return None, []
 
+    def is_at(self, epochs: int, steps: int) -> bool:
+        """Whether this process has gone on from the state of this position, or has saved it last."""
+        return self.current is not None and self.current.name.startswith(f"{self.place(epochs, steps).name}-")
+
     def describe(self) -> str:
         """Return a sentence on what an interrupted run has saved."""
         paths = self.paths()

@@ -178,6 +178,7 @@ def test_a_signal_during_validation_loses_no_step_and_the_validation_is_done_whe
         with pytest.raises(Interrupted, match=rf"^Everything up to epoch {epoch}, step 3 is saved\.$"):
             train(config, resume=True)
         if embedded == 4:  # the third try ends the epoch, and what it saves is gone on from
+            assert len(list(RunFolder.of(config).states.glob("*.ckpt"))) == 1  # stopped twice, saved once
             assert train(config, resume=True, stop_after=1).epochs == 1
             assert watch.steps == [0, 1, 2]
     result = train(config, resume=True)
@@ -242,6 +243,27 @@ def test_a_signal_after_the_last_step_is_not_forgotten(
     assert train(config, resume=True).finished
 
 
+_TRAIN_UNTIL_SIGNALLED = """
+import sys, time
+from pathlib import Path
+from handclip.cli import main
+from handclip.engine.step import Step
+
+step = Step.__call__
+
+def step_or_wait(self, images, labels, number, *rest, **options):
+    for _ in range(6000 if number == 5 else 0):
+        if Path("signalled").exists():
+            break
+        time.sleep(0.01)
+    return step(self, images, labels, number, *rest, **options)
+
+Step.__call__ = step_or_wait
+main()
+"""
+"""The command line, which does not end the second epoch before the signal is sent, however slowly that is done."""
+
+
 @pytest.mark.parametrize(("signum", "code", "workers"), [(signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 1)])
 def test_a_signal_to_the_command_and_all_its_processes(
     signum: signal.Signals, code: int, workers: int, manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -251,7 +273,7 @@ def test_a_signal_to_the_command_and_all_its_processes(
     monkeypatch.chdir(tmp_path / "stopped")
     file = write_config(tmp_path / "stopped" / "tiny.yml", tiny_values(manifests, **changes))
     with subprocess.Popen(
-        [sys.executable, "-c", "from handclip.cli import main; main()", "train", file.name],
+        [sys.executable, "-c", _TRAIN_UNTIL_SIGNALLED, "train", file.name],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
@@ -265,6 +287,7 @@ def test_a_signal_to_the_command_and_all_its_processes(
             lines.append(line)
             if line.startswith("Epoch 1/"):
                 os.killpg(process.pid, signum)
+                Path("signalled").touch()
                 break
         lines += process.stderr.readlines()
     printed = "".join(lines)
