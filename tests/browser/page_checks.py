@@ -139,7 +139,7 @@ def blank_views(visit: Visit) -> list[str]:
     """The first window, from top to bottom, in which there is nothing to see."""
     for place in (0.0, 0.5, 1.0):
         visit.page.evaluate("place => scrollTo(0, place * document.documentElement.scrollHeight)", place)
-        deadline = time.monotonic() + 5  # a large picture appears a moment after its place
+        deadline = time.monotonic() + 60  # a large picture appears a moment after its place
         while (spread := _spread_of_grey(visit)) < 5:
             if time.monotonic() > deadline:
                 return [f"window at {place:.0%} of the page: grey values spread by {spread:.2f} of 255"]

@@ -172,7 +172,7 @@ def test_torchrun_shares_out_an_evaluation(
     def run(*changes: str) -> subprocess.CompletedProcess[str]:
         changed = [text for change in changes for text in ("--set", change)]
         return subprocess.run(
-            [*command, str(handclip), "evaluate", str(config), *changed], capture_output=True, text=True, timeout=120
+            [*command, str(handclip), "evaluate", str(config), *changed], capture_output=True, text=True, timeout=300
         )
 
     refused = run()

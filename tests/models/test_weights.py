@@ -296,10 +296,9 @@ def test_offline_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert constants.HF_HUB_OFFLINE
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    start = time.monotonic()
+    monkeypatch.setattr(time, "sleep", refuse)  # between two tries
     with pytest.raises(CheckpointError, match=r"timm/resnet50_clip\.openai"):
         load_clip_weights("rn50", "openai")
-    assert time.monotonic() - start < 5
 
 
 def test_a_tag_that_does_not_exist() -> None:

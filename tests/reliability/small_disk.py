@@ -18,7 +18,7 @@ import pytest
 from commands import forking
 
 _NEW_MOUNTS = 0x00020000  # CLONE_NEWNS
-_PATIENCE = 120
+_PATIENCE = 300
 
 
 def on_a_small_disk(test: Callable[..., None], disk: Path, *arguments: Any) -> None:

@@ -1,8 +1,11 @@
 """Two processes at once: where one writes, the other is told; what they may share ends whole."""
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import Command, Ended, environment
@@ -28,6 +31,20 @@ def require_told(ended: Ended, folder: str) -> None:
     assert "Traceback" not in ended.printed
 
 
+def stop_before_the_first_step() -> None:
+    """Have this process stop itself in the midst of its training: the other looks meanwhile, however late it comes."""
+    from handclip.engine.step import Step
+
+    step = Step.__call__
+
+    def stop_and_step(self: Step, images: Any, labels: Any, number: int, *rest: Any, **options: Any) -> Any:
+        if number == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return step(self, images, labels, number, *rest, **options)
+
+    Step.__call__ = stop_and_step  # type: ignore[method-assign]
+
+
 def test_two_trainings_of_one_run(manifests: Path, tmp_path: Path) -> None:
     values = tiny_values(manifests, model="resnet_small", losses=LOSSES["ce_center"], epochs=4, neck="bnneck")
     folders = [tmp_path / "alone" / "now", tmp_path / "disturbed" / "now"]
@@ -36,20 +53,19 @@ def test_two_trainings_of_one_run(manifests: Path, tmp_path: Path) -> None:
         write_config(folder / "config.yml", values)
     assert run(folders[0], "train", "config.yml").code == 0
     now = folders[1]
-    first = Command(["train", "config.yml"], now, environment(now / "cache"))
+    first = Command(["train", "config.yml"], now, environment(now / "cache"), before=stop_before_the_first_step)
     place = now / RunFolder.of(load_config(now / "config.yml")).folder
     while not is_held(place) and first.code() is None:
         time.sleep(0.01)
-    # It goes on at any pace, and waits while the other looks.
     log = first.log.rename(first.log.with_name("first.log"))
+    first.pause()
     for arguments in (["train", "config.yml"], ["train", "config.yml", "--resume"]):
-        first.pause()
         second = run(now, *arguments)
-        first.go_on()
         require_told(second, str(place.relative_to(now)))
         assert f"process {first.pid} on " in second.printed
         assert "(handclip train config.yml)" in second.printed
     while first.code() is None:
+        first.go_on()
         time.sleep(0.01)
     assert first.code() == 0, log.read_text()
     assert differences(folders[0], now) == []
