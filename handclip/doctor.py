@@ -175,7 +175,9 @@ def _check_devices() -> Iterator[Check]:
         yield Check(f"GPU {number}", "ok", found)
     cpu = describe_device(torch.device("cpu"))
     threads = torch.get_num_threads()
-    yield Check("processor", "ok", f"{cpu['processor']}: {cpu['cores']} cores may be used, by {threads} threads")
+    yield Check(
+        "processor", "ok", f"{cpu['processor']}: {cpu['cores']} cores may be used; PyTorch's threads: {threads}"
+    )
     chosen = choose_device("auto")
     precision = choose_precision("auto", chosen)
     if chosen.type == "cpu":

@@ -151,6 +151,11 @@ def require_known(dataset: str) -> None:
     Raises:
         ConfigError: names the nearest that is.
     """
+    if dataset == "synthetic":
+        raise ConfigError(
+            "dataset: synthetic draws hands and prepares them by itself. To prepare drawn hands, with another seed, "
+            "call them what their layout is: handclip prepare 11k --root DIR --out DIR"
+        )
     if dataset not in ASPECTS:
         raise ConfigError(f"there is no data set '{dataset}'.{did_you_mean(dataset, ASPECTS)}")
 

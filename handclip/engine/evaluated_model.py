@@ -75,8 +75,10 @@ def load_evaluated_model(config: ExperimentConfig) -> EvaluatedModel:
         torch.manual_seed(config.seed)
         return EvaluatedModel(build_model(config), config.to_dict(), None, None)
     path = checkpoint_path(config)
+    if not path.exists() and config.checkpoint is None:
+        raise ConfigError(f"this run is not trained yet, {path} is not there: give `handclip train` the same arguments")
     if not path.exists():
-        raise missing_file(path, "*.pth", key="checkpoint" if config.checkpoint else "this run is not trained yet")
+        raise missing_file(path, "*.pth", key="checkpoint")
     checkpoint = Checkpoint.load(path)
     check_same_model(checkpoint, config.to_dict(), path)
     model = model_from_checkpoint(checkpoint, str(path), config.test_feature)

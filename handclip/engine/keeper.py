@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from torch import Tensor
 
 from handclip.config.experiment import ExperimentConfig
+from handclip.console import ProgressLines
 from handclip.csv_files import csv_table
 from handclip.datasets.pixel_cache import PixelCache
 from handclip.engine.data import TrainingData
@@ -105,6 +106,7 @@ class RunKeeper(LightningCheckpoint):
         """Whether the best epoch was trained again, from the state before it, and was not as good then."""
         self.validations_without_gain = 0
         self.training_seconds = 0.0
+        self.validation_seconds = 0.0
         self.stop_request = StopRequest()
         self._events = EventFile(files.folder / "tensorboard")
         self._best_is_written = False
@@ -124,6 +126,7 @@ class RunKeeper(LightningCheckpoint):
             "best_was_repeated": self.best_was_repeated,
             "validations_without_gain": self.validations_without_gain,
             "training_seconds": self.training_seconds,
+            "validation_seconds": self.validation_seconds,
             "epoch_so_far": {
                 "steps": self._steps,
                 "images": self._images,
@@ -217,8 +220,10 @@ class RunKeeper(LightningCheckpoint):
             # A run that went on from here has this state already; a second one would push out the one before it.
             if not self.states.is_at(epoch - 1, self._steps):
                 self._save_state(trainer, module, epoch - 1, self._steps)
-            raise Interrupted(stopped.signum, self.states.describe()) from None
+            advice = f"All steps of epoch {epoch} are saved. Its validation is done when training goes on."
+            raise Interrupted(stopped.signum, advice) from None
         self.training_seconds += seconds
+        self.validation_seconds += time.perf_counter() - self._epoch_start - seconds
         rates = {group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups}
         row: Row = {
             "epoch": epoch,
@@ -322,6 +327,13 @@ class RunKeeper(LightningCheckpoint):
         Raises:
             _ValidationStopped: a signal has asked to stop.
         """
+        lines = ProgressLines(f"Epoch {len(self.history) + 1}/{self.config.epochs}, images embedded for validation")
+
+        def progress(done: int, images: int) -> None:
+            self._stop_validating_if_asked()
+            if is_first_process():
+                lines(done, images)
+
         self._stop_validating_if_asked()
         return validate(
             module.model,
@@ -332,10 +344,10 @@ class RunKeeper(LightningCheckpoint):
             batch_size=self.config.eval_batch_size,
             num_workers=self.num_workers,
             cache=self.cache,
-            progress=self._stop_validating_if_asked,
+            progress=progress,
         )
 
-    def _stop_validating_if_asked(self, *done: int) -> None:
+    def _stop_validating_if_asked(self) -> None:
         if self.stop_request.signum is not None:
             raise _ValidationStopped(self.stop_request.signum)
 
@@ -420,7 +432,7 @@ class RunKeeper(LightningCheckpoint):
 
     def _time_to_go(self) -> str:
         epochs = self.config.epochs - len(self.history)
-        seconds = epochs * self.training_seconds / len(self.history)
+        seconds = epochs * (self.training_seconds + self.validation_seconds) / len(self.history)
         return f"; {timedelta(seconds=round(seconds))} to go" if epochs else ""
 
     def _select(self, row: Row, epoch: int, module: TrainingModule) -> Checkpoint | None:

@@ -82,7 +82,7 @@ class States(CheckpointIO):
     def describe(self) -> str:
         """Return a sentence on what an interrupted run has saved."""
         paths = self.paths()
-        return f"Everything up to {_in_words(paths[0])} is saved." if paths else "No step of it is saved yet."
+        return f"Everything up to {_in_words(paths[0])} is saved." if paths else "No step of this run is saved yet."
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a state, and remove all but it and the one before.

@@ -329,7 +329,7 @@ def _stop_request() -> Iterator[StopRequest]:
         with interruptible():
             yield StopRequest()
     else:
-        with stopping_later("Finishing this step. A second signal stops at once.") as request:
+        with stopping_later("Stopping after what is under way. A second signal stops at once.") as request:
             yield request
 
 
@@ -386,13 +386,17 @@ def _finish(
                 result = replace(result, checkpoint_sha256=best, last_checkpoint_sha256=last)
                 _write_result(result, files)
         logger.info(
-            f"Trained {result.epochs} epochs in {result.seconds:.0f} s ({result.images_per_second} images/s); "
+            f"Trained {_epochs(result.epochs)} in {result.seconds:.0f} s ({result.images_per_second} images/s); "
             f"best epoch {result.best_epoch}: {files.best}"
         )
     else:
-        own.exit = f"stopped after {len(history)} epoch{'s' if len(history) > 1 else ''} as asked"
+        own.exit = f"stopped after {_epochs(len(history))} as asked"
         logger.info(f"Stopped after epoch {len(history)} as asked; --resume goes on from there.")
     return result
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'' if count == 1 else 's'}"
 
 
 _RECORDS = ("config.yml", "environment.json", "metrics.csv", "result.json")

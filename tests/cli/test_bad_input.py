@@ -171,12 +171,13 @@ def test_a_checkpoint_that_is_not_there(handclip: Handclip, config: Callable[...
     assert_refused(answer, "Did you mean 'saved_models/stage_1.pth'?", code=2)
     answer = handclip("evaluate", config(checkpoint="saved_models/stage2.pth"))
     assert_refused(answer, "checkpoint: saved_models/stage2.pth: no such file", code=2)
-    assert_refused(handclip("evaluate", config()), "this run is not trained yet: saved_models/tiny_", code=2)
+    assert_refused(handclip("evaluate", config()), "this run is not trained yet, saved_models/tiny_", code=2)
 
 
 @pytest.mark.parametrize("more", [(), ("--root", "nowhere", "--out", "new/manifests")])
 def test_a_misspelt_data_set_to_prepare(more: tuple[str, ...], handclip: Handclip, here: Path) -> None:
     assert_refused(handclip("prepare", "11kk", *more), "there is no data set '11kk'. Did you mean '11k'?", code=2)
+    assert_refused(handclip("prepare", "synthetic", *more), "handclip prepare 11k --root DIR --out DIR", code=2)
     assert not list(here.iterdir())
 
 

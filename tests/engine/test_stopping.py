@@ -132,7 +132,12 @@ def test_stopping_in_mid_epoch_loses_no_step_and_repeats_none(
     assert watch.steps == list(range(STEPS))
     assert watch.images == images
     assert_same_run(result, whole)
-    assert said == [f"Everything up to epoch {stop // 3 + 1}, step {stop % 3 + 1} is saved." for stop in stops]
+    assert said == [
+        f"Everything up to epoch {stop // 3 + 1}, step {stop % 3 + 1} is saved."
+        if stop % 3 < 2
+        else f"All steps of epoch {stop // 3 + 1} are saved. Its validation is done when training goes on."
+        for stop in stops
+    ]
 
 
 @given(stops=st.sets(st.integers(0, STEPS - 1), min_size=1, max_size=4))
@@ -175,7 +180,7 @@ def test_a_signal_during_validation_loses_no_step_and_the_validation_is_done_whe
     monkeypatch.setattr(EmbeddingModel, "embed", embed_and_stop)
     watch.steps, watch.images = [], []
     for epoch in (1, 1, 2, 3):
-        with pytest.raises(Interrupted, match=rf"^Everything up to epoch {epoch}, step 3 is saved\.$"):
+        with pytest.raises(Interrupted, match=f"^All steps of epoch {epoch} are saved. Its valid"):
             train(config, resume=True)
         if embedded == 4:  # the third try ends the epoch, and what it saves is gone on from
             assert len(list(RunFolder.of(config).states.glob("*.ckpt"))) == 1  # stopped twice, saved once
@@ -222,7 +227,7 @@ def test_stopping_before_the_first_state(manifests: Path, tmp_path: Path, watch:
 
     watch.then = twice
     try:
-        with pytest.raises(Interrupted, match=r"^No step of it is saved yet\.$"):
+        with pytest.raises(Interrupted, match=r"^No step of this run is saved yet\.$"):
             train(config)
     finally:
         watch.then = lambda number: None
@@ -293,7 +298,8 @@ def test_a_signal_to_the_command_and_all_its_processes(
     printed = "".join(lines)
     assert process.returncode == code, printed
     assert re.fullmatch(
-        r"Interrupted\. Everything up to epoch \d+(, step \d+)? is saved\. To go on, give the same command again, "
+        r"Interrupted\. (Everything up to epoch \d+(, step \d+)? is saved\.|All steps of epoch \d+ are saved\. .*) "
+        r"To go on, give the same command again, "
         r"with --resume: handclip train tiny\.yml --resume\n",
         lines[-1],
     ), printed
