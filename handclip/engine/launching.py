@@ -255,7 +255,7 @@ def _first_fault(
 ) -> Exception:
     """Return what is behind a fault: that of another process where this one has only lost its company."""
     faults = {rank: fault}
-    for pipe in connection.wait(list(waiting), timeout=1.0) if fault.error is None else []:
+    for pipe in connection.wait(list(waiting), timeout=_GRACE) if fault.error is None else []:
         assert isinstance(pipe, connection.Connection)
         other = _receive(pipe)
         if isinstance(other, _Fault):
