@@ -59,7 +59,9 @@ def read_checksums(folder: Path) -> dict[str, str] | None:
         raise DamagedFileError(f"{path}: cannot be read: {error.strerror or error}") from error
     listed, mark, _ = text.rpartition(_LAST_LINE)
     if not mark or text != listed + _last_line(listed):
-        raise DamagedFileError(f"{path}: is damaged, cut off or was changed: it is not what its last line says")
+        raise DamagedFileError(
+            f"{path}: is damaged, or another program made it: its last line does not hold the hash of those above"
+        )
     found = {}
     for number, line in enumerate(listed.removesuffix("\n").split("\n"), start=1):
         if (match := _LINE.fullmatch(line)) is None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from rich.box import SIMPLE_HEAD
@@ -25,7 +26,7 @@ from handclip.report.matrix_text import (
     published_text,
     spread_text,
 )
-from handclip.report.row_names import differing_options, distinguishing_columns
+from handclip.report.row_names import differing_options, differs_by, distinguishing_columns
 from handclip.report.tables import METRIC_TITLES
 
 if TYPE_CHECKING:  # which take torch along
@@ -104,13 +105,16 @@ def plan_table(plan: "Sequence[PlannedRun]") -> Table:
     return table
 
 
-def matrix_tables(matrix: Matrix, *, every_block: bool = False) -> Iterator[RenderableType]:
+def matrix_tables(matrix: Matrix, *, every_block: bool = False, has_all: bool = False) -> Iterator[RenderableType]:
     """Yield the tables of a comparison, each with its number in the files, label and legend, and one of the costs.
+
+    Which blocks are left out is said below them.
 
     Args:
         matrix: the comparison.
         every_block: show also the flip setting `none` where there is `sum`, and single aspects of runs that were
             evaluated on several.
+        has_all: the command that shows them has an option `--all` for `every_block`.
     """
     shown = dict(enumerate(matrix.blocks, start=1)) if every_block else matrix.main_blocks()
     for number, block in shown.items():
@@ -119,6 +123,23 @@ def matrix_tables(matrix: Matrix, *, every_block: bool = False) -> Iterator[Rend
     rows = [row for block in shown.values() for row in block.rows]
     if rows:
         yield Group(Text("What the runs cost", style="bold"), *_cost_table(rows))
+    if left_out := [number for number in range(1, len(matrix.blocks) + 1) if number not in shown]:
+        yield Text(_left_out_text(left_out, has_all))
+
+
+def _left_out_text(numbers: Sequence[int], has_all: bool) -> str:
+    one = len(numbers) == 1
+    place = f"the files; --all shows {'it' if one else 'them'} here" if has_all else "comparison.md"
+    return f"{'Block' if one else 'Blocks'} {_listed(numbers)} {'is' if one else 'are'} in {place}."
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """Return numbers in words: 1, 3 and 5 to 20."""
+    parts: list[str] = []
+    for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        first, *more = [number for _, number in run]
+        parts += [f"{first} to {more[-1]}"] if len(more) > 1 else map(str, [first, *more])
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def _table(names: Sequence[str], numbers: Sequence[str], justify: Literal["left", "right"]) -> Table:
@@ -158,21 +179,29 @@ def _score_cell(row: RunRow, metric: str) -> Text:
 
 def _cost_table(rows: Sequence[RunRow]) -> Iterator[RenderableType]:
     """Yield the table and, below it, the machines that its last column numbers."""
-    rows = list({row.run: row for row in rows}.values())
-    rows = [replace(row, differs_by=text) for row, text in zip(rows, differing_options(rows), strict=True)]
-    columns = distinguishing_columns(rows)
+    # Runs on different manifests may have one name, and one run was trained once however often it was evaluated.
+    rows = list({(row.run, row.trained_on): row for row in rows}.values())
+    columns, rows = _named(rows, differing_options(rows))
+    rows = list({(*name_cells(row, columns), *cost_cells(row)): row for row in rows}.values())
+    columns, rows = _named(rows, differs_by(rows))
     machines: dict[str, int] = {}
-    lines: dict[tuple[str, ...], None] = {}
+    lines = []
     for row in rows:
         *numbers, hardware = cost_cells(row)
         machine = "-" if hardware == "-" else str(machines.setdefault(hardware, len(machines) + 1))
-        lines[_run_cell(row, columns), *numbers, machine] = None
+        lines.append([_run_cell(row, columns), *numbers, machine])
     table = _table([_RUN_TITLE], [*(_broken(title) for title in COST_TITLES[:-1]), "Machine"], "right")
     for line in lines:
         table.add_row(*map(Text, line))
     yield table
     named = [f"Machine {number}: {hardware}." for hardware, number in machines.items()]
     yield Text(" ".join([COST_LEGEND, *named]))
+
+
+def _named(rows: Sequence[RunRow], texts: Sequence[str]) -> tuple[list[str], list[RunRow]]:
+    """Give each row what it differs by, and return the columns that tell them apart now."""
+    named = [replace(row, differs_by=text) for row, text in zip(rows, texts, strict=True)]
+    return distinguishing_columns(named), named
 
 
 def _broken(title: str) -> str:
@@ -210,9 +239,9 @@ def verification_summary(verifications: "Sequence[Verification]") -> Text:
         failed = [one for one in verified if not one.holds]
         holds = "all that could be checked matches."
         result = f"{len(failed)} no longer as recorded: {_places(failed)}" if failed else holds
-        lines.append(Text(f"{len(verified)} verified: {result}", style="bold red" if failed else "bold"))
+        lines.append(Text(f"{len(verified)} checked: {result}", style="bold red" if failed else "bold"))
     if unchecked := [one for one in verifications if not one.checked]:
-        lines.append(Text(f"{len(unchecked)} not verified: {_places(unchecked)}", style="bold yellow"))
+        lines.append(Text(f"{len(unchecked)} not checked: {_places(unchecked)}", style="bold yellow"))
     findings = [finding for one in verifications for finding in one.findings]
     of = Counter(finding.outcome.value for finding in findings)
     counts = f"{of['matches']} match, {of['differs']} differ, {of['gone']} gone, {of['not checked']} not checked"

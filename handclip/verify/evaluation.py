@@ -24,6 +24,7 @@ from handclip.verify.folder import check_folder, holds_text, read_config, record
 from handclip.verify.images import ImageChecker, verify_manifest
 
 METRICS = "metrics.json"
+_TABLES = ("per_split.csv", "per_query.csv")
 
 _LATER = ("matched_queries", "tied_queries")
 """What evaluations by older versions have not counted."""
@@ -94,8 +95,14 @@ def _check_model(folder: Path, config: ExperimentConfig, metrics: Mapping[str, A
 def _check_numbers(folder: Path, config: ExperimentConfig, metrics: Mapping[str, Any]) -> Iterator[Finding]:
     """Rank all draws again, from the features that the evaluation has kept."""
     # Where SHA256SUMS is damaged or was made by another program, that was said, and must not hide an edited number.
-    manifests, kept = _manifests(folder, config), read_features(folder, listed=False)
-    features = _feature_table(config, manifests, kept)
+    try:
+        manifests, kept = _manifests(folder, config), read_features(folder, listed=False)
+        features = _feature_table(config, manifests, kept)
+    except HandCLIPError as error:
+        yield Finding("numbers", Outcome.DIFFERS, str(error))
+        for name in (METRICS, *_TABLES):
+            yield Finding(f"{name}: numbers", Outcome.NOT_CHECKED, "what they follow from cannot be read")
+        return
     rankings = {aspect: rank_draws(config, manifest, features) for aspect, manifest in manifests.items()}
     yield from _compare_results(METRICS, metrics["results"], rankings, metrics["rerank"])
     for aspect, part in metrics.get("per_aspect", {}).items():
@@ -103,10 +110,7 @@ def _check_numbers(folder: Path, config: ExperimentConfig, metrics: Mapping[str,
         yield from _compare_results(what, part["results"], {aspect: rankings[aspect]}, metrics["rerank"])
     computed = {"distinct_images": len(features.images)}
     yield compared(f"{METRICS}: distinct_images", metrics, computed, f"{len(features.images):,} features")
-    for name, text in (
-        ("per_split.csv", per_split_csv(rankings)),
-        ("per_query.csv", per_query_csv(rankings, manifests)),
-    ):
+    for name, text in zip(_TABLES, (per_split_csv(rankings), per_query_csv(rankings, manifests)), strict=True):
         yield from guarded(name, lambda name=name, text=text: [_compare_table(folder / name, text)])  # type: ignore[misc]
 
 

@@ -9,6 +9,7 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import parse_config, read_yaml
 from handclip.engine.hardware import describe_code
 from handclip.engine.provenance import FINISHED, PROVENANCE, content_sha256, read_provenance, sessions_of
+from handclip.errors import DamagedFileError
 from handclip.verify.findings import Finding, Outcome, guarded
 
 CONFIG = "config.yml"
@@ -61,7 +62,14 @@ def recorded_file(path: str, folder: Path) -> Path | None:
 
 
 def _check_checksums(folder: Path, complete: bool, recent: bool) -> Iterator[Finding]:
-    known = read_checksums(folder)
+    try:
+        known = read_checksums(folder)
+    except DamagedFileError as error:
+        yield Finding(CHECKSUMS, Outcome.DIFFERS, str(error))
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and path.name not in (CHECKSUMS, PROVENANCE):
+                yield Finding(path.name, Outcome.NOT_CHECKED, f"its hash, as {CHECKSUMS} is not sound")
+        return
     if known is None:
         yield _lacking(CHECKSUMS, complete, recent, "damage of its files is found only where it can be recomputed")
         return

@@ -23,7 +23,7 @@ def test_verify_prints_a_table_and_fails_where_something_differs(
     folder = evaluate(baseline_config(manifests, num_splits=1, flip_settings=["none"], explained_images=0)).folder
     answer = handclip("verify", folder)
     assert answer.code == 0
-    assert "1 verified: all that could be checked matches." in answer.out
+    assert "1 checked: all that could be checked matches." in answer.out
     assert "metrics.json: gallery, flip none" not in answer.out
     everything = handclip("verify", folder, "--all").out
     assert "metrics.json: gallery, flip none" in everything
@@ -65,14 +65,14 @@ def test_a_run_under_way_is_not_taken_for_verified(handclip: Handclip, manifests
     assert both.code == 0
     unread = "images of manifest_dorsal_r.json: --no-images was given"
     assert both.out.splitlines()[-3:] == [
-        "1 verified: all that could be checked matches.",
-        "1 not verified: 1/manifest_dorsal_r.json",
+        "1 checked: all that could be checked matches.",
+        "1 not checked: 1/manifest_dorsal_r.json",
         f"2 match, 0 differ, 0 gone, 2 not checked: {unread}; {reason}",
     ]
     # Where nothing at all could be checked, success would be a lie.
     assert alone.code == 1
     assert alone.out.splitlines()[-2:] == [
-        "1 not verified: 1/manifest_dorsal_r.json",
+        "1 not checked: 1/manifest_dorsal_r.json",
         f"0 match, 0 differ, 0 gone, 1 not checked: {reason}",
     ]
     assert [(one["holds"], one["counts"]["not checked"]) for one in listed] == [(True, 1), (None, 1)]

@@ -204,8 +204,23 @@ def test_an_edited_number_is_named_behind_a_list_by_another_program(copy: Copy) 
     (copy.evaluation / CHECKSUMS).write_text("".join(listed))
     found = faults(verified(copy.evaluation))
     assert list(found) == [CHECKSUMS, "metrics.json: gallery_all, flip none"]
-    assert "it is not what its last line says" in found[CHECKSUMS].found
+    assert "its last line does not hold the hash of those above" in found[CHECKSUMS].found
     assert "splits[0].map: 0.99 is recorded" in found["metrics.json: gallery_all, flip none"].found
+    # What such a list cannot vouch for is counted.
+    unchecked = {
+        one.what: one.found for one in verified(copy.evaluation).findings if one.outcome == Outcome.NOT_CHECKED
+    }
+    assert set(names) - {"provenance.json"} <= unchecked.keys()
+    assert unchecked["per_query.csv"] == "its hash, as SHA256SUMS is not sound"
+
+
+def test_numbers_that_cannot_be_recomputed_are_counted(copy: Copy) -> None:
+    features = copy.evaluation / "features.npz"
+    features.write_bytes(features.read_bytes()[:-99])
+    verification = verified(copy.evaluation)
+    assert {"features.npz", "numbers"} <= faults(verification).keys()
+    unchecked = {one.what for one in verification.findings if one.outcome == Outcome.NOT_CHECKED}
+    assert {f"{name}: numbers" for name in ("metrics.json", "per_split.csv", "per_query.csv")} <= unchecked
 
 
 def test_numbers_are_recomputed_from_features_that_are_not_those_of_the_list(copy: Copy) -> None:
@@ -442,10 +457,26 @@ def test_a_study_names_runs_that_are_gone(copy: Copy) -> None:
     path.write_text(json.dumps([entry]))
     study = next(one for one in verify([copy.study], images=False) if one.kind == "study")
     assert study.holds and study.checked
-    assert study.findings[-1].found == "1 runs: 1 done"
+    assert [(one.outcome, one.found) for one in study.findings] == [
+        (Outcome.MATCHES, "the checkpoints and evaluations of its done runs are there"),
+        (Outcome.NOTE, "1 run: 1 done"),
+    ]
     path.write_text(json.dumps([entry, {**entry, "run": "b", "evaluations": ["eval_logs/lost"]}]))
     study = next(one for one in verify([copy.study], images=False) if one.kind == "study")
     assert faults(study)["b"].found == "study.json says that it is done, but eval_logs/lost is not there"
+    assert study.findings[-1] == Finding("study.json", Outcome.NOTE, "2 runs: 2 done")
+    assert not study.counts[Outcome.MATCHES]
+
+
+def test_a_study_of_which_nothing_is_done_is_not_verified(tmp_path: Path) -> None:
+    entry = {"run": "a", "state": "failed", "checkpoint": None, "evaluations": []}
+    (tmp_path / "study.json").write_text(json.dumps([entry, {**entry, "run": "b", "state": "pending"}]))
+    study = verified(tmp_path)
+    assert study.holds and not study.checked
+    assert [(one.outcome, one.found) for one in study.findings] == [
+        (Outcome.NOT_CHECKED, "no run of it is done"),
+        (Outcome.NOTE, "2 runs: 1 failed, 1 pending"),
+    ]
 
 
 def test_what_cannot_be_verified_is_refused(copy: Copy, tmp_path: Path) -> None:
