@@ -89,7 +89,7 @@ class Command:
         self._forked: ForkServerProcess | None = None
         self._fresh: subprocess.Popen[bytes] | None = None
         if fresh:
-            command = [sys.executable, "-c", "from handclip.cli import main; main()", *arguments]
+            command = [sys.executable, "-m", "handclip", *arguments]
             with self.log.open("wb") as log:
                 self._fresh = subprocess.Popen(
                     command,
