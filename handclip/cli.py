@@ -8,7 +8,7 @@ with ending_at_once():  # they take a tenth of a second, in which Ctrl-C would b
     import shlex
     import signal
     import sys
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, Any
@@ -19,10 +19,10 @@ with ending_at_once():  # they take a tenth of a second, in which Ctrl-C would b
     from handclip.console import ConsoleHandler, progress_over, stdout
     from handclip.errors import ConfigError, DamagedFileError, HandCLIPError, Interrupted
 
-# Heavy parts are imported inside the commands, so that `handclip --help` answers at once.
+# Heavy parts are imported inside the commands, so that `handclip --help` answers at once; and before a command's work,
+# as a signal during an import by this module ends the process (`interruptible`).
 if TYPE_CHECKING:
     from handclip.datasets.pixel_cache import CachedImage
-    from handclip.datasets.prepare import PreparedDataset
     from handclip.report.report import ReportFiles
     from handclip.studies import StudyResult
 
@@ -83,7 +83,7 @@ def demo(
     """Run all stages and the CNNs beside them on synthetic hands (or on DIR), and compare."""
     from handclip.demo import run_demo
 
-    print_study(run_demo(data, out, resume=resume), out)
+    print_study(lambda: run_demo(data, out, resume=resume), out)
 
 
 @app.command()
@@ -110,13 +110,14 @@ def study(
         for sentence in missing_places(plan):
             stdout.print(sentence, soft_wrap=True)
         return
-    print_study(run_study(config, plan, folder), folder)
+    print_study(lambda: run_study(config, plan, folder), folder)
 
 
-def print_study(result: "StudyResult", folder: Path) -> None:
-    """Print the comparison and where it is, then fail if a run has failed."""
+def print_study(run_all: Callable[[], "StudyResult"], folder: Path) -> None:
+    """Run a study, print the comparison and where it is, then fail if a run has failed."""
     from handclip.report.screen import matrix_tables
 
+    result = run_all()
     if result.matrix is not None:
         for table in matrix_tables(result.matrix):
             stdout.print()
@@ -154,6 +155,7 @@ def prepare(
     from handclip.datasets.prepare import prepare as prepare_dataset
     from handclip.datasets.prepare import require_known
     from handclip.locks import holding
+    from handclip.report.screen import split_tables
 
     if dataset is not None:
         require_known(dataset)
@@ -169,7 +171,8 @@ def prepare(
             deterministic_gallery=deterministic_gallery,
             progress=report,
         )
-    _print_prepared(prepared)
+    for table in split_tables(prepared.manifests):
+        stdout.print(table)
     unchanged = " (unchanged)" if prepared.unchanged else ""
     stdout.print(f"Manifests, summary.json and dataset_summary.csv are in {out}{unchanged}", soft_wrap=True)
 
@@ -222,7 +225,7 @@ def compare(
     with holding(out):
         matrix = compare_runs(runs, published=published, different_manifests=different_manifests)
         files = write_matrix(matrix, out)
-    for table in matrix_tables(matrix, every_block=every_block):
+    for table in matrix_tables(matrix, every_block=every_block, has_all=True):
         stdout.print(table)
         stdout.print()
     stdout.print(f"Written to {out}/: {', '.join(path.name for path in files)}", soft_wrap=True)
@@ -406,43 +409,52 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
     from handclip.engine.evaluated_model import choose_model
     from handclip.engine.evaluation import evaluate as evaluate_experiment
     from handclip.engine.launching import is_first_launched
-    from handclip.report.tables import evaluation_text, write_evaluation_log
+    from handclip.report.tables import evaluation_text, is_logged, write_evaluation_log
 
     evaluation = evaluate_experiment(choose_model(experiment, trained), overwrite=overwrite, reuse=True)
     if not is_first_launched():
         return
-    if evaluation.was_there:
-        logging.getLogger(__name__).info(
-            f"{evaluation.folder} holds this evaluation already, whole and as it was written, so nothing is computed. "
-            f"--overwrite evaluates anew.{_other_code(evaluation.folder)}"
-        )
     facts = {"Config": str(path)}
-    log = write_evaluation_log(evaluation.folder, evaluation.metrics, facts)
+    # What was there may be in an archive; a kill can have left it without its log, or with the log of another.
+    if not (evaluation.was_there and is_logged(evaluation.folder, evaluation.metrics)):
+        write_evaluation_log(evaluation.folder, evaluation.metrics, facts)
     stdout.print(evaluation_text(evaluation.metrics, facts), highlight=False, markup=False, soft_wrap=True)
     stdout.print(
-        f"Log: {log}\nFor programs: {evaluation.folder}/metrics.json, cost.json, per_split.csv, per_query.csv\n"
+        f"Log: {evaluation.folder}/eval.log\n"
+        f"For programs: {evaluation.folder}/metrics.json, cost.json, per_split.csv, per_query.csv\n"
         f"To look at it: handclip report {shlex.quote(str(evaluation.folder))} --out report",
         soft_wrap=True,
     )
+    if evaluation.was_there:
+        stdout.print(
+            f"{evaluation.folder} held this evaluation already, whole and as it was written, so nothing was computed. "
+            f"--overwrite evaluates anew.{_other_code(evaluation.folder)}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _other_code(folder: Path) -> str:
     """Return a sentence where an evaluation was not surely made by this code, whose numbers might be others."""
     from handclip.engine.hardware import describe_code
-    from handclip.engine.provenance import read_provenance
+    from handclip.engine.provenance import FINISHED, read_provenance
 
     try:
         sessions = (read_provenance(folder) or {}).get("sessions", [])
     except DamagedFileError as error:
         return f" {error}"
+    # Killed after the files had their names and before it could say so, a session has made it, too.
+    finished = [number for number, by in enumerate(sessions) if by["exit"] == FINISHED]
+    makers = sessions[finished[-1] if finished else 0 :]
     code = describe_code()
-    for by in reversed(sessions):
-        if by["exit"] == "finished" and (by["changed"] or any(by[key] != value for key, value in code.items())):
-            commit = f", commit {by['commit']}{' with changes' if by['changed'] else ''}" if by["commit"] else ""
-            return f" It was made by HandCLIP {by['handclip']}{commit}, which may be other code than this."
-        if by["exit"] == "finished":
-            break
-    return ""
+    if not any(by["changed"] or any(by[key] != value for key, value in code.items()) for by in makers):
+        return ""
+    if len(makers) > 1:
+        return " It is not known by which code it was made, as the last that worked on it did not finish."
+    [by] = makers
+    commit = f", commit {by['commit']}{' with changes' if by['changed'] else ''}" if by["commit"] else ""
+    return f" It was made by HandCLIP {by['handclip']}{commit}, which may be other code than this."
 
 
 def _check(path: Path) -> None:
@@ -456,13 +468,6 @@ def _check(path: Path) -> None:
     stdout.print(
         f"{path}: {len(manifest.images):,} images, {len(manifest.draws)} draws: keeps to the protocol", soft_wrap=True
     )
-
-
-def _print_prepared(prepared: "PreparedDataset") -> None:
-    from handclip.report.screen import split_tables
-
-    for table in split_tables(prepared.manifests):
-        stdout.print(table)
 
 
 def set_up_logging() -> None:

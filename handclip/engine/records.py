@@ -241,6 +241,4 @@ def _damaged(path: Path, fault: str) -> DamagedFileError:
 
 
 def _missing(path: Path) -> HandCLIPError:
-    return HandCLIPError(
-        f"{path}: no such file; this evaluation is by an older version of HandCLIP. Evaluate the run again"
-    )
+    return HandCLIPError(f"{path}: no such file; this evaluation is by an older version of HandCLIP. {AGAIN}")

@@ -95,13 +95,17 @@ class ReportRun:
 
     @cached_property
     def missing(self) -> dict[str, str]:
-        """What could not be read, by name: `features`, `manifests`, ...; each with a sentence that says why."""
+        """What could not be read, by name: `features`, `manifests`, ...; each with why and what to do, no full stop."""
         return {}
 
     @cached_property
     def damaged(self) -> list[str]:
         """What was found damaged when it was read, and what to do about it; a sentence for each file."""
         return []
+
+    def damage_of(self, *names: str) -> str:
+        """Return why the first of some could not be read, where it was damaged, without a full stop; else nothing."""
+        return next((self.missing[name] for name in names if self.missing.get(name) in self.damaged), "")
 
     def tell_damage(self, fault: str) -> None:
         """Add to `damaged`, and warn."""
@@ -127,7 +131,7 @@ class ReportRun:
     def explanations(self) -> list[Explanation] | None:
         """Where the model looks in a few photographs."""
         if not self.with_photographs:
-            self.missing["explanations"] = "Photographs were left out, as was asked for."
+            self.missing["explanations"] = "photographs were left out, as was asked for"
             return None
         return self._read("explanations", lambda: read_explanations(self.folder))
 
@@ -224,17 +228,15 @@ class ReportRun:
 
     def _read_manifests(self) -> dict[str, Manifest]:
         paths = {aspect: manifest_file(self.folder, aspect) for aspect in self.evaluated.aspects()}
+        require_intact(self.folder, [path.name for path in paths.values()], advice=AGAIN)
         for path in paths.values():
             if not path.is_file():
-                raise HandCLIPError(
-                    f"{path}: no such file; an older version of HandCLIP kept none. Evaluate the run again"
-                )
-        require_intact(self.folder, [path.name for path in paths.values()], advice=AGAIN)
+                raise HandCLIPError(f"{path}: no such file; an older version of HandCLIP kept none. {AGAIN}")
         manifests = {aspect: Manifest.load(path) for aspect, path in paths.items()}
         if combined_sha256(manifests) != self.evaluated.metrics.manifest_sha256:
             raise DamagedFileError(
                 f"{', '.join(path.name for path in paths.values())} in {self.folder} are not what metrics.json beside "
-                "them was measured with. Evaluate the run again with --overwrite"
+                f"them was measured with. {AGAIN}"
             )
         return {aspect: manifests[aspect] for aspect in self.aspects}
 
@@ -276,6 +278,11 @@ class Material:
     shown: Sequence[ReportRun]
     featured: Sequence[ReportRun]
     best: ReportRun
+
+
+def why_not_searched(run: ReportRun) -> str:
+    """Return why a run has no searches and no features, and what to do, without a full stop; empty where it has."""
+    return run.missing.get("manifests") or run.missing.get("features", "")
 
 
 def _read_record(folder: Path, name: str) -> dict[str, Any]:

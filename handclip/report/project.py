@@ -15,7 +15,7 @@ from handclip.metrics.embedding_space import FEWEST_POINTS, measure_space, princ
 from handclip.report.book import Book
 from handclip.report.figures.embedding import MOST_NAMED, MOST_PANELS, Projections, projection_figure
 from handclip.report.figures.style import save_figure
-from handclip.report.material import ReportRun
+from handclip.report.material import ReportRun, why_not_searched
 from handclip.report.row_names import differing_options
 from handclip.report.runs import read_runs
 from handclip.report.selection import gather, run_label
@@ -163,7 +163,7 @@ def _read_runs(paths: Sequence[Path]) -> list[ReportRun]:
 def _space(run: ReportRun, aspect: str) -> Space:
     found = run.test_features(aspect)
     if found is None:
-        raise HandCLIPError(run.missing.get("manifests") or run.missing["features"])
+        raise HandCLIPError(why_not_searched(run))
     space = Space(run.row.run, run.label, *found)
     if not enough_to_project(space):
         raise HandCLIPError(

@@ -13,7 +13,7 @@ def distinguishing_columns(rows: Sequence[RunRow]) -> list[str]:
     columns = []
     if len({row.seed for row in rows}) > 1:
         columns.append("seed")
-    if len({row.trained_on for row in rows if row.trained_on is not None}) > 1:
+    if len({str(row.trained_on) for row in rows if row.trained_on is not None}) > 1:
         columns.append("trained_on")
     if any(row.differs_by for row in rows):
         columns.append("differs_by")
@@ -21,7 +21,7 @@ def distinguishing_columns(rows: Sequence[RunRow]) -> list[str]:
 
 
 def differs_by(rows: Sequence[RunRow]) -> list[str]:
-    """Return for each row the options in which it differs from rows that would read the same, else its run's name.
+    """Return for each row how it differs from rows that would read the same: in options, in manifest, else in name.
 
     A row that no other reads like has an empty text.
     """
@@ -34,7 +34,7 @@ def differs_by(rows: Sequence[RunRow]) -> list[str]:
 
 
 def differing_options(rows: Sequence[RunRow]) -> list[str]:
-    """Return for each row its values of the options in which rows that would read the same differ."""
+    """Return for each row its options, and its manifest, where rows that would read the same differ in them."""
     alike: dict[object, list[RunRow]] = {}
     for row in rows:
         alike.setdefault(_names(row), []).append(row)
@@ -42,15 +42,21 @@ def differing_options(rows: Sequence[RunRow]) -> list[str]:
 
 
 def _names(row: RunRow) -> object:
-    return row.stage, row.model, row.losses, row.seed, row.trained_on
+    return row.stage, row.model, row.losses, row.seed, str(row.trained_on)
 
 
 def _options_text(row: RunRow, alike: Sequence[RunRow]) -> str:
-    every = [_flat(one.options) for one in alike]
+    every = [_options(one) for one in alike]
     keys = sorted({key for options in every for key in options})
     differing = [key for key in keys if len({_value_text(key, options) for options in every}) > 1]
-    own = _flat(row.options)
+    own = _options(row)
     return ", ".join(f"{key} {_value_text(key, own)}" for key in differing)
+
+
+def _options(row: RunRow) -> dict[str, object]:
+    """Return the options of a run, and beside them the manifest that it was trained on."""
+    known = row.trained_on is not None and row.trained_on.manifest_sha256
+    return _flat(row.options) | ({"manifest": known[:8]} if known else {})
 
 
 def _value_text(key: str, options: Mapping[str, object]) -> str:

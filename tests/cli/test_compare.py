@@ -22,6 +22,7 @@ def test_runs_are_compared_printed_and_written(handclip: Handclip, here: Path) -
     assert "Written to out/: comparison.md" in answer.out
     assert answer.out.count("flip: sum") == 2
     assert "flip: none" not in answer.out
+    assert "\nBlocks 1 and 3 are in the files; --all shows them here.\n" in answer.out
     blocks = json.loads((here / "out" / "comparison.json").read_text())["blocks"]
     assert [row["files"]["metrics"] for row in blocks[0]["rows"]] == [
         "eval_logs/one/metrics.json",

@@ -14,7 +14,7 @@ from handclip.engine.evaluation import evaluate
 from handclip.errors import DamagedFileError, HandCLIPError, InUseError
 from handclip.locks import holding
 from handclip.report import report as report_module
-from handclip.report.book import Book
+from handclip.report.book import Book, Note
 from handclip.report.comparison import compare_runs
 from handclip.report.project import project_runs
 from handclip.report.report import write_report
@@ -85,6 +85,48 @@ def test_a_damaged_file_is_named_by_who_reads_it(
         assert f"{folder / name}: is damaged" in run.missing[named[name]]
     assert f"{folder / name}: is damaged" in caplog.text
     assert "handclip evaluate CONFIG --overwrite" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("attributes.csv", {"groups"}),
+        ("config.yml", {"provenance"}),
+        ("environment.json", {"provenance"}),
+        ("explanations.npz", {"attention"}),
+        ("features.npz", {"biometric", "embedding", "groups", "retrieval"}),
+        ("manifest_dorsal_r.json", {"biometric", "embedding", "groups", "retrieval"}),
+    ],
+)
+@pytest.mark.parametrize("how", ["gone", "bit-flipped", "of an older version"])
+def test_a_part_that_cannot_be_shown_says_the_true_reason_and_once_what_to_do(
+    evaluated: Path, tmp_path: Path, name: str, parts: set[str], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(evaluated, folder := tmp_path / evaluated.name)
+    if how == "bit-flipped":
+        damage(folder / name, how)
+    else:
+        (folder / name).unlink()
+    if how == "of an older version":
+        (folder / CHECKSUMS).unlink()
+    save_dots(monkeypatch)
+    material, book = gather([read_run(folder)]), Book(tmp_path / "out")
+    notes = {
+        anchor: [block.text for block in make(material, book).blocks if isinstance(block, Note)]
+        for anchor, _, make in report_module._SECTIONS
+        if anchor in parts
+    }
+    reason = {
+        "gone": f"{name}: no such file, although {CHECKSUMS} beside it lists it",
+        "bit-flipped": f"{name}: is damaged or was changed",
+        "of an older version": "older version of HandCLIP",
+    }[how]
+    for texts in notes.values():
+        (told,) = [text for text in texts if reason in text]
+        assert told.count("handclip evaluate CONFIG --overwrite") == 1
+        assert "not kept" not in told and ".." not in told
+        assert ("older version" in told) == (how == "of an older version")
+    assert notes.keys() == parts
 
 
 @pytest.mark.parametrize("name", ["per_split.csv", "provenance.json", "config.yml", "photograph"])

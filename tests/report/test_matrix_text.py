@@ -76,6 +76,65 @@ def test_a_screen_of_100_columns_holds_every_number(matrix: Matrix) -> None:
     assert "…" not in screen(matrix, width=60)
 
 
+@pytest.mark.parametrize(
+    ("has_all", "told"),
+    [
+        (True, "Blocks 1, 3 and 5 to 20 are in the files; --all shows them here."),
+        (False, "Blocks 1, 3 and 5 to 20 are in comparison.md."),
+    ],
+)
+def test_blocks_that_are_left_out_are_named_in_the_end(matrix: Matrix, has_all: bool, told: str) -> None:
+    assert screen(matrix, has_all=has_all).splitlines()[-1] == told
+    assert "Block" not in screen(matrix, has_all=has_all, every_block=True)
+
+
+def test_one_block_that_is_left_out_is_named_and_none_is_not(tmp_path: Path) -> None:
+    one = compare_runs([write_run(tmp_path / "one", protocols=["gallery"])])
+    assert screen(one, has_all=True).splitlines()[-1] == "Block 1 is in the files; --all shows it here."
+    alone = compare_runs([write_run(tmp_path / "two", protocols=["gallery"], flips=["sum"])])
+    assert "Block" not in screen(alone, has_all=True)
+
+
+def costs(*runs: Path) -> str:
+    """The table of costs."""
+    text = screen(compare_runs(runs, different_manifests=True), width=250)
+    return text.split("What the runs cost")[1]
+
+
+def on_manifest(digit: str, folder: Path, **changes: Any) -> Path:
+    trained_on = {"dataset": "11k", "aspect": "dorsal_r", "manifest_sha256": digit * 64}
+    return write_run(folder, trained_on=trained_on, manifest_sha256=digit * 64, **changes)
+
+
+def test_runs_on_different_manifests_are_told_apart_where_they_share_the_table_of_costs(tmp_path: Path) -> None:
+    """Also where both have one name, and by their options, too, where these differ."""
+    mine, hers = on_manifest("a", tmp_path / "mine" / "run"), on_manifest("b", tmp_path / "hers" / "run", luck=1)
+    text = costs(mine, hers)
+    assert "differs by: manifest aaaaaaaa" in text and "differs by: manifest bbbbbbbb" in text
+    assert "trained on" not in text
+    shorter = on_manifest("a", tmp_path / "shorter", options={"epochs": 2})
+    text = costs(shorter, on_manifest("b", tmp_path / "longer", luck=1, options={"epochs": 3}))
+    assert "differs by: epochs 2, manifest aaaaaaaa" in text and "differs by: epochs 3, manifest bbbbbbbb" in text
+
+
+def test_runs_that_only_their_names_tell_apart_are_named_where_their_costs_differ(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, luck=len(name), manifest_sha256=digit * 64) for name, digit in ("xa", "yb")]
+    assert costs(*runs).count("1 vit_small") == 1
+    cost = json.loads((runs[0] / "cost.json").read_text())
+    cost["training"]["seconds"] = 700.0
+    (runs[0] / "cost.json").write_text(json.dumps(cost))
+    text = costs(*runs)
+    assert "differs by: run x" in text and "differs by: run y" in text
+
+
+def test_a_run_that_was_evaluated_on_other_data_too_is_trained_once(tmp_path: Path) -> None:
+    here = on_manifest("a", tmp_path / "here")
+    trained_on = json.loads((here / "metrics.json").read_text())["trained_on"]
+    there = write_run(tmp_path / "there", dataset="hd", trained_on=trained_on, cross_domain=True)
+    text = costs(here, there)
+    assert text.count("1 vit_small") == 1 and "differs by" not in text
+
+
 def test_flip_none_is_shown_where_there_is_no_other(tmp_path: Path) -> None:
     assert "flip: none" in screen(compare_runs([write_run(tmp_path / "one", flips=["none"])]))
 

@@ -116,9 +116,11 @@ def test_lost_records_are_named_and_the_others_shown(tmp_path: Path):
     write_training(tmp_path, "c", VALIDATED)
     (tmp_path / "train_logs" / "c" / "metrics.csv").write_text("epoch,loss_total\n1,not a number\n")
     section = section_of(tmp_path)
-    (note,) = of_kind(section, Note)
-    assert note.text.startswith("No record of training was found for 2 runs: runs 1, 3.")
-    assert "metrics.csv: is damaged" in note.text
+    damaged, gone = (note.text for note in of_kind(section, Note))
+    path = tmp_path / "train_logs" / "c" / "metrics.csv"
+    assert damaged.startswith(f"The record of training of run 3 cannot be shown: {path}: is damaged")
+    assert damaged.endswith(". Put the file back from a copy; only training once more could make it again.")
+    assert gone.startswith("No record of training was found for 1 run: run 1. Training writes")
     assert {row["run"] for row in rows_of(tmp_path, "training")} == {"b"}
     assert "losses" in pictures(section)
 

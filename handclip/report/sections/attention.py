@@ -123,9 +123,10 @@ def _missing(runs: Sequence[ReportRun], columns: _Columns) -> Iterator[Note]:
     unread = [run for run in runs if run.explanations is None]
     empty = [run for run in runs if run.explanations is not None and not run.explanations]
     if unread:
+        of_which = ". Of the first of them" if len(unread) > 1 else ""
+        again = " That needs the photographs and the model." if unread[0].with_photographs else ""
         yield Note(
-            f"No maps of {_names(unread)}: {unread[0].missing['explanations']}. That needs the photographs and "
-            "the models.",
+            f"No maps of {_names(unread)}{of_which}: {unread[0].missing['explanations']}.{again}",
             "missing",
         )
     if empty:

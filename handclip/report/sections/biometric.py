@@ -40,7 +40,7 @@ from handclip.report.figures.verification import (
     reliability_figure,
     score_densities_figure,
 )
-from handclip.report.material import Material, ReportRun
+from handclip.report.material import Material, ReportRun, why_not_searched
 
 Floats = NDArray[np.float64]
 
@@ -165,7 +165,7 @@ def _judge(run: ReportRun) -> _Judged | str:
     """Return what is shown of a run, or why nothing can be."""
     searches = list(run.searches())
     if not searches:
-        return _full_stop("; ".join(run.missing.values()) or "Its evaluation has kept no scores")
+        return _full_stop(why_not_searched(run) or "Its evaluation has kept no scores")
     try:
         pairs, open_set = ScoredPairs.of(searches), identify(OpenSetSearches.of(searches))
     except ValueError as error:

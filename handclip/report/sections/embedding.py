@@ -5,7 +5,7 @@ from typing import Any
 
 from handclip.report.book import Block, Book, Column, Note, Section, Text
 from handclip.report.figures.embedding import projection_figure
-from handclip.report.material import Material, ReportRun
+from handclip.report.material import Material, ReportRun, why_not_searched
 from handclip.report.project import Sample, Space, enough_to_project, numbers, project
 
 _PROJECTIONS_TEXT = (
@@ -59,12 +59,8 @@ def _space(run: ReportRun, aspect: str) -> Space | None:
 
 def _missing(lacking: list[ReportRun], runs: int) -> Note:
     names = "; ".join(run.label for run in lacking) if len(lacking) < runs else "all runs"
-    missing = lacking[0].missing
-    return Note(
-        f"The embeddings of {names} were not kept, so their space cannot be shown "
-        f"({missing.get('manifests') or missing.get('features')}: handclip evaluate CONFIG --overwrite).",
-        "missing",
-    )
+    of_which = ". Of the first of them" if len(lacking) > 1 else ""
+    return Note(f"The embeddings of {names} cannot be shown{of_which}: {why_not_searched(lacking[0])}.", "missing")
 
 
 def _projections(

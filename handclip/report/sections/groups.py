@@ -18,7 +18,7 @@ from handclip.metrics.verification import (
 from handclip.report.book import Block, Book, Column, Note, Section, Table, Text, make_table, percent
 from handclip.report.figures.groups import Group, GroupRates, groups_figure
 from handclip.report.group_rates import RankingOutcomes, Rate, VerificationErrors
-from handclip.report.material import Material, ReportRun
+from handclip.report.material import Material, ReportRun, why_not_searched
 
 FEWEST_PEOPLE = 5
 """Of fewer people nothing is shown: a rate would be about them, and not about a group."""
@@ -172,9 +172,8 @@ def _blocks(material: Material, book: Book) -> list[Block]:
 
 def _what_is_lacking(run: ReportRun) -> str:
     """Return why nothing can be said of a run; empty where something can."""
-    again = "handclip evaluate CONFIG --overwrite"
     if run.attributes is None:
-        return f"What the data set says of its people was not kept ({run.missing['attributes']}: {again})."
+        return f"What the data set says of its people cannot be shown: {run.missing['attributes']}."
     if not run.attributes:
         return (
             f"The data set {run.evaluated.metrics.dataset} says nothing of the people on its images. 11k Hands does, "
@@ -182,8 +181,7 @@ def _what_is_lacking(run: ReportRun) -> str:
             "nailPolish or irregularities."
         )
     if run.manifests is None or run.features is None:
-        reason = run.missing.get("manifests") or run.missing.get("features")
-        return f"The features of {run.label} were not kept ({reason}: {again})."
+        return f"How groups fare with {run.label} cannot be shown: {why_not_searched(run)}."
     return ""
 
 

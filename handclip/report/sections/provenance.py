@@ -58,8 +58,12 @@ def _blocks(material: Material, book: Book) -> Iterator[Block]:
         "The file also has libraries, machines, folders, settings and the manifest of each aspect.",
     )
     unknown = [run for run in material.runs if run.config is None or run.environment is None]
-    if unknown:
-        names = "; ".join(run.label for run in unknown) if len(unknown) < len(material.runs) else "all runs"
+    damaged = {run: reason for run in unknown if (reason := run.damage_of("config", "environment"))}
+    for run, reason in damaged.items():
+        yield Note(f"Not all of how {run.label} was evaluated can be shown: {reason}.", "missing")
+    old = [run for run in unknown if run not in damaged]
+    if old:
+        names = "; ".join(run.label for run in old) if len(old) < len(material.runs) else "all runs"
         yield Note(
             f"The config and the machine of the evaluation are not known of {names}: it is by an older version of "
             "HandCLIP, which did not keep them. Evaluate again with handclip evaluate CONFIG --overwrite.",

@@ -11,6 +11,7 @@ from PIL import Image
 from handclip.csv_files import csv_rows
 from handclip.datasets.images import read_image
 from handclip.datasets.manifest import ManifestImage
+from handclip.engine.records import AGAIN
 from handclip.errors import DataError, HandCLIPError
 from handclip.metrics import rank_similarities
 from handclip.metrics.ranking import COSINE_TIE
@@ -24,7 +25,7 @@ from handclip.report.figures.retrieval import (
     confused_pairs_figure,
     rank_list_figure,
 )
-from handclip.report.material import Material, ReportRun, Search
+from handclip.report.material import Material, ReportRun, Search, why_not_searched
 
 _MOST_RANKS = 20
 _LISTED = 10
@@ -60,8 +61,7 @@ def retrieval_section(material: Material, book: Book) -> Section:
 
 
 def _searches_missing(run: ReportRun) -> Note:
-    reasons = [reason for name, reason in run.missing.items() if name in ("features", "manifests")]
-    reason = reasons[0] if reasons else "no draw has a gallery. Evaluate the run again with --overwrite"
+    reason = why_not_searched(run) or f"no draw has a gallery. {AGAIN}"
     return Note(
         f"There are no rank lists and no confused pairs of {run.label}, since what it ranked is not "
         f"to be had: {reason}.",

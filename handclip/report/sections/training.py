@@ -67,7 +67,7 @@ def training_section(material: Material, book: Book) -> Section:
     if not trained:
         blocks.append(Text("Nothing was trained: all runs are baselines, the encoder as it was found."))
     if len(recorded) < len(trained):
-        blocks.append(_records_missing([run for run in trained if not run.history]))
+        blocks += _records_missing([run for run in trained if not run.history])
     if recorded:
         every = [_Training(run, run.history or (), 0) for run in recorded]
         book.csv("training", [line for one in every for line in _epoch_rows(one)])
@@ -132,14 +132,20 @@ def _scores(material: Material, book: Book) -> Picture:
     )
 
 
-def _records_missing(runs: Sequence[ReportRun]) -> Note:
-    damaged = [reason for run in runs for name, reason in run.missing.items() if name == "history"]
-    return Note(
-        f"No record of training was found for {_count(len(runs))}: {_numbers_of(runs)}. "
-        f"{'; '.join(damaged) + '. ' if damaged else ''}Training writes metrics.csv to train_logs/<run>; keep "
-        "train_logs beside eval_logs, and make the report again.",
-        "missing",
-    )
+def _records_missing(runs: Sequence[ReportRun]) -> Iterator[Note]:
+    damaged = {run: reason for run in runs if (reason := run.damage_of("history"))}
+    if damaged:
+        yield Note(
+            f"The record of training of {_numbers_of(list(damaged))} cannot be shown: {'; '.join(damaged.values())}.",
+            "missing",
+        )
+    gone = [run for run in runs if run not in damaged]
+    if gone:
+        yield Note(
+            f"No record of training was found for {_count(len(gone))}: {_numbers_of(gone)}. Training writes "
+            "metrics.csv to train_logs/<run>; keep train_logs beside eval_logs, and make the report again.",
+            "missing",
+        )
 
 
 def _drawn(recorded: Sequence[ReportRun], material: Material) -> list[_Training]:
