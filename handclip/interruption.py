@@ -5,7 +5,8 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -32,15 +33,16 @@ class StopRequest:
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """End the process when SIGINT or SIGTERM comes, with one sentence: for a program's own imports.
+    """End the process when SIGINT or SIGTERM comes, with one sentence: for the command line's own imports.
 
-    What is ignored stays so, and nothing changes outside the main thread, as in `interruptible`.
+    What is ignored stays so, and nothing changes outside the main thread, as in `interruptible`, nor in another program
+    that imports the command line, such as a notebook.
     """
 
     def end(signum: int, frame: FrameType | None) -> None:
         _end_at_once(signum)
 
-    with _handling(end):
+    with _handling(end) if _is_command_line() else nullcontext():
         yield
 
 
@@ -83,6 +85,14 @@ def stopping_later(notice: str = "") -> Iterator[StopRequest]:
         yield request
 
 
+def _is_command_line() -> bool:
+    """Whether this process was started as `handclip`, as `python -m handclip`, or by one of the scripts beside it."""
+    program = Path(*sys.argv[:1])  # of none where Python is part of another program
+    if program.name == "__main__.py":
+        return program.parent.name == "handclip"
+    return program.stem in ("handclip", "run_eval_clip", "train_stage2_loss_variants")
+
+
 def _is_starting(frame: FrameType | None) -> bool:
     """Whether the command line is importing what it will call; an import in the midst of its work is none of these."""
     importing = working = False
@@ -98,7 +108,10 @@ def _is_starting(frame: FrameType | None) -> bool:
 
 def _end_at_once(signum: int) -> NoReturn:
     # There is nothing to tidy up yet, and from an import an exception may not come out: numpy's, which PyTorch starts,
-    # loses it, or fails of it with an error of its own.
+    # loses it, or fails of it with an error of its own. What was printed is kept where it can be: the signal may have
+    # come while more is printed.
+    with suppress(OSError, ValueError, RuntimeError):
+        sys.stdout.flush()
     with suppress(OSError):
         os.write(2, b"Interrupted. To go on, give the same command again.\n")
     os._exit(Interrupted(signum).exit_code)

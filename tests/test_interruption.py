@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -79,11 +80,43 @@ def test_a_program_ends_with_what_shells_expect(
     signum: int, code: int, came: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interruption.os, "_exit", sys.exit)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/handclip"])
     with pytest.raises(SystemExit) as ended, ending_at_once():
         send(signum)
     assert ended.value.code == code
     send(signum)
     assert came == [signum]
+
+
+@pytest.mark.parametrize(
+    ("program", "ours"),
+    [
+        *[("/usr/bin/handclip", True), ("handclip.exe", True), ("/site-packages/handclip/__main__.py", True)],
+        *[("run_eval_clip.py", True), ("/site-packages/ipykernel/__main__.py", False), ("run_all.py", False)],
+        *[("", False), ("-c", False), (None, False)],
+    ],
+)
+def test_imports_end_at_once_where_the_command_line_is_the_program_only(
+    program: str | None, ours: bool, came: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interruption.os, "_exit", sys.exit)
+    monkeypatch.setattr(sys, "argv", [] if program is None else [program])
+    with pytest.raises(SystemExit) if ours else nullcontext(), ending_at_once():
+        send(signal.SIGINT)
+    assert came == ([] if ours else [signal.SIGINT])
+
+
+def test_what_was_printed_is_not_lost_where_a_program_ends_at_once(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interruption.os, "_exit", sys.exit)
+    monkeypatch.setattr(sys, "argv", ["handclip"])
+    with open(os.dup(1), "w", buffering=10_000) as buffered, monkeypatch.context() as patch:  # noqa: PTH123
+        patch.setattr(sys, "stdout", buffered)
+        print("the comparison")
+        with pytest.raises(SystemExit), ending_at_once():
+            send(signal.SIGINT)
+        assert capfd.readouterr().out == "the comparison\n"
 
 
 def test_an_interruption_is_no_error() -> None:

@@ -47,7 +47,7 @@ def main(
     # The hash keeps apart the comparisons of other seeds, other settings, or of fewer variants.
     runs = hashlib.sha256("\n".join(run.name for run in plan).encode()).hexdigest()[:8]
     folder = out / f"stage2_loss_variants_{runs}"
-    print_study(run_and_compare(plan, folder, resume=resume), folder)
+    print_study(lambda: run_and_compare(plan, folder, resume=resume), folder)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 
 from handclip.checksums import CHECKSUMS, faults, require_intact, write_checksums
 from handclip.config.experiment import ExperimentConfig
+from handclip.config.loading import read_yaml
 from handclip.config.naming import evaluation_name, run_name
 from handclip.console import progress_over
 from handclip.datasets.attributes import attributes_of
@@ -96,16 +97,23 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
     Args:
         config: a baseline, or the experiment that trained the model.
         overwrite: replace another evaluation of the same name.
-        reuse: where this very evaluation was done before and all its files are what it wrote, return its metrics.
+        reuse: where this very evaluation was done before, with the same photographs explained, and all its files are
+            what it wrote, return its metrics; from a folder that cannot be written, too.
 
     Raises:
         HandCLIPError: model or data are missing or do not fit, or the folder holds another evaluation.
         InUseError: another process writes to the folder.
     """
-    require_writable(folder := evaluation_folder(config))
+    folder = evaluation_folder(config)
+    try:
+        require_writable(folder)
+    except HandCLIPError:
+        if reuse and (earlier := _earlier(config, _subject(config), overwrite, reuse)):
+            return earlier
+        raise
     if launched() is None:  # else it may be another process of this very evaluation
         refuse_if_held(folder)
-    if reuse and starts_processes(config) and (earlier := _earlier(_subject(config), overwrite, reuse)):
+    if reuse and starts_processes(config) and (earlier := _earlier(config, _subject(config), overwrite, reuse)):
         return earlier
     return on_devices(_evaluate, config, overwrite=overwrite, reuse=reuse)
 
@@ -132,7 +140,7 @@ def _subject(config: ExperimentConfig) -> _Subject:
     return _Subject(evaluated, manifests, known, identity, config.eval_dir / identity["run"])
 
 
-def _earlier(subject: _Subject, overwrite: bool, reuse: bool) -> Evaluation | None:
+def _earlier(config: ExperimentConfig, subject: _Subject, overwrite: bool, reuse: bool) -> Evaluation | None:
     """Return the very same evaluation where it is there and may be used again; refuse another in its place."""
     path = subject.folder / _METRICS
     if overwrite or not path.exists() or (before := _undamaged_metrics(subject.folder)) is None:
@@ -142,6 +150,14 @@ def _earlier(subject: _Subject, overwrite: bool, reuse: bool) -> Evaluation | No
         return None
     if found := _faults(subject.folder, subject.manifests):
         logger.warning(f"{'; '.join(found)}, so it is evaluated again.")
+        return None
+    # Not part of its identity, as no number depends on it; but what it keeps of people does.
+    explained = read_yaml(subject.folder / "config.yml").get("explained_images")
+    if explained != config.explained_images:
+        logger.info(
+            f"{subject.folder} was made with explained_images: {explained}, not {config.explained_images}, so it is "
+            "evaluated again."
+        )
         return None
     return Evaluation(subject.identity["run"], subject.folder, before, was_there=True)
 
@@ -155,7 +171,7 @@ def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Eval
     with ExitStack() as work:
         on_first(lambda: work.enter_context(holding(subject.folder)))
         on_first(lambda: remove_abandoned(subject.folder))
-        if earlier := on_first(lambda: _earlier(subject, overwrite, reuse)):
+        if earlier := on_first(lambda: _earlier(config, subject, overwrite, reuse)):
             return earlier
         run, weights = subject.identity["run"], subject.identity["weights_sha256"]
         origin = run_facts(run, "evaluation", config.to_dict(), manifests, config.seed, weights)

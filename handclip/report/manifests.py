@@ -46,7 +46,8 @@ def differing_manifests(runs: Sequence[EvaluatedRun]) -> Iterator[DifferentManif
     """Yield each data set and aspect of which runs have different manifests.
 
     The single aspects of runs on several count as well, unless the same runs already differ in another way of these.
-    Manifests of folders, which can be any photographs, are of the same data where they share photographs.
+    Manifests of folders, which can be any photographs, are of the same data where they share photographs, or where
+    that cannot be known, as no run of one has kept it.
     """
     places: dict[tuple[str, str], dict[str, list[EvaluatedRun]]] = {}
     for run in runs:
@@ -67,25 +68,31 @@ def differing_manifests(runs: Sequence[EvaluatedRun]) -> Iterator[DifferentManif
 def _lines(different: DifferentManifests) -> Iterator[str]:
     yield f"  {different}"
     for sha256, runs in different.runs.items():
-        seed = next(filter(None, (_seed(run, different.aspect, sha256) for run in runs)), "")
+        seed = _seed(_kept(runs, different.aspect, sha256))
         yield f"    {seed}manifest {sha256[:8]}: {', '.join(str(run.folder) for run in runs)}"
 
 
-def _seed(run: EvaluatedRun, aspect: str, sha256: str) -> str:
-    """Return the seed of a run's manifest; nothing where an older evaluation has not kept it, or it is another now."""
-    manifests = _manifests(run, aspect)
-    if not manifests or combined_sha256(manifests) != sha256:
+def _seed(manifests: Sequence[Manifest]) -> str:
+    if not manifests:
         return ""
-    seeds = {manifest.seed for manifest in manifests.values()}
+    seeds = {manifest.seed for manifest in manifests}
     return "splits made elsewhere, " if seeds == {None} else f"seed {' and '.join(map(str, seeds))}, "
 
 
 def _share_photographs(different: DifferentManifests) -> bool:
-    photographs = []
-    for first, *_ in different.runs.values():
-        manifests = _manifests(first, different.aspect).values()
-        photographs.append({image.sha256 for manifest in manifests for image in manifest.images})
-    return sum(map(len, photographs)) > len(set().union(*photographs))
+    """Whether two sides have photographs in common; also where that cannot be known, as who asks can say otherwise."""
+    sides = [_kept(runs, different.aspect, sha256) for sha256, runs in different.runs.items()]
+    photographs = [{image.sha256 for manifest in side for image in manifest.images} for side in sides]
+    return not all(sides) or sum(map(len, photographs)) > len(set().union(*photographs))
+
+
+def _kept(runs: Sequence[EvaluatedRun], aspect: str, sha256: str) -> list[Manifest]:
+    """Return what has this hash, from the first run that has it; nothing where older evaluations have not kept it."""
+    for run in runs:
+        manifests = _manifests(run, aspect)
+        if manifests and combined_sha256(manifests) == sha256:
+            return list(manifests.values())
+    return []
 
 
 def _manifests(run: EvaluatedRun, aspect: str) -> dict[str, Manifest]:

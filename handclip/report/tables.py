@@ -13,14 +13,24 @@ METRIC_TITLES = {
     "map": "mAP",
     "map_trapezoid": "mAP trapezoid",
 }
+_LOG = "eval.log"
 _FLIP_TITLES = {"none": "none", "sum": "image + mirrored image"}
 
 
 def write_evaluation_log(folder: Path, metrics: Mapping[str, Any], facts: Mapping[str, str] | None = None) -> Path:
     """Write `eval.log`, one evaluation as text, into the folder of the evaluation; return its path."""
-    path = folder / "eval.log"
+    path = folder / _LOG
     write_text(path, evaluation_text(metrics, facts))
     return path
+
+
+def is_logged(folder: Path, metrics: Mapping[str, Any]) -> bool:
+    """Whether the `eval.log` in the folder of an evaluation is of these metrics, whichever config it names."""
+    try:
+        lines = (folder / _LOG).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return False
+    return [line for line in lines if not line.startswith("Config:")] == evaluation_text(metrics).splitlines()
 
 
 def evaluation_text(metrics: Mapping[str, Any], facts: Mapping[str, str] | None = None) -> str:

@@ -24,6 +24,7 @@ from tiny_study import (
 
 from handclip import __version__
 from handclip.engine import hardware
+from handclip.engine.provenance import Session
 
 Handclip = Callable[..., Any]
 
@@ -133,11 +134,23 @@ def test_an_evaluation_that_is_there_is_shown_and_not_done_again(
     [folder] = here.glob("eval_logs/*")
     before = contents(folder)
     again = handclip("evaluate", config)
-    assert (again.code, again.out) == (0, first.out)
+    assert again.code == 0
+    assert again.out.startswith(first.out)
+    config.rename(here / "elsewhere.yml")
+    config = here / "elsewhere.yml"
+    assert "Config:           elsewhere.yml" in handclip("evaluate", "elsewhere.yml").out
     relative = folder.relative_to(here)
-    assert f"{relative} holds this evaluation already, whole and as it was written, so nothing is computed" in again.err
+    said = again.out.removeprefix(first.out)
+    assert said.startswith(f"{relative} held this evaluation already, whole and as it was written, so nothing was comp")
     assert "Evaluating on" not in again.err
     assert contents(folder) == before
+
+    # A kill between the evaluation and its log has left none, or that of another.
+    for damage in (lambda: (folder / "eval.log").unlink(), lambda: (folder / "eval.log").write_text("another")):
+        damage()
+        assert handclip("evaluate", "baseline.yml").code == 2
+        assert handclip("evaluate", "elsewhere.yml").code == 0
+        assert "Config:           elsewhere.yml" in (folder / "eval.log").read_text()
 
     anew = handclip("evaluate", config, "--overwrite")
     assert anew.code == 0
@@ -165,13 +178,20 @@ def test_an_evaluation_that_other_code_has_made_says_so(
     config = write_config(here / "baseline.yml", baseline_values(manifests, num_splits=1))
     monkeypatch.setattr(hardware, "_commit", lambda: "0123456789ab")
     assert handclip("evaluate", config).code == 0
-    assert "other code" not in handclip("evaluate", config).err
+    assert "other code" not in handclip("evaluate", config).out
     monkeypatch.setattr(hardware, "_commit", lambda: "ba9876543210")
     made = f"It was made by HandCLIP {__version__}, commit 0123456789ab, which may be other code than this."
-    assert made in " ".join(handclip("evaluate", config).err.split())
+    assert made in " ".join(handclip("evaluate", config).out.split())
+    # Killed after the files had their names, and before the session ended.
+    monkeypatch.setattr(Session, "_close", lambda *_: None)
+    assert handclip("evaluate", config, "--overwrite").code == 0
+    unknown = "It is not known by which code it was made, as the last that worked on it did not finish."
+    assert unknown in " ".join(handclip("evaluate", config).out.split())
+    monkeypatch.setattr(hardware, "_commit", lambda: "0123456789ab")
+    assert unknown in " ".join(handclip("evaluate", config).out.split())
     [provenance] = here.glob("eval_logs/*/provenance.json")
     provenance.write_bytes(provenance.read_bytes()[:-9])
-    assert "provenance.json: is damaged or was changed" in handclip("evaluate", config).err
+    assert "provenance.json: is damaged or was changed" in handclip("evaluate", config).out
 
 
 COUNTS = {

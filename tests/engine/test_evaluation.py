@@ -34,7 +34,7 @@ from handclip.engine.data import people_known_from_other_aspects
 from handclip.engine.evaluation import Evaluation, evaluate
 from handclip.engine.features import extract_features
 from handclip.engine.provenance import read_provenance
-from handclip.engine.records import validation_pairs
+from handclip.engine.records import read_explanations, validation_pairs
 from handclip.engine.summary import METRICS
 from handclip.engine.training import TrainingResult, train
 from handclip.errors import CheckpointError, DataError, HandCLIPError, Interrupted, InUseError
@@ -536,7 +536,7 @@ def test_features_that_are_not_finite_are_refused(manifests: Path, here: Path, s
 
 
 def test_a_model_that_is_missing_or_another_is_refused(manifests: Path, here: Path, stage1: TrainingResult) -> None:
-    with pytest.raises(HandCLIPError, match=r"this run is not trained yet: saved_models/.*: no such file"):
+    with pytest.raises(HandCLIPError, match=r"not trained yet, saved_models/.* is not there: give `handclip train`"):
         evaluate(tiny_config(manifests))
     with pytest.raises(CheckpointError, match="holds model: vit_small, but the config says model: rn_small"):
         evaluate(stage1_config(manifests, stage1, model="rn_small"))
@@ -612,6 +612,38 @@ def test_an_evaluation_that_was_done_is_reused_when_asked(
     monkeypatch.setattr(evaluation_module, "embed_images", None)
     assert evaluate(baseline_config(manifests), reuse=True) == first
     assert not list(first.folder.glob("*.part"))
+
+
+@pytest.mark.parametrize(("before", "now"), [(1, 0), (0, 1)])
+def test_photographs_that_are_kept_are_as_many_as_asked_for(
+    before: int, now: int, manifests: Path, here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "handclip")
+    small = baseline_config(manifests, flip_settings=["none"], num_splits=1, explained_images=before)
+    folder = evaluate(small).folder
+    asked = small.model_copy(update={"explained_images": now})
+    again = evaluate(asked, reuse=True)
+    assert not again.was_there
+    assert len(read_explanations(folder)) == now
+    said = f"{folder} was made with explained_images: {before}, not {now}, so it is evaluated again."
+    assert caplog.messages.count(said) == 1
+    harmless = asked.model_copy(update={"eval_batch_size": 7, "pixel_cache_gib": 0.0})
+    assert evaluate(harmless, reuse=True).was_there
+
+
+def test_an_evaluation_that_is_there_is_shown_from_where_nothing_can_be_written(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = baseline_config(manifests, flip_settings=["none"], num_splits=1, explained_images=0)
+    first = evaluate(config)
+    monkeypatch.setattr("handclip.files.os.access", lambda *_: False)
+    assert evaluate(config, reuse=True) == first
+    for options in ({}, {"overwrite": True}, {"overwrite": True, "reuse": True}):
+        with pytest.raises(HandCLIPError, match=r"cannot write eval_logs/\S+: eval_logs/\S+ is read-only"):
+            evaluate(config, **options)
+    (first.folder / "per_query.csv").unlink()
+    with pytest.raises(HandCLIPError, match="is read-only"):
+        evaluate(config, reuse=True)
 
 
 @pytest.mark.parametrize(
@@ -764,16 +796,16 @@ def test_a_damaged_evaluation_is_named_and_not_used_again(
     folder = evaluate(config).folder
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}
     subject = evaluation_module._subject(config)
-    assert evaluation_module._earlier(subject, overwrite=False, reuse=True)
+    assert evaluation_module._earlier(config, subject, overwrite=False, reuse=True)
     for name in sorted(kept.keys() - {"provenance.json"}):
         for how in DAMAGES:
             damaged(folder / name, how)
             caplog.clear()
-            assert evaluation_module._earlier(subject, overwrite=False, reuse=True) is None
+            assert evaluation_module._earlier(config, subject, overwrite=False, reuse=True) is None
             assert f"{folder / name}: is damaged" in caplog.text, (name, how)
             assert "so it is evaluated again" in caplog.text
             (folder / name).write_bytes(kept[name])
-    assert evaluation_module._earlier(subject, overwrite=False, reuse=True)
+    assert evaluation_module._earlier(config, subject, overwrite=False, reuse=True)
 
 
 def test_a_damaged_evaluation_ends_as_it_was(manifests: Path, here: Path) -> None:

@@ -98,6 +98,19 @@ def _read_only(disk: SmallDisk, undisturbed: Path) -> None:
     require_same(undisturbed, now, "train_logs", "saved_models")
 
 
+def test_an_evaluation_on_a_read_only_disk_is_shown(undisturbed: Path) -> None:
+    on_a_small_disk(_shown_from_an_archive, undisturbed.with_name("disk"), undisturbed)
+
+
+def _shown_from_an_archive(disk: SmallDisk, undisturbed: Path) -> None:
+    begin(disk, undisturbed, "train_logs", "saved_models", "eval_logs")
+    disk.make_read_only()
+    answer = disk.handclip(*EVALUATE)
+    assert answer.code == 0, answer.printed
+    assert "held this evaluation already, whole and as it was written" in answer.printed
+    require_clear_error(disk.handclip(*EVALUATE, "--overwrite"), "cannot write eval_logs/", "read-only")
+
+
 def test_a_clock_that_is_set_back(undisturbed: Path) -> None:
     on_a_small_disk(_clock_set_back, undisturbed.with_name("disk"), undisturbed)
 

@@ -129,9 +129,34 @@ def test_folders_of_photographs_are_the_same_data_where_they_share_some(
     images = tuple(replace(image, sha256=image.sha256[::-1]) for image in first.images)
     mine = run_on(tmp_path / "mine", first, dataset="folder")
     compare_runs([mine, run_on(tmp_path / "other", replace(first, images=images), dataset="folder", luck=1)])
-    compare_runs([mine, write_run(tmp_path / "old", dataset="folder", manifest_sha256=OTHER, luck=2)])
     drawn_again = run_on(tmp_path / "again", replace(first, seed=1), dataset="folder", luck=3)
     assert "  folder dorsal_r" in refused(mine, drawn_again)
+
+
+@pytest.mark.parametrize("damage", ["gone", "damaged", "another"])
+def test_any_run_that_has_kept_the_photographs_says_whether_they_are_shared(
+    damage: str, manifests: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    first = replace(load_manifest(manifests), dataset="folder")
+    images = tuple(replace(image, sha256=image.sha256[::-1]) for image in first.images)
+    strangers = replace(first, images=images)
+    mine = run_on(tmp_path / "mine", first, dataset="folder")
+    again = [run_on(tmp_path / f"again{n}", replace(first, seed=1), dataset="folder", luck=n) for n in (1, 2)]
+    others = [run_on(tmp_path / f"other{n}", strangers, dataset="folder", luck=n) for n in (3, 4)]
+    for run, misleading in ((again[0], strangers), (others[0], first)):
+        path = run / "manifest_dorsal_r.json"
+        if damage == "gone":
+            path.unlink()
+        elif damage == "damaged":
+            path.write_text(path.read_text()[:-100])
+        else:
+            misleading.save(path)
+    assert "  folder dorsal_r" in refused(mine, *again)
+    compare_runs([mine, *others])
+    # Of which no run knows it, they may be.
+    (others[1] / "manifest_dorsal_r.json").unlink()
+    assert "  folder dorsal_r" in refused(mine, *others)
+    compare_runs([mine, *others], different_manifests=True)
 
 
 def test_different_manifests_can_be_asked_for_and_stand_apart(
