@@ -297,10 +297,20 @@ def cut(text: str, length: int = 80) -> str:
     return text if len(text) <= length else f"{text[:length]}…"
 
 
-def _unknown_key(location: list[str], raw_location: tuple[int | str, ...]) -> str:
+def unknown_key(key: str, also: Sequence[str] = ()) -> str:
+    """Return what to say of a top-level key that no experiment file has.
+
+    Args:
+        key: the key.
+        also: keys that may stand beside an experiment's where it was found.
+    """
+    return _unknown_key([cut(key)], (key,), also)
+
+
+def _unknown_key(location: list[str], raw_location: tuple[int | str, ...], also: Sequence[str] = ()) -> str:
     *section, key = location
     if not section:
-        known = list(ExperimentConfig.model_fields)
+        known = [*ExperimentConfig.model_fields, *also]
         for loss in LOSS_TYPES.values():
             if key in loss.model_fields and key != "type":
                 return f"unknown key '{key}': it is an option of a loss; put it under `losses: - type: {_tag(loss)}`"

@@ -30,7 +30,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.config.loading import apply_override, blame, cut, on_other_data, parse_config, read_yaml
+from handclip.config.loading import apply_override, blame, cut, on_other_data, parse_config, read_yaml, unknown_key
 from handclip.config.naming import run_name
 from handclip.config.section import Section
 from handclip.errors import ConfigError, did_you_mean
@@ -118,13 +118,16 @@ class StudyConfig(Section):
         return self
 
     def _leave_to_the_study(self) -> None:
-        """Refuse keys that would have no effect where they stand."""
+        """Refuse keys that no experiment has, and those that would have no effect where they stand."""
         parts = {"common": self.common, "stage0": self.stage0, "stage1": self.stage1, "stage2": self.stage2}
         parts |= {f"models.{name}": keys for name, keys in self.models.items()}
         parts |= {f"data[{number}]": keys for number, keys in enumerate(self.data)}
         parts |= {f"evaluate_on[{number}]": keys for number, keys in enumerate(self.evaluate_on)}
         for where, keys in parts.items():
+            also = ["aspects"] if where.startswith(("data[", "evaluate_on[")) else []
             for key in keys or ():
+                if key not in ExperimentConfig.model_fields and key not in also:
+                    raise ValueError(f"{where}.{cut(key)}: {unknown_key(key, also)}")
                 # A model may stand under a name of its own, so that one is trained in two ways.
                 if key in _OWNED and not (key == "model" and where.startswith("models.")):
                     raise ValueError(f"{where}.{key}: is the study's to set: {_OWNED[key]}")
