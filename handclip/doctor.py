@@ -153,7 +153,8 @@ def _torch_build() -> Check:
     built = f"ROCm {torch.version.hip}" if torch.version.hip else built
     has_gpu = Path("/proc/driver/nvidia/version").exists()
     if built and not torch.cuda.is_available():
-        advice = "See that nvidia-smi lists a GPU and that its driver is new enough" if has_gpu else ""
+        smaller = "On the CPU it does all; a build for CPUs takes less room: https://pytorch.org/get-started/locally"
+        advice = "See that nvidia-smi lists a GPU and that its driver is new enough" if has_gpu else smaller
         return Check("torch's build", "note", f"for {built}, and there is no GPU that it can use", advice)
     if not built and has_gpu:
         advice = "For speed install a torch for CUDA: https://pytorch.org/get-started/locally"

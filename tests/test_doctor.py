@@ -32,7 +32,15 @@ def test_this_installation_is_well() -> None:
     assert {"torchvision's operators", "precision", "processor", "working folder", "cache folder"} <= found.keys()
     assert {"temporary folder", "file locks", "pixel cache", "model hub", "torch's build"} <= found.keys()
     assert list(Path.cwd().iterdir()) == []
-    assert found["torch"].found == torch.__version__
+    assert found["torch"].found.partition("+")[0] == torch.__version__.partition("+")[0]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_build_for_gpus_that_are_not_there_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    [check] = [check for check in examine() if check.name == "torch's build"]
+    assert (check.state, check.found) == ("note", "for CUDA 13.0, and there is no GPU that it can use")
+    assert "a build for CPUs takes less room" in check.advice
 
 
 def test_whatever_is_not_ok_says_what_to_do() -> None:

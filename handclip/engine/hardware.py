@@ -186,8 +186,8 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that numbers depend on."""
-    return {name: importlib.metadata.version(name) for name in _RECORDED}
+    """Return the versions of the libraries that numbers depend on; PyTorch's says for which devices it was built."""
+    return {name: importlib.metadata.version(name) for name in _RECORDED} | {"torch": str(torch.__version__)}
 
 
 def describe_code() -> dict[str, str | bool | None]:
