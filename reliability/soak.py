@@ -100,7 +100,7 @@ def soak(
         kills: SIGKILLs in all, shared out as the work says, at least one each.
         seed: of the moments.
         stops: rounds with SIGTERM for each kind of work.
-        every: also kill it before every so many changes that it makes to the disk.
+        every: how many changes to the disk lie between those that it is killed before; as the work says by default.
         freshly: whether work that says so is also done by processes that import everything anew.
         before: called in each process before its command, unless it is a new Python.
         say: told what is done.
@@ -113,7 +113,7 @@ def soak(
         place = Place(out / work.name.replace(", ", "-").replace(" ", "-"))
         test = _Test(work, place, random.Random(f"{seed} {work.name}"), freshly, before)
         until = done + kills * work.share / shares
-        results.append(test.endure(max(1, round(until) - round(done)), stops, every, say))
+        results.append(test.endure(max(1, round(until) - round(done)), stops, every or work.every, say))
         done = until
     return results
 
@@ -131,7 +131,7 @@ class _Test:
         self.before = before
         self.result = Endurance(work.name)
 
-    def endure(self, kills: int, stops: int, every: int | None, say: Callable[[str], None]) -> Endurance:
+    def endure(self, kills: int, stops: int, every: int, say: Callable[[str], None]) -> Endurance:
         """Do the work undisturbed, then killed and stopped; the first fault ends it."""
         work, result = self.work, self.result
         start = time.perf_counter()
@@ -148,8 +148,7 @@ class _Test:
         while result.stops < stops and not result.faults:
             self._round(whole, 1, signal.SIGTERM)
             say(f"{work.name}: stopped {result.stops} of {stops} times")
-        if every is not None:
-            self._before_changes(every, say)
+        self._before_changes(every, say)
         result.seconds = round(time.perf_counter() - start, 1)
         for fault in result.faults:
             say(f"{work.name}: {fault}")
@@ -293,7 +292,7 @@ def main() -> None:
     """Run all of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="SIGKILLs in all")
-    parser.add_argument("--every", type=int, default=20, help="kill also before every so many changes to the disk")
+    parser.add_argument("--every", type=int, help="kill also before every so many changes to the disk; 1 takes hours")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, default=Path("soak_out"), help="folder for everything it writes")
     parser.add_argument("works", nargs="*", metavar="WORK", help="only this kind of work, such as prepare")

@@ -38,6 +38,8 @@ class Work:
     """Whether it is also done by processes that are started as a user starts them."""
     goes_on: str = "give the same command again"
     """What the command says when it is asked to stop."""
+    every: int = 20
+    """It is killed before every so many of the changes that it makes to the disk, unless that is said otherwise."""
 
 
 HANDS = SyntheticHands(identities=24, images_per_aspect=4, size=96)
@@ -81,6 +83,7 @@ def works_on(data: Data, *, epochs: int = 4, model: str = "vit_small") -> dict[s
             ["study", "study.yml", "--out", "out"],
             4,
             _writing("study.yml", _study(data, epochs=epochs // 2, model=model)),
+            every=100,  # it takes longest, and its runs are those above
         ),
         _same_again("prepare", ["prepare", "11k", "--root", str(data.hands), "--out", "manifests"], 2, _nothing),
         _same_again("pixel cache", ["evaluate", "config.yml"], 2, _writing("config.yml", untrained)),
@@ -89,8 +92,10 @@ def works_on(data: Data, *, epochs: int = 4, model: str = "vit_small") -> dict[s
     return {work.name: work for work in found}
 
 
-def _same_again(name: str, arguments: Sequence[str], share: int, begin: Callable[[Path], None]) -> Work:
-    return Work(name, arguments, arguments, share, begin)
+def _same_again(
+    name: str, arguments: Sequence[str], share: int, begin: Callable[[Path], None], *, every: int = 20
+) -> Work:
+    return Work(name, arguments, arguments, share, begin, every=every)
 
 
 def _experiment(data: Data, **changes: Any) -> dict[str, Any]:
