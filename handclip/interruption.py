@@ -52,14 +52,21 @@ def interruptible() -> Iterator[None]:
 
     A signal that is ignored stays ignored. Outside the main thread, where signals cannot be handled, nothing changes.
     """
+    raised = StopRequest()
 
     def stop(signum: int, frame: FrameType | None) -> None:
         if _is_starting(frame):
             _end_at_once(signum)
+        raised.signum = signum
         raise Interrupted(signum)
 
     with _handling(stop):
-        yield
+        try:
+            yield
+        except Exception:
+            # Compiled libraries that call back into Python, such as pydantic, put an error of their own in its place.
+            raised.raise_if_asked()
+            raise
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, field_serializer
 
 from handclip import interruption
 from handclip.errors import HandCLIPError, Interrupted
@@ -203,3 +204,19 @@ def test_another_thread_changes_nothing(came: list[int]) -> None:
     thread.start()
     thread.join()
     assert seen == [before, before]
+
+
+def test_a_library_that_replaces_the_exception_does_not_hide_the_signal() -> None:
+    class Section(BaseModel):
+        key: int = 1
+
+        @field_serializer("key")
+        def send_a_signal(self, value: int) -> int:
+            signal.raise_signal(signal.SIGTERM)
+            return value
+
+    with pytest.raises(Interrupted) as stopped, interruptible():
+        Section().model_dump()
+    assert stopped.value.exit_code == 143
+    with pytest.raises(ValueError, match="an error"), interruptible():
+        raise ValueError("an error")
