@@ -22,6 +22,8 @@ from handclip.errors import DataError
 from handclip.files import read_limited
 
 MAX_PIXELS = 200_000_000
+MAX_WEBP_PIXELS = 50_000_000
+"""The decoder of WebP takes 16 bytes for each, whatever the size of the file; others take three or four."""
 MAX_SIDE = 65_535
 """Pixels of the longer side; as many as JPEG can have."""
 MAX_BYTES = 700_000_000
@@ -76,15 +78,15 @@ def decode_image(data: bytes, name: str, *, enough: tuple[int, int] | None = Non
         enough: as for `read_image`.
 
     Raises:
-        DataError: it is damaged, of no format in `FORMATS`, larger than 200 megapixels, or has a longer side than
-            `MAX_SIDE`.
+        DataError: it is damaged, of no format in `FORMATS`, larger than `MAX_PIXELS` (`MAX_WEBP_PIXELS` in WebP), or
+            has a longer side than `MAX_SIDE`.
     """
     # Pillow's readers raise nearly any exception on damaged data, hence the broad `except`.
     try:
-        _require_size(*_webp_canvas(data), name)
+        _require_size(*_webp_canvas(data), name, MAX_WEBP_PIXELS)
         with _without_pillow_size_limit():
             image = Image.open(BytesIO(data), formats=FORMATS)
-        _require_size(image.width, image.height, name)
+        _require_size(image.width, image.height, name, MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS)
         _require_small_tiles(image)
         if enough is not None:
             _reduce(image, *enough)
@@ -168,11 +170,12 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _require_size(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
+def _require_size(width: int, height: int, name: str, most: int) -> None:
+    if width * height > most:
+        of = " in WebP" if most == MAX_WEBP_PIXELS else ""
         raise DataError(
-            f"{name} has {width:,} x {height:,} pixels, more than the {MAX_PIXELS // 10**6} megapixels "
-            "that HandCLIP reads; scale it down"
+            f"{name} has {width:,} x {height:,} pixels, more than the {most // 10**6} megapixels that HandCLIP "
+            f"reads{of}; scale it down"
         )
     if max(width, height) > MAX_SIDE:
         raise DataError(
@@ -181,10 +184,16 @@ def _require_size(width: int, height: int, name: str) -> None:
 
 
 def _webp_canvas(data: bytes) -> tuple[int, int]:
-    """Return the width and height that an extended WebP file claims, for which its decoder takes memory at once."""
-    if data[:4] != b"RIFF" or data[8:16] != b"WEBPVP8X" or len(data) < 30:
+    """Return the width and height that a WebP file claims, for which its decoder takes memory at once (RFC 9649)."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
         return 0, 0
-    return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    kind = data[12:16]
+    if kind == b"VP8X":  # extended
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if kind == b"VP8L":  # lossless: 14 bits each
+        bits = int.from_bytes(data[21:25], "little")
+        return bits % 2**14 + 1, (bits >> 14) % 2**14 + 1
+    return int.from_bytes(data[26:28], "little") % 2**14, int.from_bytes(data[28:30], "little") % 2**14
 
 
 def _require_small_tiles(image: Image.Image) -> None:

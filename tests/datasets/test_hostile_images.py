@@ -80,6 +80,16 @@ def webp(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+def lossy_webp(width: int, height: int) -> bytes:
+    picture = encoded(noise(), "WEBP")
+    return picture[:26] + struct.pack("<HH", width, height) + picture[30:]
+
+
+def lossless_webp(width: int, height: int) -> bytes:
+    picture = encoded(noise(), "WEBP", lossless=True)
+    return picture[:21] + struct.pack("<I", width - 1 | height - 1 << 14) + picture[25:]
+
+
 def gif(width: int, height: int) -> bytes:
     return encoded(noise(), "GIF").replace(struct.pack("<HH", 16, 12), struct.pack("<HH", width, height), 1)
 
@@ -159,8 +169,10 @@ def test_photographs_of_every_known_format_are_read(kind: str) -> None:
         (png(2**31 - 1, 2**31 - 1), "pixels, more than the 200 megapixels"),
         (b"P6 100000 1 255\n" + bytes(300_000), "at most 65,535 a side"),
         (gif(65535, 65535), "65,535 x 65,535 pixels, more than the 200 megapixels"),
-        (webp(2**24, 2**8), "16,777,216 x 256 pixels, more than the 200 megapixels"),
-        (webp(16_384, 16_384), "16,384 x 16,384 pixels, more than the 200 megapixels"),
+        (webp(2**24, 2**8), "16,777,216 x 256 pixels, more than the 50 megapixels"),
+        (webp(16_384, 16_384), "16,384 x 16,384 pixels, more than the 50 megapixels that HandCLIP reads in WebP"),
+        (lossy_webp(14_000, 14_000), "14,000 x 14,000 pixels, more than the 50 megapixels that HandCLIP reads in WebP"),
+        (lossless_webp(14_000, 9_000), "14,000 x 9,000 pixels, more than the 50 megapixels that HandCLIP reads in"),
         (webp(200_000, 1), "200,000 x 1 pixels, and HandCLIP reads at most 65,535 a side"),
         (tiff(width=2**31, height=2**31), "megapixels"),
         (
@@ -197,6 +209,8 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "TIFF with a giant strip": lambda: tiff(rows=2**32 - 1, size=2**31, compression=5),
     "GIF with a huge canvas": lambda: gif(65535, 65535),
     "WebP with a huge canvas": lambda: webp(65535, 65535),
+    "WebP, lossy, that is said to be huge": lambda: lossy_webp(14_000, 14_000),
+    "WebP, lossless, that is said to be huge": lambda: lossless_webp(14_000, 14_000),
     "JPEG of 4 gigapixels": lambda: encoded(noise(), "JPEG").replace(b"\0\x0c\0\x10\x03", b"\xff\xff\xff\xff\x03"),
 }
 
