@@ -60,13 +60,8 @@ def interruptible() -> Iterator[None]:
         raised.signum = signum
         raise Interrupted(signum)
 
-    with _handling(stop):
-        try:
-            yield
-        except Exception:
-            # Compiled libraries that call back into Python, such as pydantic, put an error of their own in its place.
-            raised.raise_if_asked()
-            raise
+    with _handling(stop), _still_interrupted(raised):
+        yield
 
 
 @contextmanager
@@ -78,18 +73,29 @@ def stopping_later(notice: str = "") -> Iterator[StopRequest]:
 
     As in `interruptible`, what is ignored stays so, and nothing changes outside the main thread.
     """
-    request = StopRequest()
+    request, raised = StopRequest(), StopRequest()
 
     def note(signum: int, frame: FrameType | None) -> None:
         if request.signum is not None:
+            raised.signum = signum
             raise Interrupted(signum)
         request.signum = signum
         # Neither print nor logging: the signal may have come in the middle of either.
         with suppress(OSError, ValueError):
             os.write(sys.stderr.fileno(), f"{notice}\n".encode() if notice else b"")
 
-    with _handling(note):
+    with _handling(note), _still_interrupted(raised):
         yield request
+
+
+@contextmanager
+def _still_interrupted(raised: StopRequest) -> Iterator[None]:
+    """Raise `Interrupted` where it has become another error: compiled libraries that call Python do that (pydantic)."""
+    try:
+        yield
+    except Exception:
+        raised.raise_if_asked()
+        raise
 
 
 def _is_command_line() -> bool:

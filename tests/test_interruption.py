@@ -218,5 +218,9 @@ def test_a_library_that_replaces_the_exception_does_not_hide_the_signal() -> Non
     with pytest.raises(Interrupted) as stopped, interruptible():
         Section().model_dump()
     assert stopped.value.exit_code == 143
-    with pytest.raises(ValueError, match="an error"), interruptible():
-        raise ValueError("an error")
+    with pytest.raises(Interrupted), stopping_later():
+        signal.raise_signal(signal.SIGINT)
+        Section().model_dump()
+    for handling in (interruptible, stopping_later):
+        with pytest.raises(ValueError, match="an error"), handling():
+            raise ValueError("an error")
