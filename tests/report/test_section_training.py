@@ -30,8 +30,8 @@ def epoch(number: int, loss: float, **values: Any) -> dict[str, Any]:
 
 VALIDATED = [
     epoch(1, 5.0, val_rank1="", val_map=""),
-    epoch(2, 3.0, val_rank1=0.4, val_map=0.5),
-    epoch(3, 1.0, val_rank1=0.3, val_map=0.4),
+    epoch(2, 3.0, val_rank1=0.4, val_map=0.5, validation_images=1200),
+    epoch(3, 1.0, val_rank1=0.3, val_map=0.4, validation_images=1200),
 ]
 
 
@@ -85,6 +85,11 @@ def test_every_epoch_is_in_the_table_and_each_part_has_its_figure(tmp_path: Path
         "Run", "Epochs", "Best epoch", "Rank-1 there (%)", "mAP there (%)", "Seconds", "Images/s", "Peak memory (MiB)",
     ]  # fmt: skip
     assert table.cells[0][1:] == ["3", "2", "40.0", "50.0", "6", "48", "700"]
+    captions = [
+        table.caption,
+        *(one.caption for one in of_kind(section, Picture) if one.files.png.stem == "validation"),
+    ]
+    assert all(caption.endswith(" Validation is of 1,200 images.") for caption in captions)
     assert not of_kind(section, Note)
     assert "5 to 1" in next(one.alt for one in of_kind(section, Picture) if one.files.png.stem == "losses")
 

@@ -238,7 +238,7 @@ def _validation(drawn: Sequence[_Training], book: Book) -> list[Block]:
         caption="Each validation image of the training people searches for its person among one training image of each "
         "of them. The large marker is at the epoch whose weights were kept and tested. These scores choose an epoch; "
         "they do not foretell those of the test, whose people the model has never seen and whose gallery has another "
-        "size.",
+        f"size.{_of_images(validated)}",
     )
     return [*blocks, picture]
 
@@ -315,6 +315,7 @@ def _numbers(every: Sequence[_Training], book: Book) -> Table:
     caption = "What each training run took. Every epoch, with every loss term, is in tables/training.csv."
     if any(one.validated for one in every):
         caption += " Rank-1 and mAP are those of validation at the best epoch; a run without validation has none."
+        caption += _of_images(every)
     return book.table("training_runs", columns, rows, caption)
 
 
@@ -327,6 +328,12 @@ def _at_best(one: _Training, key: str) -> float | None:
         row.get(key) for row, epoch in zip(one.history, _epochs(one.history), strict=True) if epoch == one.best_epoch
     ]
     return found[0] if found else None
+
+
+def _of_images(every: Sequence[_Training]) -> str:
+    """Return a sentence on how many images validation is of; nothing where older versions have not recorded it."""
+    counts = sorted({int(count) for one in every if (count := _at_best(one, "validation_images"))})
+    return f" Validation is of {' or '.join(f'{count:,}' for count in counts)} images." if counts else ""
 
 
 def _percent_or_dash(value: float | None) -> str:
