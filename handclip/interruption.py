@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
@@ -52,12 +52,12 @@ def interruptible() -> Iterator[None]:
 
     A signal that is ignored stays ignored. Outside the main thread, where signals cannot be handled, nothing changes.
     """
-    raised = StopRequest()
+    raised: list[int] = []
 
     def stop(signum: int, frame: FrameType | None) -> None:
         if _is_starting(frame):
             _end_at_once(signum)
-        raised.signum = signum
+        raised.append(signum)
         raise Interrupted(signum)
 
     with _handling(stop), _still_interrupted(raised):
@@ -73,11 +73,12 @@ def stopping_later(notice: str = "") -> Iterator[StopRequest]:
 
     As in `interruptible`, what is ignored stays so, and nothing changes outside the main thread.
     """
-    request, raised = StopRequest(), StopRequest()
+    request = StopRequest()
+    raised: list[int] = []
 
     def note(signum: int, frame: FrameType | None) -> None:
         if request.signum is not None:
-            raised.signum = signum
+            raised.append(signum)
             raise Interrupted(signum)
         request.signum = signum
         # Neither print nor logging: the signal may have come in the middle of either.
@@ -89,12 +90,13 @@ def stopping_later(notice: str = "") -> Iterator[StopRequest]:
 
 
 @contextmanager
-def _still_interrupted(raised: StopRequest) -> Iterator[None]:
+def _still_interrupted(raised: Sequence[int]) -> Iterator[None]:
     """Raise `Interrupted` where it has become another error: compiled libraries that call Python do that (pydantic)."""
     try:
         yield
     except Exception:
-        raised.raise_if_asked()
+        if raised:
+            raise Interrupted(raised[-1]) from None
         raise
 
 
