@@ -82,21 +82,20 @@ class ProgressLines:
         self._first = first
         self._clock = clock
         self._start = self._said_at = clock()
-        self._tenths: int | None = None
+        self._said = first
 
     def __call__(self, done: int, total: int) -> None:
         """Log a line if it is time for one."""
         if not self._first < done < total:
             return
-        now, tenths = self._clock(), 10 * done // total
-        if self._tenths is None:
-            self._tenths = 10 * self._first // total
+        now = self._clock()
         seconds = now - self._start
-        least = (
-            _SECONDS_BETWEEN_TENTHS if tenths > self._tenths else max(_SECONDS_BETWEEN_LINES, seconds / _LINES_AT_LEAST)
-        )
+        if 10 * done // total > 10 * self._said // total:
+            least = _SECONDS_BETWEEN_TENTHS
+        else:
+            least = max(_SECONDS_BETWEEN_LINES, seconds / _LINES_AT_LEAST)
         if now - self._said_at < least:
             return
-        self._said_at, self._tenths = now, tenths
+        self._said_at, self._said = now, done
         to_go = timedelta(seconds=round(seconds / (done - self._first) * (total - done)))
         logger.info(f"{self._description}: {done:,} of {total:,} ({100 * done // total}%); {to_go} to go")
