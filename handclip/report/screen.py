@@ -222,7 +222,7 @@ def verification_tables(
         every_finding: list what matches, too, instead of counting it.
     """
     for one in verifications:
-        matching = sum(finding.outcome.value == "matches" for finding in one.findings)
+        matching = one.counts["matches"]
         title = Text(f"{one.kind} {one.place}" + (f": {matching} match" if matching else ""), style="bold")
         shown = [finding for finding in one.findings if every_finding or finding.outcome.value != "matches"]
         table = _table(["File or number", "Outcome", "What was found"], [], "left")
@@ -242,11 +242,12 @@ def verification_summary(verifications: "Sequence[Verification]") -> Text:
         lines.append(Text(f"{len(verified)} checked: {result}", style="bold red" if failed else "bold"))
     if unchecked := [one for one in verifications if not one.checked]:
         lines.append(Text(f"{len(unchecked)} not checked: {_places(unchecked)}", style="bold yellow"))
-    findings = [finding for one in verifications for finding in one.findings]
-    of = Counter(finding.outcome.value for finding in findings)
+    of: Counter[str] = Counter()
+    for one in verifications:
+        of.update(one.counts)
     counts = f"{of['matches']} match, {of['differs']} differ, {of['gone']} gone, {of['not checked']} not checked"
     why: dict[str, list[str]] = {}
-    for finding in findings:
+    for finding in (finding for one in verifications for finding in one.findings):
         if finding.outcome.value == "not checked":
             why.setdefault(finding.found, []).append(finding.what)
     reasons = [

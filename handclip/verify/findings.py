@@ -54,10 +54,10 @@ class Verification:
         return not self.holds or bool(self.counts[Outcome.MATCHES])
 
     @property
-    def counts(self) -> dict[Outcome, int]:
-        """How many findings have each outcome."""
+    def counts(self) -> dict[str, int]:
+        """How many findings have each outcome, by its name."""
         outcomes = [finding.outcome for finding in self.findings]
-        return {outcome: outcomes.count(outcome) for outcome in Outcome}
+        return {str(outcome): outcomes.count(outcome) for outcome in Outcome}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; `holds` is None where nothing could be checked."""
@@ -66,7 +66,7 @@ class Verification:
             "place": str(self.place),
             "kind": self.kind,
             "holds": self.holds if self.checked else None,
-            "counts": {str(outcome): count for outcome, count in self.counts.items()},
+            "counts": self.counts,
             "findings": findings,
         }
 
