@@ -208,7 +208,10 @@ class _Test:
 
     def _is_done(self) -> bool:
         """Whether all results are there: a signal may also come while the process ends that has done its work."""
-        return not differences(self.place.undisturbed, self.place.now, from_the_same_files=self.work.name == "report")
+        return not self._differences()
+
+    def _differences(self) -> list[str]:
+        return differences(self.place.undisturbed, self.place.now, from_the_same_files=self.work.name == "report")
 
     def _fail(self, arguments: Sequence[str], ended: Ended) -> None:
         self.result.faults.append(f"{' '.join(arguments)}: exit code {ended.code}: {ended.printed[-2000:]}")
@@ -217,7 +220,7 @@ class _Test:
     def _compare(self) -> None:
         now, result = self.place.now, self.result
         result.rounds += 1
-        found = differences(self.place.undisturbed, now, from_the_same_files=self.work.name == "report")
+        found = self._differences()
         found += [f"{name}: was left half-written" for name in half_written(now)]
         result.faults += found
         if found:

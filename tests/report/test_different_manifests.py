@@ -59,19 +59,24 @@ def test_runs_on_manifests_of_different_seeds_are_refused_and_it_is_said_which(
     ]
 
 
+def spoil(run: Path, damage: str, another: Manifest) -> None:
+    """Remove the manifest that an evaluation has kept, cut it off, or put another in its place."""
+    path = run / "manifest_dorsal_r.json"
+    if damage == "gone":
+        path.unlink()
+    elif damage == "damaged":
+        path.write_text(path.read_text()[:-100])
+    else:
+        another.save(path)
+
+
 @pytest.mark.parametrize("damage", ["gone", "damaged", "another"])
 def test_a_seed_that_cannot_be_known_is_not_told(
     damage: str, manifests: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     first = load_manifest(manifests)
     mine, hers = run_on(tmp_path / "mine", first), run_on(tmp_path / "hers", replace(first, seed=1), luck=1)
-    path = hers / "manifest_dorsal_r.json"
-    if damage == "gone":
-        path.unlink()
-    elif damage == "damaged":
-        path.write_text(path.read_text()[:-100])
-    else:
-        replace(first, seed=2).save(path)
+    spoil(hers, damage, replace(first, seed=2))
     lines = refused(mine, hers).splitlines()
     assert f"    seed 0, manifest {first.sha256[:8]}: {mine}" in lines
     assert f"    manifest {replace(first, seed=1).sha256[:8]}: {hers}" in lines
@@ -144,13 +149,7 @@ def test_any_run_that_has_kept_the_photographs_says_whether_they_are_shared(
     again = [run_on(tmp_path / f"again{n}", replace(first, seed=1), dataset="folder", luck=n) for n in (1, 2)]
     others = [run_on(tmp_path / f"other{n}", strangers, dataset="folder", luck=n) for n in (3, 4)]
     for run, misleading in ((again[0], strangers), (others[0], first)):
-        path = run / "manifest_dorsal_r.json"
-        if damage == "gone":
-            path.unlink()
-        elif damage == "damaged":
-            path.write_text(path.read_text()[:-100])
-        else:
-            misleading.save(path)
+        spoil(run, damage, misleading)
     assert "  folder dorsal_r" in refused(mine, *again)
     compare_runs([mine, *others])
     # Of which no run knows it, they may be.
