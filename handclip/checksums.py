@@ -10,9 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from handclip.errors import DamagedFileError
+from handclip.file_names import CHECKSUMS
 from handclip.files import write_text
-
-CHECKSUMS = "SHA256SUMS"
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\\\n]+)")
 _LAST_LINE = "# SHA-256 of the lines above: "

@@ -14,6 +14,7 @@ from handclip.engine.data import missing_data
 from handclip.engine.launching import refuse_launcher
 from handclip.engine.study import PlannedRun, RunReport, run_plan
 from handclip.errors import ConfigError, HandCLIPError
+from handclip.file_names import STUDY
 from handclip.files import require_writable, write_json
 from handclip.locks import holding
 from handclip.models.registry import check_keys
@@ -101,7 +102,7 @@ def run_study(study: StudyConfig, plan: Sequence[PlannedRun], out: Path) -> Stud
     with holding(out):
         if any(run.config.dataset == "synthetic" for run in plan):
             _draw_hands(study, out / SYNTHETIC_HANDS)
-        return _run_and_compare(plan, out, resume=True, record=out / "study.json")
+        return _run_and_compare(plan, out, resume=True, record=out / STUDY)
 
 
 def run_and_compare(plan: Sequence[PlannedRun], out: Path, *, resume: bool, record: Path | None = None) -> StudyResult:

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from handclip.checksums import CHECKSUMS, read_checksums, require_intact
+from handclip.checksums import read_checksums, require_intact
 from handclip.errors import DamagedFileError
+from handclip.file_names import CHECKSUMS
 
 MEASURED = re.compile(r"seconds|per_second|images/s|memory|started|ended|command|checkpoint_sha256", re.IGNORECASE)
 """Keys and columns of what a clock measures, which is never the same twice, of how the process was started, and of the

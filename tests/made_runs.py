@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from handclip.checksums import CHECKSUMS, write_checksums
+from handclip.checksums import write_checksums
+from handclip.file_names import CHECKSUMS
 
 ALL_ASPECTS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
 METRICS = ("rank1", "rank5", "rank10", "map", "map_trapezoid")

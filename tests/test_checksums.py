@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from handclip.checksums import CHECKSUMS, faults, read_checksums, require_intact, sha256_of, write_checksums
+from handclip.checksums import faults, read_checksums, require_intact, sha256_of, write_checksums
 from handclip.errors import DamagedFileError
+from handclip.file_names import CHECKSUMS
 
 CONTENT = {"metrics.json": b'{"rank1": 0.875}\n', "per_query.csv": b"image,rank\na b.jpg,1\n", "empty": b""}
 

@@ -9,6 +9,7 @@ import torch
 
 from handclip.engine.hardware import describe_device
 from handclip.errors import HandCLIPError
+from handclip.file_names import RESULT
 from handclip.files import read_json
 from handclip.models.checkpoint import Checkpoint
 
@@ -42,7 +43,7 @@ def training_cost(checkpoint: Checkpoint, output_dirs: Iterable[Path]) -> dict[s
         checkpoint: best or last of its run.
         output_dirs: where to look for the run's folder; the first whose records are there counts.
     """
-    files = (folder / checkpoint.run / "result.json" for folder in output_dirs)
+    files = (folder / checkpoint.run / RESULT for folder in output_dirs)
     path = next((file for file in files if file.is_file()), None)
     if path is None:
         return None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from handclip.checksums import CHECKSUMS, faults, require_intact, write_checksums
+from handclip.checksums import faults, require_intact, write_checksums
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import read_yaml
 from handclip.config.naming import evaluation_name, run_name
@@ -32,9 +32,6 @@ from handclip.engine.provenance import Session, run_facts, session
 from handclip.engine.ranking import Rankings, rank_draws, require_rankable
 from handclip.engine.records import (
     AGAIN,
-    ATTRIBUTES,
-    EXPLANATIONS,
-    FEATURES,
     Explanation,
     KeptFeatures,
     manifest_file,
@@ -45,6 +42,18 @@ from handclip.engine.records import (
 from handclip.engine.run_folder import RunFolder, write_config
 from handclip.engine.summary import per_query_csv, per_split_csv, summarise
 from handclip.errors import DamagedFileError, HandCLIPError
+from handclip.file_names import (
+    ATTRIBUTES,
+    CHECKSUMS,
+    CONFIG,
+    COST,
+    ENVIRONMENT,
+    EXPLANATIONS,
+    FEATURES,
+    METRICS_FILE,
+    PER_QUERY,
+    PER_SPLIT,
+)
 from handclip.files import (
     read_json,
     remove_abandoned,
@@ -56,8 +65,6 @@ from handclip.files import (
 from handclip.locks import holding, refuse_if_held
 
 logger = logging.getLogger(__name__)
-
-_METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,7 @@ def _subject(config: ExperimentConfig) -> _Subject:
 
 def _earlier(config: ExperimentConfig, subject: _Subject, overwrite: bool, reuse: bool) -> Evaluation | None:
     """Return the very same evaluation where it is there and may be used again; refuse another in its place."""
-    path = subject.folder / _METRICS
+    path = subject.folder / METRICS_FILE
     if overwrite or not path.exists() or (before := _undamaged_metrics(subject.folder)) is None:
         return None
     _refuse_other_evaluation(path, before, subject.identity)
@@ -152,7 +159,7 @@ def _earlier(config: ExperimentConfig, subject: _Subject, overwrite: bool, reuse
         logger.warning(f"{'; '.join(found)}, so it is evaluated again.")
         return None
     # Not part of its identity, as no number depends on it; but what it keeps of people does.
-    explained = read_yaml(subject.folder / "config.yml").get("explained_images")
+    explained = read_yaml(subject.folder / CONFIG).get("explained_images")
     if explained != config.explained_images:
         logger.info(
             f"{subject.folder} was made with explained_images: {explained}, not {config.explained_images}, so it is "
@@ -175,7 +182,7 @@ def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Eval
             return earlier
         run, weights = subject.identity["run"], subject.identity["weights_sha256"]
         origin = run_facts(run, "evaluation", config.to_dict(), manifests, config.seed, weights)
-        replaces = (subject.folder / _METRICS).exists()
+        replaces = (subject.folder / METRICS_FILE).exists()
         own = work.enter_context(session(subject.folder, origin, device=device, precision="float32", replaces=replaces))
         return _measure(config, subject, device, start, own, origin)
 
@@ -208,7 +215,7 @@ def _measure(
     speed = evaluation_cost(seconds, images_per_second, device)
 
     def write() -> Evaluation:
-        last = [_METRICS, CHECKSUMS]
+        last = [METRICS_FILE, CHECKSUMS]
         with replacing_together(subject.folder, last, then=lambda: own.note(**origin)) as folder:
             metrics = _write(config, subject, folder, facts, rankings, features, validation, device, seconds, speed)
             own.write_successor(folder, **origin)
@@ -254,10 +261,10 @@ def _write(
         }
     cost = {"evaluation": speed, "training": training_cost(trained, places) if trained is not None else None}
     _keep_records(config, subject, folder, features, validation, device)
-    write_text(folder / "per_split.csv", per_split_csv(rankings))
-    write_text(folder / "per_query.csv", per_query_csv(rankings, manifests))
-    write_json(folder / "cost.json", cost)
-    write_json(folder / _METRICS, metrics)
+    write_text(folder / PER_SPLIT, per_split_csv(rankings))
+    write_text(folder / PER_QUERY, per_query_csv(rankings, manifests))
+    write_json(folder / COST, cost)
+    write_json(folder / METRICS_FILE, metrics)
     write_checksums(folder, _files(manifests))
     return metrics
 
@@ -268,8 +275,8 @@ def read_evaluation(folder: Path) -> Evaluation:
     Raises:
         HandCLIPError: its metrics are missing or damaged.
     """
-    require_intact(folder, [_METRICS], advice=AGAIN)
-    metrics = read_json(folder / _METRICS)
+    require_intact(folder, [METRICS_FILE], advice=AGAIN)
+    metrics = read_json(folder / METRICS_FILE)
     return Evaluation(metrics["run"], folder, metrics)
 
 
@@ -284,7 +291,7 @@ def require_no_evaluation(config: ExperimentConfig) -> None:
     Raises:
         HandCLIPError: names the evaluation that is in the way.
     """
-    metrics = evaluation_folder(config) / _METRICS
+    metrics = evaluation_folder(config) / METRICS_FILE
     if metrics.exists():
         raise HandCLIPError(f"{metrics} holds an earlier evaluation of a run of this name; move {metrics.parent} away")
 
@@ -304,9 +311,9 @@ def _keep_records(
         manifest.save(manifest_file(folder, aspect), place=manifest_file(subject.folder, aspect))
     write_attributes(folder, attributes_of(subject.manifests))
     write_explanations(folder, _explain(config, subject.evaluated, subject.manifests, device))
-    write_config(folder / "config.yml", config)
+    write_config(folder / CONFIG, config)
     environment = {**describe_environment(device, "float32"), "processes": current().size}
-    write_json(folder / "environment.json", environment)
+    write_json(folder / ENVIRONMENT, environment)
 
 
 def _explain(
@@ -326,15 +333,15 @@ def _explain(
 def _files(aspects: Iterable[str]) -> list[str]:
     """Return the files that an evaluation writes, but for what is added later and for its provenance."""
     kept = [FEATURES, ATTRIBUTES, EXPLANATIONS, *(manifest_file(Path(), aspect).name for aspect in aspects)]
-    return [*kept, "config.yml", "environment.json", "per_split.csv", "per_query.csv", "cost.json", _METRICS]
+    return [*kept, CONFIG, ENVIRONMENT, PER_SPLIT, PER_QUERY, COST, METRICS_FILE]
 
 
 def _undamaged_metrics(folder: Path) -> dict[str, Any] | None:
     """Return the metrics of an earlier evaluation, None where they are damaged and so cannot say whose they are."""
-    path = folder / _METRICS
+    path = folder / METRICS_FILE
     try:
         # Of what is wrong with the list `_faults` tells.
-        if found := [fault for fault in faults(folder, [_METRICS]) if fault.startswith(f"{path}:")]:
+        if found := [fault for fault in faults(folder, [METRICS_FILE]) if fault.startswith(f"{path}:")]:
             raise DamagedFileError(found[0])
         metrics = read_json(path)
         if not isinstance(metrics, dict):

@@ -38,6 +38,7 @@ from handclip.errors import (
     Interrupted,
     TrainingError,
 )
+from handclip.file_names import HISTORY
 from handclip.files import write_text
 from handclip.interruption import StopRequest
 from handclip.models.checkpoint import Checkpoint, describe_model
@@ -273,7 +274,7 @@ class RunKeeper(LightningCheckpoint):
         """
         if is_first_process():
             with self.storing():
-                write_text(self.files.folder / "metrics.csv", csv_table(self.history))
+                write_text(self.files.folder / HISTORY, csv_table(self.history))
 
     def load_best(self) -> Checkpoint:
         """Return the best checkpoint, after checking that it is the one of the best epoch.

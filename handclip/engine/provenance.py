@@ -25,9 +25,8 @@ from handclip.datasets.manifest import Manifest
 from handclip.engine.distributed import current, is_first_process
 from handclip.engine.hardware import describe_code, describe_device, library_versions
 from handclip.errors import DamagedFileError, HandCLIPError, Interrupted
+from handclip.file_names import PROVENANCE
 from handclip.files import read_json, write_json
-
-PROVENANCE = "provenance.json"
 
 FINISHED = "finished"
 KILLED = "killed (no end was recorded)"

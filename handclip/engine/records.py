@@ -20,11 +20,8 @@ from handclip.checksums import require_intact
 from handclip.csv_files import csv_rows, csv_table
 from handclip.datasets.manifest import Manifest, ManifestImage
 from handclip.errors import DamagedFileError, HandCLIPError
+from handclip.file_names import ATTRIBUTES, EXPLANATIONS, FEATURES
 from handclip.files import replacing, write_text
-
-FEATURES = "features.npz"
-ATTRIBUTES = "attributes.csv"
-EXPLANATIONS = "explanations.npz"
 
 AGAIN = "Evaluate the run again: handclip evaluate CONFIG --overwrite"
 """What to do about a file of an evaluation that is damaged."""

@@ -6,11 +6,12 @@ from typing import Any
 
 import yaml
 
-from handclip.checksums import CHECKSUMS, read_checksums, require_intact, write_checksums
+from handclip.checksums import read_checksums, require_intact, write_checksums
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import read_yaml
 from handclip.config.naming import run_name
 from handclip.errors import ConfigError, DamagedFileError, HandCLIPError
+from handclip.file_names import CHECKSUMS, CONFIG, RESULT, STATES
 from handclip.files import write_text
 
 
@@ -32,17 +33,17 @@ class RunFolder:
     @property
     def config(self) -> Path:
         """The resolved config."""
-        return self.folder / "config.yml"
+        return self.folder / CONFIG
 
     @property
     def states(self) -> Path:
         """The folder of the states that training goes on from after an interruption."""
-        return self.folder / "checkpoints"
+        return self.folder / STATES
 
     @property
     def result(self) -> Path:
         """Written when training has ended: best epoch, seconds, images/s."""
-        return self.folder / "result.json"
+        return self.folder / RESULT
 
     def open(self, config: ExperimentConfig, *, resume: bool) -> None:
         """Make the folder, or check that an interrupted run may go on in it.

@@ -23,6 +23,7 @@ from handclip.engine.evaluation import (
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.training import TrainingResult, train
 from handclip.errors import HandCLIPError
+from handclip.file_names import METRICS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class PlannedRun:
     def evaluations(self) -> list[Path | None]:
         """Return the folder of each of its evaluations, its own first; None for one that is not there."""
         own = evaluation_folder(self.config)
-        folders = [own if (own / "metrics.json").is_file() else None]
+        folders = [own if (own / METRICS_FILE).is_file() else None]
         for other in self.other_data:
             # Some names end in a hash of the manifest, which is not known before the data are read.
             name = evaluation_name(self.name, on=f"{other.dataset}_{other.aspect}", rerank=other.rerank)

@@ -62,6 +62,7 @@ from handclip.errors import (
     Interrupted,
     TrainingError,
 )
+from handclip.file_names import CONFIG, ENVIRONMENT, HISTORY, LOG, RESULT
 from handclip.files import read_json, remove_abandoned, require_writable, write_json
 from handclip.interruption import StopRequest, interruptible, stopping_later
 from handclip.locks import holding, refuse_if_held
@@ -166,7 +167,7 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
     existed = files.folder.exists()
     with (
         _opened(files, config, resume),
-        log_file(files.folder / "train.log") if is_first_process() else nullcontext(),
+        log_file(files.folder / LOG) if is_first_process() else nullcontext(),
         session(files.folder, facts, device=device, precision=precision, goes_on=resume) as own,
     ):
         if earlier is not None:
@@ -180,8 +181,8 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
         processes = {"processes": current().size}
         environment = {**describe_environment(device, precision), **processes, **computation.record()}
         if is_first_process():
-            _tell_other_hardware(files.folder / "environment.json", environment)
-            write_json(files.folder / "environment.json", environment)
+            _tell_other_hardware(files.folder / ENVIRONMENT, environment)
+            write_json(files.folder / ENVIRONMENT, environment)
         seen = earlier.training_images if earlier is not None else []
         cache = open_pixel_cache(config.pixel_cache_gib)
         logger.info(f"Pixel cache: {cache or 'none'}")
@@ -399,7 +400,7 @@ def _epochs(count: int) -> str:
     return f"{count} epoch{'' if count == 1 else 's'}"
 
 
-_RECORDS = ("config.yml", "environment.json", "metrics.csv", "result.json")
+_RECORDS = (CONFIG, ENVIRONMENT, HISTORY, RESULT)
 
 
 def _write_result(result: TrainingResult, files: RunFolder) -> None:
@@ -427,7 +428,7 @@ def _read_result(files: RunFolder) -> TrainingResult:
         raise DamagedFileError(
             f"{files.best}: is damaged or was changed: it is not what {files.result} recorded.{beside} {anew}"
         )
-    if recorded is not None and "result.json" not in (read_checksums(files.folder) or {}) and is_first_launched():
+    if recorded is not None and RESULT not in (read_checksums(files.folder) or {}) and is_first_launched():
         with holding(files.folder):  # it was killed between the two
             write_checksums(files.folder, _RECORDS)
     return TrainingResult(**{**values, "checkpoint": files.best, "last_checkpoint": files.last, "folder": files.folder})

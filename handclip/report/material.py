@@ -31,6 +31,7 @@ from handclip.engine.records import (
     validation_pairs,
 )
 from handclip.errors import DamagedFileError, HandCLIPError
+from handclip.file_names import CONFIG, ENVIRONMENT, HISTORY, PER_QUERY, RESULT
 from handclip.files import read_json
 from handclip.report.matrix import Block, Matrix, RunRow
 from handclip.report.runs import EvaluatedRun
@@ -156,22 +157,22 @@ class ReportRun:
     def training_result(self) -> dict[str, Any] | None:
         """`result.json` of training."""
         folder = self.training_folder
-        return None if folder is None else self._read("result", lambda: _read_record(folder, "result.json"))
+        return None if folder is None else self._read("result", lambda: _read_record(folder, RESULT))
 
     @cached_property
     def config(self) -> dict[str, Any] | None:
         """The resolved config of the evaluation."""
 
         def read() -> dict[str, Any]:
-            require_intact(self.folder, ["config.yml"], advice=AGAIN)
-            return read_yaml(self.folder / "config.yml")
+            require_intact(self.folder, [CONFIG], advice=AGAIN)
+            return read_yaml(self.folder / CONFIG)
 
         return self._read("config", read)
 
     @cached_property
     def environment(self) -> dict[str, Any] | None:
         """Code version, machine and libraries of the evaluation."""
-        return self._read("environment", lambda: _read_record(self.folder, "environment.json"))
+        return self._read("environment", lambda: _read_record(self.folder, ENVIRONMENT))
 
     @cached_property
     def training_environment(self) -> dict[str, Any] | None:
@@ -179,7 +180,7 @@ class ReportRun:
         folder = self.training_folder
         if folder is None:
             return None
-        return self._read("environment of training", lambda: _read_record(folder, "environment.json"))
+        return self._read("environment of training", lambda: _read_record(folder, ENVIRONMENT))
 
     def searches(self) -> Iterator[Search]:
         """Yield each draw of each aspect with its own gallery; nothing where features or manifests are missing."""
@@ -287,7 +288,7 @@ def why_not_searched(run: ReportRun) -> str:
 
 def _read_record(folder: Path, name: str) -> dict[str, Any]:
     """Read a JSON file of an evaluation, or of training."""
-    require_intact(folder, [name], advice=AGAIN if (folder / "per_query.csv").exists() else _TRAINING_AGAIN)
+    require_intact(folder, [name], advice=AGAIN if (folder / PER_QUERY).exists() else _TRAINING_AGAIN)
     content = read_json(folder / name)
     if not isinstance(content, dict):
         raise DamagedFileError(f"{folder / name}: is damaged: it holds no keys")
@@ -295,8 +296,8 @@ def _read_record(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _read_history(folder: Path) -> list[dict[str, float | None]]:
-    require_intact(folder, ["metrics.csv"], advice=_TRAINING_AGAIN)
-    path = folder / "metrics.csv"
+    require_intact(folder, [HISTORY], advice=_TRAINING_AGAIN)
+    path = folder / HISTORY
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header, *lines = csv_rows(file)

@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, field_validator
 
-from handclip.checksums import CHECKSUMS, faults, read_checksums
+from handclip.checksums import faults, read_checksums
 from handclip.csv_files import csv_rows
 from handclip.engine.records import AGAIN
 from handclip.errors import DamagedFileError, HandCLIPError
+from handclip.file_names import CHECKSUMS, COST, METRICS_FILE, PER_QUERY
 from handclip.files import read_json
 from handclip.metrics.uncertainty import PersonSums
 from handclip.report.matrix import METRICS
 
 logger = logging.getLogger(__name__)
 
-_PER_QUERY = "per_query.csv"
 _DEPTH = 3
 """How deep below a folder evaluations are looked for: a study's folder has them at 2."""
 
@@ -162,9 +162,9 @@ class EvaluatedRun:
 
     def files(self) -> dict[str, str]:
         """Return where the numbers come from."""
-        files = {"metrics": self.folder / "metrics.json", "per_query": self.folder / _PER_QUERY}
+        files = {"metrics": self.folder / METRICS_FILE, "per_query": self.folder / PER_QUERY}
         if self.cost is not None:
-            files["cost"] = self.folder / "cost.json"
+            files["cost"] = self.folder / COST
             if self.cost.training is not None and self.cost.training.file is not None:
                 files["training"] = Path(self.cost.training.file)
         return {name: str(path) for name, path in files.items()}
@@ -183,7 +183,7 @@ class EvaluatedRun:
         present = [outcomes for outcomes in found if outcomes is not None]
         if len(present) < len(found):
             raise HandCLIPError(
-                f"{self.folder / _PER_QUERY}: has no {entry.gallery_protocol}, flip {entry.flip}, although "
+                f"{self.folder / PER_QUERY}: has no {entry.gallery_protocol}, flip {entry.flip}, although "
                 "metrics.json beside it has: the two do not belong together. Evaluate the run again"
             )
         return present
@@ -206,16 +206,16 @@ def find_evaluations(paths: Iterable[Path]) -> list[Path]:
 
 
 def _evaluations_of(path: Path) -> list[Path]:
-    if path.name == "metrics.json" and path.is_file():
+    if path.name == METRICS_FILE and path.is_file():
         return [path.parent]
     if not path.exists():
         raise HandCLIPError(f"{path}: no such file or folder")
     if path.is_dir():
-        levels = ["/".join(["*"] * depth + ["metrics.json"]) for depth in range(_DEPTH + 1)]
+        levels = ["/".join(["*"] * depth + [METRICS_FILE]) for depth in range(_DEPTH + 1)]
         found = [folder for pattern in levels for folder in sorted(_whole(path, pattern))]
-        tables = {folder for pattern in levels for folder in _whole(path, pattern.replace("metrics.json", _PER_QUERY))}
+        tables = {folder for pattern in levels for folder in _whole(path, pattern.replace(METRICS_FILE, PER_QUERY))}
         for folder in sorted(tables - set(found)):
-            logger.warning(f"Left out: {folder} holds {_PER_QUERY} but no metrics.json; evaluate that run again")
+            logger.warning(f"Left out: {folder} holds {PER_QUERY} but no {METRICS_FILE}; evaluate that run again")
         if found:
             return found
     raise HandCLIPError(f"{path}: holds no evaluation. Name folders that `handclip evaluate` has written, or one above")
@@ -257,9 +257,9 @@ def read_run(folder: Path) -> EvaluatedRun:
         DamagedFileError: a file is not what `SHA256SUMS` beside it says.
     """
     damaged = _require_undamaged(folder)
-    metrics = _parse(MetricsFile, folder / "metrics.json")
-    cost = _parse(CostFile, folder / "cost.json") if (folder / "cost.json").exists() else None
-    run = EvaluatedRun(folder, metrics, cost, _read_outcomes(folder / _PER_QUERY), damaged)
+    metrics = _parse(MetricsFile, folder / METRICS_FILE)
+    cost = _parse(CostFile, folder / COST) if (folder / COST).exists() else None
+    run = EvaluatedRun(folder, metrics, cost, _read_outcomes(folder / PER_QUERY), damaged)
     for entry in metrics.results:
         _check_adds_up(run, run.aspects(), entry)
     for aspect, part in metrics.per_aspect.items():
@@ -270,7 +270,7 @@ def read_run(folder: Path) -> EvaluatedRun:
 
 def _require_undamaged(folder: Path) -> tuple[str, ...]:
     """Check what a comparison is made from; return what is wrong with other tables, and warn of it."""
-    needed = ("metrics.json", _PER_QUERY, "cost.json")
+    needed = (METRICS_FILE, PER_QUERY, COST)
     if found := faults(folder, needed, all_listed=True):
         raise DamagedFileError(f"{found[0]}. {AGAIN}")
     others = [name for name in read_checksums(folder) or {} if name not in needed and not name.endswith(".npz")]
@@ -364,7 +364,7 @@ def person_sums(aspects: Sequence[Outcomes]) -> PersonSums:
 
 def _check_adds_up(run: EvaluatedRun, aspects: Sequence[str], entry: ResultEntry) -> None:
     """The statistic that is resampled must be the one that is reported."""
-    path = run.folder / _PER_QUERY
+    path = run.folder / PER_QUERY
     outcomes = run.outcomes_of(aspects, entry)
     try:
         means = person_sums(outcomes).means

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Sequence
 
 from handclip.errors import HandCLIPError
+from handclip.file_names import METRICS_FILE
 from handclip.report.comparison import compare_evaluations
 from handclip.report.figures.style import MOST_SERIES
 from handclip.report.material import Material, ReportRun
@@ -35,7 +36,7 @@ def gather(runs: Sequence[EvaluatedRun], matrix: Matrix | None = None, *, with_p
         raise HandCLIPError("there is no evaluation to report")
     matrix = compare_evaluations(runs) if matrix is None else matrix
     block = max((block for block in matrix.blocks if block.rows), key=_preference)
-    by_folder = {str(run.folder / "metrics.json"): run for run in runs}
+    by_folder = {str(run.folder / METRICS_FILE): run for run in runs}
     best = max(block.rows, key=merit)
     featured = _featured(block.rows, best)
     shown = _shown(block.rows, best, featured)

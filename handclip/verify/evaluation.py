@@ -13,18 +13,18 @@ from handclip.datasets.manifest import Manifest
 from handclip.engine.data import combined_sha256
 from handclip.engine.evaluated_model import load_evaluated_model
 from handclip.engine.feature_table import FeatureTable, images_of_draws
-from handclip.engine.provenance import PROVENANCE, read_provenance
+from handclip.engine.provenance import read_provenance
 from handclip.engine.ranking import Rankings, rank_draws
-from handclip.engine.records import FEATURES, KeptFeatures, manifest_file, read_features
+from handclip.engine.records import KeptFeatures, manifest_file, read_features
 from handclip.engine.summary import per_query_csv, per_split_csv, summarise
 from handclip.errors import HandCLIPError
+from handclip.file_names import FEATURES, METRICS_FILE, PER_QUERY, PER_SPLIT, PROVENANCE
 from handclip.files import read_json
 from handclip.verify.findings import Finding, Outcome, compared, guarded, same_number, shortened
 from handclip.verify.folder import check_folder, holds_text, read_config, recorded_file
 from handclip.verify.images import ImageChecker, verify_manifest
 
-METRICS = "metrics.json"
-_TABLES = ("per_split.csv", "per_query.csv")
+_TABLES = (PER_SPLIT, PER_QUERY)
 
 _LATER = ("matched_queries", "tied_queries")
 """What evaluations by older versions have not counted."""
@@ -36,21 +36,21 @@ _RECENT = '"tied_queries"'
 
 def verify_evaluation(folder: Path, images: ImageChecker) -> Iterator[Finding]:
     """Yield what is found of an evaluation."""
-    complete = (folder / METRICS).exists()
-    yield from check_folder(folder, complete=complete, recent=holds_text(folder / METRICS, _RECENT))
+    complete = (folder / METRICS_FILE).exists()
+    yield from check_folder(folder, complete=complete, recent=holds_text(folder / METRICS_FILE, _RECENT))
     if not complete:
-        yield Finding(METRICS, Outcome.GONE, "not there: the evaluation was not finished; evaluate the run again")
+        yield Finding(METRICS_FILE, Outcome.GONE, "not there: the evaluation was not finished; evaluate the run again")
         return
 
     def check() -> Iterator[Finding]:
-        metrics, config = read_json(folder / METRICS), read_config(folder)
+        metrics, config = read_json(folder / METRICS_FILE), read_config(folder)
         for aspect in config.aspects:
             yield from verify_manifest(manifest_file(folder, aspect), images)
         yield from guarded("manifests", lambda: _check_manifests(folder, config, metrics))
         yield from guarded("model", lambda: _check_model(folder, config, metrics))
         yield from guarded("numbers", lambda: _check_numbers(folder, config, metrics))
 
-    yield from guarded(METRICS, check)
+    yield from guarded(METRICS_FILE, check)
 
 
 def _manifests(folder: Path, config: ExperimentConfig) -> dict[str, Manifest]:
@@ -65,7 +65,7 @@ def _check_manifests(folder: Path, config: ExperimentConfig, metrics: Mapping[st
     if "per_aspect" in metrics:
         recorded |= {aspect: part["manifest_sha256"] for aspect, part in metrics["per_aspect"].items()}
         computed |= of_each
-    yield compared(f"{METRICS}: manifest_sha256", recorded, computed, f"the manifests beside it, {own[:12]}")
+    yield compared(f"{METRICS_FILE}: manifest_sha256", recorded, computed, f"the manifests beside it, {own[:12]}")
     if provenance := read_provenance(folder):
         recorded = provenance["manifest_sha256"]
         yield compared(f"{PROVENANCE}: manifest_sha256", recorded, of_each, f"the manifests beside it, {own[:12]}")
@@ -85,11 +85,13 @@ def _check_model(folder: Path, config: ExperimentConfig, metrics: Mapping[str, A
     evaluated = load_evaluated_model(config)
     weights = evaluated.weights_sha256()
     found = f"the weights of {evaluated.path or 'the baseline, built anew'}, {weights[:12]}"
-    yield compared(f"{METRICS}: weights_sha256", metrics, {"weights_sha256": weights}, found)
+    yield compared(f"{METRICS_FILE}: weights_sha256", metrics, {"weights_sha256": weights}, found)
     facts = {**evaluated.facts(), "dataset": config.dataset, "aspect": config.aspect, "model": config.model}
     facts |= {"trained_on": evaluated.trained_on, "rerank": config.to_dict()["rerank"]}
     computed = json.loads(json.dumps(facts))
-    yield compared(f"{METRICS}: facts of the model", metrics, computed, "experiment, losses, seed, sizes, epochs, ...")
+    yield compared(
+        f"{METRICS_FILE}: facts of the model", metrics, computed, "experiment, losses, seed, sizes, epochs, ..."
+    )
 
 
 def _check_numbers(folder: Path, config: ExperimentConfig, metrics: Mapping[str, Any]) -> Iterator[Finding]:
@@ -100,16 +102,16 @@ def _check_numbers(folder: Path, config: ExperimentConfig, metrics: Mapping[str,
         features = _feature_table(config, manifests, kept)
     except HandCLIPError as error:
         yield Finding("numbers", Outcome.DIFFERS, str(error))
-        for name in (METRICS, *_TABLES):
+        for name in (METRICS_FILE, *_TABLES):
             yield Finding(f"{name}: numbers", Outcome.NOT_CHECKED, "what they follow from cannot be read")
         return
     rankings = {aspect: rank_draws(config, manifest, features) for aspect, manifest in manifests.items()}
-    yield from _compare_results(METRICS, metrics["results"], rankings, metrics["rerank"])
+    yield from _compare_results(METRICS_FILE, metrics["results"], rankings, metrics["rerank"])
     for aspect, part in metrics.get("per_aspect", {}).items():
-        what = f"{METRICS}: per_aspect.{aspect}"
+        what = f"{METRICS_FILE}: per_aspect.{aspect}"
         yield from _compare_results(what, part["results"], {aspect: rankings[aspect]}, metrics["rerank"])
     computed = {"distinct_images": len(features.images)}
-    yield compared(f"{METRICS}: distinct_images", metrics, computed, f"{len(features.images):,} features")
+    yield compared(f"{METRICS_FILE}: distinct_images", metrics, computed, f"{len(features.images):,} features")
     for name, text in zip(_TABLES, (per_split_csv(rankings), per_query_csv(rankings, manifests)), strict=True):
         yield from guarded(name, lambda name=name, text=text: [_compare_table(folder / name, text)])  # type: ignore[misc]
 

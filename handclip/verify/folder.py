@@ -4,15 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from handclip.checksums import CHECKSUMS, read_checksums, sha256_of
+from handclip.checksums import read_checksums, sha256_of
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import parse_config, read_yaml
 from handclip.engine.hardware import describe_code
-from handclip.engine.provenance import FINISHED, PROVENANCE, content_sha256, read_provenance, sessions_of
+from handclip.engine.provenance import FINISHED, content_sha256, read_provenance, sessions_of
 from handclip.errors import DamagedFileError
+from handclip.file_names import CHECKSUMS, CONFIG, PROVENANCE
 from handclip.verify.findings import Finding, Outcome, guarded
-
-CONFIG = "config.yml"
 
 
 def check_folder(folder: Path, *, complete: bool, recent: bool) -> Iterator[Finding]:

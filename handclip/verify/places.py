@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from handclip.errors import HandCLIPError
+from handclip.file_names import FEATURES, LOG, METRICS_FILE, PER_QUERY, PROVENANCE, RESULT, STATES, STUDY
 from handclip.verify.findings import Kind
 
 _DEPTH = 3
 """How deep below a folder runs are looked for: a study's folder has them at 2."""
 
-_RECORDS = ("metrics.json", "result.json", "provenance.json")
+_RECORDS = (METRICS_FILE, RESULT, PROVENANCE)
 
 
 def find_places(path: Path) -> list[tuple[Kind, Path]]:
@@ -40,7 +41,7 @@ def _below(folder: Path, depth: int) -> Iterator[tuple[Kind, Path]]:
     if kind := _kind_of_run(folder):
         yield kind, folder
         return
-    if (folder / "study.json").is_file():
+    if (folder / STUDY).is_file():
         yield "study", folder
     yield from (("manifest", path) for path in sorted(folder.glob("manifest_*.json")))
     yield from (("checkpoint", path) for path in sorted(folder.glob("*.pth")))
@@ -50,8 +51,8 @@ def _below(folder: Path, depth: int) -> Iterator[tuple[Kind, Path]]:
 
 
 def _kind_of_run(folder: Path) -> Kind | None:
-    if any((folder / name).exists() for name in ("result.json", "checkpoints", "train.log")):
+    if any((folder / name).exists() for name in (RESULT, STATES, LOG)):
         return "training"
-    if any((folder / name).exists() for name in ("metrics.json", "per_query.csv", "features.npz", "provenance.json")):
+    if any((folder / name).exists() for name in (METRICS_FILE, PER_QUERY, FEATURES, PROVENANCE)):
         return "evaluation"
     return None

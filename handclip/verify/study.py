@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from handclip.file_names import STUDY
 from handclip.files import read_json
 from handclip.verify.findings import Finding, Outcome, guarded
 from handclip.verify.folder import recorded_file
-
-STUDY = "study.json"
 
 
 def verify_study(folder: Path) -> Iterator[Finding]:

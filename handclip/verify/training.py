@@ -10,15 +10,14 @@ from handclip.csv_files import csv_rows
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import manifest_path
 from handclip.engine.data import combined_sha256, default_root
-from handclip.engine.provenance import PROVENANCE, read_provenance, weights_sha256
+from handclip.engine.provenance import read_provenance, weights_sha256
 from handclip.engine.states import States
+from handclip.file_names import HISTORY, PROVENANCE, RESULT, STATES
 from handclip.files import read_json
 from handclip.models.checkpoint import Checkpoint
 from handclip.verify.findings import Finding, Outcome, compared, guarded
 from handclip.verify.folder import check_folder, holds_text, read_config, recorded_file
 from handclip.verify.images import ImageChecker, verify_manifest
-
-RESULT = "result.json"
 
 
 def verify_training(folder: Path, images: ImageChecker) -> Iterator[Finding]:
@@ -29,7 +28,7 @@ def verify_training(folder: Path, images: ImageChecker) -> Iterator[Finding]:
         yield Finding(
             RESULT, Outcome.NOT_CHECKED, "not there: training has not ended; `handclip train --resume` goes on"
         )
-        yield from guarded("checkpoints", lambda: _check_states(folder))
+        yield from guarded(STATES, lambda: _check_states(folder))
         return
 
     def check() -> Iterator[Finding]:
@@ -37,7 +36,7 @@ def verify_training(folder: Path, images: ImageChecker) -> Iterator[Finding]:
         provenance = read_provenance(folder) or {}
         for which in ("checkpoint", "last_checkpoint"):
             yield from guarded(which, lambda which=which: _check_own(which, folder, result, provenance))  # type: ignore[misc]
-        yield from guarded("metrics.csv", lambda: [_check_history(folder, config, result)])
+        yield from guarded(HISTORY, lambda: [_check_history(folder, config, result)])
         yield from _check_data(config, result, images)
 
     yield from guarded(RESULT, check)
@@ -59,11 +58,11 @@ def verify_checkpoint(path: Path) -> Iterator[Finding]:
 
 
 def _check_states(folder: Path) -> Iterator[Finding]:
-    newest, damaged = States(folder / "checkpoints").find()
+    newest, damaged = States(folder / STATES).find()
     for path in damaged:
         yield Finding(f"checkpoints/{path.name}", Outcome.DIFFERS, f"{path}: is damaged; the one before it is whole")
     if newest is None:
-        yield Finding("checkpoints", Outcome.NOT_CHECKED, "no state was saved yet")
+        yield Finding(STATES, Outcome.NOT_CHECKED, "no state was saved yet")
     else:
         yield Finding(
             f"checkpoints/{newest.name}", Outcome.MATCHES, "the newest whole state, which training goes on from"
@@ -93,7 +92,7 @@ def _check_own(which: str, folder: Path, result: Mapping[str, Any], provenance: 
 
 def _check_history(folder: Path, config: ExperimentConfig, result: Mapping[str, Any]) -> Finding:
     """Select the best epoch again: of equals the later one, and the last where nothing was validated."""
-    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
+    with (folder / HISTORY).open(encoding="utf-8", newline="") as file:
         header, *rows = csv_rows(file)
     history = [dict(zip(header, row, strict=True)) for row in rows]
     validated = {int(row["epoch"]): float(row[config.monitor]) for row in history if row.get(config.monitor)}
@@ -103,7 +102,7 @@ def _check_history(folder: Path, config: ExperimentConfig, result: Mapping[str, 
         best = int(result["best_epoch"])
         said = f"the best is {best} as it was trained first; {RESULT} says that it was trained again, and that is here"
     computed = {"epochs": len(history), "best_epoch": best}
-    return compared("metrics.csv", result, computed, f"{len(history)} epochs, {said}")
+    return compared(HISTORY, result, computed, f"{len(history)} epochs, {said}")
 
 
 def _check_data(config: ExperimentConfig, result: Mapping[str, Any], images: ImageChecker) -> Iterator[Finding]:

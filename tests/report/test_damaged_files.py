@@ -9,9 +9,10 @@ from made_runs import change_json, seal, write_run
 from quick_figures import save_dots
 from tiny_study import baseline_config, load_manifest
 
-from handclip.checksums import CHECKSUMS, read_checksums, write_checksums
+from handclip.checksums import read_checksums, write_checksums
 from handclip.engine.evaluation import evaluate
 from handclip.errors import DamagedFileError, HandCLIPError, InUseError
+from handclip.file_names import CHECKSUMS
 from handclip.locks import holding
 from handclip.report import report as report_module
 from handclip.report.book import Book, Note

@@ -13,13 +13,14 @@ import pytest
 import torch
 from tiny_study import baseline_config, load_manifest, tiny_config
 
-from handclip.checksums import CHECKSUMS, read_checksums, sha256_of, write_checksums
+from handclip.checksums import read_checksums, sha256_of, write_checksums
 from handclip.engine import evaluation as evaluation_module
 from handclip.engine.evaluation import evaluate
 from handclip.engine.provenance import content_sha256
 from handclip.engine.records import KeptFeatures, read_features, write_features
 from handclip.engine.training import train
 from handclip.errors import HandCLIPError, Interrupted
+from handclip.file_names import CHECKSUMS
 from handclip.locks import holding
 from handclip.models.checkpoint import Checkpoint
 from handclip.verify import Finding, Outcome, Verification, verify

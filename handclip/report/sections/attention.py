@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from handclip.engine.records import EXPLANATIONS, Explanation
+from handclip.engine.records import Explanation
+from handclip.file_names import EXPLANATIONS
 from handclip.models.explanation import GRAD_CAM, ROLLOUT, SPATIAL_ATTENTION
 from handclip.report.book import Block, Book, Note, Section, Text
 from handclip.report.figures.attention import HALF, Maps, attention_figure

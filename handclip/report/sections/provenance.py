@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from handclip.engine.provenance import PROVENANCE, read_provenance, sessions_of
+from handclip.engine.provenance import read_provenance, sessions_of
 from handclip.errors import DamagedFileError
+from handclip.file_names import CONFIG, PROVENANCE
 from handclip.locks import is_held
 from handclip.report.book import Block, Book, Column, Commands, Heading, Note, Section, Table, Text
 from handclip.report.material import Material, ReportRun
@@ -152,7 +153,7 @@ def _within_study(run: ReportRun, path: Path) -> str:
 
 
 def _config_file(run: ReportRun, folder: Path | None) -> str | None:
-    path = folder / "config.yml" if folder is not None else None
+    path = folder / CONFIG if folder is not None else None
     return _within_study(run, path) if path is not None and path.is_file() else None
 
 

@@ -13,6 +13,7 @@ from handclip.datasets.images import read_image
 from handclip.datasets.manifest import ManifestImage
 from handclip.engine.records import AGAIN
 from handclip.errors import DataError, HandCLIPError
+from handclip.file_names import PER_QUERY
 from handclip.metrics import rank_similarities
 from handclip.metrics.ranking import COSINE_TIE
 from handclip.report.book import Block, Book, Heading, Note, Picture, Section, Text, percent
@@ -162,7 +163,7 @@ def _cmc_of_draws(ranks_by_draw: dict[int, list[int]], most: int) -> Floats:
 def _ranks(run: ReportRun) -> dict[tuple[str, str], dict[int, list[int]]]:
     """Read the rank of the right person from `per_query.csv`, by aspect and gallery, then draw."""
     ranks: dict[tuple[str, str], dict[int, list[int]]] = {}
-    with (run.folder / "per_query.csv").open(encoding="utf-8", newline="") as file:
+    with (run.folder / PER_QUERY).open(encoding="utf-8", newline="") as file:
         reader = csv_rows(file)
         next(reader)
         for aspect, protocol, flip, split, _, _, rank, *_ in reader:
