@@ -64,7 +64,7 @@ def environment(cache: Path) -> dict[str, str]:
         "XDG_CACHE_HOME": str(cache.absolute()),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
-        "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib")),
+        "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR") or str(Path.home() / ".cache" / "matplotlib"),
     }
 
 

@@ -1,22 +1,40 @@
 """What every test relies on: no network, one thread, and tiny CLIP models that open_clip knows by name."""
 
+import logging
 import os
+import random
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-os.environ.pop("COLUMNS", None)  # pytest-xdist sets it in its processes, and tables would be cut to it
+# Output would be cut to the width, and coloured, that a terminal or a service that runs tests asks for. pytest-xdist sets
+# COLUMNS in its processes.
+for name in ("COLUMNS", "LINES", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(name, None)
 
-import handclip  # noqa: F401  (before a test imports open_clip, and with it torchvision)
+import handclip  # noqa: E402, F401  (before a test imports open_clip, and with it torchvision)
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; sums do not depend on the machine then
+os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch; sums do not depend on the machine then
+
+
+def _matplotlib_folder() -> Path:
+    """Return the user's own, or another that lasts where the user has no home that can be written to."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matplotlib"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return Path(tempfile.gettempdir()) / f"handclip-tests-{os.getuid()}" / "matplotlib"
+    return folder
+
+
 # Each test has a cache folder of its own, see `_own_cache`, in which matplotlib would have to list the fonts again.
-os.environ.setdefault(
-    "MPLCONFIGDIR", str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matplotlib")
-)
+os.environ.setdefault("MPLCONFIGDIR", str(_matplotlib_folder()))
 
 _TEXT = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}
 _VIT = {"image_size": 64, "layers": 3, "width": 64, "head_width": 32, "patch_size": 16}
@@ -47,6 +65,25 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep tests away from the user's pixel cache, and from one another's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.with_name(f"{tmp_path.name}-cache")))
+
+
+@pytest.fixture(autouse=True)
+def _own_luck() -> None:
+    """Draw the same numbers in a test, whichever tests have drawn some in this process before it."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """Undo what a command does to the package's log, which later tests in this process would see."""
+    logger = logging.getLogger("handclip")
+    level, handlers = logger.level, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.handlers = handlers
 
 
 @pytest.fixture

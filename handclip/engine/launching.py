@@ -38,6 +38,9 @@ T = TypeVar("T")
 _GRACE = 5.0
 """Seconds that processes have to end by themselves once the run has failed or was interrupted."""
 
+_LONGEST_END = 60.0
+"""Seconds until a process that can say nothing any more has ended: on a busy machine it lets go of its libraries late."""
+
 
 def on_devices(function: Callable[..., T], config: ExperimentConfig, **options: Any) -> T:
     """Call `function(config, **options)` in one process for each device that the config asks for.
@@ -265,7 +268,7 @@ def _first_fault(
             return found.error
     for number, found in faults.items():
         if not found.traceback:
-            processes[number].join(_GRACE)
+            processes[number].join(_LONGEST_END)
             name, code = f"process {number + 1} of {len(processes)}", processes[number].exitcode
             if code is not None and code < 0:
                 return HandCLIPError(f"{name} was ended from outside (exit code {code}), for want of memory, perhaps")

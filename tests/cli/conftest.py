@@ -1,6 +1,5 @@
-import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ class Answer:
 @pytest.fixture
 def handclip(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Answer]]:
+) -> Callable[..., Answer]:
     """Run `handclip ARGUMENTS` in this process, as the console script does."""
 
     def run(*arguments: object) -> Answer:
@@ -32,11 +31,7 @@ def handclip(
         captured = capsys.readouterr()
         return Answer(int(end.value.code or 0), captured.out, captured.err)
 
-    logger = logging.getLogger("handclip")
-    before = logger.level, list(logger.handlers)
-    yield run
-    logger.setLevel(before[0])
-    logger.handlers = before[1]
+    return run
 
 
 @pytest.fixture

@@ -456,7 +456,8 @@ def test_the_folder_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
     assert pixel_folder() == tmp_path / "elsewhere" / "handclip" / "pixels"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
-    assert pixel_folder() == Path.home() / ".cache" / "handclip" / "pixels"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert pixel_folder() == tmp_path / "home" / ".cache" / "handclip" / "pixels"
 
 
 def fill(folder: Path, limit: int, numbers: list[int]) -> None:

@@ -31,10 +31,12 @@ from handclip.datasets.transforms import ImageTransform
 from handclip.engine import evaluated_model, feature_table
 from handclip.engine import evaluation as evaluation_module
 from handclip.engine.data import people_known_from_other_aspects
+from handclip.engine.earlier_evaluation import earlier_metrics
 from handclip.engine.evaluation import Evaluation, evaluate
 from handclip.engine.features import extract_features
 from handclip.engine.provenance import read_provenance
 from handclip.engine.records import read_explanations, validation_pairs
+from handclip.engine.subject import find_subject
 from handclip.engine.summary import METRICS
 from handclip.engine.training import TrainingResult, train
 from handclip.errors import CheckpointError, DataError, HandCLIPError, Interrupted, InUseError
@@ -795,17 +797,17 @@ def test_a_damaged_evaluation_is_named_and_not_used_again(
     config = baseline_config(manifests, flip_settings=["none"], num_splits=1)
     folder = evaluate(config).folder
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}
-    subject = evaluation_module._subject(config)
-    assert evaluation_module._earlier(config, subject, overwrite=False, reuse=True)
+    subject = find_subject(config)
+    assert earlier_metrics(subject, reuse=True)
     for name in sorted(kept.keys() - {"provenance.json"}):
         for how in DAMAGES:
             damaged(folder / name, how)
             caplog.clear()
-            assert evaluation_module._earlier(config, subject, overwrite=False, reuse=True) is None
+            assert earlier_metrics(subject, reuse=True) is None
             assert f"{folder / name}: is damaged" in caplog.text, (name, how)
             assert "so it is evaluated again" in caplog.text
             (folder / name).write_bytes(kept[name])
-    assert evaluation_module._earlier(config, subject, overwrite=False, reuse=True)
+    assert earlier_metrics(subject, reuse=True)
 
 
 def test_a_damaged_evaluation_ends_as_it_was(manifests: Path, here: Path) -> None:

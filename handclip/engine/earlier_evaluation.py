@@ -1,0 +1,101 @@
+"""Whether an evaluation was done before: this very one, whose numbers may be used again, or another in its place."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from handclip.checksums import faults
+from handclip.config.loading import read_yaml
+from handclip.engine.records import manifest_file
+from handclip.engine.subject import Subject
+from handclip.errors import DamagedFileError, HandCLIPError
+from handclip.file_names import (
+    ATTRIBUTES,
+    CHECKSUMS,
+    CONFIG,
+    COST,
+    ENVIRONMENT,
+    EXPLANATIONS,
+    FEATURES,
+    METRICS_FILE,
+    PER_QUERY,
+    PER_SPLIT,
+)
+from handclip.files import read_json
+
+logger = logging.getLogger(__name__)
+
+
+def evaluation_files(aspects: Iterable[str]) -> list[str]:
+    """Return the names of what an evaluation writes, but for what is added later and for its provenance."""
+    manifests = [manifest_file(Path(), aspect).name for aspect in aspects]
+    kept = [FEATURES, ATTRIBUTES, EXPLANATIONS, *manifests]
+    return [*kept, CONFIG, ENVIRONMENT, PER_SPLIT, PER_QUERY, COST, METRICS_FILE]
+
+
+def earlier_metrics(subject: Subject, *, reuse: bool) -> dict[str, Any] | None:
+    """Return the metrics of the very same evaluation, None where there is none to use again.
+
+    Args:
+        subject: what is evaluated.
+        reuse: False only looks whether another evaluation is in its place.
+
+    Raises:
+        HandCLIPError: another one is.
+    """
+    path = subject.folder / METRICS_FILE
+    if not path.exists() or (before := _undamaged_metrics(subject.folder)) is None:
+        return None
+    _refuse_other_evaluation(path, before, subject.identity)
+    if not reuse:
+        return None
+    if found := _faults(subject.folder, subject.manifests):
+        logger.warning(f"{'; '.join(found)}, so it is evaluated again.")
+        return None
+    # Not part of its identity, as no number depends on it; but what it keeps of people does.
+    explained, wanted = read_yaml(subject.folder / CONFIG).get("explained_images"), subject.config.explained_images
+    if explained != wanted:
+        logger.info(
+            f"{subject.folder} was made with explained_images: {explained}, not {wanted}, so it is evaluated again."
+        )
+        return None
+    return before
+
+
+def _undamaged_metrics(folder: Path) -> dict[str, Any] | None:
+    """Return the metrics of an earlier evaluation, None where they are damaged and so cannot say whose they are."""
+    path = folder / METRICS_FILE
+    try:
+        # Of what is wrong with the list `_faults` tells.
+        if found := [fault for fault in faults(folder, [METRICS_FILE]) if fault.startswith(f"{path}:")]:
+            raise DamagedFileError(found[0])
+        metrics = read_json(path)
+        if not isinstance(metrics, dict):
+            raise DamagedFileError(f"{path}: is damaged or is not of an evaluation")
+        return metrics
+    except HandCLIPError as error:
+        logger.warning(f"{error}, so it is evaluated again.")
+        return None
+
+
+def _faults(folder: Path, aspects: Iterable[str]) -> list[str]:
+    """Return why an evaluation cannot be used again; nothing where all of it is there and as it was written."""
+    names = evaluation_files(aspects)
+    if lacking := [name for name in (*names, CHECKSUMS) if not (folder / name).is_file()]:
+        return [f"{folder} lacks {', '.join(lacking)}"]
+    return faults(folder, names, all_listed=True)
+
+
+def _refuse_other_evaluation(path: Path, before: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    for key, value in identity.items():
+        old = before.get(key)
+        if old != value:
+            if isinstance(old, dict) and isinstance(value, dict):
+                differing = [name for name in value if old.get(name) != value[name]]
+                if differing:
+                    key, old, value = differing[0], old.get(differing[0]), value[differing[0]]
+            raise HandCLIPError(
+                f"{path} holds an evaluation with {key}: {old}, not {value}. "
+                "Add --overwrite to replace it, or choose another eval_dir"
+            )
