@@ -30,13 +30,81 @@ def cache_folder() -> Path:
         ) from error
 
 
+def as_text(name: str | Path) -> str:
+    """Return a name as text that can be written: on Linux that of a file need not be UTF-8, and Python keeps its bytes
+    as characters that no file and no terminal takes."""
+    return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything at a path that a person has named.
+
+    Where nobody can tell, below a folder that may not be entered or of a name that no file can have, `Path.exists`
+    breaks or says False, depending on the version of Python.
+
+    Raises:
+        HandCLIPError: nobody can tell; says why.
+    """
+    return _status(path) is not None
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder at a path that a person has named.
+
+    Raises:
+        HandCLIPError: as `is_there`.
+    """
+    status = _status(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file at a path that a person has named.
+
+    Raises:
+        HandCLIPError: as `is_there`.
+    """
+    status = _status(path)
+    return status is not None and stat.S_ISREG(status.st_mode)
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """Return the folders that a folder holds, by name, but for what is just being written.
+
+    Raises:
+        HandCLIPError: it may not be read; `Path.glob` would take it for empty.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(folder / one.name for one in entries if one.is_dir() and not one.name.endswith(".part"))
+    except OSError as error:
+        raise _unreadable(Path(error.filename or folder), error) from error
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a name with NUL in it is a ValueError
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> HandCLIPError:
+    return HandCLIPError(f"{path}: cannot be read: {error.strerror or error}")
+
+
 def require_writable(folder: Path) -> None:
     """Check that files can be written to a folder, or that it can be made, before hours are spent on what goes there.
 
     Raises:
-        HandCLIPError: something that is not a folder is in its place, or permission is lacking.
+        HandCLIPError: something that is not a folder is in its place, permission is lacking, or no folder can have
+            such a name.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if is_there(path))
+    except HandCLIPError as error:
+        raise HandCLIPError(f"cannot write {folder}: {error}") from error
     if not existing.is_dir():
         raise HandCLIPError(f"cannot write {folder}: {existing} is not a folder")
     if not os.access(existing, os.W_OK):
@@ -241,3 +309,15 @@ def read_json(path: Path) -> Any:
         raise HandCLIPError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise HandCLIPError(f"{path}: is damaged or is not JSON ({error})") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        HandCLIPError: the file is missing, is not JSON, or holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise HandCLIPError(f"{path}: is damaged or is of another kind: it holds no JSON object")
+    return value

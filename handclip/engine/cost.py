@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from handclip.checksums import require_intact
 from handclip.engine.hardware import describe_device
 from handclip.errors import HandCLIPError
 from handclip.file_names import RESULT
-from handclip.files import read_json
+from handclip.files import read_json_object
 from handclip.models.checkpoint import Checkpoint
 
 _FROM_TRAINING = (
@@ -48,11 +49,12 @@ def training_cost(checkpoint: Checkpoint, output_dirs: Iterable[Path]) -> dict[s
     if path is None:
         return None
     try:
-        result = read_json(path)
+        require_intact(path.parent, [path.name], advice="It is left out")
+        result = read_json_object(path)
     except HandCLIPError as error:
         logger.warning(f"What training cost is not known: {error}")
         return None
-    if not isinstance(result, dict) or not _is_of(result, checkpoint):
+    if not _is_of(result, checkpoint):
         logger.warning(f"What training cost is not known: {path} is not of the training that made this checkpoint")
         return None
     return {"file": str(path), **{name: result.get(name) for name in _FROM_TRAINING}}

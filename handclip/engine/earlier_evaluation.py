@@ -22,7 +22,7 @@ from handclip.file_names import (
     PER_QUERY,
     PER_SPLIT,
 )
-from handclip.files import read_json
+from handclip.files import read_json_object
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +70,7 @@ def _undamaged_metrics(folder: Path) -> dict[str, Any] | None:
         # Of what is wrong with the list `_faults` tells.
         if found := [fault for fault in faults(folder, [METRICS_FILE]) if fault.startswith(f"{path}:")]:
             raise DamagedFileError(found[0])
-        metrics = read_json(path)
-        if not isinstance(metrics, dict):
-            raise DamagedFileError(f"{path}: is damaged or is not of an evaluation")
-        return metrics
+        return read_json_object(path)
     except HandCLIPError as error:
         logger.warning(f"{error}, so it is evaluated again.")
         return None

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,14 @@ from handclip.engine.subject import Subject, find_subject
 from handclip.engine.summary import per_query_csv, per_split_csv, summarise
 from handclip.errors import HandCLIPError
 from handclip.file_names import CHECKSUMS, CONFIG, COST, ENVIRONMENT, METRICS_FILE, PER_QUERY, PER_SPLIT
-from handclip.files import read_json, remove_abandoned, replacing_together, require_writable, write_json, write_text
+from handclip.files import (
+    read_json_object,
+    remove_abandoned,
+    replacing_together,
+    require_writable,
+    write_json,
+    write_text,
+)
 from handclip.locks import holding, refuse_if_held
 
 logger = logging.getLogger(__name__)
@@ -114,6 +122,7 @@ def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Eval
     """Evaluate in this process, or in all that share the work: each embeds its part, and the first does the rest."""
     start = time.perf_counter()
     device = own_device(config.device)
+    environment = {**describe_environment(device, "float32"), "processes": current().size}
     subject = find_subject(config)
     with ExitStack() as work:
         on_first(lambda: work.enter_context(holding(subject.folder)))
@@ -127,9 +136,13 @@ def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Eval
         measured = _measure(subject, device, start)
 
         def write() -> Evaluation:
+            explanations = _explain(subject, device)
             last = [METRICS_FILE, CHECKSUMS]
             with replacing_together(subject.folder, last, then=lambda: own.note(**origin)) as folder:
-                metrics = _write(folder, subject, measured, device)
+                _keep_records(folder, subject, measured, explanations)
+                write_json(folder / ENVIRONMENT, environment)
+                metrics = _write_metrics(folder, subject, measured)
+                write_checksums(folder, evaluation_files(subject.manifests))
                 own.write_successor(folder, **origin)
             return Evaluation(subject.run, subject.folder, metrics)
 
@@ -146,7 +159,7 @@ class _Measured:
     validation: FeatureTable
     seconds: float
     """For features and rankings, from the start."""
-    images_per_second: float
+    cost: dict[str, Any]
 
 
 def _measure(subject: Subject, device: torch.device, start: float) -> _Measured:
@@ -163,28 +176,24 @@ def _measure(subject: Subject, device: torch.device, start: float) -> _Measured:
     rankings: dict[str, Rankings] = {}
     on_first(lambda: rankings.update({a: rank_draws(config, manifest, features) for a, manifest in manifests.items()}))
     seconds = time.perf_counter() - start
-    used = {aspect: validation_images(manifest) for aspect, manifest in manifests.items()}
+    pairs = {aspect: validation_images(manifest) for aspect, manifest in manifests.items()}
     with progress_over("embedding validation images") as report:
-        validation = embed_images(config, manifests, used, evaluated.model, device, cache, report)
+        validation = embed_images(config, manifests, pairs, evaluated.model, device, cache, report)
     images_per_second = len(features.images) * len(features.by_flip) / embedding_seconds
-    return _Measured(facts, features, rankings, validation, seconds, images_per_second)
+    cost = evaluation_cost(seconds, images_per_second, device)
+    return _Measured(facts, features, rankings, validation, seconds, cost)
 
 
-def _write(folder: Path, subject: Subject, measured: _Measured, device: torch.device) -> dict[str, Any]:
-    """Write what was measured, and what a report needs besides, to a folder; return the metrics."""
+def _write_metrics(folder: Path, subject: Subject, measured: _Measured) -> dict[str, Any]:
+    """Write what was measured to a folder; return the metrics."""
     trained = subject.evaluated.checkpoint
     places = (subject.config.output_dir, Path(subject.evaluated.experiment["output_dir"]))
-    cost = {
-        "evaluation": evaluation_cost(measured.seconds, measured.images_per_second, device),
-        "training": training_cost(trained, places) if trained is not None else None,
-    }
+    training = training_cost(trained, places) if trained is not None else None
     metrics = _metrics(subject, measured)
-    _keep_records(folder, subject, measured, device)
     write_text(folder / PER_SPLIT, per_split_csv(measured.rankings))
     write_text(folder / PER_QUERY, per_query_csv(measured.rankings, subject.manifests))
-    write_json(folder / COST, cost)
+    write_json(folder / COST, {"evaluation": measured.cost, "training": training})
     write_json(folder / METRICS_FILE, metrics)
-    write_checksums(folder, evaluation_files(subject.manifests))
     return metrics
 
 
@@ -210,18 +219,16 @@ def _metrics(subject: Subject, measured: _Measured) -> dict[str, Any]:
     return metrics
 
 
-def _keep_records(folder: Path, subject: Subject, measured: _Measured, device: torch.device) -> None:
-    """Write what a report needs besides the metrics."""
+def _keep_records(folder: Path, subject: Subject, measured: _Measured, explanations: Sequence[Explanation]) -> None:
+    """Write what a report needs besides the metrics to a folder."""
     features, validation = measured.features, measured.validation
     by_flip = {flip: np.concatenate([rows, validation.by_flip[flip]]) for flip, rows in features.by_flip.items()}
     write_features(folder, KeptFeatures([*features.sha256, *validation.sha256], by_flip))
     for aspect, manifest in subject.manifests.items():
         manifest.save(manifest_file(folder, aspect), place=manifest_file(subject.folder, aspect))
     write_attributes(folder, attributes_of(subject.manifests))
-    write_explanations(folder, _explain(subject, device))
+    write_explanations(folder, explanations)
     write_config(folder / CONFIG, subject.config)
-    environment = {**describe_environment(device, "float32"), "processes": current().size}
-    write_json(folder / ENVIRONMENT, environment)
 
 
 def _explain(subject: Subject, device: torch.device) -> list[Explanation]:
@@ -244,7 +251,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         HandCLIPError: its metrics are missing or damaged.
     """
     require_intact(folder, [METRICS_FILE], advice=AGAIN)
-    metrics = read_json(folder / METRICS_FILE)
+    metrics = read_json_object(folder / METRICS_FILE)
     return Evaluation(metrics["run"], folder, metrics)
 
 

@@ -153,9 +153,9 @@ class RunKeeper(LightningCheckpoint):
                 f"{self.files.folder}: was started in {state_dict['precision']}, but this machine chooses "
                 f"{self.precision}. Go on where it was started, or start anew with precision: {self.precision}"
             )
-        state = dict(state_dict)
-        self._begin_epoch(**state.pop("epoch_so_far", {}))
-        self.__dict__.update(state)
+        self._begin_epoch(**state_dict.get("epoch_so_far", {}))
+        for name in self.state_dict().keys() & state_dict.keys() - {"epoch_so_far"}:
+            setattr(self, name, state_dict[name])
 
     @property
     def has_lost_patience(self) -> bool:

@@ -39,7 +39,7 @@ _GRACE = 5.0
 """Seconds that processes have to end by themselves once the run has failed or was interrupted."""
 
 _LONGEST_END = 60.0
-"""Seconds until a process that can say nothing any more has ended: on a busy machine it lets go of its libraries late."""
+"""Seconds until a process that can say nothing any more has ended; a busy machine takes long to let go of libraries."""
 
 
 def on_devices(function: Callable[..., T], config: ExperimentConfig, **options: Any) -> T:

@@ -20,8 +20,9 @@ from handclip.engine.evaluation import (
     read_evaluation,
     require_no_evaluation,
 )
+from handclip.engine.result import TrainingResult
 from handclip.engine.run_folder import RunFolder
-from handclip.engine.training import TrainingResult, train
+from handclip.engine.training import train
 from handclip.errors import HandCLIPError
 from handclip.file_names import METRICS_FILE
 

@@ -19,9 +19,7 @@ class Answer:
 
 
 @pytest.fixture
-def handclip(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Answer]:
+def handclip(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     """Run `handclip ARGUMENTS` in this process, as the console script does."""
 
     def run(*arguments: object) -> Answer:

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from tiny_study import tiny_config
 
-from handclip.engine.training import TrainingResult, train
+from handclip.engine.result import TrainingResult
+from handclip.engine.training import train
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,8 @@ from handclip.config.naming import run_name
 from handclip.datasets.hd import prepare_hd
 from handclip.engine.evaluated_model import checkpoint_path, choose_model
 from handclip.engine.evaluation import evaluate, evaluation_folder
-from handclip.engine.training import TrainingResult, train
+from handclip.engine.result import TrainingResult
+from handclip.engine.training import train
 from handclip.errors import ConfigError, DataError
 from handclip.models.checkpoint import Checkpoint
 from handclip.report.report import write_report

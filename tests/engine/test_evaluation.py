@@ -36,9 +36,10 @@ from handclip.engine.evaluation import Evaluation, evaluate
 from handclip.engine.features import extract_features
 from handclip.engine.provenance import read_provenance
 from handclip.engine.records import read_explanations, validation_pairs
+from handclip.engine.result import TrainingResult
 from handclip.engine.subject import find_subject
 from handclip.engine.summary import METRICS
-from handclip.engine.training import TrainingResult, train
+from handclip.engine.training import train
 from handclip.errors import CheckpointError, DataError, HandCLIPError, Interrupted, InUseError
 from handclip.interruption import interruptible
 from handclip.models.builder import model_from_checkpoint
@@ -264,7 +265,7 @@ def test_the_records_of_training_are_found_where_the_run_has_moved(
     ("change", "message"),
     [
         (None, "is damaged or is not JSON"),
-        ([], "is not of the training that made this checkpoint"),
+        ([], "it holds no JSON object"),
         ({"run": "another"}, "is not of the training that made this checkpoint"),
         ({"epochs": 9, "best_epoch": 8}, "is not of the training that made this checkpoint"),
     ],
@@ -280,6 +281,25 @@ def test_records_that_are_not_those_of_the_checkpoint_are_no_cost(
     evaluation = evaluate(stage1_config(manifests, stage1, flip_settings=["none"]))
     assert json.loads((evaluation.folder / "cost.json").read_text())["training"] is None
     assert "What training cost is not known" in caplog.text and message in caplog.text
+
+
+def test_a_changed_record_of_training_is_no_cost(manifests: Path, here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = tiny_config(manifests, epochs=1)
+    path = train(config).folder / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": 99999}))
+    assert json.loads((evaluate(config).folder / "cost.json").read_text())["training"] is None
+    assert f"What training cost is not known: {path}: is damaged or was changed" in caplog.text
+
+
+def test_the_record_of_the_machine_says_when_the_evaluation_began(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_module, "describe_environment", lambda *_: {"images": len(embedded)})
+    embed, embedded = evaluation_module.embed_images, []
+    monkeypatch.setattr(evaluation_module, "embed_images", lambda *a: embedded.append(a) or embed(*a))  # type: ignore[func-returns-value]
+    folder = evaluate(baseline_config(manifests, num_splits=1, explained_images=0)).folder
+    assert embedded
+    assert json.loads((folder / "environment.json").read_text())["images"] == 0
 
 
 def test_d41_metrics_equal_a_float64_brute_force(

@@ -8,7 +8,7 @@ from PIL import Image
 from handclip.datasets.images import read_image
 from handclip.datasets.manifest import Draw, Manifest, ManifestImage
 from handclip.engine.explaining import explain_checkpoint, explain_photographs, hands_to_explain
-from handclip.engine.training import TrainingResult
+from handclip.engine.result import TrainingResult
 from handclip.errors import CheckpointError, DataError
 from handclip.models.builder import model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint

@@ -17,10 +17,11 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.engine import keeper, run_log
 from handclip.engine.keeper import RunKeeper
 from handclip.engine.provenance import read_provenance
+from handclip.engine.result import TrainingResult
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.states import States
 from handclip.engine.step import Step
-from handclip.engine.training import TrainingResult, train
+from handclip.engine.training import train
 from handclip.errors import DamagedFileError, InUseError, TrainingError
 from handclip.interruption import StopRequest
 from handclip.locks import holding, is_held

@@ -30,7 +30,8 @@ from handclip.engine.distributed import Processes
 from handclip.engine.evaluation import evaluate
 from handclip.engine.launching import launched, on_devices, starts_processes
 from handclip.engine.lightning_environment import JoinedProcesses
-from handclip.engine.training import TrainingResult, train
+from handclip.engine.result import TrainingResult
+from handclip.engine.training import train
 from handclip.errors import ConfigError
 from handclip.studies import run_and_compare
 

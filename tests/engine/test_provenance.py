@@ -5,6 +5,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ import yaml
 from tiny_study import load_manifest, tiny_config
 
 from handclip import __version__
+from handclip.datasets.prepare import prepare
 from handclip.engine import hardware, provenance
+from handclip.engine import training as training_module
 from handclip.engine.evaluation import evaluate
 from handclip.engine.provenance import (
     KILLED,
@@ -23,7 +26,8 @@ from handclip.engine.provenance import (
     sessions_of,
     weights_sha256,
 )
-from handclip.engine.training import TrainingResult, train
+from handclip.engine.result import TrainingResult
+from handclip.engine.training import train
 from handclip.errors import DamagedFileError, HandCLIPError, Interrupted, TrainingError
 from handclip.models.checkpoint import Checkpoint
 
@@ -91,6 +95,26 @@ def test_each_process_that_trains_has_an_entry(manifests: Path, here: Path) -> N
     assert [entry["from"]["steps"] for entry in ended["sessions"]] == [0, 2]
     assert [entry["to"]["epochs"] for entry in ended["sessions"]] == [1, 2]
     assert ended["sessions"][0] == begun["sessions"][0]
+
+
+def test_what_begins_anew_records_the_data_that_it_learns_from(
+    manifests: Path, hands: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was ended before its first state, whose manifest was then replaced."""
+    load_manifest(manifests).save(here / "manifest.json")
+    config = tiny_config(here / "manifest.json", epochs=1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training_module, "fit", Mock(side_effect=KeyboardInterrupt))
+        train(config)
+    prepare("11k", hands, here / "other", seed=7)
+    now = load_manifest(here / "other")
+    now.save(here / "manifest.json")
+    trained = train(config, resume=True)
+    recorded = read(trained.folder)
+    assert trained.manifest_sha256 == now.sha256
+    assert recorded["manifest_sha256"] == {"dorsal_r": now.sha256}
+    assert recorded["seeds"]["splits"] == {"dorsal_r": 7}
+    assert [entry["exit"] for entry in recorded["sessions"]] == ["interrupted by SIGINT", "finished"]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from handclip.engine.records import (
     write_explanations,
     write_features,
 )
-from handclip.engine.training import TrainingResult
+from handclip.engine.result import TrainingResult
 from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.metrics import rank_gallery
 

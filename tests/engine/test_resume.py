@@ -14,12 +14,14 @@ from tiny_study import (
     weights,
 )
 
+from handclip.checksums import write_checksums
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import prepare
 from handclip.engine.keeper import RunKeeper
+from handclip.engine.result import RECORDS, TrainingResult
 from handclip.engine.run_folder import RunFolder
-from handclip.engine.training import TrainingResult, train
-from handclip.errors import DataError, HandCLIPError
+from handclip.engine.training import train
+from handclip.errors import ConfigError, DataError, HandCLIPError
 
 AUGMENTATION = {"flip": 0.5, "color_jitter": 0.2, "resize_crop": 1.2}
 
@@ -199,3 +201,40 @@ def test_going_on_with_other_hardware_is_said(manifests: Path, here: Path, caplo
     (folder / "environment.json").write_text(json.dumps({**environment, "threads": 64, "processor": "Z80"}))
     train(config, resume=True)
     assert f"goes on with processor {environment['processor']} (was Z80), threads 1 (was 64): its" in caplog.text
+
+
+def test_records_by_another_version_do_not_keep_a_run_from_being_reported(manifests: Path, here: Path) -> None:
+    config = tiny_config(manifests, epochs=1)
+    trained = train(config)
+    path = trained.folder / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "invented_later": 5}))
+    write_checksums(trained.folder, RECORDS)
+    assert train(config, resume=True) == trained
+    path.write_text("5")
+    write_checksums(trained.folder, RECORDS)
+    with pytest.raises(HandCLIPError, match=r"result\.json: is damaged or is of another kind"):
+        train(config, resume=True)
+
+
+def test_a_damaged_record_of_the_machine_does_not_stop_a_run(manifests: Path, here: Path) -> None:
+    config = tiny_config(manifests)
+    folder = train(config, stop_after=1).folder
+    (folder / "environment.json").write_text("5")
+    assert train(config, resume=True).finished
+
+
+def test_a_state_sets_nothing_but_what_a_run_keeps(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, kept = tiny_config(manifests), RunKeeper.state_dict
+    with monkeypatch.context() as patch:
+        patch.setattr(RunKeeper, "state_dict", lambda self: {**kept(self), "files": "/elsewhere", "save_last": None})
+        train(config, stop_after=1)
+    assert train(config, resume=True).finished
+
+
+@pytest.mark.parametrize("epochs", [0, -1])
+def test_to_stop_before_the_first_epoch_is_refused(epochs: int, manifests: Path, here: Path) -> None:
+    with pytest.raises(ConfigError, match=f"stop_after: {epochs}: train for one epoch at least"):
+        train(tiny_config(manifests), stop_after=epochs)
+    assert list(here.iterdir()) == []

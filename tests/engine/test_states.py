@@ -14,9 +14,10 @@ import torch
 from tiny_study import loss_columns, same_weights, tiny_config, weights
 
 from handclip.config.experiment import ExperimentConfig
+from handclip.engine.result import TrainingResult
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.states import States
-from handclip.engine.training import TrainingResult, train
+from handclip.engine.training import train
 from handclip.errors import DamagedFileError, HandCLIPError
 
 LONG_AGO = 10**9

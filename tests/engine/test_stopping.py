@@ -19,9 +19,10 @@ from tiny_study import LOSSES, loss_columns, same_weights, tiny_config, tiny_val
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.engine.progress import TrainingProgress
+from handclip.engine.result import TrainingResult
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.step import Step
-from handclip.engine.training import TrainingResult, train
+from handclip.engine.training import train
 from handclip.errors import Interrupted
 from handclip.models.embedding_model import EmbeddingModel
 

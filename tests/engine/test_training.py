@@ -20,7 +20,8 @@ from handclip.engine import module
 from handclip.engine.finite_check import FiniteCheck
 from handclip.engine.keeper import RunKeeper
 from handclip.engine.module import TrainingModule
-from handclip.engine.training import TrainingResult, train
+from handclip.engine.result import TrainingResult
+from handclip.engine.training import train
 from handclip.errors import ConfigError, DataError, TrainingError
 from handclip.loss.center_loss import CenterLoss
 from handclip.loss.triplet_loss import TripletLoss

@@ -13,7 +13,8 @@ from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import prepare
 from handclip.engine.evaluation import evaluate
 from handclip.engine.launching import launched
-from handclip.engine.training import TrainingResult, train
+from handclip.engine.result import TrainingResult
+from handclip.engine.training import train
 from handclip.errors import CheckpointError, ConfigError, DataError, HandCLIPError
 from handclip.models.builder import model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint
