@@ -75,6 +75,11 @@ class States(CheckpointIO):
             )
         return None, []
 
+    def epochs(self) -> int:
+        """Return how many whole epochs the newest state has behind it, whether it is whole itself or not."""
+        named = [path for path in self.paths() if path.name != _UNHASHED]
+        return _position(named[0])[0] if named else 0
+
     def is_at(self, epochs: int, steps: int) -> bool:
         """Whether this process has gone on from the state of this position, or has saved it last."""
         return self.current is not None and self.current.name.startswith(f"{self.place(epochs, steps).name}-")

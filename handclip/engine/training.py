@@ -44,6 +44,7 @@ from handclip.engine.module import TrainingModule
 from handclip.engine.normalization import synchronize_batch_norm
 from handclip.engine.provenance import run_facts, session, weights_sha256
 from handclip.engine.result import TrainingResult, read_result, write_result
+from handclip.engine.room import require_room
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.run_log import log_file
 from handclip.engine.states import States
@@ -125,6 +126,9 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
         check_not_tested_on(earlier.training_images, manifests, f"resume_from: {config.resume_from}")
     sampler = _build_sampler(config, data)
     criterion = TrainingCriterion(config.losses, len(data.identities), model.encoder.embedding_dims)
+
+    epochs = config.epochs if stop_after is None else min(stop_after, config.epochs)
+    on_first(lambda: require_room(files, model, criterion, epochs, ends=epochs == config.epochs))
 
     share = BatchShare(sampler, current().rank, current().size)
     starts_from = weights_sha256(model.state_dict()) if is_first_process() else ""
