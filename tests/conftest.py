@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-# Output would be cut to the width, and coloured, that a terminal or a service that runs tests asks for. pytest-xdist sets
+# By these, a terminal or a service that runs tests would have output cut to a width, or coloured. pytest-xdist sets
 # COLUMNS in its processes.
 for name in ("COLUMNS", "LINES", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
     os.environ.pop(name, None)

@@ -1,6 +1,5 @@
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -295,28 +294,23 @@ def test_prepare_says_what_it_needs(handclip: Handclip) -> None:
     assert "handclip prepare 11k --root DIR --out DIR" in answer.err
 
 
-def cpu_seconds(*command: str) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "Usage" in answer.stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def test_help_answers_at_once() -> None:
+def test_the_installed_command_answers() -> None:
     script = Path(sys.executable).with_name("handclip")
     if not script.is_file():
         pytest.skip("handclip is not installed here as a command")
-    # Processor time, so that other work on the machine does not count; the best of three, so that a cold disk does not.
-    assert min(cpu_seconds(str(script), "--help") for _ in range(3)) < 1
+    answer = subprocess.run([str(script), "--help"], capture_output=True, text=True, check=True)
+    assert "Usage" in answer.stdout
 
 
-def test_help_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]], ids=" ".join)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    """So it answers at once; how soon that is, the benchmark of the start-up measures."""
     code = (
-        "import sys\nfrom handclip.cli import main\nsys.argv = ['handclip', 'train', '--help']\n"
+        f"import sys\nfrom handclip.cli import main\nsys.argv = ['handclip', *{arguments}]\n"
         "try: main()\nexcept SystemExit as end: assert not end.code\n"
-        "heavy = {'torch', 'lightning', 'open_clip', 'numpy', 'PIL', 'yaml'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
+        "heavy = {'torch', 'lightning', 'open_clip', 'numpy', 'matplotlib', 'PIL', 'yaml'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert len(sys.modules) < 1000, len(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env={**os.environ, "TERM": "dumb"})
 

@@ -1,4 +1,5 @@
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -284,7 +285,9 @@ class _Payload:
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
-    torch.save({"format": "handclip-checkpoint", "x": _Payload(f"touch {trace}")}, tmp_path / "run.pth")
+    torch.save(
+        {"format": "handclip-checkpoint", "x": _Payload(shlex.join(["touch", str(trace)]))}, tmp_path / "run.pth"
+    )
     with pytest.raises(CheckpointError, match="not a checkpoint that may be loaded"):
         Checkpoint.load(tmp_path / "run.pth")
     assert not trace.exists()

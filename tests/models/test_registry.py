@@ -26,6 +26,22 @@ def test_every_name_belongs_to_one_family() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "pretrained", "is_published"),
+    [
+        ("vitb16", "openai", True),
+        ("vitb16", "tv2_in1k", False),
+        ("resnet50", "tv2_in1k", True),
+        ("mbanet", "tv2_in1k", True),
+        ("mbanet", "openai", False),
+        ("resnet50", "weights/own.pth", False),
+        ("vitb16", "weights/own.pt", False),
+    ],
+)
+def test_published_weights_are_told_from_files(model: str, pretrained: str, is_published: bool) -> None:
+    assert family_of(model).publishes(model, pretrained) == is_published
+
+
+@pytest.mark.parametrize(
     ("name", "meant"), [("mbanet_smal", "mbanet_small"), ("resnet5", "resnet50"), ("vitb6", "vitb16"), ("MBANet", None)]
 )
 def test_an_unknown_name_is_compared_with_all(name: str, meant: str | None) -> None:

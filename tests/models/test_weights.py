@@ -1,4 +1,5 @@
 import os
+import shlex
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -350,7 +351,7 @@ class _Payload:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path, zipped: bool) -> None:
     path, trace = tmp_path / "evil.pt", tmp_path / "trace"
-    content = {"visual.proj": torch.zeros(2), "extra": _Payload(f"touch {trace}")}
+    content = {"visual.proj": torch.zeros(2), "extra": _Payload(shlex.join(["touch", str(trace)]))}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match=r"evil\.pt: holds more than plain weights and was not loaded"):
         load_clip_weights("tiny-vit", str(path))
