@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import shlex
 import tracemalloc
 from hashlib import sha256
 from io import BytesIO
@@ -121,7 +122,7 @@ class _Payload:
         self.trace = trace
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.trace}",)
+        return os.system, (shlex.join(["touch", str(self.trace)]),)
 
 
 def test_a_state_that_would_run_code_is_refused(states: States, tmp_path: Path) -> None:
