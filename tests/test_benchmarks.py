@@ -115,3 +115,15 @@ def test_there_is_no_other_benchmark(tmp_path: Path) -> None:
     done = run(BENCHMARKS, tmp_path, "guesswork")
     assert done.returncode == 2
     assert "there is no benchmark guesswork" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["vit_small", "rn_small", "mbanet_small", "resnet_small"])
+def test_the_sizes_that_are_documented_are_those_of_the_models(name: str, harness: ModuleType) -> None:
+    _, pixels, millions, gflops, *embeddings = importlib.import_module("model_sizes").size_line(name).split()
+    table = (BENCHMARKS.parent / "docs" / "models.md").read_text(encoding="utf-8").splitlines()
+    cells = next([cell.strip() for cell in line.split("|")] for line in table if line.startswith(f"| `{name}` |"))
+    assert (cells[2], cells[4], cells[5]) == (pixels, millions, f"{float(gflops):.1f}")
+    for embedding, dims in zip(embeddings[::2], embeddings[1::2], strict=True):
+        size = dims.removesuffix(",")
+        assert f"`{embedding}` {size}" in cells[3] or f"{size} each" in cells[3]
+        assert f"`{embedding}`" in cells[3]
