@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,17 @@ def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 
 def load_manifest(manifests: Path, aspect: str = "dorsal_r") -> Manifest:
     return Manifest.load(manifests / f"manifest_{aspect}.json")
+
+
+def several_gallery_images(manifests: Path, path: Path, aspect: str = "dorsal_r") -> Path:
+    """A manifest in which all but one image of each test person are in the gallery."""
+    manifest = load_manifest(manifests, aspect)
+    draws = []
+    for draw in manifest.draws:
+        first = {manifest.images[index].identity: index for index in reversed(draw.query)}
+        query = tuple(sorted(first.values()))
+        gallery = tuple(sorted({*draw.query, *draw.gallery} - set(query)))
+        draws.append(replace(draw, query=query, gallery=gallery, gallery_all=()))
+    images = manifest.images[: max(manifest.train_all + manifest.test) + 1]
+    replace(manifest, draws=tuple(draws), images=images).save(path)
+    return path

@@ -10,13 +10,16 @@ import numpy as np
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.console import progress_over
-from handclip.datasets.check import check_separation
+from handclip.datasets import folder
+from handclip.datasets.check import check_copies, check_separation
+from handclip.datasets.copies import Pair
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import PreparedDataset, find_or_prepare, manifest_path
 from handclip.datasets.synthetic import SyntheticHands, generate, is_generated
 from handclip.datasets.torch_dataset import LabelledImage
 from handclip.errors import ConfigError, DataError, HandCLIPError, missing_file
-from handclip.files import cache_folder
+from handclip.files import cache_folder, is_folder, is_there
+from handclip.models.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,14 @@ class TrainingData:
     identities: list[str]
     left_out_identities: int
     """Identities whose only image is their validation image: there is nothing to train on."""
+
+    @property
+    def val_copies(self) -> list[Pair]:
+        """The validation queries that are the very same photograph as a training image, each with that one."""
+        first: dict[str, str] = {}
+        for image in self.train:
+            first.setdefault(image.sha256, str(image.path))
+        return [(str(one.path), first[one.sha256]) for one in self.val_queries if one.sha256 in first]
 
     @property
     def val_aspects(self) -> list[str]:
@@ -58,7 +69,7 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
         logger.info(f"There are no hands in {root} yet: those of {SyntheticHands().identities} people are drawn now.")
         with progress_over("drawing synthetic hands") as report:
             generate(root, SyntheticHands(), report)
-    if not root.is_dir():
+    if not is_folder(root):
         raise ConfigError(
             f"data_root: {root}: there is no such folder. Put the data set there, or name its place with data_root"
         )
@@ -83,8 +94,12 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
 def missing_data(config: ExperimentConfig) -> Path | None:
     """Return the folder or manifest that a config's data should come from, if it is not there."""
     place = config.manifest or default_root(config)
-    made_on_first_use = config.manifest is None and config.dataset == "synthetic"
-    return None if made_on_first_use or place.exists() else place
+    if config.manifest is None and config.dataset == "synthetic":  # made on first use
+        return None
+    try:
+        return None if is_there(place) else place
+    except HandCLIPError:  # who reads it says what is wrong with it
+        return None
 
 
 def _kept_manifests(root: Path) -> Path:
@@ -118,7 +133,7 @@ def _require_complete(prepared: PreparedDataset) -> None:
 
 
 def _require_separation(manifests: Mapping[str, Manifest]) -> None:
-    """Refuse splits by which nothing should be measured: a person both trained and tested on, say."""
+    """Refuse splits by which nothing should be measured: a person or photograph both trained and tested on, say."""
     for manifest in manifests.values():
         if breaches := check_separation(manifest):
             more = f"; and {len(breaches) - 3} more" if len(breaches) > 3 else ""
@@ -127,6 +142,9 @@ def _require_separation(manifests: Mapping[str, Manifest]) -> None:
                 f"is measured by it would mean nothing: {'; '.join(breaches[:3])}{more}. Make a new one with "
                 "`handclip prepare`, in another folder"
             )
+    for breach in check_copies(list(manifests.values())):
+        roots = " and ".join(dict.fromkeys(str(manifest.root) for manifest in manifests.values()))
+        raise DataError(f"{roots}: {breach}")
 
 
 def _report_left_out(manifests: Mapping[str, Manifest]) -> None:
@@ -137,8 +155,8 @@ def _report_left_out(manifests: Mapping[str, Manifest]) -> None:
 
 
 def _read_manifest(config: ExperimentConfig, path: Path, aspect: str) -> Manifest:
-    file = manifest_path(path, aspect) if path.is_dir() else path
-    if not file.exists():
+    file = manifest_path(path, aspect) if is_folder(path) else path
+    if not is_there(file):
         raise missing_file(file, "manifest_*.json", key="manifest")
     manifest = Manifest.load(file, root=config.data_root)
     wanted = (_layout(config), aspect)
@@ -175,6 +193,56 @@ def check_not_tested_on(training_images: Iterable[str], manifests: Mapping[str, 
         )
 
 
+def check_not_validated_on(training_images: Iterable[str], data: TrainingData, source: str) -> None:
+    """Check that the earlier stage was trained on none of the images by which the next one chooses its best epoch.
+
+    Copies of its own training images are left out, of which `TrainingData.val_copies` tells.
+
+    Args:
+        training_images: hashes of the images that the earlier stage, or one before it, was trained on.
+        data: what is about to be trained and validated on.
+        source: names the earlier stage in the error.
+
+    Raises:
+        DataError: says how many there are, and the first of them.
+    """
+    seen = set(training_images) - {image.sha256 for image in data.train}
+    learned = [image.path for image in data.val_queries if image.sha256 in seen]
+    if learned:
+        raise DataError(
+            f"{source}: was trained on {len(learned):,} of the {len(data.val_queries):,} images that this run is "
+            f"validated on (such as {learned[0]}), so the best epoch would be chosen on what was learned by heart. "
+            "Take an earlier stage that was trained with this manifest and train_split: train, or train this one with "
+            "train_split: train_all, which validates nothing and keeps the last epoch"
+        )
+
+
+def warn_of_known_names(model: Checkpoint, manifests: Mapping[str, Manifest]) -> None:
+    """Log how many test identities of plain folders have names that a model's training identities have, too.
+
+    Two folders may name different people alike, 1 and 2 for one, and the same ones, which nothing here can tell apart.
+
+    Args:
+        model: that is about to be evaluated or trained further.
+        manifests: the manifests tested on, by aspect.
+    """
+    if model.trained_on["dataset"] != folder.DATASET:
+        return
+    trained = {name.split("/", 1)[1] for name in model.identities}
+    tested = [
+        manifest.identity_names[identity]
+        for manifest in manifests.values()
+        if manifest.dataset == folder.DATASET
+        for identity in manifest.identities(manifest.test)
+    ]
+    if known := sorted(trained.intersection(tested)):
+        logger.warning(
+            f"{len(known):,} of {len(tested):,} test identities have names that {model.run} was trained on (such as "
+            f"{known[0]}). If they are the same people, it has learned what it is tested on, and the results say "
+            "little of people whom it does not know"
+        )
+
+
 def people_known_from_other_aspects(trained_on: Iterable[str], manifests: Mapping[str, Manifest]) -> dict[str, int]:
     """Count test identities whose other hand, or other side, was trained on.
 
@@ -196,7 +264,12 @@ def people_known_from_other_aspects(trained_on: Iterable[str], manifests: Mappin
 
 def combined_sha256(manifests: dict[str, Manifest]) -> str:
     """Return the manifest's hash, or one hash of several aspects' manifests."""
-    hashes = [manifests[aspect].sha256 for aspect in sorted(manifests)]
+    return combined_hash({aspect: manifest.sha256 for aspect, manifest in manifests.items()})
+
+
+def combined_hash(of_aspects: Mapping[str, str]) -> str:
+    """Return the same from the hash of each aspect's manifest."""
+    hashes = [of_aspects[aspect] for aspect in sorted(of_aspects)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 

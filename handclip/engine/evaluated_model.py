@@ -11,6 +11,7 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import options_of, run_name, stage_of
 from handclip.engine.provenance import weights_sha256
 from handclip.errors import ConfigError, missing_file
+from handclip.files import is_there
 from handclip.models.builder import build_model, model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint, check_same_model
 from handclip.models.embedding_model import EmbeddingModel
@@ -32,13 +33,7 @@ class EvaluatedModel:
     @property
     def trained_on(self) -> dict[str, str] | None:
         """Data set, aspect and manifest that it was trained on."""
-        if self.checkpoint is None:
-            return None
-        return {
-            "dataset": self.experiment["dataset"],
-            "aspect": self.experiment["aspect"],
-            "manifest_sha256": self.checkpoint.manifest_sha256,
-        }
+        return None if self.checkpoint is None else self.checkpoint.trained_on
 
     def weights_sha256(self) -> str:
         """Return a hash of the weights alone."""
@@ -70,19 +65,24 @@ def load_evaluated_model(config: ExperimentConfig) -> EvaluatedModel:
     Raises:
         HandCLIPError: it is missing, damaged, or not the one that the config describes.
     """
-    if config.variant == "baseline" and config.checkpoint is None:
+    if evaluates_baseline(config):
         # Only `pretrained: none` draws weights; the same seed then gives the model that training starts from.
         torch.manual_seed(config.seed)
         return EvaluatedModel(build_model(config), config.to_dict(), None, None)
     path = checkpoint_path(config)
-    if not path.exists() and config.checkpoint is None:
+    if not is_there(path) and config.checkpoint is None:
         raise ConfigError(f"this run is not trained yet, {path} is not there: give `handclip train` the same arguments")
-    if not path.exists():
+    if not is_there(path):
         raise missing_file(path, "*.pth", key="checkpoint")
     checkpoint = Checkpoint.load(path)
     check_same_model(checkpoint, config.to_dict(), path)
     model = model_from_checkpoint(checkpoint, str(path), config.test_feature)
     return EvaluatedModel(model, checkpoint.config, checkpoint, path)
+
+
+def evaluates_baseline(config: ExperimentConfig) -> bool:
+    """Whether an experiment evaluates a model that it has not trained, and no checkpoint."""
+    return config.variant == "baseline" and config.checkpoint is None
 
 
 def checkpoint_path(config: ExperimentConfig) -> Path:
@@ -107,15 +107,15 @@ def choose_model(config: ExperimentConfig, trained: ExperimentConfig | None) -> 
     if trained is None or config.variant == "baseline" or config.checkpoint is not None:
         return config
     own, other = checkpoint_path(config), checkpoint_path(trained)
-    if own == other or (own.exists() and not other.exists()):
+    if own == other or (is_there(own) and not is_there(other)):
         return config
-    if own.exists():
+    if is_there(own):
         logger.info(
             f"Evaluating {own.stem}, which was trained on these data. For the model trained on {_data(trained)} "
             f"add --set checkpoint={other}"
         )
         return config
-    if not other.exists():
+    if not is_there(other):
         raise ConfigError(
             f"no model to evaluate on {_data(config)}: neither {own} (trained on it) nor {other} (trained on "
             f"{_data(trained)}) is there. Train one of them, or name another with --set checkpoint=..."

@@ -10,7 +10,6 @@ import json
 import logging
 import platform
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from handclip.datasets.manifest import Manifest
 from handclip.engine.distributed import current, is_first_process
-from handclip.engine.hardware import describe_code, describe_device, library_versions
+from handclip.engine.hardware import command_line, describe_code, describe_device, library_versions
 from handclip.errors import DamagedFileError, HandCLIPError, Interrupted
 from handclip.file_names import PROVENANCE
 from handclip.files import read_json, write_json
@@ -137,7 +136,7 @@ def session(
         HandCLIPError: the folder cannot be written.
     """
     entry = {
-        "command": [word.encode("utf-8", "backslashreplace").decode("utf-8") for word in sys.argv],
+        "command": command_line(),
         **describe_code(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -224,6 +223,35 @@ def sessions_of(provenance: Mapping[str, Any], *, ended: bool) -> list[dict[str,
         if ended and entry["exit"] is None:
             entry["exit"] = KILLED
     return sessions
+
+
+def other_code(provenance: Mapping[str, Any]) -> str:
+    """Return a sentence where a run was not surely made by this very code, whose numbers might be others.
+
+    Args:
+        provenance: what `read_provenance` returned.
+
+    Returns:
+        Nothing where it was.
+    """
+    makers, of_training = provenance.get("sessions", []), provenance.get("kind") == "training"
+    if not of_training:
+        # One has made it: the last that finished, or one that was killed after the files had their names and before it
+        # could say so.
+        finished = [number for number, by in enumerate(makers) if by["exit"] == FINISHED]
+        makers = makers[finished[-1] if finished else 0 :]
+    code = describe_code()
+    if not any(by["changed"] or any(by[key] != value for key, value in code.items()) for by in makers):
+        return ""
+    versions = list(dict.fromkeys(_version(by) for by in makers))
+    if len(versions) > 1 and not of_training:
+        return "It is not known by which code it was made, as the last that worked on it did not finish."
+    return f"It was made by {' and '.join(versions)}, which may be other code than this."
+
+
+def _version(code: Mapping[str, Any]) -> str:
+    commit = f", commit {code['commit']}{' with changes' if code['changed'] else ''}" if code["commit"] else ""
+    return f"HandCLIP {code['handclip']}{commit}"
 
 
 def content_sha256(content: Mapping[str, Any]) -> str:

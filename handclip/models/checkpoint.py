@@ -45,6 +45,12 @@ class Checkpoint:
     model_state: dict[str, Tensor]
     criterion_state: dict[str, Tensor]
 
+    @property
+    def trained_on(self) -> dict[str, str]:
+        """Data set, aspect and manifest that it was trained on."""
+        named = {key: self.config[key] for key in ("dataset", "aspect")}
+        return {**named, "manifest_sha256": self.manifest_sha256}
+
     def sha256(self) -> str:
         """Return the SHA-256 of the content: everything but the tensors as canonical JSON, then each tensor by name."""
         states = ("model_state", "criterion_state")
@@ -82,6 +88,8 @@ class Checkpoint:
         except IsADirectoryError:
             raise CheckpointError(f"{path}: is a folder, not a checkpoint") from None
         except Exception as error:  # pickle's and zip's own errors have no common base
+            if isinstance(error, OSError) and error.filename is not None:  # it could not even be opened
+                raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
             raise CheckpointError(
                 f"{path}: is damaged, or is not a checkpoint that may be loaded ({why_refused(error)})."
                 f"{_other_than(path)}"

@@ -10,6 +10,7 @@ import open_clip
 from torch import Tensor
 
 from handclip.errors import CheckpointError, ConfigError, did_you_mean
+from handclip.files import is_file
 from handclip.models.clip_encoder import ALIASES, architecture, has_choice_of_activation, open_clip_name
 from handclip.models.weights import fetch, in_float32, read_state_dict
 
@@ -56,7 +57,7 @@ def load_clip_weights(model: str, pretrained: str, quick_gelu: bool | Literal["a
         source = f"open_clip {pretrained}"
     else:
         path = Path(pretrained)
-        if not path.is_file():
+        if not is_file(path):
             hint = did_you_mean(pretrained, ["none", *open_clip.list_pretrained_tags_by_model(open_clip_name(model))])
             raise ConfigError(f"pretrained: '{pretrained}' is neither a file nor a set of weights of {model}.{hint}")
         state_dict = read_state_dict(path)
@@ -74,6 +75,11 @@ def load_clip_weights(model: str, pretrained: str, quick_gelu: bool | Literal["a
     if trained_with is None:
         trained_with = by_name if quick_gelu == "auto" else quick_gelu
     return ClipWeights(visual_part(state_dict, source), trained_with, source, preprocessing)
+
+
+def is_published_clip(model: str, pretrained: str) -> bool:
+    """Whether open_clip publishes such weights of a model; else they are a file."""
+    return bool(open_clip.get_pretrained_cfg(open_clip_name(model), pretrained))
 
 
 def visual_part(state_dict: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:

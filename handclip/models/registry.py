@@ -9,11 +9,11 @@ from handclip.datasets.transforms import Preprocessing
 from handclip.errors import ConfigError, did_you_mean
 from handclip.models.checkpoint import Checkpoint
 from handclip.models.clip_encoder import CLIPImageEncoder, clip_model_names
-from handclip.models.clip_weights import ClipWeights, load_clip_weights
+from handclip.models.clip_weights import ClipWeights, is_published_clip, load_clip_weights
 from handclip.models.encoder import ImageEncoder
 from handclip.models.mbanet import MBANETS, MBANetEncoder
 from handclip.models.resnet import RESNETS, ResNetEncoder
-from handclip.models.resnet_weights import ResNetWeights, load_resnet_weights
+from handclip.models.resnet_weights import ResNetWeights, is_published_resnet, load_resnet_weights
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class EncoderFamily:
     names: Callable[[], Collection[str]]
     keys: frozenset[str]
     """Keys of the config that only some families read, and this one does."""
+    publishes: Callable[[str, str], bool]
+    """Whether weights of a model, as the config names both, are published ones; else they are a file."""
     from_config: Callable[[ExperimentConfig], ImageEncoder]
     """Builds the encoder with the weights that the config names."""
     from_checkpoint: Callable[[Checkpoint], ImageEncoder]
@@ -145,6 +147,7 @@ FAMILIES = (
         "CLIP's models",
         clip_model_names,
         frozenset({"quick_gelu", "embedding"}),
+        is_published_clip,
         _clip_from_config,
         _clip_from_checkpoint,
     ),
@@ -153,8 +156,17 @@ FAMILIES = (
         "MBA-Nets",
         lambda: MBANETS,
         frozenset({"relative_position"}),
+        is_published_resnet,
         _mbanet_from_config,
         _mbanet_from_checkpoint,
     ),
-    EncoderFamily("resnet", "ResNets", lambda: RESNETS, frozenset(), _resnet_from_config, _resnet_from_checkpoint),
+    EncoderFamily(
+        "resnet",
+        "ResNets",
+        lambda: RESNETS,
+        frozenset(),
+        is_published_resnet,
+        _resnet_from_config,
+        _resnet_from_checkpoint,
+    ),
 )

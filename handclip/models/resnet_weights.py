@@ -12,6 +12,7 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor
 
 from handclip.errors import CheckpointError, ConfigError, did_you_mean
+from handclip.files import is_file
 from handclip.models.mbanet import ATTENTION, MBANETS
 from handclip.models.weights import fetch, in_float32, read_state_dict
 
@@ -44,8 +45,7 @@ def load_resnet_weights(model: str, pretrained: str) -> ResNetWeights:
     """
     if pretrained == "none":
         return ResNetWeights(None, "none (random)")
-    resnet = MBANETS[model][0] if model in MBANETS else model
-    tags = [name.removeprefix(f"{resnet}.") for name in timm.list_pretrained(f"{resnet}.*")]
+    resnet, tags = _backbone(model), _published(model)
     if pretrained in tags:
         entry: Any = timm.get_pretrained_cfg(f"{resnet}.{pretrained}")
         repository = str(entry.hf_hub_id)
@@ -59,7 +59,7 @@ def load_resnet_weights(model: str, pretrained: str) -> ResNetWeights:
         source = f"timm {pretrained}"
     else:
         path, source = Path(pretrained), pretrained
-        if not path.is_file():
+        if not is_file(path):
             hint = did_you_mean(pretrained, ["none", *tags])
             if pretrained == "openai" and tags:
                 hint = " CLIP's weights do not fit it; tv2_in1k are torchvision's of ImageNet."
@@ -68,6 +68,20 @@ def load_resnet_weights(model: str, pretrained: str) -> ResNetWeights:
     if model in MBANETS:
         return ResNetWeights(mbanet_state(state_dict, source), source)
     return ResNetWeights(_without(_CLASSIFIER, state_dict), source)
+
+
+def is_published_resnet(model: str, pretrained: str) -> bool:
+    """Whether timm publishes such weights of a model; else they are a file."""
+    return pretrained in _published(model)
+
+
+def _backbone(model: str) -> str:
+    return MBANETS[model][0] if model in MBANETS else model
+
+
+def _published(model: str) -> list[str]:
+    resnet = _backbone(model)
+    return [name.removeprefix(f"{resnet}.") for name in timm.list_pretrained(f"{resnet}.*")]
 
 
 def mbanet_state(state_dict: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Whether an evaluation's numbers still follow from its features, its manifests and its model."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from itertools import count
@@ -11,7 +10,7 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.csv_files import csv_rows
 from handclip.datasets.manifest import Manifest
 from handclip.engine.data import combined_sha256
-from handclip.engine.evaluated_model import load_evaluated_model
+from handclip.engine.earlier_evaluation import evaluation_files
 from handclip.engine.feature_table import FeatureTable, images_of_draws
 from handclip.engine.provenance import read_provenance
 from handclip.engine.ranking import Rankings, rank_draws
@@ -19,10 +18,11 @@ from handclip.engine.records import KeptFeatures, manifest_file, read_features
 from handclip.engine.summary import per_query_csv, per_split_csv, summarise
 from handclip.errors import HandCLIPError
 from handclip.file_names import FEATURES, METRICS_FILE, PER_QUERY, PER_SPLIT, PROVENANCE
-from handclip.files import read_json
+from handclip.files import read_json_object
 from handclip.verify.findings import Finding, Outcome, compared, guarded, same_number, shortened
-from handclip.verify.folder import check_folder, holds_text, read_config, recorded_file
+from handclip.verify.folder import check_folder, holds_text, kept_manifests, read_config
 from handclip.verify.images import ImageChecker, verify_manifest
+from handclip.verify.model import check_model
 
 _TABLES = (PER_SPLIT, PER_QUERY)
 
@@ -37,68 +37,57 @@ _RECENT = '"tied_queries"'
 def verify_evaluation(folder: Path, images: ImageChecker) -> Iterator[Finding]:
     """Yield what is found of an evaluation."""
     complete = (folder / METRICS_FILE).exists()
-    yield from check_folder(folder, complete=complete, recent=holds_text(folder / METRICS_FILE, _RECENT))
+    recent = holds_text(folder / METRICS_FILE, _RECENT)
+    yield from check_folder(folder, _listed(folder), complete=complete, recent=recent)
     if not complete:
         yield Finding(METRICS_FILE, Outcome.GONE, "not there: the evaluation was not finished; evaluate the run again")
         return
 
     def check() -> Iterator[Finding]:
-        metrics, config = read_json(folder / METRICS_FILE), read_config(folder)
+        metrics, config = read_json_object(folder / METRICS_FILE), read_config(folder)
         for aspect in config.aspects:
             yield from verify_manifest(manifest_file(folder, aspect), images)
         yield from guarded("manifests", lambda: _check_manifests(folder, config, metrics))
-        yield from guarded("model", lambda: _check_model(folder, config, metrics))
+        yield from guarded("model", lambda: check_model(folder, config, metrics))
         yield from guarded("numbers", lambda: _check_numbers(folder, config, metrics))
 
     yield from guarded(METRICS_FILE, check)
 
 
-def _manifests(folder: Path, config: ExperimentConfig) -> dict[str, Manifest]:
-    return {aspect: Manifest.load(manifest_file(folder, aspect)) for aspect in config.aspects}
+def _listed(folder: Path) -> list[str]:
+    """Return the files that must have checksums; where the config is damaged, all but the manifests."""
+    try:
+        return evaluation_files(read_config(folder).aspects)
+    except HandCLIPError:
+        return evaluation_files(())
 
 
 def _check_manifests(folder: Path, config: ExperimentConfig, metrics: Mapping[str, Any]) -> Iterator[Finding]:
-    manifests = _manifests(folder, config)
+    manifests = kept_manifests(folder, config)
     own, of_each = combined_sha256(manifests), {aspect: manifest.sha256 for aspect, manifest in manifests.items()}
-    recorded = {"manifest_sha256": metrics["manifest_sha256"]}
-    computed: dict[str, Any] = {"manifest_sha256": own}
-    if "per_aspect" in metrics:
-        recorded |= {aspect: part["manifest_sha256"] for aspect, part in metrics["per_aspect"].items()}
-        computed |= of_each
-    yield compared(f"{METRICS_FILE}: manifest_sha256", recorded, computed, f"the manifests beside it, {own[:12]}")
+    beside = f"the manifests beside it, {own[:12]}"
+    of_parts = {aspect: part["manifest_sha256"] for aspect, part in metrics.get("per_aspect", {}).items()}
+    recorded = {"manifest_sha256": metrics["manifest_sha256"], **of_parts}
+    computed = {"manifest_sha256": own, **{aspect: of_each[aspect] for aspect in of_parts if aspect in of_each}}
+    yield compared(f"{METRICS_FILE}: manifest_sha256", recorded, computed, beside)
+    aspects = sorted(manifests) if len(manifests) > 1 else []
+    parts = {"parts": sorted(of_parts)}
+    yield compared(f"{METRICS_FILE}: per_aspect", parts, {"parts": aspects}, ", ".join(aspects) or "one aspect")
+    left_out = {
+        "missing_images": sum(manifest.missing_images for manifest in manifests.values()),
+        "unreadable_images": sum(manifest.unreadable_images for manifest in manifests.values()),
+    }
+    yield compared(f"{METRICS_FILE}: images left out", metrics, left_out, beside)
     if provenance := read_provenance(folder):
         recorded = provenance["manifest_sha256"]
-        yield compared(f"{PROVENANCE}: manifest_sha256", recorded, of_each, f"the manifests beside it, {own[:12]}")
-
-
-def _check_model(folder: Path, config: ExperimentConfig, metrics: Mapping[str, Any]) -> Iterator[Finding]:
-    """Compare with the model itself: its weights, and all that `metrics.json` says of it."""
-    if metrics["checkpoint"] is not None:
-        path = recorded_file(metrics["checkpoint"], folder)
-        if path is None:
-            yield Finding("checkpoint", Outcome.GONE, f"{metrics['checkpoint']} is not there")
-            return
-        config = config.model_copy(update={"checkpoint": path})
-    elif config.pretrained != "none" and not Path(config.pretrained).is_file():
-        yield Finding("model", Outcome.NOT_CHECKED, f"a baseline of published weights ({config.pretrained})")
-        return
-    evaluated = load_evaluated_model(config)
-    weights = evaluated.weights_sha256()
-    found = f"the weights of {evaluated.path or 'the baseline, built anew'}, {weights[:12]}"
-    yield compared(f"{METRICS_FILE}: weights_sha256", metrics, {"weights_sha256": weights}, found)
-    facts = {**evaluated.facts(), "dataset": config.dataset, "aspect": config.aspect, "model": config.model}
-    facts |= {"trained_on": evaluated.trained_on, "rerank": config.to_dict()["rerank"]}
-    computed = json.loads(json.dumps(facts))
-    yield compared(
-        f"{METRICS_FILE}: facts of the model", metrics, computed, "experiment, losses, seed, sizes, epochs, ..."
-    )
+        yield compared(f"{PROVENANCE}: manifest_sha256", recorded, of_each, beside)
 
 
 def _check_numbers(folder: Path, config: ExperimentConfig, metrics: Mapping[str, Any]) -> Iterator[Finding]:
     """Rank all draws again, from the features that the evaluation has kept."""
     # Where SHA256SUMS is damaged or was made by another program, that was said, and must not hide an edited number.
     try:
-        manifests, kept = _manifests(folder, config), read_features(folder, listed=False)
+        manifests, kept = kept_manifests(folder, config), read_features(folder, listed=False)
         features = _feature_table(config, manifests, kept)
     except HandCLIPError as error:
         yield Finding("numbers", Outcome.DIFFERS, str(error))
@@ -106,10 +95,12 @@ def _check_numbers(folder: Path, config: ExperimentConfig, metrics: Mapping[str,
             yield Finding(f"{name}: numbers", Outcome.NOT_CHECKED, "what they follow from cannot be read")
         return
     rankings = {aspect: rank_draws(config, manifest, features) for aspect, manifest in manifests.items()}
-    yield from _compare_results(METRICS_FILE, metrics["results"], rankings, metrics["rerank"])
-    for aspect, part in metrics.get("per_aspect", {}).items():
+    rerank = config.to_dict()["rerank"]
+    yield from _compare_results(METRICS_FILE, metrics["results"], rankings, rerank)
+    parts = metrics.get("per_aspect", {})
+    for aspect in [aspect for aspect in rankings if aspect in parts]:
         what = f"{METRICS_FILE}: per_aspect.{aspect}"
-        yield from _compare_results(what, part["results"], {aspect: rankings[aspect]}, metrics["rerank"])
+        yield from _compare_results(what, parts[aspect]["results"], {aspect: rankings[aspect]}, rerank)
     computed = {"distinct_images": len(features.images)}
     yield compared(f"{METRICS_FILE}: distinct_images", metrics, computed, f"{len(features.images):,} features")
     for name, text in zip(_TABLES, (per_split_csv(rankings), per_query_csv(rankings, manifests)), strict=True):

@@ -1,30 +1,31 @@
 """What the folder of any run can be checked by: its checksums, its provenance and its config."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from handclip.checksums import read_checksums, sha256_of
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import parse_config, read_yaml
-from handclip.engine.hardware import describe_code
-from handclip.engine.provenance import FINISHED, content_sha256, read_provenance, sessions_of
+from handclip.datasets.manifest import Manifest
+from handclip.engine.provenance import FINISHED, content_sha256, other_code, read_provenance, sessions_of
+from handclip.engine.records import manifest_file
 from handclip.errors import DamagedFileError
 from handclip.file_names import CHECKSUMS, CONFIG, PROVENANCE
 from handclip.verify.findings import Finding, Outcome, guarded
 
 
-def check_folder(folder: Path, *, complete: bool, recent: bool) -> Iterator[Finding]:
+def check_folder(folder: Path, names: Iterable[str], *, complete: bool, recent: bool) -> Iterator[Finding]:
     """Yield what is found of a run's files, whatever kind of run it is.
 
     Args:
         folder: of the run.
-        complete: it has ended; one that has not may lack its checksums.
+        names: the files that a run of its kind vouches for with checksums when it has ended.
+        complete: it has ended; one that has not may lack its checksums, or some of them.
         recent: what it has measured shows that it is not by an older version, which wrote neither checksums nor
             provenance. Either of these shows it as well.
     """
     recent = recent or any((folder / name).exists() for name in (CHECKSUMS, PROVENANCE))
-    yield from guarded(CHECKSUMS, lambda: _check_checksums(folder, complete, recent))
+    yield from guarded(CHECKSUMS, lambda: _check_checksums(folder, names, complete, recent))
     yield from guarded(PROVENANCE, lambda: _check_provenance(folder, complete, recent))
 
 
@@ -45,6 +46,15 @@ def read_config(folder: Path) -> ExperimentConfig:
     return parse_config(read_yaml(folder / CONFIG), source=str(folder / CONFIG))
 
 
+def kept_manifests(folder: Path, config: ExperimentConfig) -> dict[str, Manifest]:
+    """Return the manifests that an evaluation has kept, by aspect.
+
+    Raises:
+        DataError: one is missing or damaged.
+    """
+    return {aspect: Manifest.load(manifest_file(folder, aspect)) for aspect in config.aspects}
+
+
 def recorded_file(path: str, folder: Path) -> Path | None:
     """Return a file that a run's records name: where it was, or where it lies if the whole study has moved.
 
@@ -55,12 +65,31 @@ def recorded_file(path: str, folder: Path) -> Path | None:
     Returns:
         None where it is at neither place.
     """
+    return next((place for place in _places(path, folder) if place.exists()), None)
+
+
+def not_here(what: str, path: str, folder: Path | None = None) -> Finding:
+    """Say that there is no such file as a run's records name: it is gone, or elsewhere together with its folder.
+
+    The latter is so on somebody else's machine, and is not the run's fault.
+
+    Args:
+        what: it is.
+        path: as in `recorded_file`, which did not find it.
+        folder: of the run; None for a file that does not move with the study.
+    """
+    places = [Path(path)] if folder is None else _places(path, folder)
+    if any(place.parent.is_dir() for place in places if place.parent != Path()):  # a bare name tells of no folder
+        return Finding(what, Outcome.GONE, f"{path} is not there")
+    return Finding(what, Outcome.NOT_CHECKED, f"{path} is not here, nor is its folder")
+
+
+def _places(path: str, folder: Path) -> list[Path]:
     named = Path(path)
-    moved = folder.resolve().parent.parent / named.parent.name / named.name
-    return next((place for place in (moved, named) if place.exists()), None)
+    return [folder.resolve().parent.parent / named.parent.name / named.name, named]
 
 
-def _check_checksums(folder: Path, complete: bool, recent: bool) -> Iterator[Finding]:
+def _check_checksums(folder: Path, names: Iterable[str], complete: bool, recent: bool) -> Iterator[Finding]:
     try:
         known = read_checksums(folder)
     except DamagedFileError as error:
@@ -79,6 +108,11 @@ def _check_checksums(folder: Path, complete: bool, recent: bool) -> Iterator[Fin
             yield Finding(name, Outcome.DIFFERS, f"SHA-256 {found[:12]}, but {CHECKSUMS} says {recorded[:12]}")
         else:
             yield Finding(name, Outcome.MATCHES, f"SHA-256 {found[:12]}")
+    unlisted = [name for name in names if name not in known] if complete else []
+    for name in unlisted:
+        outcome = Outcome.DIFFERS if (folder / name).exists() else Outcome.GONE
+        why = "as a run that has ended does: somebody took its line out, or a kill came just before it was written"
+        yield Finding(name, outcome, f"{CHECKSUMS} does not list it, {why}")
 
 
 def _lacking(name: str, complete: bool, recent: bool, consequence: str) -> Finding:
@@ -105,7 +139,7 @@ def _check_provenance(folder: Path, complete: bool, recent: bool) -> Iterator[Fi
     else:
         yield Finding(PROVENANCE, Outcome.MATCHES, "its own hash")
         yield Finding("last session", Outcome.NOTE, f"begun at {last['started']}: {last['exit']}")
-    if sentence := _other_code(last):
+    if sentence := other_code(provenance):
         yield Finding("code", Outcome.NOTE, sentence)
     found = content_sha256(read_yaml(folder / CONFIG))
     if found == provenance["config_sha256"]:
@@ -113,17 +147,3 @@ def _check_provenance(folder: Path, complete: bool, recent: bool) -> Iterator[Fi
     else:
         recorded = provenance["config_sha256"]
         yield Finding(CONFIG, Outcome.DIFFERS, f"config hash {found[:12]}, but {PROVENANCE} says {recorded[:12]}")
-
-
-def _other_code(session: dict[str, Any]) -> str:
-    now = describe_code()
-    then = {name: session[name] for name in now}
-    if then == now and not now["changed"]:
-        return ""
-    made, present = _version(then), _version(now)
-    return f"made by {made}" + (f"; this is {present}" if present != made else "")
-
-
-def _version(code: dict[str, Any]) -> str:
-    changed = ", with files changed since" if code["changed"] else ""
-    return f"HandCLIP {code['handclip']}" + (f", commit {code['commit']}{changed}" if code["commit"] else "")

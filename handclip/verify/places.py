@@ -5,6 +5,7 @@ from pathlib import Path
 
 from handclip.errors import HandCLIPError
 from handclip.file_names import FEATURES, LOG, METRICS_FILE, PER_QUERY, PROVENANCE, RESULT, STATES, STUDY
+from handclip.files import folders_in, found_in, is_file, is_folder, is_there
 from handclip.verify.findings import Kind
 
 _DEPTH = 3
@@ -17,11 +18,11 @@ def find_places(path: Path) -> list[tuple[Kind, Path]]:
     """Return what a path names: a run, a checkpoint or a manifest by itself, or all that lie below a folder.
 
     Raises:
-        HandCLIPError: it names none of them.
+        HandCLIPError: it names none of them, or one of the folders may not be read.
     """
-    if not path.exists():
+    if not is_there(path):
         raise HandCLIPError(f"{path}: no such file or folder")
-    if path.is_dir():
+    if is_folder(path):
         found = list(_below(path, _DEPTH))
     elif path.name in _RECORDS:
         found = list(_below(path.parent, 0))
@@ -41,18 +42,18 @@ def _below(folder: Path, depth: int) -> Iterator[tuple[Kind, Path]]:
     if kind := _kind_of_run(folder):
         yield kind, folder
         return
-    if (folder / STUDY).is_file():
+    if is_file(folder / STUDY):
         yield "study", folder
-    yield from (("manifest", path) for path in sorted(folder.glob("manifest_*.json")))
-    yield from (("checkpoint", path) for path in sorted(folder.glob("*.pth")))
-    if depth:
-        for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    yield from (("manifest", path) for path in found_in(folder, "manifest_*.json"))
+    yield from (("checkpoint", path) for path in found_in(folder, "*.pth"))
+    for inner in folders_in(folder) if depth else ():
+        if not inner.name.startswith("."):
             yield from _below(inner, depth - 1)
 
 
 def _kind_of_run(folder: Path) -> Kind | None:
-    if any((folder / name).exists() for name in (RESULT, STATES, LOG)):
+    if any(is_there(folder / name) for name in (RESULT, STATES, LOG)):
         return "training"
-    if any((folder / name).exists() for name in (METRICS_FILE, PER_QUERY, FEATURES, PROVENANCE)):
+    if any(is_there(folder / name) for name in (METRICS_FILE, PER_QUERY, FEATURES, PROVENANCE)):
         return "evaluation"
     return None

@@ -9,21 +9,23 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.csv_files import csv_rows
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import manifest_path
-from handclip.engine.data import combined_sha256, default_root
+from handclip.engine.data import combined_hash, combined_sha256, default_root
 from handclip.engine.provenance import read_provenance, weights_sha256
+from handclip.engine.result import RECORDS
 from handclip.engine.states import States
 from handclip.file_names import HISTORY, PROVENANCE, RESULT, STATES
-from handclip.files import read_json
+from handclip.files import read_json_object
 from handclip.models.checkpoint import Checkpoint
 from handclip.verify.findings import Finding, Outcome, compared, guarded
-from handclip.verify.folder import check_folder, holds_text, read_config, recorded_file
+from handclip.verify.folder import check_folder, holds_text, not_here, read_config, recorded_file
 from handclip.verify.images import ImageChecker, verify_manifest
 
 
 def verify_training(folder: Path, images: ImageChecker) -> Iterator[Finding]:
     """Yield what is found of a training run."""
     complete = (folder / RESULT).exists()
-    yield from check_folder(folder, complete=complete, recent=holds_text(folder / RESULT, '"checkpoint_sha256"'))
+    recent = holds_text(folder / RESULT, '"checkpoint_sha256"')
+    yield from check_folder(folder, RECORDS, complete=complete, recent=recent)
     if not complete:
         yield Finding(
             RESULT, Outcome.NOT_CHECKED, "not there: training has not ended; `handclip train --resume` goes on"
@@ -32,11 +34,13 @@ def verify_training(folder: Path, images: ImageChecker) -> Iterator[Finding]:
         return
 
     def check() -> Iterator[Finding]:
-        result, config = read_json(folder / RESULT), read_config(folder)
+        result, config = read_json_object(folder / RESULT), read_config(folder)
         provenance = read_provenance(folder) or {}
         for which in ("checkpoint", "last_checkpoint"):
             yield from guarded(which, lambda which=which: _check_own(which, folder, result, provenance))  # type: ignore[misc]
         yield from guarded(HISTORY, lambda: [_check_history(folder, config, result)])
+        if provenance:
+            yield from guarded(PROVENANCE, lambda: [_check_manifests(result, provenance)])
         yield from _check_data(config, result, images)
 
     yield from guarded(RESULT, check)
@@ -73,7 +77,7 @@ def _check_own(which: str, folder: Path, result: Mapping[str, Any], provenance: 
     """Check one of the two checkpoints of a run."""
     path = recorded_file(result[which], folder)
     if path is None:
-        yield Finding(which, Outcome.GONE, f"{result[which]} is not there")
+        yield not_here(which, result[which], folder)
         return
     if f"{which}_sha256" in result:
         computed = {f"{which}_sha256": sha256_of(path)}
@@ -103,6 +107,15 @@ def _check_history(folder: Path, config: ExperimentConfig, result: Mapping[str, 
         said = f"the best is {best} as it was trained first; {RESULT} says that it was trained again, and that is here"
     computed = {"epochs": len(history), "best_epoch": best}
     return compared(HISTORY, result, computed, f"{len(history)} epochs, {said}")
+
+
+def _check_manifests(result: Mapping[str, Any], provenance: Mapping[str, Any]) -> Finding:
+    """Compare the data that the run began with and those that it ended with."""
+    began, ended = combined_hash(provenance["manifest_sha256"]), result["manifest_sha256"]
+    what = f"{PROVENANCE}: manifest_sha256"
+    if began == ended:
+        return Finding(what, Outcome.MATCHES, f"{RESULT}, {ended[:12]}")
+    return Finding(what, Outcome.DIFFERS, f"the run began with manifest {began[:12]}, but {RESULT} says {ended[:12]}")
 
 
 def _check_data(config: ExperimentConfig, result: Mapping[str, Any], images: ImageChecker) -> Iterator[Finding]:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_study import baseline_config, load_manifest
 
 from handclip import doctor
 from handclip.doctor import Check
 from handclip.engine.evaluation import evaluate
 from handclip.locks import holding
+from handclip.models.builder import build_model
 
 Handclip = Callable[..., Any]
 
@@ -76,6 +78,27 @@ def test_a_run_under_way_is_not_taken_for_verified(handclip: Handclip, manifests
         f"0 match, 0 differ, 0 gone, 1 not checked: {reason}",
     ]
     assert [(one["holds"], one["counts"]["not checked"]) for one in listed] == [(True, 1), (None, 1)]
+
+
+def test_what_lies_on_another_machine_is_no_failure(handclip: Handclip, manifests: Path, here: Path) -> None:
+    weights = here / "weights" / "own.pt"
+    weights.parent.mkdir()
+    tower = build_model(baseline_config(manifests, input_size=None)).encoder.tower.state_dict()  # type: ignore[union-attr]
+    torch.save({f"visual.{name}": value for name, value in tower.items()}, weights)
+    config = baseline_config(
+        manifests, num_splits=1, flip_settings=["none"], explained_images=0, pretrained=str(weights)
+    )
+    evaluate(config)
+    weights.unlink()
+    answer = handclip("verify", "eval_logs", "--no-images")
+    assert answer.code == 1
+    assert answer.out.splitlines()[-1].split(", ")[1:3] == ["0 differ", "1 gone"]
+    weights.parent.rmdir()
+    answer = handclip("verify", "eval_logs")
+    assert answer.code == 0
+    assert answer.out.splitlines()[-1].endswith(
+        f"0 differ, 0 gone, 1 not checked: weights: {weights} is not here, nor is its folder"
+    )
 
 
 def test_verify_refuses_what_holds_no_run(handclip: Handclip, here: Path) -> None:

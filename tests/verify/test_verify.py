@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,89 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_study import baseline_config, load_manifest, tiny_config
+from tiny_study import baseline_config, load_manifest
+from verified_study import SMALL, Copy, faults, found, verified
 
 from handclip.checksums import read_checksums, sha256_of, write_checksums
 from handclip.engine import evaluation as evaluation_module
 from handclip.engine.evaluation import evaluate
-from handclip.engine.provenance import content_sha256
 from handclip.engine.records import KeptFeatures, read_features, write_features
-from handclip.engine.training import train
 from handclip.errors import HandCLIPError, Interrupted
 from handclip.file_names import CHECKSUMS
 from handclip.locks import holding
 from handclip.models.checkpoint import Checkpoint
-from handclip.verify import Finding, Outcome, Verification, verify
-
-SMALL = {"num_splits": 2, "flip_settings": ["none"], "explained_images": 0}
-
-
-@pytest.fixture(scope="session")
-def original(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study's folder with a trained and an evaluated run; read it, do not change it."""
-    place = tmp_path_factory.mktemp("verified")
-    places = {key: str(place / name) for key, name in PLACES.items()}
-    config = tiny_config(manifests, experiment="verified", **SMALL, **places)
-    train(config)
-    evaluate(config)
-    return place
-
-
-PLACES = {"output_dir": "train_logs", "save_dir": "saved_models", "eval_dir": "eval_logs"}
-
-
-class Copy:
-    """The same once more, to be tampered with."""
-
-    def __init__(self, original: Path, place: Path) -> None:
-        self.study = place / "study"
-        shutil.copytree(original, self.study, copy_function=_copy)
-        (self.evaluation,) = (self.study / "eval_logs").iterdir()
-        (self.training,) = (path for path in (self.study / "train_logs").iterdir() if path.is_dir())
-        self.checkpoint = self.study / "saved_models" / f"{self.training.name}.pth"
-
-    def change_json(self, path: Path, change: Callable[[Any], None]) -> None:
-        content = json.loads(path.read_text())
-        change(content)
-        path.write_text(json.dumps(content))
-
-    def seal(self, folder: Path) -> None:
-        """Write the checksums anew, as somebody would who knows of them."""
-        write_checksums(folder, read_checksums(folder) or {})
-
-    def seal_provenance(self, folder: Path, **changes: Any) -> None:
-        def change(content: dict[str, Any]) -> None:
-            content.update(changes)
-            del content["sha256"]
-            content["sha256"] = content_sha256(content)
-
-        self.change_json(folder / "provenance.json", change)
-
-
-def _copy(source: str, target: str) -> None:
-    """Copy a file; one of many MB is linked, and must be removed before another is put in its place."""
-    if source.endswith((".pth", ".ckpt")):
-        Path(target).hardlink_to(source)
-    else:
-        shutil.copyfile(source, target)
-
-
-@pytest.fixture
-def copy(original: Path, tmp_path: Path) -> Copy:
-    return Copy(original, tmp_path)
-
-
-def verified(place: Path, *, images: bool = False) -> Verification:
-    (verification,) = verify([place], images=images)
-    return verification
-
-
-def faults(verification: Verification) -> dict[str, Finding]:
-    return {one.what: one for one in verification.findings if one.outcome in (Outcome.DIFFERS, Outcome.GONE)}
-
-
-def found(verification: Verification, what: str) -> Finding:
-    return next(one for one in verification.findings if one.what == what)
+from handclip.verify import Finding, Outcome, verify
 
 
 def test_untouched_runs_match_in_everything(original: Path) -> None:
@@ -141,63 +69,10 @@ def test_a_damaged_file_is_named(name: str, damage: str, copy: Copy) -> None:
     assert faults(verification)[name].outcome == (Outcome.GONE if damage == "gone" else Outcome.DIFFERS)
 
 
-def _better_mean(metrics: dict[str, Any]) -> None:
-    metrics["results"][0]["mean"]["rank1"] += 1e-6
-
-
-def _better_draw(metrics: dict[str, Any]) -> None:
-    metrics["results"][1]["splits"][0]["map"] = 0.99
-
-
-def _fewer_queries(metrics: dict[str, Any]) -> None:
-    metrics["results"][0]["queries"] -= 1
-
-
-def _no_draw(metrics: dict[str, Any]) -> None:
-    del metrics["results"][1]
-
-
-def _other_seed(metrics: dict[str, Any]) -> None:
-    metrics["seed"] = 7
-
-
-def _other_weights(metrics: dict[str, Any]) -> None:
-    metrics["weights_sha256"] = "0" * 64
-
-
-def _other_manifest(metrics: dict[str, Any]) -> None:
-    metrics["manifest_sha256"] = "0" * 64
-
-
-def _no_number(metrics: dict[str, Any]) -> None:
-    metrics["results"][0]["mean"]["map"] = float("nan")
-
-
-@pytest.mark.parametrize(
-    ("change", "what", "sentence"),
-    [
-        (_better_mean, "metrics.json: gallery, flip none", "mean.rank1: 0."),
-        (_better_draw, "metrics.json: gallery_all, flip none", "splits[0].map: 0.99 is recorded, recomputed 0."),
-        (_fewer_queries, "metrics.json: gallery, flip none", "queries: 11 is recorded, recomputed 12"),
-        (_no_draw, "metrics.json", "1 results are recorded, recomputed 2"),
-        (_other_seed, "metrics.json: facts of the model", "seed: 7 is recorded, recomputed 0"),
-        (_other_weights, "metrics.json: weights_sha256", "0000 is recorded, recomputed"),
-        (_other_manifest, "metrics.json: manifest_sha256", "0000 is recorded, recomputed"),
-        (_no_number, "metrics.json: gallery, flip none", "mean.map: nan is recorded"),
-    ],
-)
-def test_an_edited_number_is_found_though_all_checksums_were_made_anew(
-    change: Callable[[Any], None], what: str, sentence: str, copy: Copy
-) -> None:
-    copy.change_json(copy.evaluation / "metrics.json", change)
-    copy.seal(copy.evaluation)
-    found = faults(verified(copy.evaluation))
-    assert list(found) == [what]
-    assert sentence in found[what].found
-
-
 def test_an_edited_number_is_named_behind_a_list_by_another_program(copy: Copy) -> None:
-    copy.change_json(copy.evaluation / "metrics.json", _better_draw)
+    copy.change_json(
+        copy.evaluation / "metrics.json", lambda metrics: metrics["results"][1]["splits"][0].update(map=0.99)
+    )
     names = read_checksums(copy.evaluation) or {}
     copy.seal(copy.evaluation)
     assert list(faults(verified(copy.evaluation))) == ["metrics.json: gallery_all, flip none"]
@@ -213,6 +88,23 @@ def test_an_edited_number_is_named_behind_a_list_by_another_program(copy: Copy) 
     }
     assert set(names) - {"provenance.json"} <= unchecked.keys()
     assert unchecked["per_query.csv"] == "its hash, as SHA256SUMS is not sound"
+
+
+LISTED = {"evaluation": ("cost.json", "attributes.csv"), "training": ("environment.json", "result.json")}
+
+
+@pytest.mark.parametrize("kind", ["evaluation", "training"])
+def test_a_file_that_is_taken_off_the_list_is_named(kind: str, copy: Copy) -> None:
+    folder, names = getattr(copy, kind), LISTED[kind]
+    listed = read_checksums(folder) or {}
+    write_checksums(folder, listed.keys() - set(names))
+    found = faults(verified(folder))
+    assert found.keys() == set(names)
+    for name in names:
+        assert found[name].outcome == Outcome.DIFFERS
+        assert found[name].found.startswith("SHA256SUMS does not list it, as a run that has ended does: somebody took ")
+    (folder / names[0]).unlink()
+    assert faults(verified(folder))[names[0]].outcome == Outcome.GONE
 
 
 def test_numbers_that_cannot_be_recomputed_are_counted(copy: Copy) -> None:
@@ -264,6 +156,7 @@ def test_another_manifest_in_its_place_is_found(copy: Copy) -> None:
     copy.seal(copy.evaluation)
     assert faults(verified(copy.evaluation)).keys() == {
         "metrics.json: manifest_sha256",
+        "metrics.json: identity",
         "provenance.json: manifest_sha256",
     }
 
@@ -298,13 +191,14 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(copy: Copy) -> None:
     assert "checkpoint" in faults(verified(copy.training))
 
 
-def test_a_checkpoint_that_is_gone_is_named(copy: Copy) -> None:
-    for path in (copy.evaluation / "metrics.json", copy.training / "result.json"):
-        copy.change_json(path, lambda content: content.update(checkpoint="elsewhere/model.pth"))
-        copy.seal(path.parent)
-        assert faults(verified(path.parent))["checkpoint"] == Finding(
-            "checkpoint", Outcome.GONE, "elsewhere/model.pth is not there"
-        )
+def test_data_that_were_replaced_under_a_training_are_found(copy: Copy) -> None:
+    began = {"dorsal_r": "0123456789ab" + 52 * "0"}
+    copy.seal_provenance(copy.training, manifest_sha256=began)
+    fault = faults(verified(copy.training))
+    ended = load_manifest(copy.evaluation).sha256[:12]
+    assert list(fault) == ["provenance.json: manifest_sha256"]
+    sentence = f"the run began with manifest 0123456789ab, but result.json says {ended}"
+    assert fault["provenance.json: manifest_sha256"].found == sentence
 
 
 @pytest.mark.parametrize("key", ["best_epoch", "epochs", "manifest_sha256"])
@@ -377,7 +271,13 @@ def test_other_code_is_a_note(copy: Copy) -> None:
     verification = verified(copy.training)
     assert verification.holds
     sentence = found(verification, "code").found
-    assert sentence.startswith("made by HandCLIP 0.0.1, commit 123456789abc, with files changed since; this is ")
+    made = "It was made by HandCLIP 0.0.1, commit 123456789abc with changes"
+    assert sentence == f"{made}, which may be other code than this."
+    # All sessions of a training have made it.
+    earlier = {**session, "exit": "interrupted by SIGINT", "commit": "cba987654321", "changed": False}
+    copy.seal_provenance(copy.training, sessions=[earlier, session, session])
+    sentence = found(verified(copy.training), "code").found
+    assert sentence.startswith("It was made by HandCLIP 0.0.1, commit cba987654321 and HandCLIP 0.0.1, commit 1234567")
 
 
 HASHES = ("checkpoint_sha256", "last_checkpoint_sha256")

@@ -1,0 +1,85 @@
+"""What is elsewhere is not checked, what is gone is named, and edits are found in both cases."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_study import baseline_config
+from verified_study import SMALL, Copy, faults, found, verified
+
+from handclip.checksums import read_checksums, write_checksums
+from handclip.engine.evaluation import evaluate
+from handclip.models.builder import build_model
+from handclip.verify import Finding, Outcome, verify
+
+
+def test_a_model_that_is_elsewhere_with_its_folder_is_no_fault(copy: Copy, original: Path) -> None:
+    copy.forget_where_it_was(original)
+    assert verified(copy.evaluation).holds and verified(copy.training).holds
+    shutil.rmtree(copy.study / "saved_models")
+    there = f"/of/another/machine/saved_models/{copy.checkpoint.name}"
+    for folder in (copy.evaluation, copy.training):
+        verification = verified(folder)
+        assert verification.holds and verification.checked
+        sentence = f"{there} is not here, nor is its folder"
+        assert found(verification, "checkpoint") == Finding("checkpoint", Outcome.NOT_CHECKED, sentence)
+    # An edit is found by what is here.
+    path = copy.evaluation / "metrics.json"
+    written = path.read_text()
+    for key, value, what in (
+        ("weights_sha256", "0" * 64, "metrics.json: run and weights_sha256"),
+        ("run", "better", "metrics.json: run and weights_sha256"),
+        ("aspect", "palmar_l", "metrics.json: identity"),
+        ("checkpoint", None, "metrics.json: checkpoint"),
+    ):
+        path.write_text(json.dumps({**json.loads(written), key: value}))
+        copy.seal(copy.evaluation)
+        assert list(faults(verified(copy.evaluation))) == [what]
+
+
+def test_a_model_that_is_gone_from_its_folder_is_named(copy: Copy, original: Path) -> None:
+    copy.forget_where_it_was(original)
+    copy.checkpoint.unlink()
+    there = f"/of/another/machine/saved_models/{copy.checkpoint.name}"
+    for folder in (copy.evaluation, copy.training):
+        fault = faults(verified(folder))
+        assert list(fault) == ["checkpoint"]
+        assert fault["checkpoint"] == Finding("checkpoint", Outcome.GONE, f"{there} is not there")
+
+
+def test_a_study_without_its_models_is_no_fault_of_its_own(copy: Copy) -> None:
+    named = f"elsewhere/models/{copy.checkpoint.name}"
+    entry = {"run": "a", "state": "done", "checkpoint": named, "evaluations": [f"old/eval_logs/{copy.evaluation.name}"]}
+    (copy.study / "study.json").write_text(json.dumps([entry]))
+    study = next(one for one in verify([copy.study], images=False) if one.kind == "study")
+    assert study.holds
+    sentence = f"study.json says that it is done, but {named} is not here, nor is its folder"
+    assert study.findings[0] == Finding("a", Outcome.NOT_CHECKED, sentence)
+    (copy.study / "models").mkdir()
+    study = next(one for one in verify([copy.study], images=False) if one.kind == "study")
+    assert faults(study)["a"].found == f"study.json says that it is done, but {named} is not there"
+
+
+@pytest.mark.parametrize("place", ["weights/own.pt", "own.pt"])
+def test_own_weights_of_a_baseline_that_are_not_there_are_named(place: str, manifests: Path, here: Path) -> None:
+    own = Path(place)
+    own.parent.mkdir(exist_ok=True)
+    tower = build_model(baseline_config(manifests, input_size=None)).encoder.tower.state_dict()  # type: ignore[union-attr]
+    torch.save({f"visual.{name}": value for name, value in tower.items()}, own)
+    folder = evaluate(baseline_config(manifests, pretrained=place, **SMALL)).folder
+    assert verified(folder).holds
+    own.unlink()
+    if own.parent != Path():
+        assert faults(verified(folder)) == {"weights": Finding("weights", Outcome.GONE, f"{own} is not there")}
+        own.parent.rmdir()
+    verification = verified(folder)
+    assert verification.holds
+    assert found(verification, "weights") == Finding(
+        "weights", Outcome.NOT_CHECKED, f"{own} is not here, nor is its folder"
+    )
+    path = folder / "metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cross_domain": True}))
+    write_checksums(folder, read_checksums(folder) or {})
+    assert list(faults(verified(folder))) == ["metrics.json: identity"]
