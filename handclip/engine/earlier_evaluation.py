@@ -53,6 +53,9 @@ def earlier_metrics(subject: Subject, *, reuse: bool) -> dict[str, Any] | None:
     if found := _faults(subject.folder, subject.manifests):
         logger.warning(f"{'; '.join(found)}, so it is evaluated again.")
         return None
+    if before.get("training_ended") is False and subject.training_ended:
+        logger.info(f"{subject.folder} was made before training had ended, so it is evaluated again.")
+        return None
     # Not part of its identity, as no number depends on it; but what it keeps of people does.
     explained, wanted = read_yaml(subject.folder / CONFIG).get("explained_images"), subject.config.explained_images
     if explained != wanted:

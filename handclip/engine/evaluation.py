@@ -105,7 +105,8 @@ def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool =
         if reuse and (earlier := _earlier(find_subject(config), overwrite, reuse)):
             return earlier
         raise
-    if launched() is None:  # else it may be another process of this very evaluation
+    # Where a checkpoint is named, what it says decides the folder; launched, it may be held by this very evaluation.
+    if config.checkpoint is None and launched() is None:
         refuse_if_held(folder)
     if reuse and starts_processes(config) and (earlier := _earlier(find_subject(config), overwrite, reuse)):
         return earlier
@@ -204,16 +205,20 @@ def _metrics(subject: Subject, measured: _Measured) -> dict[str, Any]:
         **subject.identity,
         "checkpoint": str(subject.evaluated.path) if subject.evaluated.path else None,
         **measured.facts,
+        "training_ended": subject.training_ended,
         "distinct_images": len(measured.features.images),
         "missing_images": sum(manifest.missing_images for manifest in manifests.values()),
         "unreadable_images": sum(manifest.unreadable_images for manifest in manifests.values()),
         "test_people_known_from_other_aspects": sum(subject.known.values()),
         "seconds": round(measured.seconds, 2),
-        "results": summarise(rankings, rerank),
+        "results": summarise(rankings, manifests, rerank),
     }
     if len(rankings) > 1:
         metrics["per_aspect"] = {
-            aspect: {"manifest_sha256": manifests[aspect].sha256, "results": summarise({aspect: ranking}, rerank)}
+            aspect: {
+                "manifest_sha256": manifests[aspect].sha256,
+                "results": summarise({aspect: ranking}, manifests, rerank),
+            }
             for aspect, ranking in rankings.items()
         }
     return metrics

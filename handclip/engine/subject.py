@@ -9,11 +9,18 @@ from typing import Any
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import evaluation_name, run_name
 from handclip.datasets.manifest import Manifest
-from handclip.engine.data import check_not_tested_on, combined_sha256, find_manifests, people_known_from_other_aspects
+from handclip.engine.data import (
+    check_not_tested_on,
+    combined_sha256,
+    find_manifests,
+    people_known_from_other_aspects,
+    warn_of_known_names,
+)
 from handclip.engine.distributed import first_before_others
 from handclip.engine.evaluated_model import EvaluatedModel, load_evaluated_model
 from handclip.engine.ranking import require_rankable
-from handclip.engine.run_folder import RunFolder
+from handclip.file_names import RESULT
+from handclip.models.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +35,8 @@ class Subject:
     manifests: dict[str, Manifest]
     known: dict[str, int]
     """How many test people of each aspect training knew by their other hand or side."""
+    training_ended: bool | None
+    """Whether the training that made the model has ended; None of a baseline, and where its records are not here."""
     identity: dict[str, Any]
     """What makes two evaluations the same one; where the weights lie is not part of it."""
 
@@ -53,65 +62,111 @@ def find_subject(config: ExperimentConfig) -> Subject:
     manifests = first_before_others(lambda: find_manifests(config))
     for manifest in manifests.values():
         require_rankable(config, manifest)
-    known = _check_people(config, evaluated, manifests)
-    return Subject(config, evaluated, manifests, known, _identity(config, evaluated, manifests))
-
-
-def _check_people(
-    config: ExperimentConfig, evaluated: EvaluatedModel, manifests: Mapping[str, Manifest]
-) -> dict[str, int]:
-    """Refuse a model that was trained on test images; return how many test people it knows from other aspects."""
-    identities: list[str] = []
     if evaluated.checkpoint is not None:
-        _warn_of_unfinished_training(config)
         check_not_tested_on(evaluated.checkpoint.training_images, manifests, str(evaluated.path))
-        if evaluated.experiment["dataset"] == config.dataset:  # the same number is another person elsewhere
-            identities = evaluated.checkpoint.identities
-    known = people_known_from_other_aspects(identities, manifests)
-    if any(known.values()):
+        warn_of_known_names(evaluated.checkpoint, manifests)
+    known = known_people(config, evaluated.checkpoint, manifests)
+    ended = training_has_ended(config, evaluated.checkpoint)
+    subject = Subject(config, evaluated, manifests, known, ended, identity_of(config, evaluated, manifests))
+    _tell_how_they_meet(subject)
+    return subject
+
+
+def _tell_how_they_meet(subject: Subject) -> None:
+    config, checkpoint = subject.config, subject.evaluated.checkpoint
+    if subject.training_ended is False:
+        logger.warning("Training of this run has not ended: what is evaluated is the best model so far.")
+    if any(subject.known.values()):
         logger.info(
             "Test people whose other hand or side was trained on: "
-            + ", ".join(f"{aspect} {count}" for aspect, count in known.items() if count)
+            + ", ".join(f"{aspect} {count}" for aspect, count in subject.known.items() if count)
         )
-    return known
-
-
-def _warn_of_unfinished_training(config: ExperimentConfig) -> None:
-    files = RunFolder.of(config)
-    if config.checkpoint is None and files.folder.is_dir() and not files.result.is_file():
-        logger.warning(f"Training of this run has not ended: what is evaluated is the best so far. See {files.folder}/")
-
-
-def _identity(config: ExperimentConfig, evaluated: EvaluatedModel, manifests: dict[str, Manifest]) -> dict[str, Any]:
-    """Return what makes two evaluations the same one; where the weights lie is not part of it."""
-    data = {"dataset": config.dataset, "aspect": config.aspect, "manifest_sha256": combined_sha256(manifests)}
-    trained_on = evaluated.trained_on
-    cross_domain = trained_on is not None and trained_on != data
-    run, on = run_name(config), ""
-    if evaluated.checkpoint is not None and (cross_domain or config.checkpoint is not None):
-        run = evaluated.checkpoint.run
-    if trained_on is not None and cross_domain:
-        on = f"{config.dataset}_{config.aspect}"
-        if config.manifest is not None or config.dataset == "folder":
-            on += f"_{data['manifest_sha256'][:8]}"
+    if checkpoint is not None and subject.identity["cross_domain"]:
+        trained_on = checkpoint.trained_on
         logger.info(
-            f"Evaluating {run}, trained on {trained_on['dataset']} {trained_on['aspect']}, "
+            f"Evaluating {checkpoint.run}, trained on {trained_on['dataset']} {trained_on['aspect']}, "
             f"on {config.dataset} {config.aspect}"
         )
+
+
+def training_has_ended(config: ExperimentConfig, checkpoint: Checkpoint | None) -> bool | None:
+    """Return whether the training that made a checkpoint has ended; None of a baseline, or where no records are."""
+    if checkpoint is None:
+        return None
+    folders = (output_dir / checkpoint.run for output_dir in (config.output_dir, Path(checkpoint.config["output_dir"])))
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    return None if folder is None else (folder / RESULT).is_file()
+
+
+def known_people(
+    config: ExperimentConfig, checkpoint: Checkpoint | None, manifests: Mapping[str, Manifest]
+) -> dict[str, int]:
+    """Count the test people of each aspect whom training knew by their other hand or side; a baseline knows nobody."""
+    # The same number is another person in another data set.
+    same_people = checkpoint is not None and checkpoint.trained_on["dataset"] == config.dataset
+    return people_known_from_other_aspects(checkpoint.identities if checkpoint and same_people else [], manifests)
+
+
+def identity_of(config: ExperimentConfig, evaluated: EvaluatedModel, manifests: dict[str, Manifest]) -> dict[str, Any]:
+    """Return what makes two evaluations the same one; where the weights lie is not part of it.
+
+    Args:
+        config: asks for the evaluation.
+        evaluated: the model that it names, wherever that lies by now.
+        manifests: by aspect.
+    """
+    asked, origin = asked_for(config), origin_of(config, evaluated.checkpoint, manifests)
     return {
-        "run": evaluation_name(run, on=on, rerank=config.rerank),
+        "run": origin["run"],
+        "dataset": asked["dataset"],
+        "aspect": asked["aspect"],
+        "model": asked["model"],
+        "weights_sha256": evaluated.weights_sha256(),
+        "manifest_sha256": combined_sha256(manifests),
+        "trained_on": origin["trained_on"],
+        "cross_domain": origin["cross_domain"],
+        "settings": {**asked["settings"], "test_feature": evaluated.model.test_feature},
+        "rerank": asked["rerank"],
+    }
+
+
+def asked_for(config: ExperimentConfig) -> dict[str, Any]:
+    """Return the part of an evaluation's identity that follows from its config alone."""
+    return {
         "dataset": config.dataset,
         "aspect": config.aspect,
         "model": config.model,
-        "weights_sha256": evaluated.weights_sha256(),
-        "manifest_sha256": data["manifest_sha256"],
-        "trained_on": trained_on,
-        "cross_domain": cross_domain,
         "settings": {
             "num_splits": config.num_splits,
             "gallery_protocols": list(config.gallery_protocols),
             "flip_settings": list(config.flip_settings),
-            "test_feature": evaluated.model.test_feature,
         },
         "rerank": config.to_dict()["rerank"],
+    }
+
+
+def origin_of(
+    config: ExperimentConfig, checkpoint: Checkpoint | None, manifests: dict[str, Manifest]
+) -> dict[str, Any]:
+    """Return the part of an evaluation's identity that follows from where its model comes from: name, and domain.
+
+    Args:
+        config: asks for the evaluation.
+        checkpoint: of its model, None for a baseline.
+        manifests: by aspect.
+    """
+    data = {"dataset": config.dataset, "aspect": config.aspect, "manifest_sha256": combined_sha256(manifests)}
+    trained_on = None if checkpoint is None else checkpoint.trained_on
+    cross_domain = trained_on is not None and trained_on != data
+    run, on = run_name(config), ""
+    if checkpoint is not None and (cross_domain or config.checkpoint is not None):
+        run = checkpoint.run
+    if cross_domain:
+        on = f"{config.dataset}_{config.aspect}"
+        if config.manifest is not None or config.dataset == "folder":
+            on += f"_{data['manifest_sha256'][:8]}"
+    return {
+        "run": evaluation_name(run, on=on, rerank=config.rerank),
+        "trained_on": trained_on,
+        "cross_domain": cross_domain,
     }

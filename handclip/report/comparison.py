@@ -283,6 +283,7 @@ def _row(number: int, measured: _Measured, scores: dict[str, Score]) -> RunRow:
         gflops_per_image=metrics.gflops_per_image,
         cost=_cost(measured.run),
         part_of_average=measured.part_of_average,
+        training_ended=metrics.training_ended,
         tied_queries=measured.entry.tied_queries,
         files=measured.run.files(),
     )

@@ -150,6 +150,7 @@ class RunRow:
         gflops_per_image: billions of multiplications and additions, each counted.
         cost: what differs from machine to machine.
         part_of_average: these numbers are one aspect of an evaluation on several.
+        training_ended: whether its training had ended when it was evaluated; None of a baseline, and where unknown.
         tied_queries: how many of all draws' queries a wrong image scores the same in as the best right one, and counts
             as ranked before it; None where an older evaluation has not counted them.
         files: where each number comes from.
@@ -175,6 +176,7 @@ class RunRow:
     gflops_per_image: float | None
     cost: Cost
     part_of_average: bool
+    training_ended: bool | None
     tied_queries: int | None
     files: Mapping[str, str]
 

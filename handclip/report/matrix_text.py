@@ -115,6 +115,11 @@ def legend(block: Block) -> list[str]:
     if block.pairs:
         sentences += _tests_legend(block)
         sentences.append("Bold: the best mean of this block, which need not differ significantly from the next.")
+    if unfinished := [str(row.number) for row in block.rows if row.training_ended is False]:
+        sentences.append(
+            f"Evaluated before training had ended, by the best model until then: row {', '.join(unfinished)}. Evaluate "
+            "again what has ended since."
+        )
     if tied := [f"{row.tied_queries:,} of row {row.number}" for row in block.rows if row.tied_queries]:
         sentences.append(
             "Ties count against a run. Queries of all draws in which a wrong image scores the same as the best right "
@@ -307,7 +312,7 @@ def matrix_csv(matrix: Matrix) -> str:
     header = [
         *("block", *_PROTOCOL_COLUMNS, "people", "queries", "matched_queries"),
         *("row", "source", "run", "experiment", "stage", "model", "losses", "seed", "trained_on", "differs_by"),
-        "tied_queries",
+        *("training_ended", "tied_queries"),
         *(f"{metric}_{kind}" for metric in METRICS for kind in kinds),
         *("rank1_letters", "map_letters", "converted"),
         *("feature_dim", "parameters", "gflops_per_image", "training_seconds", "training_images_per_second"),
@@ -326,7 +331,7 @@ def matrix_csv(matrix: Matrix) -> str:
                 [
                     *shared,
                     *(row.number, "run", row.run, row.experiment, row.stage, row.model, row.losses_text, row.seed),
-                    *(row.trained_on, row.differs_by, row.tied_queries),
+                    *(row.trained_on, row.differs_by, row.training_ended, row.tied_queries),
                     *(getattr(row.scores[metric], kind) for metric in METRICS for kind in kinds),
                     *(row.letters.get("rank1"), row.letters.get("map"), None),
                     *(row.feature_dim, row.parameters, row.gflops_per_image),
@@ -342,7 +347,7 @@ def matrix_csv(matrix: Matrix) -> str:
             lines.append(
                 [
                     *(*shared, None, result.source, None, None, None, result.method, None, None, trained_on),
-                    *(None, None),
+                    *(None, None, None),
                     *(value for metric in METRICS for value in (result.scores[metric], None, None, None)),
                     *(None, None, result.converted),
                     *[None] * (11 + len(_FILES)),

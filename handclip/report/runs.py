@@ -18,7 +18,7 @@ from handclip.csv_files import csv_rows
 from handclip.engine.records import AGAIN
 from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.file_names import CHECKSUMS, COST, METRICS_FILE, PER_QUERY
-from handclip.files import read_json
+from handclip.files import folders_in, is_file, is_folder, is_there, read_json
 from handclip.metrics.uncertainty import PersonSums
 from handclip.report.matrix import METRICS
 
@@ -98,6 +98,7 @@ class MetricsFile(BaseModel):
     gflops_per_image: FiniteFloat | None
     rerank: RerankEntry | None
     trained_on: TrainedOnEntry | None
+    training_ended: bool | None = None
     cross_domain: bool
     options: dict[str, Any] = {}
     results: list[ResultEntry]
@@ -193,7 +194,7 @@ def find_evaluations(paths: Iterable[Path]) -> list[Path]:
     """Return the folders of all evaluations that are named: by folder, by `metrics.json`, or by a folder above.
 
     Raises:
-        HandCLIPError: a path names none, or an evaluation is named twice.
+        HandCLIPError: a path names none, or holds a folder that may not be read; or an evaluation is named twice.
     """
     named: dict[Path, tuple[Path, Path]] = {}
     for path in paths:
@@ -206,24 +207,28 @@ def find_evaluations(paths: Iterable[Path]) -> list[Path]:
 
 
 def _evaluations_of(path: Path) -> list[Path]:
-    if path.name == METRICS_FILE and path.is_file():
+    if path.name == METRICS_FILE and is_file(path):
         return [path.parent]
-    if not path.exists():
+    if not is_there(path):
         raise HandCLIPError(f"{path}: no such file or folder")
-    if path.is_dir():
-        levels = ["/".join(["*"] * depth + [METRICS_FILE]) for depth in range(_DEPTH + 1)]
-        found = [folder for pattern in levels for folder in sorted(_whole(path, pattern))]
-        tables = {folder for pattern in levels for folder in _whole(path, pattern.replace(METRICS_FILE, PER_QUERY))}
-        for folder in sorted(tables - set(found)):
-            logger.warning(f"Left out: {folder} holds {PER_QUERY} but no {METRICS_FILE}; evaluate that run again")
+    if is_folder(path):
+        folders = list(_folders(path))
+        found = [folder for folder in folders if is_there(folder / METRICS_FILE)]
+        for folder in sorted(set(folders) - set(found)):
+            if is_there(folder / PER_QUERY):
+                logger.warning(f"Left out: {folder} holds {PER_QUERY} but no {METRICS_FILE}; evaluate that run again")
         if found:
             return found
     raise HandCLIPError(f"{path}: holds no evaluation. Name folders that `handclip evaluate` has written, or one above")
 
 
-def _whole(place: Path, pattern: str) -> Iterator[Path]:
-    """Return the folders of files, but for what is just being written, or was when its process was killed."""
-    return (file.parent for file in place.glob(pattern) if file.parent == place or file.parent.suffix != ".part")
+def _folders(place: Path) -> Iterator[Path]:
+    """Yield a folder and those below it, the upper ones first; what may not be read is an error, and not left out."""
+    level = [place]
+    yield place
+    for _ in range(_DEPTH):
+        level = [inner for folder in level for inner in folders_in(folder)]
+        yield from level
 
 
 def read_runs(paths: Iterable[Path]) -> list[EvaluatedRun]:

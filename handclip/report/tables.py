@@ -53,6 +53,8 @@ def evaluation_text(metrics: Mapping[str, Any], facts: Mapping[str, str] | None 
         "Distinct images": f"{metrics['distinct_images']:,}",
         "Seconds": f"{metrics['seconds']:.1f}",
     }
+    if metrics.get("training_ended") is False:
+        known["Training"] = f"had not ended; this is the best model until then, of epoch {metrics['trained_epochs']}"
     if metrics["cross_domain"]:
         trained_on = metrics["trained_on"]
         known["Cross-domain"] = (
@@ -80,6 +82,11 @@ def evaluation_text(metrics: Mapping[str, Any], facts: Mapping[str, str] | None 
             lines.append(
                 f"  Ties: in {tied:,} of {sum(counts):,} queries a wrong image scores the same as the best right one "
                 "and counts as ranked before it"
+            )
+        if copied := entry.get("copied_queries"):
+            lines.append(
+                f"  Copies: in {copied:,} of {entry['queries'] * entry['num_splits']:,} queries the gallery holds the "
+                "very same photograph, whose rank says nothing of the model"
             )
     lines += ["", f"Averages{reranked}"]
     for entry in metrics["results"]:

@@ -20,6 +20,7 @@ from tiny_study import (
     load_manifest,
     metrics_without_time,
     read_table,
+    several_gallery_images,
     tiny_config,
 )
 
@@ -32,7 +33,7 @@ from handclip.engine import evaluated_model, feature_table
 from handclip.engine import evaluation as evaluation_module
 from handclip.engine.data import people_known_from_other_aspects
 from handclip.engine.earlier_evaluation import earlier_metrics
-from handclip.engine.evaluation import Evaluation, evaluate
+from handclip.engine.evaluation import Evaluation, evaluate, evaluation_folder
 from handclip.engine.features import extract_features
 from handclip.engine.provenance import read_provenance
 from handclip.engine.records import read_explanations, validation_pairs
@@ -42,6 +43,7 @@ from handclip.engine.summary import METRICS
 from handclip.engine.training import train
 from handclip.errors import CheckpointError, DataError, HandCLIPError, Interrupted, InUseError
 from handclip.interruption import interruptible
+from handclip.locks import holding
 from handclip.models.builder import model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint
 from handclip.models.embedding_model import EmbeddingModel
@@ -158,20 +160,6 @@ def test_how_the_model_was_made_stands_beside_the_numbers(
     metrics = evaluate(second).metrics
     assert (metrics["stage"], metrics["losses"]) == ("2", ["cross_entropy", "triplet"])
     assert metrics["options"] == {**options, "epochs": 1, "resume_from": stage1.checkpoint.name}
-
-
-def several_gallery_images(manifests: Path, path: Path) -> Path:
-    """A manifest in which all but one image of each test person are in the gallery."""
-    manifest = load_manifest(manifests)
-    draws = []
-    for draw in manifest.draws:
-        first = {manifest.images[index].identity: index for index in reversed(draw.query)}
-        query = tuple(sorted(first.values()))
-        gallery = tuple(sorted({*draw.query, *draw.gallery} - set(query)))
-        draws.append(replace(draw, query=query, gallery=gallery, gallery_all=()))
-    images = manifest.images[: max(manifest.train_all + manifest.test) + 1]
-    replace(manifest, draws=tuple(draws), images=images).save(path)
-    return path
 
 
 def test_reranking_is_named_beside_every_number(manifests: Path, here: Path) -> None:
@@ -950,8 +938,40 @@ def test_evaluating_a_run_that_has_not_ended_is_said(
     train(config, stop_after=1)
     evaluation = evaluate(config)
     assert "Training of this run has not ended" in caplog.text
-    assert evaluation.metrics["trained_epochs"] == 1
+    assert (evaluation.metrics["training_ended"], evaluation.metrics["trained_epochs"]) == (False, 1)
     caplog.clear()
     train(config, resume=True)
-    evaluate(config, overwrite=True)
+    ended = evaluate(config, overwrite=True)
+    assert ended.metrics["training_ended"] is True
     assert "has not ended" not in caplog.text
+
+
+def test_an_evaluation_before_training_had_ended_is_not_used_again(
+    manifests: Path, here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even where the best model has stayed the same."""
+    caplog.set_level("INFO", "handclip")
+    config = tiny_config(manifests, epochs=2, validation_interval=2)
+    train(config)
+    (result,) = here.glob("train_logs/*/result.json")
+    result.rename(here / "aside.json")
+    before = evaluate(config, reuse=True)
+    assert evaluate(config, reuse=True).was_there
+    (here / "aside.json").rename(result)
+    after = evaluate(config, reuse=True)
+    assert "was made before training had ended, so it is evaluated again" in caplog.text
+    assert (before.metrics["training_ended"], after.metrics["training_ended"]) == (False, True)
+    assert before.metrics["results"] == after.metrics["results"]
+    assert evaluate(config, reuse=True).was_there
+
+
+def test_another_runs_checkpoint_can_be_evaluated_while_the_configs_own_evaluation_is_written(
+    manifests: Path, here: Path, stage1: TrainingResult
+) -> None:
+    small = {"flip_settings": ["none"], "num_splits": 1, "explained_images": 0}
+    config = tiny_config(manifests, experiment="own", checkpoint=str(stage1.checkpoint), **small)
+    with holding(evaluation_folder(config)):
+        evaluation = evaluate(config)
+    assert evaluation.run == stage1.run != evaluation_folder(config).name
+    with holding(evaluation.folder), pytest.raises(InUseError, match=f"{stage1.run} is being written by process"):
+        evaluate(config, overwrite=True)

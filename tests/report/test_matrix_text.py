@@ -309,6 +309,20 @@ def test_ties_are_beside_the_rates_where_they_were_counted(tmp_path: Path) -> No
     assert not [one for one in legend(replace(matrix.blocks[0], rows=matrix.blocks[0].rows[1:])) if "Ties" in one]
 
 
+def test_an_evaluation_before_training_had_ended_is_told_from_the_others(tmp_path: Path) -> None:
+    for number, ended in enumerate((True, False, None)):
+        path = write_run(tmp_path / str(number), luck=number, protocols=["gallery"], flips=["sum"]) / "metrics.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "run": str(number), "training_ended": ended}))
+    matrix = compare_runs([tmp_path])
+    lines = list(csv.DictReader(io.StringIO(matrix_csv(matrix))))
+    assert {line["run"]: line["training_ended"] for line in lines} == {"0": "True", "1": "False", "2": ""}
+    (row,) = [line["row"] for line in lines if line["run"] == "1"]
+    (sentence,) = [one for one in legend(matrix.blocks[0]) if "training had ended" in one]
+    assert sentence.startswith(f"Evaluated before training had ended, by the best model until then: row {row}. ")
+    others = [one for one in matrix.blocks[0].rows if one.run != "1"]
+    assert not [one for one in legend(replace(matrix.blocks[0], rows=tuple(others))) if "training had ended" in one]
+
+
 def test_csv_of_published_rows_has_as_many_columns(tmp_path: Path) -> None:
     matrix = compare_runs([write_run(tmp_path / "one")], published=True)
     lines = [line for line in csv.DictReader(io.StringIO(matrix_csv(matrix))) if line["row"] == ""]

@@ -32,6 +32,13 @@ def test_files_of_older_versions_have_their_denominators_too() -> None:
     assert "Ties" not in text
 
 
+def test_a_training_that_had_not_ended_is_said() -> None:
+    text = evaluation_text({**METRICS, "training_ended": False, "trained_epochs": 2})
+    assert "Training:         had not ended; this is the best model until then, of epoch 2\n" in text
+    for ended in (True, None):
+        assert "had not ended" not in evaluation_text({**METRICS, "training_ended": ended})
+
+
 def test_what_makes_numbers_incomparable_stands_beside_them() -> None:
     trained_on = {"dataset": "11k", "aspect": "dorsal_r", "manifest_sha256": "f" * 64}
     changes = {"cross_domain": True, "trained_on": trained_on, "rerank": {"k1": 20, "k2": 6, "lambda": 0.3}}
