@@ -20,6 +20,7 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.cores import available_cores, processes_sharing_cores
 from handclip.errors import ConfigError
 from handclip.files import as_text
+from handclip.wording import counted
 
 _RECORDED = (
     "torch", "torchvision", "open_clip_torch", "timm", "pytorch-metric-learning", "lightning", "numpy", "pillow",
@@ -123,11 +124,10 @@ class Computation:
         )
 
     def __str__(self) -> str:
-        threads = torch.get_num_threads()
         options = [
             f"{self.memory_format} memory format",
-            f"{threads} thread{'s' if threads > 1 else ''}",
-            f"{self.num_workers} worker process{'es' if self.num_workers != 1 else ''} reading images",
+            counted(torch.get_num_threads(), "thread"),
+            f"{counted(self.num_workers, 'worker process', 'worker processes')} reading images",
             "compiled" if self.compile else "not compiled",
             f"gradient checkpointing {'on' if self.gradient_checkpointing else 'off'}",
         ]

@@ -32,6 +32,7 @@ from handclip.cores import available_cores
 from handclip.engine.distributed import Processes, current, joined
 from handclip.engine.hardware import choose_device
 from handclip.errors import ConfigError, HandCLIPError, Interrupted
+from handclip.wording import counted
 
 T = TypeVar("T")
 
@@ -134,7 +135,7 @@ def _devices_of_a_machine(config: ExperimentConfig, started: Processes | None) -
     if count > 1 and kind == "mps":
         raise ConfigError(f"devices: {count}: a Mac has one GPU; use 1, or device: cpu")
     if kind == "cuda" and count > present:
-        raise ConfigError(f"devices: {count}: this machine has {present} CUDA device{'s' if present > 1 else ''}")
+        raise ConfigError(f"devices: {count}: this machine has {counted(present, 'CUDA device')}")
     if started is not None and (started.local_size, started.nodes) != (count, config.num_nodes):
         raise ConfigError(
             f"devices: {config.devices} and num_nodes: {config.num_nodes} do not fit the {started.size} processes on "
@@ -313,10 +314,12 @@ def _run(
     options: dict[str, Any],
 ) -> None:
     """Be one of the processes that `_start` has started."""
-    # Ctrl-C reaches every process of a terminal, SIGTERM perhaps every one of a job; the one that waits passes it on.
+    # Ctrl-C and SIGHUP reach every process of a terminal, SIGTERM perhaps every one of a job; the one that waits passes
+    # them on.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform != "win32":
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGUSR1, _interrupt)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     names = {"RANK": own.rank, "LOCAL_RANK": own.local_rank, "WORLD_SIZE": own.size, "LOCAL_WORLD_SIZE": own.local_size}

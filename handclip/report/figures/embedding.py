@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from handclip.report.figures.style import MOST_SERIES, new_figure, series_style, styled
+from handclip.wording import counted
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", "p", ">", "h")
 MOST_NAMED = len(MARKERS)
@@ -107,7 +108,7 @@ def _legend(named: Sequence[int], others: int) -> list[Line2D]:
         for place, person in enumerate(named)
     ]  # fmt: skip
     if others:
-        label = f"{others} other{'s' if others > 1 else ''}"
+        label = counted(others, "other")
         handles.append(Line2D([], [], linestyle="", marker="o", color=_OTHERS, markersize=3.5, label=label))
     return handles
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from handclip.metrics.uncertainty import FEW_PEOPLE
 from handclip.report.figures.style import NEUTRAL, new_figure, series_style, styled
+from handclip.wording import counted
 
 _ROW_INCHES, _RUN_INCHES = 0.24, 0.11
 _SPREAD = 0.56
@@ -134,15 +135,11 @@ def _rows_by_attribute(groups: Sequence[Group]) -> list[list[int]]:
 def _name_rows(
     ax: Axes, groups: Sequence[Group], places: Sequence[float], headings: Sequence[tuple[float, str]]
 ) -> None:
-    texts = [f"{group.value} ({_count(group.people, 'person', 'people')}, {group.queries} images)" for group in groups]
+    texts = [f"{group.value} ({counted(group.people, 'person', 'people')}, {group.queries} images)" for group in groups]
     ax.set_yticks([*places, *(place for place, _ in headings)], [*texts, *(name for _, name in headings)])
     for label in ax.get_yticklabels()[len(texts) :]:
         label.set_fontweight("bold")
     ax.set_ylim(places[-1] + 0.7, -0.6)
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
 
 
 def _draw(ax: Axes, groups: Sequence[Group], places: Sequence[float], runs: Sequence[GroupRates]) -> None:

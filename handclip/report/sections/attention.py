@@ -11,6 +11,7 @@ from handclip.report.book import Block, Book, Note, Section, Text
 from handclip.report.figures.attention import HALF, Maps, attention_figure
 from handclip.report.material import Material, ReportRun
 from handclip.report.matrix import merit
+from handclip.wording import counted
 
 _MOST_HANDS = 6
 _Columns = list[tuple[str, str, Sequence[Explanation]]]
@@ -57,7 +58,7 @@ def attention_section(material: Material, book: Book) -> Section:
             ),
             alt=_alt(columns),
             caption=(
-                f"{_count(len(hands), 'photograph')} of the test people, and where the runs look in "
+                f"{counted(len(hands), 'photograph')} of the test people, and where the runs look in "
                 f"{'it' if len(hands) == 1 else 'them'}: the brighter, the larger the share. The line is at half of "
                 "the map's largest value; a bright map without a line is above it everywhere, and points nowhere."
             ),
@@ -115,7 +116,7 @@ def _alt(columns: _Columns) -> str:
         for label, method, explanations in columns
     )
     return (
-        f"{_count(len(hands), 'photograph')} of hands under maps of where models look. Above half of a map's largest "
+        f"{counted(len(hands), 'photograph')} of hands under maps of where models look. Above half of a map's largest "
         f"value lies, on average, this share of the photograph: {'; '.join(bright)}."
     )
 
@@ -147,7 +148,3 @@ def _missing(runs: Sequence[ReportRun], columns: _Columns) -> Iterator[Note]:
 
 def _names(runs: Sequence[ReportRun]) -> str:
     return "; ".join(run.label for run in runs)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

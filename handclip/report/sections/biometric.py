@@ -41,6 +41,7 @@ from handclip.report.figures.verification import (
     score_densities_figure,
 )
 from handclip.report.material import Material, ReportRun, why_not_searched
+from handclip.wording import counted
 
 Floats = NDArray[np.float64]
 
@@ -257,7 +258,7 @@ def _scores(panels: Sequence[_Judged], best: _Judged, book: Book) -> list[Block]
     picture = book.picture(
         "score_densities",
         figure,
-        alt=f"Densities of genuine and impostor similarities of {_run_count(len(panels))}.{finding}",
+        alt=f"Densities of genuine and impostor similarities of {counted(len(panels), 'run')}.{finding}",
         caption=(
             "How similar photographs of the same person are (line), and photographs of two people (grey area). The "
             "less they overlap, the fewer errors. Similarities of different models are on scales of their own: only "
@@ -300,7 +301,7 @@ def _rates(judged: Sequence[_Judged], best: _Judged, book: Book, material: Mater
         "det_roc",
         error_tradeoff_figure(curves, best.verification.lowest_fmr),
         alt=(
-            f"Detection error trade-off and receiver operating characteristic of {_run_count(len(curves))}. "
+            f"Detection error trade-off and receiver operating characteristic of {counted(len(curves), 'run')}. "
             f"Equal error rates: {'; '.join(f'{one.run.label}: {_rate(one.verification.eer)}' for one in judged)}."
         ),
         caption=(
@@ -393,7 +394,7 @@ def _open_sets(judged: Sequence[_Judged], best: _Judged, book: Book, material: M
         "open_set",
         open_set_figure(curves, best.open_set.lowest_fpir),
         alt=(
-            f"False negative against false positive identification rate of {_run_count(len(curves))}. "
+            f"False negative against false positive identification rate of {counted(len(curves), 'run')}. "
             f"FNIR at FPIR {100 * FPIRS[0]:g} % of {best.run.label}: {_rate(best.open_set.fnir_at_fpir[FPIRS[0]])}."
         ),
         caption=(
@@ -558,10 +559,6 @@ def _rate(one: RateEstimate) -> str:
 def _denominators(one: _Judged) -> str:
     found = one.verification
     return f"FNMR is of {found.genuine:,} genuine comparisons, FMR of {found.impostor:,} impostor ones."
-
-
-def _run_count(runs: int) -> str:
-    return f"{runs} run{'s' if runs != 1 else ''}"
 
 
 def _protocol(material: Material) -> str:

@@ -13,6 +13,7 @@ from handclip.report.figures.training import EpochCurve, EpochPanel, ScoreBar, e
 from handclip.report.material import Material, ReportRun
 from handclip.report.matrix import METRICS, TESTED
 from handclip.report.tables import METRIC_TITLES
+from handclip.wording import counted
 
 _RATE_TITLES = {"encoder": "encoder", "new": "new layers"}
 _LOGARITHMIC_FROM = 10
@@ -122,7 +123,7 @@ def _scores(material: Material, book: Book) -> Picture:
     return book.picture(
         "scores",
         scores_figure(bars),
-        alt=f"Bars of Rank-1 and mAP of {_count(len(material.runs))}. The highest Rank-1 has "
+        alt=f"Bars of Rank-1 and mAP of {counted(len(material.runs), 'run')}. The highest Rank-1 has "
         f"{material.best.label}: {percent(best['rank1'].mean)} %, with an mAP of {percent(best['map'].mean)} %.",
         caption=f"Percent of the {material.block.denominator}. Rank-1 is how often the first image of the ranked "
         "gallery is of the right person; mAP also "
@@ -142,7 +143,7 @@ def _records_missing(runs: Sequence[ReportRun]) -> Iterator[Note]:
     gone = [run for run in runs if run not in damaged]
     if gone:
         yield Note(
-            f"No record of training was found for {_count(len(gone))}: {_numbers_of(gone)}. Training writes "
+            f"No record of training was found for {counted(len(gone), 'run')}: {_numbers_of(gone)}. Training writes "
             "metrics.csv to train_logs/<run>; keep train_logs beside eval_logs, and make the report again.",
             "missing",
         )
@@ -191,7 +192,7 @@ def _losses(drawn: Sequence[_Training], recorded: int, book: Book) -> list[Block
     picture = book.picture(
         "losses",
         epochs_figure(panels),
-        alt=f"Training losses by epoch, {_count(len(panels), 'panel')}. Total loss from first to last epoch: {falls}.",
+        alt=f"Training losses by epoch, {counted(len(panels), 'panel')}. Total loss from first to last epoch: {falls}.",
         caption=caption,
     )
     return [Heading("Losses"), *map(Text, texts), picture]
@@ -338,10 +339,6 @@ def _of_images(every: Sequence[_Training]) -> str:
 
 def _percent_or_dash(value: float | None) -> str:
     return "-" if value is None else percent(value)
-
-
-def _count(number: int, what: str = "run") -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _numbers_of(runs: Sequence[ReportRun]) -> str:
