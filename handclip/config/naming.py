@@ -12,7 +12,12 @@ from handclip.config.losses import LOSS_TYPES
 
 _LONGEST_EXTRAS = 80
 _SHORT_LOSSES = {"cross_entropy": "ce"}
-_LONGEST_NAME = 240
+_LONGEST_NAME = 255
+"""Bytes of a file's name, by most file systems."""
+_LONGEST_RUN = _LONGEST_NAME - len("._last.pth.01234567.part")
+"""Bytes of a run's name: the longest that is made from it is that of its last checkpoint while it is written."""
+_LONGEST_EVALUATION = 240
+"""Bytes of an evaluation's name, which leave room for the name of its folder's lock."""
 _NAMED = frozenset({"experiment", "model", "dataset", "aspect", "epochs", "lr", "batch_size", "variant"})
 
 
@@ -21,7 +26,7 @@ def run_name(config: ExperimentConfig) -> str:
 
     A baseline, which trains nothing, is named `{experiment}_{model}_{dataset}_{aspect}`. Every other key that changes
     what is computed and differs from its default is appended as `_{key}-{value}`; values too long for a file name are
-    replaced by a hash.
+    replaced by a hash. A name that leaves no room for those of the run's files is cut and ends in a hash.
     """
     name = f"{config.experiment}_{config.model}_{config.dataset}_{config.aspect}"
     if config.variant == "finetuned":
@@ -29,18 +34,23 @@ def run_name(config: ExperimentConfig) -> str:
         name += f"_e{config.epochs}_lr{_digits(config.lr)}_bs{config.batch_size}_loss{losses}"
     extras = {key: _short(value) for key, value in _extras(config).items()}
     suffix = "".join(f"_{key}-{value}" for key, value in extras.items())
-    return name + (suffix if len(suffix) <= _LONGEST_EXTRAS else f"_x-{_digest(suffix, 12)}")
+    return _cut(name + (suffix if len(suffix) <= _LONGEST_EXTRAS else f"_x-{_digest(suffix, 12)}"), _LONGEST_RUN)
 
 
 def evaluation_name(run: str, *, on: str = "", rerank: Reranking | None = None) -> str:
     """Return the name of an evaluation: its run's, `_on_{other data}` across domains, and `_rerank-...`.
 
-    File systems end names at 255 bytes; a longer one is cut and ends in a hash.
+    One too long for a file system is cut and ends in a hash.
     """
     name = run + (f"_on_{on}" if on else "")
     if rerank is not None:
         name += f"_rerank-k1-{rerank.k1}-k2-{rerank.k2}-lambda-{rerank.lambda_:g}"
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 15]}_x-{_digest(name, 12)}"
+    return _cut(name, _LONGEST_EVALUATION)
+
+
+def beginning_of_evaluations(run: str, *, on: str) -> str:
+    """Return what the names of all evaluations of a run on some data begin with, however long they are."""
+    return f"{run}_on_{on}"[: _LONGEST_EVALUATION - len(_cut_end(""))]
 
 
 def stage_of(variant: str, resume_from: object) -> str:
@@ -121,6 +131,19 @@ def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     plain = text.replace(".", "").replace("-", "").isalnum() and text.isascii()
     return text if plain and len(text) <= 16 else _digest(text, 8)
+
+
+def _cut(name: str, longest: int) -> str:
+    """Return a name of at most so many bytes; one that is cut ends in a hash of all of it."""
+    encoded = name.encode()
+    if len(encoded) <= longest:
+        return name
+    end = _cut_end(name)
+    return encoded[: longest - len(end)].decode(errors="ignore") + end
+
+
+def _cut_end(name: str) -> str:
+    return f"_x-{_digest(name, 12)}"
 
 
 def _digest(text: str, length: int) -> str:

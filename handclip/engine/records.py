@@ -51,14 +51,20 @@ class KeptFeatures:
         Raises:
             HandCLIPError: they are not all there.
         """
+        if flip not in self.by_flip:
+            kept, wanted = " and ".join(self.by_flip) or "(nothing)", ", ".join([*self.by_flip, flip])
+            raise HandCLIPError(
+                f"{FEATURES} has features of flip {kept}, not of flip {flip}. To have them too, evaluate the run "
+                f"again: handclip evaluate CONFIG --overwrite --set 'flip_settings=[{wanted}]'"
+            )
         try:
             rows = [self._rows[image.sha256] for image in images]
-            vectors = self.by_flip[flip][rows].astype(np.float64)
         except KeyError as error:
             raise HandCLIPError(
                 f"{FEATURES} lacks {error.args[0]}, which the manifest beside it has: the two do not belong together. "
                 "Evaluate the run again with --overwrite"
             ) from None
+        vectors = self.by_flip[flip][rows].astype(np.float64)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         scaled: NDArray[np.float64] = vectors / np.where(lengths > 0, lengths, 1)
         return scaled

@@ -1,6 +1,5 @@
 """Several experiments one after the other: what is done is kept, and one that fails does not stop the others."""
 
-import glob
 import logging
 import time
 import traceback
@@ -11,20 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.config.naming import evaluation_name, losses_text, run_name, stage_of
+from handclip.config.naming import losses_text, run_name, stage_of
 from handclip.engine.data import missing_data
-from handclip.engine.evaluation import (
-    Evaluation,
-    evaluate,
-    evaluation_folder,
-    read_evaluation,
-    require_no_evaluation,
-)
+from handclip.engine.evaluation import Evaluation, evaluate, read_evaluation, require_no_evaluation
 from handclip.engine.result import TrainingResult
 from handclip.engine.run_folder import RunFolder
+from handclip.engine.study_evaluations import evaluations_there
 from handclip.engine.training import train
 from handclip.errors import HandCLIPError
-from handclip.file_names import METRICS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +71,7 @@ class PlannedRun:
 
     def evaluations(self) -> list[Path | None]:
         """Return the folder of each of its evaluations, its own first; None for one that is not there."""
-        own = evaluation_folder(self.config)
-        folders = [own if (own / METRICS_FILE).is_file() else None]
-        for other in self.other_data:
-            # Some names end in a hash of the manifest, which is not known before the data are read.
-            name = evaluation_name(self.name, on=f"{other.dataset}_{other.aspect}", rerank=other.rerank)
-            found = sorted(other.eval_dir.glob(f"{glob.escape(name)}*/metrics.json"))
-            folders.append(found[0].parent if found else None)
-        return folders
+        return evaluations_there(self.config, self.other_data)
 
     def __str__(self) -> str:
         return f"stage {self.stage}, {self.model}: {self.losses}; {self.data}, seed {self.config.seed}"

@@ -8,6 +8,9 @@ from hypothesis import given, settings
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import load_config, parse_config
 from handclip.config.naming import evaluation_name, options_of, run_name
+from handclip.engine.run_folder import RunFolder
+from handclip.files import write_text
+from handclip.locks import holding
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STAGE1 = "stage1_frozen_text_vitb16_11k_dorsal_r_e30_lr0001_bs32_losscross_entropy"
@@ -116,6 +119,35 @@ def test_evaluations_of_a_run_keep_apart() -> None:
     assert evaluation_name(run, on="hd_dorsal", rerank=rerank) == f"{run}_on_hd_dorsal_rerank-k1-20-k2-6-lambda-0.25"
     long = {evaluation_name("r" * 230, on=on, rerank=rerank) for on in ("hd_dorsal", "11k_palmar_l")}
     assert len(long) == 2 and max(map(len, long)) <= 240
+
+
+@pytest.mark.parametrize("length", [149, 150, 151, 160, 175, 300, 5000])
+def test_every_file_of_a_run_with_a_long_name_can_be_written(length: int, tmp_path: Path) -> None:
+    places = {key: str(tmp_path / key) for key in ("output_dir", "save_dir", "eval_dir")}
+    values = {**BASE, "experiment": "a" * length, "seed": 3, "rerank": {}, **places}
+    config = parse_config(values, "test")
+    files = RunFolder.of(config)
+    evaluation = config.eval_dir / evaluation_name(files.run, on="11k_palmar_l_01234567", rerank=config.rerank)
+    for file in (files.best, files.last, files.config, evaluation / "metrics.json"):
+        write_text(file, "")  # under a longer name first
+    for place in (files.best, files.folder, evaluation):
+        with holding(place):
+            pass
+
+
+def test_names_that_leave_room_for_their_files_do_not_change() -> None:
+    rest = name()[1:]
+    longest = 231 - len(rest)
+    assert name(experiment="a" * longest) == "a" * longest + rest
+    cut = [name(experiment="a" * (longest + more)) for more in (1, 2, 1000)]
+    assert {len(one) for one in cut} == {231} and len(set(cut)) == 3
+    assert len({name(experiment="a" * 1000, lr=lr) for lr in (0.1, 0.01)}) == 2
+
+
+def test_what_is_cut_is_counted_in_bytes() -> None:
+    for letters in (100, 119, 120, 121, 200):
+        assert len(evaluation_name("é" * letters).encode()) <= 240
+    assert evaluation_name("é" * 120) == "é" * 120
 
 
 def options(**values: Any) -> dict[str, Any]:

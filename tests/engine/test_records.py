@@ -249,3 +249,13 @@ def test_no_photograph_is_kept_where_none_is_wanted(here: Path, manifests: Path,
         explained_images=0,
     )
     assert read_explanations(evaluate(config).folder) == []
+
+
+def test_a_flip_setting_that_was_not_evaluated_is_named_and_how_to_have_it() -> None:
+    kept = KeptFeatures([image(0).sha256], {"none": np.ones((1, 4), np.float32)})
+    with pytest.raises(HandCLIPError) as fault:
+        kept.of([image(0)], "sum")
+    assert str(fault.value) == (
+        "features.npz has features of flip none, not of flip sum. To have them too, evaluate the run again: "
+        "handclip evaluate CONFIG --overwrite --set 'flip_settings=[none, sum]'"
+    )

@@ -1,0 +1,104 @@
+"""Which evaluations of a run are there: told by what they say they measured, as the names of several begin the same."""
+
+import glob
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from handclip.config.experiment import ExperimentConfig
+from handclip.config.naming import beginning_of_evaluations, run_name
+from handclip.datasets.prepare import manifest_path
+from handclip.engine.data import combined_hash
+from handclip.engine.evaluated_model import checkpoint_path, evaluates_baseline
+from handclip.engine.evaluation import evaluation_folder
+from handclip.errors import HandCLIPError
+from handclip.file_names import METRICS_FILE
+from handclip.files import is_file, is_folder, read_json_object
+
+_SURE, _POSSIBLE, _DAMAGED = range(3)
+"""It was made on this very manifest; on which manifest cannot be told now; it cannot say what it is of."""
+
+
+def evaluations_there(config: ExperimentConfig, other_data: Sequence[ExperimentConfig]) -> list[Path | None]:
+    """Return the folder of each evaluation of a run, None for one that is not there; no folder is given twice.
+
+    Where the manifest that a config names is gone, an evaluation on any manifest of such data may be the one.
+
+    Args:
+        config: the run's own, whose evaluation comes first.
+        other_data: the evaluations on data that the run is not trained on.
+    """
+    wanted = (config, *other_data)
+    places = [[evaluation_folder(config)], *(_folders_on(run_name(config), other) for other in other_data)]
+    found: dict[int, Path] = {}
+    likely = [
+        (how, number, folder)
+        for number, (one, folders) in enumerate(zip(wanted, places, strict=True))
+        for how, folder in _likely(one, folders)
+    ]
+    for _, number, folder in sorted(likely):  # the surest first, so that nobody takes what is surely another's
+        if number not in found and folder not in found.values():
+            found[number] = folder
+    return [found.get(number) for number in range(len(wanted))]
+
+
+def _folders_on(run: str, other: ExperimentConfig) -> list[Path]:
+    """Return where evaluations of a run on some data may be; the hash of a manifest can be part of the name."""
+    beginning = beginning_of_evaluations(run, on=f"{other.dataset}_{other.aspect}")
+    return [path.parent for path in other.eval_dir.glob(f"{glob.escape(beginning)}*/{METRICS_FILE}")]
+
+
+def _likely(config: ExperimentConfig, folders: Sequence[Path]) -> Iterator[tuple[int, Path]]:
+    """Yield the folders whose evaluation can be the one that a config asks for, and how surely it is."""
+    for folder in folders:
+        if not (folder / METRICS_FILE).is_file():
+            continue
+        try:
+            metrics = read_json_object(folder / METRICS_FILE)
+        except HandCLIPError:
+            yield _DAMAGED, folder
+            continue
+        if _is_asked_for(config, metrics):
+            manifest = _named_manifest(config)
+            if manifest in (None, metrics.get("manifest_sha256")):
+                yield _POSSIBLE if manifest is None else _SURE, folder
+
+
+def _is_asked_for(config: ExperimentConfig, metrics: Mapping[str, Any]) -> bool:
+    """Whether metrics are of a config's model, data set, aspect and settings, its manifest aside."""
+    checkpoint, settings = metrics.get("checkpoint"), metrics.get("settings")
+    asked = {
+        "num_splits": config.num_splits,
+        "gallery_protocols": list(config.gallery_protocols),
+        "flip_settings": list(config.flip_settings),
+    }
+    if config.test_feature != "auto":
+        asked["test_feature"] = config.test_feature
+    return (
+        (metrics.get("dataset"), metrics.get("aspect")) == (config.dataset, config.aspect)
+        and metrics.get("rerank") == config.to_dict()["rerank"]
+        and (Path(checkpoint).stem if isinstance(checkpoint, str) else None) == _model(config)
+        and isinstance(settings, dict)
+        and all(settings.get(name) == value for name, value in asked.items())
+    )
+
+
+def _model(config: ExperimentConfig) -> str | None:
+    """Return the name of the trained model, which it keeps where a study moves."""
+    return None if evaluates_baseline(config) else checkpoint_path(config).stem
+
+
+def _named_manifest(config: ExperimentConfig) -> str | None:
+    """Return the hash of the manifest that a config names; None where it names none, or it cannot be read now."""
+    if config.manifest is None:
+        return None
+    try:
+        place = config.manifest
+        files = {aspect: manifest_path(place, aspect) if is_folder(place) else place for aspect in config.aspects}
+        if not all(is_file(file) for file in files.values()):
+            return None
+        hashes = {aspect: read_json_object(file).get("sha256") for aspect, file in files.items()}
+    except HandCLIPError:
+        return None
+    texts = {aspect: sha256 for aspect, sha256 in hashes.items() if isinstance(sha256, str)}
+    return combined_hash(texts) if texts.keys() == hashes.keys() else None
