@@ -249,12 +249,15 @@ def _explain(error: ValidationError) -> Iterator[str]:
             if field not in explained:
                 yield f"{field}: should be {_EXPECTED[field]} (got {_shown(finding['input'])})"
             explained.add(field)
+        elif finding["type"] == "tuple_type" and location == ["losses"]:
+            such = "[{type: cross_entropy}, {type: triplet}]"
+            yield f"losses: should be a list, such as {such} (got {_shown(finding['input'])})"
         elif finding["type"] == "extra_forbidden":
             yield _unknown_key(location, finding["loc"])
         elif finding["type"] == "missing":
             yield f"{_dotted(location)}: is required"
         elif finding["type"] in ("union_tag_not_found", "model_attributes_type"):
-            yield f"{_dotted(location)}: needs a type, such as `type: triplet` (got {_shown(finding['input'])})"
+            yield f"{_dotted(location)}: needs a type, such as {{type: triplet}} (got {_shown(finding['input'])})"
         elif finding["type"] == "union_tag_invalid":
             given = str(finding["ctx"]["tag"])
             yield f"{_dotted(location)}.type: there is no loss '{given}'.{suggest_loss(given)}"

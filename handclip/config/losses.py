@@ -186,7 +186,7 @@ def parse_loss(loss: LossConfig | Mapping[str, Any], where: str) -> LossConfig:
     if isinstance(loss, LossOptions):
         return loss
     if not isinstance(loss, Mapping) or "type" not in loss:
-        raise ConfigError(f"{where}: needs a type, such as `type: triplet`")
+        raise ConfigError(f"{where}: needs a type, such as {{type: triplet}}")
     name = str(loss["type"])
     if name not in LOSS_TYPES:
         raise ConfigError(f"{where}.type: there is no loss '{name}'.{suggest_loss(name)}")

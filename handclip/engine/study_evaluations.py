@@ -11,6 +11,7 @@ from handclip.datasets.prepare import manifest_path
 from handclip.engine.data import combined_hash
 from handclip.engine.evaluated_model import checkpoint_path, evaluates_baseline
 from handclip.engine.evaluation import evaluation_folder
+from handclip.engine.subject import asked_for
 from handclip.errors import HandCLIPError
 from handclip.file_names import METRICS_FILE
 from handclip.files import is_file, is_folder, read_json_object
@@ -66,20 +67,14 @@ def _likely(config: ExperimentConfig, folders: Sequence[Path]) -> Iterator[tuple
 
 def _is_asked_for(config: ExperimentConfig, metrics: Mapping[str, Any]) -> bool:
     """Whether metrics are of a config's model, data set, aspect and settings, its manifest aside."""
-    checkpoint, settings = metrics.get("checkpoint"), metrics.get("settings")
-    asked = {
-        "num_splits": config.num_splits,
-        "gallery_protocols": list(config.gallery_protocols),
-        "flip_settings": list(config.flip_settings),
-    }
+    asked, checkpoint, settings = asked_for(config), metrics.get("checkpoint"), metrics.get("settings")
     if config.test_feature != "auto":
-        asked["test_feature"] = config.test_feature
+        asked["settings"]["test_feature"] = config.test_feature
     return (
-        (metrics.get("dataset"), metrics.get("aspect")) == (config.dataset, config.aspect)
-        and metrics.get("rerank") == config.to_dict()["rerank"]
+        all(metrics.get(key) == asked[key] for key in ("dataset", "aspect", "rerank"))
         and (Path(checkpoint).stem if isinstance(checkpoint, str) else None) == _model(config)
         and isinstance(settings, dict)
-        and all(settings.get(name) == value for name, value in asked.items())
+        and all(settings.get(name) == value for name, value in asked["settings"].items())
     )
 
 
