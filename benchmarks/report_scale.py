@@ -91,7 +91,8 @@ def write_evaluation(folder: Path, manifest: Manifest) -> None:
         "run": "scale", "experiment": "scale", "variant": "baseline", "stage": "0", "family": "clip", "losses": [],
         "seed": 0, "dataset": "11k", "aspect": "dorsal_r", "model": "vit_small", "input_size": [112, 112],
         "manifest_sha256": manifest.sha256, "feature_dim": DIMENSIONS, "parameters": 0, "gflops_per_image": None,
-        "rerank": None, "trained_on": None, "cross_domain": False, "results": summarise(rankings, None),
+        "rerank": None, "trained_on": None, "cross_domain": False,
+        "results": summarise(rankings, {"dorsal_r": manifest}, None),
     }  # fmt: skip
     write_text(folder / "per_split.csv", per_split_csv(rankings))
     write_text(folder / "per_query.csv", per_query_csv(rankings, {"dorsal_r": manifest}))

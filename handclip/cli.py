@@ -16,8 +16,17 @@ with ending_at_once():  # they take a tenth of a second, in which Ctrl-C would b
     import typer
 
     from handclip import __version__
-    from handclip.console import ConsoleHandler, progress_over, stdout
-    from handclip.errors import ConfigError, DamagedFileError, HandCLIPError, Interrupted
+    from handclip.console import (
+        ConsoleHandler,
+        begin_printing,
+        end_printing,
+        is_of_printing,
+        progress_over,
+        say,
+        stdout,
+        unshown,
+    )
+    from handclip.errors import ConfigError, DamagedFileError, DataError, HandCLIPError, Interrupted
 
 # Heavy parts are imported inside the commands, so that `handclip --help` answers at once; and before a command's work,
 # as a signal during an import by this module ends the process (`interruptible`).
@@ -25,6 +34,8 @@ if TYPE_CHECKING:
     from handclip.datasets.pixel_cache import CachedImage
     from handclip.report.report import ReportFiles
     from handclip.studies import StudyResult
+
+logger = logging.getLogger(__name__)
 
 app = typer.Typer(
     help="Identify people by photographs of their hands.",
@@ -149,8 +160,7 @@ def prepare(
     if check is not None:
         if dataset is not None or root is not None or out is not None:
             raise ConfigError("prepare --check takes a manifest and nothing else")
-        for path in sorted(check.glob("manifest_*.json")) if check.is_dir() else [check]:
-            _check(path)
+        _check(check)
         return
     from handclip.datasets.prepare import prepare as prepare_dataset
     from handclip.datasets.prepare import require_known
@@ -409,19 +419,26 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
     from handclip.engine.evaluated_model import choose_model
     from handclip.engine.evaluation import evaluate as evaluate_experiment
     from handclip.engine.launching import is_first_launched
+    from handclip.files import as_text
     from handclip.report.tables import evaluation_text, is_logged, write_evaluation_log
 
     evaluation = evaluate_experiment(choose_model(experiment, trained), overwrite=overwrite, reuse=True)
     if not is_first_launched():
         return
-    facts = {"Config": str(path)}
+    facts = {"Config": as_text(path)}
+    log = f"Log: {evaluation.folder}/eval.log\n"
     # What was there may be in an archive; a kill can have left it without its log, or with the log of another.
     if not (evaluation.was_there and is_logged(evaluation.folder, evaluation.metrics)):
-        write_evaluation_log(evaluation.folder, evaluation.metrics, facts)
+        try:
+            write_evaluation_log(evaluation.folder, evaluation.metrics, facts)
+        except HandCLIPError as error:
+            if not evaluation.was_there:
+                raise
+            logger.warning(f"The log of this evaluation is missing, and cannot be made anew: {error}")
+            log = ""
     stdout.print(evaluation_text(evaluation.metrics, facts), highlight=False, markup=False, soft_wrap=True)
     stdout.print(
-        f"Log: {evaluation.folder}/eval.log\n"
-        f"For programs: {evaluation.folder}/metrics.json, cost.json, per_split.csv, per_query.csv\n"
+        f"{log}For programs: {evaluation.folder}/metrics.json, cost.json, per_split.csv, per_query.csv\n"
         f"To look at it: handclip report {shlex.quote(str(evaluation.folder))} --out report",
         soft_wrap=True,
     )
@@ -436,38 +453,36 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
 
 
 def _other_code(folder: Path) -> str:
-    """Return a sentence where an evaluation was not surely made by this code, whose numbers might be others."""
-    from handclip.engine.hardware import describe_code
-    from handclip.engine.provenance import FINISHED, read_provenance
+    from handclip.engine.provenance import other_code, read_provenance
 
     try:
-        sessions = (read_provenance(folder) or {}).get("sessions", [])
+        sentence = other_code(read_provenance(folder) or {})
     except DamagedFileError as error:
-        return f" {error}"
-    # Killed after the files had their names and before it could say so, a session has made it, too.
-    finished = [number for number, by in enumerate(sessions) if by["exit"] == FINISHED]
-    makers = sessions[finished[-1] if finished else 0 :]
-    code = describe_code()
-    if not any(by["changed"] or any(by[key] != value for key, value in code.items()) for by in makers):
-        return ""
-    if len(makers) > 1:
-        return " It is not known by which code it was made, as the last that worked on it did not finish."
-    [by] = makers
-    commit = f", commit {by['commit']}{' with changes' if by['changed'] else ''}" if by["commit"] else ""
-    return f" It was made by HandCLIP {by['handclip']}{commit}, which may be other code than this."
+        sentence = str(error)
+    return f" {sentence}" if sentence else ""
 
 
-def _check(path: Path) -> None:
-    from handclip.datasets.check import check_manifest
+def _check(place: Path) -> None:
+    from handclip.datasets.check import check_manifest, find_manifest_files
+    from handclip.datasets.copies import describe_copies
     from handclip.datasets.manifest import Manifest
 
-    manifest = Manifest.load(path)
-    breaches = check_manifest(manifest)
-    if breaches:
-        raise HandCLIPError("\n".join(f"{path}: {breach}" for breach in breaches))
-    stdout.print(
-        f"{path}: {len(manifest.images):,} images, {len(manifest.draws)} draws: keeps to the protocol", soft_wrap=True
-    )
+    faults: list[str] = []
+    for path in find_manifest_files(place):
+        try:
+            manifest = Manifest.load(path)
+            breaches = [f"{path}: {breach}" for breach in check_manifest(manifest)]
+        except DataError as error:
+            faults.append(str(error))
+            continue
+        faults += breaches
+        for sentence in describe_copies(manifest):
+            logger.warning(f"{path}: {sentence}.")
+        if not breaches:
+            counts = f"{len(manifest.images):,} images, {len(manifest.draws)} draws"
+            stdout.print(f"{path}: {counts}: keeps to the protocol", soft_wrap=True)
+    if faults:
+        raise DataError("\n".join(faults))
 
 
 def set_up_logging() -> None:
@@ -483,17 +498,46 @@ def main() -> None:
 
 
 def run(command: typer.Typer) -> None:
-    """Run a command line with HandCLIP's way of reporting errors."""
+    """Run a command line with HandCLIP's way of reporting errors, and of a screen that cannot be written to."""
+    begin_printing()
+    code = _exit_code(command)
+    end_printing()
+    fault = unshown()
+    # Who closes a pipe knows it: no word, and the exit code of programs that SIGPIPE ends. The usual 1 of Python's would
+    # say, of `handclip verify`, that something differs.
+    if isinstance(fault, BrokenPipeError):
+        code = code or _BROKEN_PIPE
+    elif fault is not None:
+        why = fault.strerror or fault
+        say(f"Error: cannot write to the screen: {why}. What the command writes to files is not affected.")
+        end_printing()
+        code = code or HandCLIPError.exit_code
+    sys.exit(code)
+
+
+_BROKEN_PIPE = 128 + 13
+
+
+def _exit_code(command: typer.Typer) -> int:
     try:
         with interruptible():
             command()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except HandCLIPError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        say(f"Error: {error}")
+        return error.exit_code
+    except OSError as error:  # of a file or folder that was not looked at with more care; others are the program's own
+        if error.filename is None and not is_of_printing(error):
+            raise
+        if error.filename is not None:
+            say(f"Error: {error.filename}: {error.strerror or error}")
+        return HandCLIPError.exit_code
     except Interrupted as stop:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever is still impatient sees no traceback
-        print(" ".join(["Interrupted.", *filter(None, [stop.advice]), _how_to_go_on(command)]), file=sys.stderr)
-        sys.exit(stop.exit_code)
+        say(" ".join(["Interrupted.", *filter(None, [stop.advice]), _how_to_go_on(command)]))
+        return stop.exit_code
+    return 0
 
 
 def _how_to_go_on(command: typer.Typer) -> str:

@@ -1,15 +1,21 @@
 """The two streams a person reads: results on standard output, progress and what is logged on standard error.
 
 A progress bar and the lines logged meanwhile must go through one console, or they garble each other.
+
+No work of hours may end because nobody can read what it says of itself: what a stream does not take, on a disk that is
+full, in a pipe whose reader has ended or at a terminal that is gone, is dropped. Of results that is told at the end.
 """
 
+import errno
 import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import IO, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -23,8 +29,140 @@ _SECONDS_BETWEEN_TENTHS, _SECONDS_BETWEEN_LINES = 10.0, 30.0
 _LINES_AT_LEAST = 20
 """Of work that takes long, so many lines tell of the time so far."""
 
-stdout = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_FILES)
-stderr = Console(stderr=True, soft_wrap=True)
+
+class _Stream:
+    """One of this process's streams, whichever object is in its place at the moment: drops what cannot be written."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.fault: OSError | None = None
+        """Why the first that was dropped could not be written."""
+
+    def write(self, text: str) -> None:
+        """Write text; characters that the stream's encoding lacks are written as `\\x..` and the like."""
+        with self._dropping() as stream:
+            try:
+                stream.write(text)
+            except UnicodeEncodeError:
+                stream.write(text.encode(stream.encoding, "backslashreplace").decode(stream.encoding))
+
+    def flush(self) -> None:
+        """See to it that what was written has left this process, or is dropped."""
+        with self._dropping() as stream:
+            stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether a person watches."""
+        return (stream := self._current()) is not None and stream.isatty()
+
+    def fileno(self) -> int:
+        """Return its number.
+
+        Raises:
+            OSError: there is none.
+        """
+        if (stream := self._current()) is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return stream.fileno()
+
+    @property
+    def encoding(self) -> str:
+        """How it encodes characters."""
+        return getattr(self._current(), "encoding", None) or "utf-8"
+
+    def _current(self) -> TextIO | None:
+        stream = getattr(sys, self._name)
+        # While a bar shows, what others print goes through it, and what it prints itself does not.
+        return cast("TextIO | None", getattr(stream, "rich_proxied_file", stream))
+
+    @contextmanager
+    def _dropping(self) -> Iterator[TextIO]:
+        if (stream := self._current()) is None:  # closed, as under cron
+            stream = cast(TextIO, _NOWHERE)
+        try:
+            yield stream
+        except OSError as error:
+            self.fault = self.fault or error
+            _empty(stream)
+        except ValueError:  # somebody has closed it
+            pass
+
+
+class _Nowhere:
+    encoding = "utf-8"
+
+    def write(self, text: str) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+
+_NOWHERE = _Nowhere()
+
+
+def _empty(stream: TextIO) -> None:
+    """Drop what a stream still holds: Python tries to write it whenever it starts a process, and as it ends."""
+    with suppress(OSError, ValueError):
+        number = stream.fileno()
+        kept, nowhere = os.dup(number), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, number)
+            stream.flush()
+        finally:
+            os.dup2(kept, number)
+            os.close(kept)
+            os.close(nowhere)
+
+
+_out, _err = _Stream("stdout"), _Stream("stderr")
+
+stdout = Console(file=cast(IO[str], _out), width=None if _out.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_FILES)
+stderr = Console(file=cast(IO[str], _err), soft_wrap=True)
+
+
+def say(sentence: str) -> None:
+    """Print a sentence on standard error, exactly as it is, where that can be written."""
+    print(sentence, file=stderr.file, flush=True)
+
+
+def begin_printing() -> None:
+    """Let the standard streams that this process was started without lead nowhere; call it before files are opened.
+
+    The first file that is opened would have the number of a stream that is closed, and what libraries and other
+    processes print would go into it.
+    """
+    _out.fault = _err.fault = None
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, number)  # other processes that are started inherit it, too
+            if nowhere != number:
+                os.close(nowhere)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
+def end_printing() -> None:
+    """Write what the streams still hold, or drop it: Python would complain as it ends, and change the exit code."""
+    _out.flush()
+    _err.flush()
+
+
+def unshown() -> OSError | None:
+    """Return why not all that was to go to standard output has got there, None where it has."""
+    return _out.fault
+
+
+def is_of_printing(error: OSError) -> bool:
+    """Whether an error is that of a screen which the command line's libraries print to: help, or what is misspelt."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if frame.f_globals.get("__name__", "").partition(".")[0] not in ("rich", "typer"):
+        return False
+    _out.fault = _out.fault or error
+    return True
 
 
 class ConsoleHandler(logging.Handler):

@@ -7,6 +7,7 @@ from pathlib import Path
 from handclip.config.study import load_study
 from handclip.datasets.hands11k import has_11k_layout
 from handclip.errors import DataError, HandCLIPError
+from handclip.files import is_folder, is_there
 from handclip.studies import StudyResult, plan_study, run_study
 
 PHOTOGRAPHS_MODELS = ("vit_small",)
@@ -27,9 +28,9 @@ def run_demo(data: Path | None, out: Path, *, resume: bool = False) -> StudyResu
     Raises:
         HandCLIPError: `data` is not in that layout, or `out` exists.
     """
-    if out.exists() and not resume:
+    if is_there(out) and not resume:
         raise HandCLIPError(f"{out} exists already. Add --resume to go on there, or choose another with --out")
-    if data is not None and not data.is_dir():
+    if data is not None and not is_folder(data):
         raise DataError(f"{data}: there is no such folder")
     if data is not None and not has_11k_layout(data):
         raise DataError(f"{data}: is not in the layout of 11k Hands, which has HandInfo.csv and a folder Hands/")

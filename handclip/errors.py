@@ -41,7 +41,7 @@ class InUseError(HandCLIPError):
 
 
 class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM has ended the work; no error, so that nothing that deals with errors swallows it.
+    """Ctrl-C, SIGTERM or SIGHUP has ended the work; no error, so that nothing that deals with errors swallows it.
 
     Args:
         signum: the signal.
@@ -55,7 +55,7 @@ class Interrupted(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """What shells report of a process that a signal has ended: 130 for SIGINT, 143 for SIGTERM."""
+        """What shells report of a process that a signal has ended: 130 for SIGINT, 143 for SIGTERM, 129 for SIGHUP."""
         return 128 + self.signum
 
 

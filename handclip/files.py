@@ -8,8 +8,10 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 from uuid import uuid4
 
 from handclip.errors import HandCLIPError
@@ -31,8 +33,10 @@ def cache_folder() -> Path:
 
 
 def as_text(name: str | Path) -> str:
-    """Return a name as text that can be written: on Linux that of a file need not be UTF-8, and Python keeps its bytes
-    as characters that no file and no terminal takes."""
+    """Return a name as text that can be written.
+
+    On Linux that of a file need not be UTF-8, and Python keeps such bytes as characters that cannot be encoded.
+    """
     return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -72,11 +76,24 @@ def folders_in(folder: Path) -> list[Path]:
     """Return the folders that a folder holds, by name, but for what is just being written.
 
     Raises:
-        HandCLIPError: it may not be read; `Path.glob` would take it for empty.
+        HandCLIPError: it may not be read.
     """
+    return _listed(folder, lambda one: one.is_dir() and not one.name.endswith(".part"))
+
+
+def found_in(folder: Path, pattern: str) -> list[Path]:
+    """Return what has a name of a pattern in a folder, in order; `Path.glob` takes one that may not be read for empty.
+
+    Raises:
+        HandCLIPError: it may not be read.
+    """
+    return _listed(folder, lambda one: fnmatchcase(one.name, pattern))
+
+
+def _listed(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(folder / one.name for one in entries if one.is_dir() and not one.name.endswith(".part"))
+            return sorted(folder / one.name for one in entries if wanted(one))
     except OSError as error:
         raise _unreadable(Path(error.filename or folder), error) from error
 
@@ -111,6 +128,16 @@ def require_writable(folder: Path) -> None:
         raise HandCLIPError(f"cannot write {folder}: {existing} is read-only")
 
 
+def require_replaceable(path: Path) -> None:
+    """Check that a file can take the place of what has its name.
+
+    Raises:
+        HandCLIPError: that is a folder.
+    """
+    if path.is_dir() and not path.is_symlink():
+        raise HandCLIPError(f"cannot write {path}: there is a folder of that name. Move it away")
+
+
 @contextmanager
 def replacing(path: Path, final_name: Callable[[], str] | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` on success, remove it on failure.
@@ -126,6 +153,7 @@ def replacing(path: Path, final_name: Callable[[], str] | None = None) -> Iterat
     """
     temporary = temporary_beside(path)
     try:
+        require_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with in_use(temporary):
             remove_abandoned(path.parent, glob.escape(path.name))
@@ -160,6 +188,8 @@ def replacing_together(folder: Path, last: Sequence[str], then: Callable[[], Non
         with in_use(temporary):
             remove_abandoned(folder, "together")
             yield temporary
+            for path in sorted(temporary.iterdir()):
+                require_replaceable(folder / path.name)
             with stopping_later() as stop:  # it takes milliseconds, and half of it would lose what was there before
                 for name in reversed(last):
                     (folder / name).unlink(missing_ok=True)
@@ -284,17 +314,52 @@ def read_limited(path: Path, limit: int) -> bytes:
     Raises:
         OSError: it cannot be read, is no regular file, or is larger; `strerror` says which.
     """
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, more than the {limit:,} that are read")
+        return file.read(size)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read it; never waits for a pipe, and never reads a device without end.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file; `strerror` says which.
+    """
     # Opening a named pipe would wait for someone to write to it; Windows has neither the flag nor such files.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, "Is a directory")
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is no file but a pipe, a socket or a device")
-        if status.st_size > limit:
-            raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, more than the {limit:,} that are read")
-        return file.read(status.st_size)
+        _require_regular(os.fstat(descriptor), path)
+        yield file
+
+
+@contextmanager
+def opened_text(path: Path) -> Iterator[TextIO]:
+    """Open a file of UTF-8 text as `opened` does, with the line ends that it has.
+
+    Raises:
+        OSError: as `opened`.
+    """
+    with opened(path) as file, TextIOWrapper(file, encoding="utf-8", newline="") as text:
+        yield text
+
+
+def require_regular(path: Path) -> None:
+    """Check that a path is of a regular file, before something opens it that would wait for a pipe.
+
+    Raises:
+        OSError: it is not there, or no such file; `strerror` says which.
+    """
+    _require_regular(path.stat(), path)
+
+
+def _require_regular(status: os.stat_result, path: Path) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no file but a pipe, a socket or a device", str(path))
 
 
 def read_json(path: Path) -> Any:
@@ -304,10 +369,13 @@ def read_json(path: Path) -> Any:
         HandCLIPError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with opened(path) as file:
+            return json.loads(file.read().decode("utf-8"))
     except FileNotFoundError:
         raise HandCLIPError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
         raise HandCLIPError(f"{path}: is damaged or is not JSON ({error})") from error
 
 

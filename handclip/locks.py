@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, SoftFileLock, Timeout
 
 from handclip.errors import HandCLIPError, InUseError
-from handclip.files import require_writable
+from handclip.files import is_folder, is_there, require_writable
 
 _PATIENCE = 0.5
 """Seconds to wait for a process that is just letting go."""
@@ -31,7 +31,7 @@ def holding(folder: Path) -> Iterator[None]:
         InUseError: another process holds it; says which, and since when.
         HandCLIPError: nothing can be written there.
     """
-    require_writable(folder.parent if folder.is_file() else folder)
+    require_writable(folder.parent if is_there(folder) and not is_folder(folder) else folder)
     path = lock_of(folder)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,9 +76,9 @@ def lock_of(folder: Path) -> Path:
 def is_held(folder: Path) -> bool:
     """Whether a process writes to a folder at this moment."""
     path = lock_of(folder)
-    if not path.exists():
-        return False
     try:
+        if not path.exists():
+            return False
         with FileLock(path, timeout=0):
             return False
     except Timeout:

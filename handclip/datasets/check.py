@@ -1,12 +1,16 @@
 """The rules that every manifest must obey, and the counts of the published protocol for complete data sets."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from handclip.datasets import hands11k, hd
+from handclip.datasets.copies import learned_by_heart, such_as
 from handclip.datasets.manifest import Draw, Manifest
 from handclip.errors import DataError
+from handclip.files import found_in, is_folder
+from handclip.wording import counted
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,21 @@ FULL_COUNTS = {
 }
 
 
+def find_manifest_files(place: Path) -> list[Path]:
+    """Return a manifest's file, or those of all manifests that a folder holds.
+
+    Raises:
+        DataError: the folder holds none.
+        HandCLIPError: it may not be read.
+    """
+    if not is_folder(place):
+        return [place]
+    found = found_in(place, "manifest_*.json")
+    if not found:
+        raise DataError(f"{place}: holds no manifest (manifest_*.json); `handclip prepare` makes them")
+    return found
+
+
 def check_manifest(manifest: Manifest) -> list[str]:
     """Every breach of the protocol as one sentence (see `check_protocol`), and files that are not in place."""
     breaches = check_protocol(manifest)
@@ -47,11 +66,12 @@ def check_manifest(manifest: Manifest) -> list[str]:
 def check_protocol(manifest: Manifest) -> list[str]:
     """Every breach of the protocol as one sentence; an empty list for a sound manifest. No file is looked at.
 
-    Checks that training, validation and test are disjoint where they must be, that each draw's query and gallery
+    Checks that training, validation and test are disjoint where they must be, that no photograph of training or
+    validation is tested on as a copy under another name, that each draw's query and gallery
     partition the test images with one gallery image for each identity, that distractors are no one's own identity, that
     labels are those of the data set, and the published counts if the data set is complete.
     """
-    breaches = [*_splits(manifest), *_labels(manifest)]
+    breaches = [*_splits(manifest), *check_copies([manifest]), *_labels(manifest)]
     for number, draw in enumerate(manifest.draws):
         breaches += [f"draw {number}: {breach}" for breach in _draw(manifest, draw)]
     return [*breaches, *_full_counts(manifest)]
@@ -66,6 +86,24 @@ def check_separation(manifest: Manifest) -> list[str]:
     for number, draw in enumerate(manifest.draws):
         breaches += [f"draw {number}: {breach}" for breach in _mixed_draw(manifest, draw)]
     return breaches
+
+
+def check_copies(manifests: Sequence[Manifest]) -> list[str]:
+    """Say whether photographs that a model is trained or validated on are tested on under other names.
+
+    Args:
+        manifests: those of all aspects that it is trained on.
+    """
+    pairs = learned_by_heart(manifests)
+    if not pairs:
+        return []
+    return [
+        f"test has {counted(len(pairs), 'image')} of which train and val hold the very same photograph "
+        f"({such_as(pairs)}): "
+        "whoever is recognised on them was learned by heart. If the two of a pair are one person, put all images of "
+        "that person under one identity, else delete the one that is in the wrong place; then make new manifests with "
+        "`handclip prepare`, in another folder, and train on them"
+    ]
 
 
 def _mixed_splits(manifest: Manifest) -> Iterator[str]:

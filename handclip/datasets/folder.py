@@ -1,14 +1,20 @@
 """Any data set laid out as `root/<identity>/<images>`, with names of any alphabet."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from handclip.config.experiment import SINGLE_ASPECT
-from handclip.datasets.images import IMAGE_EXTENSIONS, Progress, inspect_images
+from handclip.datasets.copies import Pair, such_as
+from handclip.datasets.images import IMAGE_EXTENSIONS, ImageFacts, Progress, inspect_images
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.splits import Exclusions, Identity, SeededDraws, assemble_manifest
 from handclip.errors import DataError
+from handclip.files import is_folder
+from handclip.wording import counted
+
+logger = logging.getLogger(__name__)
 
 DATASET = "folder"
 ASPECT = SINGLE_ASPECT[DATASET]
@@ -26,20 +32,24 @@ def prepare_folder(
 
     Identities with images are numbered in the code point order of their folder names. Folders inside an identity's
     folder are not followed; they, hidden files and files that are not images are ignored and counted, as are
-    identities without images.
+    identities without images. Of copies within an identity's folder, the very same photograph under several names, the
+    first by name is kept, and the others are left out and counted.
 
     Args:
         root: the folder of identity folders.
         allow_missing: leave out and count unreadable images, instead of refusing.
 
     Raises:
-        DataError: there is no such folder, too few identities to train and test on, or images are unreadable.
+        DataError: there is no such folder, too few identities to train and test on, images are unreadable, or one
+            photograph is there under two identities.
     """
     listing = _list_folder(root)
     listed = [path for paths in listing.paths_of.values() for path in paths]
     facts = inspect_images(root, listed, allow_unreadable=allow_missing, progress=progress)
-    readable = {name: tuple(path for path in paths if path in facts) for name, paths in listing.paths_of.items()}
-    with_images = {name: paths for name, paths in readable.items() if paths}
+    copies = _find_copies(root, (path for path in listed if path in facts), facts)
+    used = facts.keys() - {copy for copy, _ in copies}
+    usable = {name: tuple(path for path in paths if path in used) for name, paths in listing.paths_of.items()}
+    with_images = {name: paths for name, paths in usable.items() if paths}
     identities = [Identity(label, name, paths) for label, (name, paths) in enumerate(with_images.items())]
     seeded = SeededDraws(seed, DATASET, ASPECT)
     train, test = _halves(identities, seeded, root)
@@ -55,6 +65,7 @@ def prepare_folder(
             unreadable_images=len(listed) - len(facts),
             ignored_files=listing.ignored_files,
             empty_identities=len(listing.paths_of) - len(identities),
+            copied_images=len(copies),
         ),
     )
     return {ASPECT: manifest}
@@ -67,7 +78,7 @@ class _Listing:
 
 
 def _list_folder(root: Path) -> _Listing:
-    if not root.is_dir():
+    if not is_folder(root):
         raise DataError(f"{root} is not a folder; expected one folder for each identity in it")
     entries = sorted((entry for entry in root.iterdir() if not entry.name.startswith(".")), key=lambda one: one.name)
     # A folder of manifests that was written into the data set is not an identity.
@@ -97,6 +108,31 @@ def _require_unicode(name: str, folder: Path) -> None:
         name.encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(f"{folder.parent} holds a name that is not valid UTF-8, {name!r}; rename it") from error
+
+
+def _find_copies(root: Path, paths: Iterable[str], facts: Mapping[str, ImageFacts]) -> list[Pair]:
+    """Return each image that is the very same photograph as an earlier one of its identity, with that one."""
+    first: dict[str, str] = {}
+    pairs = [(path, first.setdefault(facts[path].sha256, path)) for path in paths]
+    copies = [(path, same) for path, same in pairs if path != same]
+    if mixed := [(same, path) for path, same in copies if _identity_of(path) != _identity_of(same)]:
+        names = " and ".join(_identity_of(path) for path in mixed[0])
+        more = f" (and {len(mixed) - 1:,} more such)" if len(mixed) > 1 else ""
+        raise DataError(
+            f"{root} holds the very same photograph under two identities: {' and '.join(mixed[0])}{more}. If {names} "
+            "are one person, put all their images into one folder; if they are two, delete the copy that is in the "
+            "wrong one"
+        )
+    if copies:
+        logger.warning(
+            f"Left out {counted(len(copies), 'copy', 'copies')} of other images of the same identity "
+            f"({such_as(copies)}, which is kept)."
+        )
+    return copies
+
+
+def _identity_of(path: str) -> str:
+    return path.split("/", 1)[0]
 
 
 def _halves(identities: Sequence[Identity], seeded: SeededDraws, root: Path) -> tuple[list[Identity], list[Identity]]:

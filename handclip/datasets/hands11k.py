@@ -12,7 +12,7 @@ from handclip.datasets.inside import is_plain_relative
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.splits import Exclusions, Identity, SeededDraws, Splits, assemble_manifest
 from handclip.errors import DataError
-from handclip.files import read_limited
+from handclip.files import is_file, is_folder, read_limited
 
 DATASET = "11k"
 ASPECTS = HAND_ASPECTS
@@ -64,7 +64,7 @@ class HandInfoRow:
 
 def has_11k_layout(root: Path) -> bool:
     """Whether the folder holds `HandInfo.csv` and `Hands/`."""
-    return (root / "HandInfo.csv").is_file() and (root / "Hands").is_dir()
+    return is_file(root / "HandInfo.csv") and is_folder(root / "Hands")
 
 
 def read_hand_info(root: Path) -> list[HandInfoRow]:

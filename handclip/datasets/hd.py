@@ -9,6 +9,7 @@ from handclip.datasets.images import ImageFacts, Progress, inspect_images
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.splits import Exclusions, Identity, PathDraw, SeededDraws, all_paths, assemble_manifest
 from handclip.errors import DataError
+from handclip.files import is_folder
 
 DATASET = "hd"
 ASPECT = SINGLE_ASPECT[DATASET]
@@ -22,7 +23,7 @@ DISTRACTOR_FOLDER = "502-712"
 def find_hd_folder(root: Path) -> Path | None:
     """The folder `Original Images` (or `Original_Images`) in `root`, or `root` itself if it is that folder."""
     for folder in (root, root / "Original Images", root / "Original_Images"):
-        if (folder / OWN_FOLDER).is_dir() and (folder / DISTRACTOR_FOLDER).is_dir():
+        if is_folder(folder / OWN_FOLDER) and is_folder(folder / DISTRACTOR_FOLDER):
             return folder
     return None
 

@@ -53,7 +53,8 @@ class Manifest:
 
     Each image has exactly one identity. Images that are in no split are distractors: they occur in galleries only, and
     their identities are never those of own images. `identity_names` holds the data set's own text for each identity.
-    `missing_images`, `unreadable_images`, `ignored_files` and `empty_identities` count what was left out.
+    `missing_images`, `unreadable_images`, `copied_images`, `ignored_files` and `empty_identities` count what was left
+    out; of copies, the very same photographs of one identity, one is kept.
     """
 
     dataset: str
@@ -70,6 +71,7 @@ class Manifest:
     root: Path
     ignored_files: int = 0
     empty_identities: int = 0
+    copied_images: int = 0
 
     @property
     def train_all(self) -> tuple[int, ...]:
@@ -172,6 +174,8 @@ class Manifest:
             "seed": self.seed,
             "missing_images": self.missing_images,
             "unreadable_images": self.unreadable_images,
+            # Only where there are any, so that the hash of other manifests is what it was before they were counted.
+            **({"copied_images": self.copied_images} if self.copied_images else {}),
             "ignored_files": self.ignored_files,
             "empty_identities": self.empty_identities,
             "identity_names": {str(identity): name for identity, name in sorted(self.identity_names.items())},
@@ -243,6 +247,7 @@ class _Reader:
             root=self._resolved(self.path.parent / recorded_root if root is None else root),
             ignored_files=self._count(value, "ignored_files"),
             empty_identities=self._count(value, "empty_identities"),
+            copied_images=self._count(value, "copied_images") if "copied_images" in value else 0,
         )
         self._require(
             self._get(value, "sha256", str) == manifest.sha256,

@@ -14,6 +14,7 @@ from handclip.datasets.images import IMAGE_EXTENSIONS, Progress, inspect_images
 from handclip.datasets.manifest import LARGEST_IDENTITY, Manifest
 from handclip.datasets.splits import Exclusions, Identity, PathDraw, Splits, assemble_manifest
 from handclip.errors import DataError
+from handclip.files import is_folder
 
 _FIXED_SPLITS = ("train_all", "train", "val", "test")
 
@@ -22,10 +23,10 @@ def find_original_splits(root: Path, dataset: str) -> dict[str, Path]:
     """The split root of each aspect that the original scripts prepared."""
     if dataset == hands11k.DATASET:
         folders = {aspect: root / f"train_val_test_split_{aspect}" for aspect in hands11k.ASPECTS}
-        return {aspect: folder for aspect, folder in folders.items() if folder.is_dir()}
+        return {aspect: folder for aspect, folder in folders.items() if is_folder(folder)}
     if dataset == hd.DATASET:
         for base in (root, root / "Original Images", root / "Original_Images"):
-            if (base / "train_val_test_split").is_dir():
+            if is_folder(base / "train_val_test_split"):
                 return {hd.ASPECT: base / "train_val_test_split"}
     return {}
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from handclip.datasets import folder, hands11k, hd
-from handclip.datasets.check import check_manifest
+from handclip.datasets.check import check_copies, check_manifest
+from handclip.datasets.copies import describe_copies
 from handclip.datasets.folder import prepare_folder
 from handclip.datasets.hands11k import has_11k_layout, prepare_11k
 from handclip.datasets.hd import find_hd_folder, prepare_hd
@@ -19,7 +20,7 @@ from handclip.datasets.manifest import Manifest
 from handclip.datasets.original_folders import find_original_splits, has_original_splits, read_original_splits
 from handclip.datasets.summary import split_table_csv, summarise
 from handclip.errors import ConfigError, DataError, did_you_mean
-from handclip.files import write_text
+from handclip.files import is_folder, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ def prepare(
         raise ConfigError(f"the number of draws must be at least 1, not {num_draws}")
     if deterministic_gallery and dataset != hd.DATASET:
         raise ConfigError(f"a deterministic gallery is defined for hd only, not for {dataset}")
+    if not is_folder(root):
+        raise DataError(f"{root}: there is no such folder")
     if not _has_images(dataset, root) and has_original_splits(root, dataset):
         return _store(_read_sound_original_splits(root, dataset, progress), out, "original_splits")
     if has_original_splits(root, dataset):
@@ -189,6 +192,9 @@ def _read_sound_original_splits(root: Path, dataset: str, progress: Progress | N
 
 def _store(manifests: dict[str, Manifest], out: Path, origin: Origin) -> PreparedDataset:
     unchanged = _holds_same(manifests, out)
+    for aspect, manifest in manifests.items():
+        for sentence in (*check_copies([manifest]), *describe_copies(manifest)):
+            logger.warning(f"{manifest.dataset} {aspect}: {sentence}.")
     for aspect, manifest in manifests.items():
         path = manifest_path(out, aspect)
         if not (path.is_file() and Manifest.load(path) == manifest):

@@ -52,6 +52,7 @@ class Exclusions:
     unreadable_images: int = 0
     ignored_files: int = 0
     empty_identities: int = 0
+    copied_images: int = 0
 
 
 def all_paths(identities: Iterable[Identity]) -> frozenset[str]:
@@ -137,4 +138,5 @@ def assemble_manifest(
         root=root.resolve(),
         ignored_files=exclusions.ignored_files,
         empty_identities=exclusions.empty_identities,
+        copied_images=exclusions.copied_images,
     )

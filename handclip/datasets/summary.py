@@ -43,6 +43,7 @@ def summarise(manifest: Manifest) -> dict[str, int | str]:
         "gallery_all_images": len(draw.gallery_all),
         "missing_images": manifest.missing_images,
         "unreadable_images": manifest.unreadable_images,
+        "copied_images": manifest.copied_images,
         "ignored_files": manifest.ignored_files,
         "empty_identities": manifest.empty_identities,
         "single_image_train_identities": _single_image_identities(manifest, manifest.train_all),

@@ -19,6 +19,7 @@ from handclip.datasets.pixel_cache import PixelCache
 from handclip.datasets.pixels import PixelReader
 from handclip.datasets.transforms import ImageTransform
 from handclip.errors import HandCLIPError
+from handclip.interruption import HANG_UP
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,17 @@ class BatchCollator:
 def leave_signals_to_parent(worker: int) -> None:
     """Let the process that a worker reads for decide when to stop; the worker ends with it.
 
-    A terminal sends Ctrl-C to every process of a command, and a cluster SIGTERM: a worker that ended of it would take
-    the step under way with it. Only a second SIGTERM ends it, which its parent sends to one that hangs.
+    A terminal sends Ctrl-C to every process of a command, one that is closed SIGHUP, and a cluster SIGTERM: a worker
+    that ended of it would take the step under way with it. Only a second SIGTERM ends it, which its parent sends to one
+    that hangs.
     """
 
     def end_next_time(signum: int, frame: FrameType | None) -> None:
         signal.signal(signum, signal.SIG_DFL)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if HANG_UP is not None:
+        signal.signal(HANG_UP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end_next_time)
 
 

@@ -189,7 +189,8 @@ def check_not_tested_on(training_images: Iterable[str], manifests: Mapping[str, 
     if leaked:
         raise DataError(
             f"{source}: was trained on {len(leaked):,} images that this manifest tests on (such as {leaked[0]}); "
-            "it was made with another split. Use the manifest that it was trained with, or train it anew"
+            "it was made with another split, or from copies of them. Use the manifest that it was trained with, or "
+            "train it anew"
         )
 
 
@@ -237,7 +238,7 @@ def warn_of_known_names(model: Checkpoint, manifests: Mapping[str, Manifest]) ->
     ]
     if known := sorted(trained.intersection(tested)):
         logger.warning(
-            f"{len(known):,} of {len(tested):,} test identities have names that {model.run} was trained on (such as "
+            f"{model.run} was trained on the names of {len(known):,} of {len(tested):,} test identities (such as "
             f"{known[0]}). If they are the same people, it has learned what it is tested on, and the results say "
             "little of people whom it does not know"
         )

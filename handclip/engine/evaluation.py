@@ -45,6 +45,7 @@ from handclip.files import (
     read_json_object,
     remove_abandoned,
     replacing_together,
+    require_replaceable,
     require_writable,
     write_json,
     write_text,
@@ -130,6 +131,7 @@ def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Eval
         on_first(lambda: remove_abandoned(subject.folder))
         if earlier := on_first(lambda: _earlier(subject, overwrite, reuse)):
             return earlier
+        on_first(lambda: _require_replaceable(subject))
         weights = subject.identity["weights_sha256"]
         origin = run_facts(subject.run, "evaluation", config.to_dict(), subject.manifests, config.seed, weights)
         replaces = (subject.folder / METRICS_FILE).exists()
@@ -148,6 +150,12 @@ def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Eval
             return Evaluation(subject.run, subject.folder, metrics)
 
         return on_first(write)
+
+
+def _require_replaceable(subject: Subject) -> None:
+    """Check that the files can be written, before hours are spent on what goes into them."""
+    for name in [*evaluation_files(subject.manifests), CHECKSUMS]:
+        require_replaceable(subject.folder / name)
 
 
 @dataclass(frozen=True)

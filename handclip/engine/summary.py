@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from handclip.csv_files import csv_text
+from handclip.datasets.copies import copied_queries
 from handclip.datasets.manifest import Manifest
 from handclip.engine.ranking import Rankings
 from handclip.metrics import RankingResult
@@ -14,14 +15,18 @@ from handclip.metrics import RankingResult
 METRICS = ("rank1", "rank5", "rank10", "map", "map_trapezoid")
 
 
-def summarise(rankings: Mapping[str, Rankings], rerank: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def summarise(
+    rankings: Mapping[str, Rankings], manifests: Mapping[str, Manifest], rerank: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
     """Return one entry for each setting; over several aspects, draw i is the mean of the aspects' draws i.
 
     `matched_queries` are those of each draw, of which its rates are, over all aspects; `unmatched_queries` and
-    `tied_queries` are counted over all draws.
+    `tied_queries` are counted over all draws, and so are `copied_queries`, of which the gallery holds the very same
+    photograph.
 
     Args:
         rankings: of each aspect.
+        manifests: of each aspect, perhaps of others too; its first draws are those that were ranked.
         rerank: the parameters of re-ranking, named beside every number.
     """
     entries = []
@@ -49,6 +54,10 @@ def summarise(rankings: Mapping[str, Rankings], rerank: Mapping[str, Any] | None
                 "gallery_images": [ranking[setting][0].num_gallery for ranking in rankings.values()],
                 "unmatched_queries": sum(result.unmatched_queries for result in results),
                 "tied_queries": sum(result.tied_queries for result in results),
+                "copied_queries": sum(
+                    len(copied_queries(manifests[aspect], manifests[aspect].draws[: len(splits)], setting[0]))
+                    for aspect in rankings
+                ),
             }
         )
     return entries

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from handclip.checksums import sha256_of
 from handclip.config.experiment import ExperimentConfig
+from handclip.datasets.copies import describe_validated
 from handclip.datasets.pixel_cache import open_pixel_cache
 from handclip.datasets.sampling import BatchShare, PKBatchSampler, RandomBatchSampler
 from handclip.datasets.torch_dataset import (
@@ -25,9 +26,11 @@ from handclip.engine.criterion import TrainingCriterion
 from handclip.engine.data import (
     TrainingData,
     check_not_tested_on,
+    check_not_validated_on,
     combined_sha256,
     find_manifests,
     load_training_data,
+    warn_of_known_names,
 )
 from handclip.engine.distributed import current, first_before_others, is_first_process, on_first, own_device
 from handclip.engine.fitting import fit
@@ -61,6 +64,7 @@ from handclip.files import read_json_object, remove_abandoned, require_writable,
 from handclip.locks import holding, refuse_if_held
 from handclip.models.builder import build_model, load_earlier_stage
 from handclip.models.checkpoint import Checkpoint
+from handclip.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +80,8 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
     Raises:
         HandCLIPError: the config, the data, the weights or the run folder do not allow it, or the loss diverges.
         InUseError: another process trains this run.
-        Interrupted: Ctrl-C or SIGTERM; `resume` goes on with the very next step. Where several processes share the
-            run, it goes on from the last epoch that was saved.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; `resume` goes on with the very next step. Where several processes share
+            the run, it goes on from the last epoch that was saved.
     """
     if config.variant != "finetuned":
         raise ConfigError("variant: baseline trains nothing; use `handclip evaluate`")
@@ -123,7 +127,9 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
     manifests = first_before_others(lambda: find_manifests(config))
     data = load_training_data(manifests, config.train_split)
     if earlier is not None:
-        check_not_tested_on(earlier.training_images, manifests, f"resume_from: {config.resume_from}")
+        source = f"resume_from: {config.resume_from}"
+        check_not_tested_on(earlier.training_images, manifests, source)
+        check_not_validated_on(earlier.training_images, data, source)
     sampler = _build_sampler(config, data)
     criterion = TrainingCriterion(config.losses, len(data.identities), model.encoder.embedding_dims)
 
@@ -141,6 +147,7 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
         session(files.folder, facts, device=device, precision=precision, goes_on=resume) as own,
     ):
         if earlier is not None:
+            warn_of_known_names(earlier, manifests)
             _continue_criterion(criterion, data, earlier)
         _log_start(config, files, data, sampler, computation)
         state = on_first(lambda: _state_to_go_on_from(states, files))
@@ -287,17 +294,13 @@ def _finish(module: TrainingModule, keeper: RunKeeper, hardware: dict[str, Any])
                 result = replace(result, checkpoint_sha256=best, last_checkpoint_sha256=last)
                 write_result(result, files)
         logger.info(
-            f"Trained {_epochs(result.epochs)} in {result.seconds:.0f} s ({result.images_per_second} images/s); "
-            f"best epoch {result.best_epoch}: {files.best}"
+            f"Trained {counted(result.epochs, 'epoch')} in {result.seconds:.0f} s "
+            f"({result.images_per_second} images/s); best epoch {result.best_epoch}: {files.best}"
         )
     else:
-        keeper.session.exit = f"stopped after {_epochs(len(history))} as asked"
+        keeper.session.exit = f"stopped after {counted(len(history), 'epoch')} as asked"
         logger.info(f"Stopped after epoch {len(history)} as asked; --resume goes on from there.")
     return result
-
-
-def _epochs(count: int) -> str:
-    return f"{count} epoch{'' if count == 1 else 's'}"
 
 
 def _highest(history: list[Row], name: str) -> int | None:
@@ -324,6 +327,8 @@ def _log_start(
         logger.info(f"{processes.size} processes{machines} share each batch of {config.batch_size} images")
     if data.left_out_identities:
         logger.info(f"Left out: {data.left_out_identities} identities whose only image is their validation image.")
+    if copies := data.val_copies:
+        logger.warning(f"{describe_validated(copies, len(data.val_queries))}.")
     if isinstance(sampler, PKBatchSampler) and sampler.small_identities:
         logger.info(
             f"{sampler.small_identities} identities have fewer than {config.images_per_identity} images, "

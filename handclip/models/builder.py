@@ -2,6 +2,7 @@
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.errors import CheckpointError, ConfigError, missing_file
+from handclip.files import is_there
 from handclip.models.checkpoint import Checkpoint, check_same_model
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.models.freezing import freeze_encoder
@@ -45,7 +46,7 @@ def load_earlier_stage(config: ExperimentConfig) -> Checkpoint | None:
     """
     if config.resume_from is None:
         return None
-    if not config.resume_from.exists():
+    if not is_there(config.resume_from):
         missing = missing_file(config.resume_from, "*.pth", key="resume_from")
         raise ConfigError(f"{missing} Train the stage that it names first")
     try:

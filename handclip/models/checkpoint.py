@@ -16,7 +16,7 @@ from torch import Tensor
 from handclip import __version__
 from handclip.datasets.transforms import Preprocessing
 from handclip.errors import CheckpointError
-from handclip.files import replacing
+from handclip.files import replacing, require_regular
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.models.torch_files import why_refused, write_torch
 
@@ -82,6 +82,7 @@ class Checkpoint:
             CheckpointError: the file is missing, damaged, refused, or not a HandCLIP checkpoint.
         """
         try:
+            require_regular(path)
             loaded = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no such checkpoint") from None

@@ -285,6 +285,7 @@ def _row(number: int, measured: _Measured, scores: dict[str, Score]) -> RunRow:
         part_of_average=measured.part_of_average,
         training_ended=metrics.training_ended,
         tied_queries=measured.entry.tied_queries,
+        copied_queries=measured.entry.copied_queries,
         files=measured.run.files(),
     )
 

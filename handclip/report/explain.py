@@ -7,7 +7,7 @@ from handclip.csv_files import csv_text
 from handclip.engine.explaining import explain_checkpoint
 from handclip.engine.records import Explanation
 from handclip.errors import HandCLIPError
-from handclip.files import require_writable, write_text
+from handclip.files import is_there, require_writable, write_text
 from handclip.locks import holding
 from handclip.report.figures.attention import Maps, attention_figure
 from handclip.report.figures.style import save_figure
@@ -70,7 +70,7 @@ def _targets(images: Sequence[str], out: Path) -> list[tuple[Path, Path, Path]]:
         png, svg, table = (out / f"{name}_explained.{kind}" for kind in ("png", "svg", "csv"))
         targets.append((png, svg, table))
     for path in (path for paths in targets for path in paths):
-        if path.exists():
+        if is_there(path):
             raise HandCLIPError(f"{path} exists already. Remove it, or choose another folder with --out")
     return targets
 

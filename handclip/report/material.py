@@ -32,7 +32,7 @@ from handclip.engine.records import (
 )
 from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.file_names import CONFIG, ENVIRONMENT, HISTORY, PER_QUERY, RESULT
-from handclip.files import read_json
+from handclip.files import opened_text, read_json
 from handclip.report.matrix import Block, Matrix, RunRow
 from handclip.report.runs import EvaluatedRun
 
@@ -299,7 +299,7 @@ def _read_history(folder: Path) -> list[dict[str, float | None]]:
     require_intact(folder, [HISTORY], advice=_TRAINING_AGAIN)
     path = folder / HISTORY
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with opened_text(path) as file:
             header, *lines = csv_rows(file)
         values = [[float(cell) if cell else None for cell in line] for line in lines]
         return [dict(zip(header, line, strict=True)) for line in values]

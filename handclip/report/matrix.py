@@ -7,6 +7,7 @@ from typing import Any
 from handclip.config.naming import losses_text
 from handclip.report.published import PublishedResult
 from handclip.report.tables import METRIC_TITLES
+from handclip.wording import counted
 
 METRICS = tuple(METRIC_TITLES)
 TESTED = ("rank1", "map")
@@ -98,7 +99,7 @@ class Machine:
     cores: int | None = None
 
     def __str__(self) -> str:
-        cores = f"{self.cores} core{'s' if self.cores != 1 else ''}" if self.cores is not None else None
+        cores = counted(self.cores, "core") if self.cores is not None else None
         return ", ".join(part for part in (self.device, self.processor, cores) if part)
 
 
@@ -153,6 +154,7 @@ class RunRow:
         training_ended: whether its training had ended when it was evaluated; None of a baseline, and where unknown.
         tied_queries: how many of all draws' queries a wrong image scores the same in as the best right one, and counts
             as ranked before it; None where an older evaluation has not counted them.
+        copied_queries: of how many of all draws' queries the gallery holds the very same photograph; None as before.
         files: where each number comes from.
     """
 
@@ -178,6 +180,7 @@ class RunRow:
     part_of_average: bool
     training_ended: bool | None
     tied_queries: int | None
+    copied_queries: int | None
     files: Mapping[str, str]
 
     @property

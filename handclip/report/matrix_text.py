@@ -18,6 +18,7 @@ from handclip.report.matrix import METRICS, TESTED, Block, Cost, Matrix, Protoco
 from handclip.report.published import PublishedResult
 from handclip.report.row_names import distinguishing_columns
 from handclip.report.tables import METRIC_TITLES
+from handclip.wording import counted
 
 CONVERTED = "†"
 """Marks a published value that was converted from the other convention of AP."""
@@ -125,6 +126,11 @@ def legend(block: Block) -> list[str]:
             "Ties count against a run. Queries of all draws in which a wrong image scores the same as the best right "
             f"one: {', '.join(tied)}."
         )
+    if copied := sorted({row.copied_queries for row in block.rows if row.copied_queries}):
+        sentences.append(
+            "Queries of all draws of which the gallery holds the very same photograph, whose rank says nothing of a "
+            f"model: {' or '.join(f'{count:,}' for count in copied)}."
+        )
     if len({row.seed for row in block.rows}) > 1:
         sentences.append("Each row is one trained model; what is tested is these models, not their recipes over seeds.")
     if block.published:
@@ -136,7 +142,7 @@ def legend(block: Block) -> list[str]:
 
 
 def _tests_legend(block: Block) -> Iterator[str]:
-    pairs = f"{block.pairs:,} pair{'s' if block.pairs > 1 else ''}"
+    pairs = counted(block.pairs, "pair")
     lettered = [metric for metric in TESTED if any(metric in row.letters for row in block.rows)]
     test = f" ({_permutations_text(block)} that swap whole people; Holm's correction over {pairs})"
     if lettered:

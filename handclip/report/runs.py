@@ -18,7 +18,7 @@ from handclip.csv_files import csv_rows
 from handclip.engine.records import AGAIN
 from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.file_names import CHECKSUMS, COST, METRICS_FILE, PER_QUERY
-from handclip.files import folders_in, is_file, is_folder, is_there, read_json
+from handclip.files import folders_in, is_file, is_folder, is_there, opened_text, read_json
 from handclip.metrics.uncertainty import PersonSums
 from handclip.report.matrix import METRICS
 
@@ -62,6 +62,7 @@ class ResultEntry(BaseModel):
     gallery_images: list[int]
     queries: int
     tied_queries: int | None = None
+    copied_queries: int | None = None
 
     @field_validator("mean", "std")
     @classmethod
@@ -305,7 +306,7 @@ def _read_outcomes(path: Path) -> dict[Setting, Outcomes]:
     queries: dict[Setting, _Queries] = {}
     number = 2
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with opened_text(path) as file:
             reader = csv_rows(file)
             if tuple(next(reader, ())) != _COLUMNS:
                 raise HandCLIPError(

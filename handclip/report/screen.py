@@ -57,6 +57,7 @@ def split_tables(manifests: Mapping[str, Manifest]) -> Iterator[Table]:
         left_out = {
             "absent": manifest.missing_images,
             "unreadable": manifest.unreadable_images,
+            "copies of other images": manifest.copied_images,
             "no image files": manifest.ignored_files,
             "identities without images of their own": manifest.empty_identities,
         }

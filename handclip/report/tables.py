@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from handclip.files import write_text
+from handclip.files import opened, write_text
 
 METRIC_TITLES = {
     "rank1": "Rank-1",
@@ -27,7 +27,8 @@ def write_evaluation_log(folder: Path, metrics: Mapping[str, Any], facts: Mappin
 def is_logged(folder: Path, metrics: Mapping[str, Any]) -> bool:
     """Whether the `eval.log` in the folder of an evaluation is of these metrics, whichever config it names."""
     try:
-        lines = (folder / _LOG).read_text(encoding="utf-8").splitlines()
+        with opened(folder / _LOG) as file:
+            lines = file.read().decode("utf-8").splitlines()
     except (OSError, ValueError):
         return False
     return [line for line in lines if not line.startswith("Config:")] == evaluation_text(metrics).splitlines()
@@ -84,9 +85,10 @@ def evaluation_text(metrics: Mapping[str, Any], facts: Mapping[str, str] | None 
                 "and counts as ranked before it"
             )
         if copied := entry.get("copied_queries"):
+            queries = sum(counts) + entry["unmatched_queries"]
             lines.append(
-                f"  Copies: in {copied:,} of {entry['queries'] * entry['num_splits']:,} queries the gallery holds the "
-                "very same photograph, whose rank says nothing of the model"
+                f"  Copies: in {copied:,} of {queries:,} queries the gallery holds the very same photograph, whose "
+                "rank says nothing of the model"
             )
     lines += ["", f"Averages{reranked}"]
     for entry in metrics["results"]:

@@ -13,12 +13,12 @@ from handclip.engine.data import combined_sha256
 from handclip.engine.earlier_evaluation import evaluation_files
 from handclip.engine.feature_table import FeatureTable, images_of_draws
 from handclip.engine.provenance import read_provenance
-from handclip.engine.ranking import Rankings, rank_draws
+from handclip.engine.ranking import rank_draws
 from handclip.engine.records import KeptFeatures, manifest_file, read_features
 from handclip.engine.summary import per_query_csv, per_split_csv, summarise
 from handclip.errors import HandCLIPError
 from handclip.file_names import FEATURES, METRICS_FILE, PER_QUERY, PER_SPLIT, PROVENANCE
-from handclip.files import read_json_object
+from handclip.files import opened_text, read_json_object
 from handclip.verify.findings import Finding, Outcome, compared, guarded, same_number, shortened
 from handclip.verify.folder import check_folder, holds_text, kept_manifests, read_config
 from handclip.verify.images import ImageChecker, verify_manifest
@@ -26,7 +26,7 @@ from handclip.verify.model import check_model
 
 _TABLES = (PER_SPLIT, PER_QUERY)
 
-_LATER = ("matched_queries", "tied_queries")
+_LATER = ("matched_queries", "tied_queries", "copied_queries")
 """What evaluations by older versions have not counted."""
 
 
@@ -96,11 +96,12 @@ def _check_numbers(folder: Path, config: ExperimentConfig, metrics: Mapping[str,
         return
     rankings = {aspect: rank_draws(config, manifest, features) for aspect, manifest in manifests.items()}
     rerank = config.to_dict()["rerank"]
-    yield from _compare_results(METRICS_FILE, metrics["results"], rankings, rerank)
+    yield from _compare_results(METRICS_FILE, metrics["results"], summarise(rankings, manifests, rerank))
     parts = metrics.get("per_aspect", {})
     for aspect in [aspect for aspect in rankings if aspect in parts]:
         what = f"{METRICS_FILE}: per_aspect.{aspect}"
-        yield from _compare_results(what, parts[aspect]["results"], {aspect: rankings[aspect]}, rerank)
+        part = summarise({aspect: rankings[aspect]}, manifests, rerank)
+        yield from _compare_results(what, parts[aspect]["results"], part)
     computed = {"distinct_images": len(features.images)}
     yield compared(f"{METRICS_FILE}: distinct_images", metrics, computed, f"{len(features.images):,} features")
     for name, text in zip(_TABLES, (per_split_csv(rankings), per_query_csv(rankings, manifests)), strict=True):
@@ -123,10 +124,7 @@ def _feature_table(config: ExperimentConfig, manifests: Mapping[str, Manifest], 
     return FeatureTable({path: row for row, path in enumerate(paths)}, list(kept.sha256), dict(kept.by_flip))
 
 
-def _compare_results(
-    what: str, recorded: list[dict[str, Any]], rankings: Mapping[str, Rankings], rerank: dict[str, Any] | None
-) -> Iterator[Finding]:
-    computed = summarise(rankings, rerank)
+def _compare_results(what: str, recorded: list[dict[str, Any]], computed: list[dict[str, Any]]) -> Iterator[Finding]:
     if len(recorded) != len(computed):
         yield Finding(what, Outcome.DIFFERS, f"{len(recorded)} results are recorded, recomputed {len(computed)}")
     for old, new in zip(recorded, computed, strict=False):
@@ -139,7 +137,7 @@ def _compare_table(path: Path, text: str) -> Finding:
     """Compare a CSV file with what it should hold, number by number; it may lack columns that later versions have."""
     header, *computed = csv_rows(StringIO(text, newline=""))
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with opened_text(path) as file:
             columns, *recorded = csv_rows(file)
     except FileNotFoundError:
         return Finding(path.name, Outcome.GONE, "not there")

@@ -14,10 +14,10 @@ PEOPLE = {"Zoë": 3, "anna": 2, "Борис": 4, "王芳": 2, "عمر": 2, "Jean
 
 
 def write_people(root: Path, people: dict[str, int]) -> Path:
-    for name, count in people.items():
+    for person, (name, count) in enumerate(people.items()):
         (root / name).mkdir(parents=True)
         for number in range(count):
-            Image.new("RGB", (2, 2), (number, 0, 0)).save(root / name / f"фото {number}.png")
+            Image.new("RGB", (2, 2), (number, person, 0)).save(root / name / f"фото {number}.png")
     return root
 
 

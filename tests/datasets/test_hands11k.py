@@ -1,9 +1,9 @@
 import csv
-import os
 import random
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -51,15 +51,11 @@ def write_hand_info(root: Path, rows: Iterable[Sequence[str]], header: Sequence[
 
 
 def write_images(root: Path, names: Iterable[str]) -> None:
-    """The same one-pixel photograph under many names."""
-    first = None
+    """A one-pixel photograph under many names; each file's bytes are its own, as its name follows the image."""
+    encoded = BytesIO()
+    Image.new("RGB", (1, 1), (200, 150, 120)).save(encoded, "JPEG")
     for name in names:
-        path = root / "Hands" / name
-        if first is None:
-            Image.new("RGB", (1, 1), (200, 150, 120)).save(path)
-            first = path
-        else:
-            os.link(first, path)
+        (root / "Hands" / name).write_bytes(encoded.getvalue() + name.encode())
 
 
 def small_rows() -> list[Row]:
@@ -128,6 +124,7 @@ def test_full_counts(full, aspect):
         "missing_images": 0,
         "unreadable_images": 0,
         "ignored_files": 0,
+        "copied_images": 0,
         "empty_identities": 0,
         "single_image_train_identities": summarise(manifest)["single_image_train_identities"],
         "single_image_test_identities": summarise(manifest)["single_image_test_identities"],

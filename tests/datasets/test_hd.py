@@ -1,5 +1,5 @@
-import os
 import random
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +16,15 @@ from handclip.errors import DataError
 
 def write_hd(folder: Path, own: dict[int, int], distractors: dict[int, int]) -> None:
     """One-pixel photographs, `own` and `distractors` giving the number of images of each identity."""
-    first = None
+    encoded = BytesIO()
+    Image.new("RGB", (1, 1)).save(encoded, "JPEG")
     for name, counts in (("1-501", own), ("502-712", distractors)):
         (folder / name).mkdir(parents=True)
         for identity, count in counts.items():
             for number in range(1, count + 1):
                 path = folder / name / f"{identity}_{number}.{'JPG' if number == 2 else 'jpg'}"
-                if first is None:
-                    Image.new("RGB", (1, 1)).save(path)
-                    first = path
-                else:
-                    os.link(first, path)
+                # No two files are copies.
+                path.write_bytes(encoded.getvalue() + f"{name}/{path.name}".encode())
 
 
 def spread(identities: list[int], total: int, minimum: int, maximum: int) -> dict[int, int]:

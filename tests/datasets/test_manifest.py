@@ -87,6 +87,7 @@ def test_hash_depends_on_everything_but_root(tmp_path):
         {"unreadable_images": 1},
         {"ignored_files": 1},
         {"empty_identities": 1},
+        {"copied_images": 1},
     ]
     assert {field.name for field in dataclasses.fields(Manifest)} == {"root", *(key for one in changes for key in one)}
     hashes = {make_manifest(tmp_path, **change).sha256 for change in changes}
@@ -304,6 +305,7 @@ def any_manifests(draw: st.DrawFn) -> Manifest:
         root=Path("/data"),
         ignored_files=draw(counts),
         empty_identities=draw(counts),
+        copied_images=draw(counts),
     )
 
 

@@ -1,4 +1,5 @@
 import shutil
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,15 @@ Folders = dict[str, dict[str, str]]
 
 
 def write_splits(root: Path, splits: Folders) -> Path:
-    """Each letter is an image whose colour, and so whose bytes, are its own; each occurrence is a copy."""
+    """Each letter is an image whose bytes are its own, as the letter follows it; each occurrence is a copy."""
     for split, identities in splits.items():
         for identity, letters in identities.items():
             folder = root / split / identity
             folder.mkdir(parents=True)
             for letter in letters:
-                Image.new("RGB", (2, 2), (ord(letter), 0, 0)).save(folder / f"Hand_{letter}.jpg")
+                encoded = BytesIO()
+                Image.new("RGB", (2, 2), (ord(letter), 0, 0)).save(encoded, "JPEG")
+                (folder / f"Hand_{letter}.jpg").write_bytes(encoded.getvalue() + letter.encode())
     return root
 
 

@@ -87,6 +87,7 @@ def test_writes_manifests_and_summaries(hands, tmp_path):
         "gallery_all_images": 8,
         "missing_images": 0,
         "unreadable_images": 0,
+        "copied_images": 0,
         "ignored_files": 0,
         "empty_identities": 0,
         "single_image_train_identities": 0,

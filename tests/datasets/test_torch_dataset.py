@@ -90,7 +90,7 @@ def test_an_empty_batch_is_no_fault() -> None:
 
 
 @pytest.mark.parametrize("begin", [leave_signals_to_parent, step_back])
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_worker_reads_on_when_a_signal_reaches_all_processes(begin: Any, signum: int) -> None:
     loader = DataLoader(list(range(12)), batch_size=1, num_workers=1, worker_init_fn=begin)  # type: ignore[arg-type]
     batches: Any = iter(loader)

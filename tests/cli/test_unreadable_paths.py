@@ -1,0 +1,222 @@
+"""Paths that a person names, and that the system refuses: one sentence that names the path and says why."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from made_runs import write_run
+from tiny_study import baseline_values, load_manifest, tiny_values, write_config
+
+from handclip.cli import run
+from handclip.engine.provenance import read_provenance
+from handclip.errors import HandCLIPError
+from handclip.files import is_file, is_folder, is_there, read_json, require_writable
+from handclip.report.runs import find_evaluations
+from handclip.verify.places import find_places
+
+Handclip = Callable[..., Any]
+LONG = "n" * 300
+NOBODY = 65534
+
+
+@contextmanager
+def closed(folder: Path) -> Iterator[None]:
+    """Let this process neither list nor enter a folder of the working directory."""
+    superuser = os.geteuid() == 0
+    mode = folder.stat().st_mode
+    Path().chmod(0o755)
+    folder.chmod(0)
+    if superuser:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if superuser:
+            os.seteuid(0)
+        folder.chmod(mode)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", LONG),
+        ("verify", f"{LONG}.pth"),
+        ("compare", LONG, "--out", "out"),
+        ("compare", "runs", "--out", LONG),
+        ("report", "runs", "--out", LONG),
+        ("project", LONG, "--out", "out"),
+        ("prepare", "11k", "--root", LONG, "--out", "out"),
+        ("prepare", "hd", "--root", LONG, "--out", "out"),
+        ("prepare", "folder", "--root", LONG, "--out", "out"),
+        ("prepare", "folder", "--root", "runs", "--out", LONG),
+        ("prepare", "--check", LONG),
+        ("explain", f"{LONG}.pth", "a.jpg", "--out", "out"),
+        ("explain", "a.pth", f"{LONG}.jpg", "--out", "out"),
+        ("explain", "a.pth", "a.jpg", "--out", LONG),
+        ("demo", "--data", LONG, "--out", "new"),
+        ("demo", "--out", LONG),
+        ("train", f"{LONG}.yml"),
+    ],
+    ids=lambda arguments: " ".join(arguments).replace(LONG, "LONG"),
+)
+def test_a_name_that_no_file_can_have_is_one_sentence(
+    arguments: tuple[str, ...], handclip: Handclip, here: Path
+) -> None:
+    write_run(here / "runs" / "one", checksums=True)
+    (here / "out").mkdir()
+    (here / "a.pth").touch()
+    answer = handclip(*arguments)
+    assert answer.code in (1, 2)
+    [sentence] = answer.err.splitlines()
+    assert sentence.startswith("Error: ") and LONG in sentence
+    assert sentence.endswith("File name too long")
+    assert not list(here.glob("out/*"))
+
+
+@pytest.mark.parametrize("key", ["manifest", "data_root", "checkpoint", "resume_from", "pretrained", "output_dir"])
+def test_a_name_of_a_config_that_no_file_can_have_is_one_sentence(key: str, handclip: Handclip, here: Path) -> None:
+    values = tiny_values(here, manifest=None, data_root="nowhere")
+    config = write_config(here / "tiny.yml", {**values, key: LONG})
+    answer = handclip("evaluate" if key == "checkpoint" else "train", config)
+    assert answer.code in (1, 2)
+    assert "Traceback" not in answer.err
+    assert LONG in answer.err.splitlines()[-1]
+
+
+def test_what_lies_below_a_folder_that_may_not_be_entered_is_not_taken_for_absent(here: Path) -> None:
+    write_run(Path("closed/run"))
+    with closed(Path("closed")):
+        for look in (
+            is_there,
+            is_file,
+            is_folder,
+            lambda path: find_places(path),
+            lambda path: find_evaluations([path]),
+        ):
+            with pytest.raises(HandCLIPError, match=r"^closed/run: cannot be read: Permission denied$"):
+                look(Path("closed/run"))
+        with pytest.raises(HandCLIPError, match=r"^cannot write closed/out: .*Permission denied$"):
+            require_writable(Path("closed/out"))
+
+
+def test_a_run_that_may_not_be_read_is_not_left_out(here: Path) -> None:
+    write_run(Path("studies/first/eval_logs/one"))
+    write_run(Path("studies/second/eval_logs/two"))
+    for folder in ("studies/second/eval_logs/two", "studies/second"):
+        with closed(Path(folder)):
+            refused = rf"^{folder}(/\S+)?: cannot be read: Permission denied$"
+            with pytest.raises(HandCLIPError, match=refused):
+                find_evaluations([Path("studies")])
+            with pytest.raises(HandCLIPError, match=refused):
+                find_places(Path("studies"))
+    assert [path.name for path in find_evaluations([Path("studies")])] == ["one", "two"]
+
+
+def test_comparing_where_a_run_may_not_be_read_fails(
+    handclip: Handclip, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(here / "runs" / "one", checksums=True)
+    write_run(here / "runs" / "two", checksums=True)
+    scandir = os.scandir
+
+    def refuse(path: Any = ".") -> Any:
+        if os.fspath(path) == "runs/two":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for command in ("compare", "report", "project"):
+        answer = handclip(command, "runs", "--out", "out")
+        assert (answer.code, answer.err) == (1, "Error: runs/two: cannot be read: Permission denied\n")
+        assert not list(here.glob("out/*"))
+
+
+def test_a_check_of_a_folder_without_manifests_fails(handclip: Handclip, here: Path) -> None:
+    (here / "empty").mkdir()
+    answer = handclip("prepare", "--check", "empty")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err == "Error: empty: holds no manifest (manifest_*.json); `handclip prepare` makes them\n"
+
+
+def test_a_check_tells_of_all_manifests(handclip: Handclip, manifests: Path, here: Path) -> None:
+    sound = load_manifest(manifests)
+    sound.save(here / "some" / "manifest_dorsal_r.json")
+    replace(sound, draws=()).save(here / "some" / "manifest_breach.json")
+    (here / "some" / "manifest_broken.json").write_text("{")
+    answer = handclip("prepare", "--check", "some")
+    assert answer.code == 1
+    assert answer.out.startswith("some/manifest_dorsal_r.json: ") and "keeps to the protocol" in answer.out
+    breach, *_, broken = answer.err.splitlines()
+    assert breach == "Error: some/manifest_breach.json: there are no query/gallery draws"
+    assert broken.startswith("some/manifest_broken.json is not a HandCLIP manifest: it is not JSON")
+
+
+def test_a_config_whose_name_is_not_utf_8(handclip: Handclip, manifests: Path, here: Path) -> None:
+    config = Path(os.fsdecode(b"caf\xe9.yml"))
+    small = {"num_splits": 1, "flip_settings": ["none"], "explained_images": 0}
+    try:
+        write_config(config, tiny_values(manifests, epochs=1, **small))
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    trained = handclip("train", config)
+    assert trained.code == 0, trained.err
+    evaluated = handclip("evaluate", config)
+    assert evaluated.code == 0, evaluated.err
+    assert r"Config:           caf\udce9.yml" in evaluated.out
+    [log] = here.glob("eval_logs/*/eval.log")
+    assert r"Config:           caf\udce9.yml" in log.read_text("utf-8")
+    for folder, command in ((next(here.glob("train_logs/*")), "train"), (log.parent, "evaluate")):
+        words = ["handclip", command, r"caf\udce9.yml"]
+        assert read_json(folder / "environment.json")["command"] == words
+        assert (read_provenance(folder) or {})["sessions"][0]["command"] == words
+
+
+def test_an_evaluation_is_shown_though_its_log_cannot_be_made_anew(
+    handclip: Handclip, manifests: Path, here: Path
+) -> None:
+    values = baseline_values(manifests, num_splits=1, flip_settings=["none"], explained_images=0)
+    config = write_config(here / "baseline.yml", values)
+    first = handclip("evaluate", config)
+    [log] = here.glob("eval_logs/*/eval.log")
+    log.unlink()
+    log.mkdir()  # which not even the superuser can replace by a file
+    again = handclip("evaluate", config)
+    assert again.code == 0, again.err
+    shown = first.out.partition("Log: ")[0]
+    assert again.out.startswith(f"{shown}For programs: ")
+    said = f"The log of this evaluation is missing, and cannot be made anew: cannot write {log.relative_to(here)}: "
+    assert said in again.err
+
+
+def raising(error: BaseException) -> typer.Typer:
+    command = typer.Typer(pretty_exceptions_enable=False)
+
+    @command.command()
+    def fail() -> None:
+        raise error
+
+    return command
+
+
+def test_what_the_system_says_of_a_file_is_the_last_resort(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["handclip"])
+    with pytest.raises(SystemExit) as end:
+        run(raising(OSError(errno.EIO, "Input/output error", "eval_logs/a.json")))
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "Error: eval_logs/a.json: Input/output error\n"
+
+
+@pytest.mark.parametrize("error", [OSError("a bug"), OSError(errno.EBADF, "Bad file descriptor"), KeyError("a bug")])
+def test_a_fault_of_the_programs_own_is_not_hidden(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["handclip"])
+    with pytest.raises(type(error)):
+        run(raising(error))
