@@ -95,7 +95,7 @@ def _refuse_other_evaluation(path: Path, before: Mapping[str, Any], identity: Ma
                 differing = [name for name in value if old.get(name) != value[name]]
                 if differing:
                     key, old, value = differing[0], old.get(differing[0]), value[differing[0]]
-            raise HandCLIPError(
-                f"{path} holds an evaluation with {key}: {old}, not {value}. "
-                "Add --overwrite to replace it, or choose another eval_dir"
-            )
+            holds = f"an evaluation with {key}: {old}, not {value}"
+            if key == "weights_sha256" and before.get("training_ended") is False:
+                holds = "the evaluation of an earlier model of this run, made before its training had ended"
+            raise HandCLIPError(f"{path} holds {holds}. Add --overwrite to replace it, or choose another eval_dir")
