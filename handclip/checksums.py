@@ -11,7 +11,7 @@ from pathlib import Path
 
 from handclip.errors import DamagedFileError
 from handclip.file_names import CHECKSUMS
-from handclip.files import write_text
+from handclip.files import opened, write_text
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\\\n]+)")
 _LAST_LINE = "# SHA-256 of the lines above: "
@@ -24,7 +24,7 @@ def sha256_of(path: Path) -> str:
         DamagedFileError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise DamagedFileError(f"{path}: no such file") from None
@@ -51,7 +51,8 @@ def read_checksums(folder: Path) -> dict[str, str] | None:
     """
     path = folder / CHECKSUMS
     try:
-        text = path.read_bytes().decode("utf-8", "replace")
+        with opened(path) as file:
+            text = file.read().decode("utf-8", "replace")
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -503,8 +503,8 @@ def run(command: typer.Typer) -> None:
     code = _exit_code(command)
     end_printing()
     fault = unshown()
-    # Who closes a pipe knows it: no word, and the exit code of programs that SIGPIPE ends. The usual 1 of Python's would
-    # say, of `handclip verify`, that something differs.
+    # Who closes a pipe knows it: no word, and the exit code of programs that SIGPIPE ends. What is usual in Python, 1,
+    # would say, of `handclip verify`, that something differs.
     if isinstance(fault, BrokenPipeError):
         code = code or _BROKEN_PIPE
     elif fault is not None:

@@ -133,14 +133,13 @@ def begin_printing() -> None:
     processes print would go into it.
     """
     _out.fault = _err.fault = None
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+    for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            os.dup2(nowhere, number)  # other processes that are started inherit it, too
-            if nowhere != number:
-                os.close(nowhere)
+            nowhere = os.open(os.devnull, os.O_RDWR)  # gets the least number that is free
+            os.set_inheritable(nowhere, True)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
 

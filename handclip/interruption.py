@@ -1,4 +1,8 @@
-"""Ctrl-C (SIGINT) and SIGTERM: an exception that lets all tidy up, or a request that waits for a good moment."""
+"""Ctrl-C (SIGINT), SIGTERM and SIGHUP: an exception that lets all tidy up, or a request that waits for a good moment.
+
+SIGHUP says that the terminal is gone, as where a connection has broken off. It comes more than once, from the shell and
+from the system, and from a session's manager after SIGTERM; so it hurries nobody who has been asked to stop already.
+"""
 
 import os
 import signal
@@ -12,7 +16,10 @@ from typing import NoReturn
 
 from handclip.errors import Interrupted
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HANG_UP: int | None = getattr(signal, "SIGHUP", None)
+"""Its number; Windows has none."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([] if HANG_UP is None else [signal.Signals(HANG_UP)]))
 
 
 class StopRequest:
@@ -33,7 +40,7 @@ class StopRequest:
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """End the process when SIGINT or SIGTERM comes, with one sentence: for the command line's own imports.
+    """End the process when one of the signals comes, with one sentence: for the command line's own imports.
 
     What is ignored stays so, and nothing changes outside the main thread, as in `interruptible`, nor in another program
     that imports the command line, such as a notebook.
@@ -48,7 +55,7 @@ def ending_at_once() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise `Interrupted` wherever the program is when SIGINT or SIGTERM comes; end it where it only imports as yet.
+    """Raise `Interrupted` wherever the program is when a signal comes; end it where it only imports as yet.
 
     A signal that is ignored stays ignored. Outside the main thread, where signals cannot be handled, nothing changes.
     """
@@ -57,6 +64,8 @@ def interruptible() -> Iterator[None]:
     def stop(signum: int, frame: FrameType | None) -> None:
         if _is_starting(frame):
             _end_at_once(signum)
+        if _hurries_nobody(signum):
+            return
         raised.append(signum)
         raise Interrupted(signum)
 
@@ -66,7 +75,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def stopping_later(notice: str = "") -> Iterator[StopRequest]:
-    """Note the first SIGINT or SIGTERM instead of stopping at once; a second one raises `Interrupted`.
+    """Note the first signal instead of stopping at once; a second SIGINT or SIGTERM raises `Interrupted`.
 
     Args:
         notice: said on standard error when the first one comes.
@@ -77,12 +86,14 @@ def stopping_later(notice: str = "") -> Iterator[StopRequest]:
     raised: list[int] = []
 
     def note(signum: int, frame: FrameType | None) -> None:
-        if request.signum is not None:
+        if _hurries_nobody(signum):
+            return
+        if request.signum not in (None, HANG_UP):
             raised.append(signum)
             raise Interrupted(signum)
         request.signum = signum
         # Neither print nor logging: the signal may have come in the middle of either.
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, AttributeError):  # None in place of a stream that is closed
             os.write(sys.stderr.fileno(), f"{notice}\n".encode() if notice else b"")
 
     with _handling(note), _still_interrupted(raised):
@@ -125,7 +136,7 @@ def _end_at_once(signum: int) -> NoReturn:
     # There is nothing to tidy up yet, and from an import an exception may not come out: numpy's, which PyTorch starts,
     # loses it, or fails of it with an error of its own. What was printed is kept where it can be: the signal may have
     # come while more is printed.
-    with suppress(OSError, ValueError, RuntimeError):
+    with suppress(OSError, ValueError, RuntimeError, AttributeError):
         sys.stdout.flush()
     with suppress(OSError):
         os.write(2, b"Interrupted. To go on, give the same command again.\n")
@@ -139,6 +150,7 @@ def _handling(handler: "signal._HANDLER") -> Iterator[None]:
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     taken = [number for number, old in before.items() if old not in (signal.SIG_IGN, None)]
+    _nesting.blocks += 1
     for number in taken:
         signal.signal(number, handler)
     try:
@@ -146,3 +158,21 @@ def _handling(handler: "signal._HANDLER") -> Iterator[None]:
     finally:
         for number in taken:
             signal.signal(number, before[number])
+        _nesting.blocks -= 1
+        _nesting.is_stopping &= _nesting.blocks > 0
+
+
+class _Nesting:
+    blocks = 0
+    """How many are under way, one in another."""
+    is_stopping = False
+    """Whether a signal has come since the outermost began."""
+
+
+_nesting = _Nesting()
+
+
+def _hurries_nobody(signum: int) -> bool:
+    """Note that a signal has come; return whether it only repeats that the terminal is gone."""
+    was_stopping, _nesting.is_stopping = _nesting.is_stopping, True
+    return was_stopping and signum == HANG_UP

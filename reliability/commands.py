@@ -201,9 +201,10 @@ def _run(
 
 
 def _restore_signals() -> None:
-    """A shell lets what runs in its background ignore Ctrl-C, and children inherit that."""
+    """A shell lets what runs in its background ignore Ctrl-C, `nohup` SIGHUP, and children inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _look(folder: Path) -> dict[str, tuple[int, int]]:

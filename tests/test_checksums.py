@@ -1,5 +1,6 @@
 """Checksums: whatever was changed is found and named, the list itself included."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -86,3 +87,19 @@ def test_a_list_is_written_last_and_whole(tmp_path: Path) -> None:
     with pytest.raises(DamagedFileError, match="lost: no such file"):
         write_checksums(tmp_path, ["lost"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["metrics.json", CHECKSUMS])
+def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    message = rf"/{name}: cannot be read: it is no file but a pipe, a socket or a device"
+    with pytest.raises(DamagedFileError, match=message):
+        require_intact(folder, CONTENT, advice="Copy it once more")
+
+
+def test_a_device_in_place_of_a_file_is_not_read_without_end(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").symlink_to("/dev/zero")
+    with pytest.raises(DamagedFileError, match="it is no file but a pipe, a socket or a device"):
+        sha256_of(tmp_path / "metrics.json")

@@ -1,8 +1,16 @@
 """What a person sees while something runs, at a terminal and elsewhere."""
 
+import fcntl
 import functools
 import io
 import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 
 import pytest
 from rich.console import Console
@@ -75,3 +83,89 @@ def test_what_is_logged_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch):
     handler = console.ConsoleHandler()
     handler.emit(logging.LogRecord("handclip", logging.INFO, "", 0, "[1/7] stage [bold]%s", ("0",), None))
     assert screen.getvalue() == "[1/7] stage [bold]0\n"
+
+
+@contextmanager
+def screen_on(number: int) -> Iterator[TextIO]:
+    """A stream as Python makes them for files and pipes; that it closes without an error is part of each test."""
+    with open(number, "w", encoding="utf-8") as screen:
+        yield screen
+
+
+def dead_pipe() -> int:
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+def full_device() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+@pytest.mark.parametrize("begin", [dead_pipe, full_device])
+def test_what_a_screen_does_not_take_is_dropped(begin: Callable[[], int], name: str, monkeypatch: pytest.MonkeyPatch):
+    number = begin()
+    with screen_on(number) as screen:
+        monkeypatch.setattr(sys, name, screen)
+        for line in ("short", 3_000 * "long\n"):  # more than a stream keeps
+            getattr(console, name).print(line)
+            screen.flush()  # as Python does whenever it starts a process
+        monkeypatch.undo()
+
+
+def test_what_is_logged_meanwhile_is_dropped_and_what_follows_is_shown(monkeypatch: pytest.MonkeyPatch):
+    reader, writer = os.pipe()
+    for end in (reader, writer):
+        os.set_blocking(end, False)
+    room = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writer, b"." * room)
+    handler = console.ConsoleHandler()
+    with screen_on(writer) as screen, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", screen)
+        handler.emit(logging.LogRecord("handclip", logging.INFO, "", 0, "Epoch 1/9", (), None))
+        assert os.read(reader, 2 * room) == b"." * room
+        handler.emit(logging.LogRecord("handclip", logging.INFO, "", 0, "Epoch 2/9", (), None))
+        assert os.read(reader, 100) == b"Epoch 2/9\n"
+    os.close(reader)
+
+
+def test_characters_that_a_screen_lacks_are_spelt(monkeypatch: pytest.MonkeyPatch):
+    kept = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(kept, encoding="ascii"))
+    console.stdout.print("手 caf\udce9.yml")
+    assert kept.getvalue() == b"\\u624b caf\\udce9.yml\n"
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_screen_that_is_not_there_is_printed_to_in_vain(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, name, None)
+    getattr(console, name).print("nobody reads this")
+    assert not getattr(console, name).is_terminal
+    console.end_printing()
+
+
+def test_a_sentence_is_said_exactly(capsys: pytest.CaptureFixture[str]):
+    console.say("Error: [bold]\ta:heart:b " + 200 * "x")
+    assert capsys.readouterr().err == "Error: [bold]\ta:heart:b " + 200 * "x" + "\n"
+
+
+_CLOSED = """
+import os, subprocess, sys
+from handclip.console import begin_printing
+begin_printing()
+with open(sys.argv[1], "w") as file:
+    assert file.fileno() > 2
+    print("printed")
+    print("printed", file=sys.stderr)
+    os.write(1, b"printed by a library")
+    os.write(2, b"printed by a library")
+    subprocess.run(["sh", "-c", "echo printed by another process"], check=True)
+    file.write("content")
+"""
+
+
+def test_what_goes_to_streams_that_are_closed_goes_into_no_file(tmp_path: Path):
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", _CLOSED, str(tmp_path / "file")]
+    assert subprocess.run(command, check=False).returncode == 0
+    assert (tmp_path / "file").read_text() == "content"

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from handclip.errors import HandCLIPError
-from handclip.files import in_use, read_json, remove_abandoned, replacing, replacing_together, write_json, write_text
+from handclip.files import (
+    in_use,
+    opened_text,
+    read_json,
+    remove_abandoned,
+    replacing,
+    replacing_together,
+    write_json,
+    write_text,
+)
 
 
 def test_text_keeps_its_line_ends_and_alphabet(tmp_path: Path) -> None:
@@ -58,7 +67,7 @@ def test_a_parent_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_way_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").mkdir()
-    with pytest.raises(HandCLIPError, match="cannot write"):
+    with pytest.raises(HandCLIPError, match=r"cannot write .*a\.txt: there is a folder of that name\. Move it away"):
         write_text(tmp_path / "a.txt", "x")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
@@ -283,3 +292,38 @@ def test_what_a_killed_process_began_to_replace_goes_with_the_next(tmp_path: Pat
     left.mkdir()
     (left / "a").touch()
     assert made_together(tmp_path) == {"a": "new", "b": "new", "index": "new"}
+
+
+def test_a_pipe_in_place_of_json_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(HandCLIPError, match="cannot be read: it is no file but a pipe, a socket or a device"):
+        read_json(tmp_path / "a.json")
+
+
+def test_text_that_may_be_a_pipe_has_the_line_ends_that_it_has(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("手\r\n".encode())
+    with opened_text(tmp_path / "a.csv") as text:
+        assert list(text) == ["手\r\n"]
+    os.mkfifo(tmp_path / "b.csv")
+    with pytest.raises(OSError, match="it is no file but a pipe"), opened_text(tmp_path / "b.csv"):
+        pytest.fail("it was opened")
+
+
+def test_a_folder_in_place_of_one_of_several_files_is_named_and_the_others_stay(tmp_path: Path) -> None:
+    for name in ("a.csv", "metrics.json"):
+        (tmp_path / name).write_text("old")
+    (tmp_path / "b.csv").mkdir()
+    message = r"^cannot write .*/b\.csv: there is a folder of that name\. Move it away$"
+    with pytest.raises(HandCLIPError, match=message), replacing_together(tmp_path, ["metrics.json"]) as folder:
+        for name in ("a.csv", "b.csv", "metrics.json"):
+            (folder / name).write_text("new")
+    assert [(tmp_path / name).read_text() for name in ("a.csv", "metrics.json")] == ["old", "old"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "b.csv", "metrics.json"]
+
+
+def test_a_link_to_a_device_in_place_of_a_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").symlink_to("/dev/full")
+    with replacing_together(tmp_path, []) as folder:
+        (folder / "a.csv").write_text("new")
+    assert (tmp_path / "a.csv").read_text() == "new"
+    assert not (tmp_path / "a.csv").is_symlink()

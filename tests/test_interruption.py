@@ -15,7 +15,8 @@ from handclip import interruption
 from handclip.errors import HandCLIPError, Interrupted
 from handclip.interruption import ending_at_once, interruptible, stopping_later
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,7 @@ def send(signum: int) -> None:
     os.kill(os.getpid(), signum)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), CODES)
 def test_a_signal_stops_wherever_the_program_is(signum: int, code: int, came: list[int]) -> None:
     tidied = []
     with pytest.raises(Interrupted) as caught, interruptible():
@@ -76,7 +77,7 @@ def test_an_import_in_the_midst_of_work_lets_all_tidy_up(module_that_sends_one: 
         exec(IMPORTING, {"__name__": "handclip.engine.evaluation"})
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), CODES)
 def test_a_program_ends_with_what_shells_expect(
     signum: int, code: int, came: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,14 +155,16 @@ def test_a_second_signal_stops_at_once() -> None:
 
 @pytest.mark.parametrize("block", [interruptible, stopping_later])
 def test_what_is_ignored_stays_ignored(block: type[interruptible]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as `nohup`, or a shell for what runs in the background
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell for what runs in the background, and `nohup`
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with block():
         send(signal.SIGINT)
+        send(signal.SIGHUP)
         send(signal.SIGINT)
         with pytest.raises(Interrupted):
             send(signal.SIGTERM)
             send(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_a_signal_that_would_end_the_process_is_handled() -> None:
@@ -169,6 +172,48 @@ def test_a_signal_that_would_end_the_process_is_handled() -> None:
     with pytest.raises(Interrupted), interruptible():
         send(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminal_that_is_gone_hurries_nobody(first: int) -> None:
+    """The shell and the system both send it, and a session's manager after SIGTERM."""
+    with stopping_later() as request:
+        send(first)
+        send(signal.SIGHUP)
+        send(signal.SIGHUP)
+        assert request.signum == first
+    tidied = []
+    with pytest.raises(Interrupted) as caught, interruptible():
+        try:
+            with stopping_later() as request:
+                send(first)
+            request.raise_if_asked()
+        finally:
+            send(signal.SIGHUP)
+            tidied.append(True)
+    assert (caught.value.signum, tidied) == (first, [True])
+
+
+def test_a_terminal_that_is_gone_is_no_first_warning() -> None:
+    with pytest.raises(Interrupted) as caught, stopping_later() as request:
+        send(signal.SIGHUP)
+        send(signal.SIGTERM)
+        assert request.signum == signal.SIGTERM
+        send(signal.SIGTERM)
+    assert caught.value.signum == signal.SIGTERM
+
+
+def test_a_second_terminal_that_is_gone_is_another() -> None:
+    for _ in range(2):
+        with pytest.raises(Interrupted), interruptible():
+            send(signal.SIGHUP)
+
+
+def test_a_notice_for_a_closed_screen_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with stopping_later("Finishing this step.") as request:
+        send(signal.SIGTERM)
+    assert request.signum == signal.SIGTERM
 
 
 def test_blocks_nest() -> None:

@@ -240,3 +240,10 @@ def test_where_files_cannot_be_locked_the_record_of_the_holder_stays(
         with pytest.raises(InUseError, match="is being written by another process"):
             holding(folder).__enter__()
     assert not lock_of(folder).exists()
+
+
+def test_what_is_no_file_is_held_like_one(tmp_path: Path) -> None:
+    """Whoever writes a file there says what is wrong with it, or replaces it."""
+    os.mkfifo(tmp_path / "run.pth")
+    with holding(tmp_path / "run.pth"):
+        assert is_held(tmp_path / "run.pth")

@@ -7,7 +7,7 @@ is then done when training goes on.
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -38,8 +38,8 @@ from handclip.errors import (
     Interrupted,
     TrainingError,
 )
-from handclip.file_names import HISTORY
-from handclip.files import write_text
+from handclip.file_names import HISTORY, LOG
+from handclip.files import opened, write_text
 from handclip.interruption import StopRequest
 from handclip.models.checkpoint import Checkpoint, describe_model
 
@@ -170,6 +170,8 @@ class RunKeeper(LightningCheckpoint):
             self._in_place_of_best = on_first(lambda: self._require_best(pl_module))
             self._best_is_written = True
         self._epoch_start += time.perf_counter()
+        if self.history and not self._steps:
+            self._complete_log()
         trainer.should_stop = self._should_stop()
         if self._steps == len(pl_module.sampler):
             self._close_epoch(trainer, pl_module)
@@ -240,9 +242,10 @@ class RunKeeper(LightningCheckpoint):
         self.history.append(row)
         self._begin_epoch()
         self.write_history()
-        logger.info(describe_row(row, self.config.epochs, len(self.data.val_queries)) + self._time_to_go())
-        # The state comes first: it holds the model too, so that the best checkpoint can be written from it.
+        # The state comes first: it holds the model too, so that the best checkpoint can be written from it; and whoever
+        # reads that the epoch is done may end the training.
         self._save_state(trainer, module, epoch, 0)
+        logger.info(self._describe_last_epoch())
         if best is not None:
             self._save_best(best, self.best_sha256)
         if is_first_process():
@@ -430,6 +433,17 @@ class RunKeeper(LightningCheckpoint):
     def _peak_memory(self, module: TrainingModule) -> Row:
         peaks = {"peak_memory_mib": peak_memory_mib(), "peak_gpu_memory_mib": peak_gpu_memory_mib(module.device)}
         return {name: round(peak) for name, peak in peaks.items() if peak is not None}
+
+    def _describe_last_epoch(self) -> str:
+        return describe_row(self.history[-1], self.config.epochs, len(self.data.val_queries)) + self._time_to_go()
+
+    def _complete_log(self) -> None:
+        """Log the line of the last epoch if a process that was killed has saved its state and not come to say so."""
+        line = self._describe_last_epoch()
+        with suppress(OSError), opened(self.files.folder / LOG) as log:
+            if line.partition(":")[0].encode() + b":" in log.read():
+                return
+        logger.info(line)
 
     def _time_to_go(self) -> str:
         epochs = self.config.epochs - len(self.history)

@@ -18,6 +18,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignor
 from torch.utils.tensorboard.summary import scalar
 
 from handclip.errors import HandCLIPError
+from handclip.files import require_regular
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +40,14 @@ def log_file(path: Path) -> Iterator[None]:
         HandCLIPError: the file cannot be opened.
     """
     try:
+        if path.exists():
+            require_regular(path)
         handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
-        raise HandCLIPError(f"cannot write {path}: {error.strerror or error}") from error
+        why = error.strerror or error
+        if isinstance(error, FileNotFoundError) and path.is_symlink():
+            why = f"it is a link to {path.readlink()}, which is not there. Remove it, or make that folder"
+        raise HandCLIPError(f"cannot write {path}: {why}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("handclip")
     level = root.level

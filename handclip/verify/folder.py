@@ -11,6 +11,7 @@ from handclip.engine.provenance import FINISHED, content_sha256, other_code, rea
 from handclip.engine.records import manifest_file
 from handclip.errors import DamagedFileError
 from handclip.file_names import CHECKSUMS, CONFIG, PROVENANCE
+from handclip.files import opened
 from handclip.verify.findings import Finding, Outcome, guarded
 
 
@@ -32,7 +33,8 @@ def check_folder(folder: Path, names: Iterable[str], *, complete: bool, recent: 
 def holds_text(path: Path, text: str) -> bool:
     """Whether a text is anywhere in a file, which may be damaged or not there."""
     try:
-        return text.encode() in path.read_bytes()
+        with opened(path) as file:
+            return text.encode() in file.read()
     except OSError:
         return False
 

@@ -14,7 +14,7 @@ from handclip.engine.provenance import read_provenance, weights_sha256
 from handclip.engine.result import RECORDS
 from handclip.engine.states import States
 from handclip.file_names import HISTORY, PROVENANCE, RESULT, STATES
-from handclip.files import read_json_object
+from handclip.files import opened_text, read_json_object
 from handclip.models.checkpoint import Checkpoint
 from handclip.verify.findings import Finding, Outcome, compared, guarded
 from handclip.verify.folder import check_folder, holds_text, not_here, read_config, recorded_file
@@ -96,7 +96,7 @@ def _check_own(which: str, folder: Path, result: Mapping[str, Any], provenance: 
 
 def _check_history(folder: Path, config: ExperimentConfig, result: Mapping[str, Any]) -> Finding:
     """Select the best epoch again: of equals the later one, and the last where nothing was validated."""
-    with (folder / HISTORY).open(encoding="utf-8", newline="") as file:
+    with opened_text(folder / HISTORY) as file:
         header, *rows = csv_rows(file)
     history = [dict(zip(header, row, strict=True)) for row in rows]
     validated = {int(row["epoch"]): float(row[config.monitor]) for row in history if row.get(config.monitor)}

@@ -24,7 +24,7 @@ from tiny_study import (
     tiny_config,
 )
 
-from handclip.checksums import read_checksums
+from handclip.checksums import read_checksums, write_checksums
 from handclip.datasets.pixels import PixelReader
 from handclip.datasets.prepare import prepare
 from handclip.datasets.synthetic import generate
@@ -941,6 +941,11 @@ def test_evaluating_a_run_that_has_not_ended_is_said(
     assert (evaluation.metrics["training_ended"], evaluation.metrics["trained_epochs"]) == (False, 1)
     caplog.clear()
     train(config, resume=True)
+    path = evaluation.folder / "metrics.json"
+    path.write_text(json.dumps({**evaluation.metrics, "weights_sha256": "0" * 64}))  # as if its best were another now
+    write_checksums(evaluation.folder, read_checksums(evaluation.folder) or ())
+    with pytest.raises(HandCLIPError, match="holds the evaluation of an earlier model of this run, made before its"):
+        evaluate(config)
     ended = evaluate(config, overwrite=True)
     assert ended.metrics["training_ended"] is True
     assert "has not ended" not in caplog.text
@@ -975,3 +980,15 @@ def test_another_runs_checkpoint_can_be_evaluated_while_the_configs_own_evaluati
     assert evaluation.run == stage1.run != evaluation_folder(config).name
     with holding(evaluation.folder), pytest.raises(InUseError, match=f"{stage1.run} is being written by process"):
         evaluate(config, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["per_query.csv", "SHA256SUMS"])
+def test_a_folder_in_place_of_a_file_is_named_before_anything_is_computed(
+    name: str, manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = baseline_config(manifests)
+    folder = evaluation_folder(config)
+    (folder / name).mkdir(parents=True)
+    monkeypatch.setattr(evaluation_module, "_measure", lambda *_: pytest.fail("it was computed"))
+    with pytest.raises(HandCLIPError, match=rf"^cannot write .*/{name}: there is a folder of that name\. Move it away"):
+        evaluate(config)

@@ -1,6 +1,7 @@
 """A full disk, a folder that vanishes, a run that two processes train, weights that are not finite."""
 
 import errno
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -122,8 +123,9 @@ def test_a_full_disk_ends_the_log_and_the_events_without_a_word_of_python(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Linux has a device that is always full."""
-    (tmp_path / "train.log").symlink_to("/dev/full")
-    with run_log.log_file(tmp_path / "train.log"):
+    with run_log.log_file(tmp_path / "train.log"), open("/dev/full", "w") as full:  # noqa: PTH123
+        [log] = [one for one in logging.getLogger("handclip").handlers if isinstance(one, logging.FileHandler)]
+        os.dup2(full.fileno(), log.stream.fileno())
         run_log.logger.info("a line")
     events = run_log.EventFile(tmp_path / "tensorboard")
     events._path = Path("/dev/full")

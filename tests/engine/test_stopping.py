@@ -24,6 +24,7 @@ from handclip.engine.run_folder import RunFolder
 from handclip.engine.step import Step
 from handclip.engine.training import train
 from handclip.errors import Interrupted
+from handclip.files import read_json_object
 from handclip.models.embedding_model import EmbeddingModel
 
 STEPS = 9
@@ -270,7 +271,9 @@ main()
 """The command line, which does not end the second epoch before the signal is sent, however slowly that is done."""
 
 
-@pytest.mark.parametrize(("signum", "code", "workers"), [(signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 1)])
+@pytest.mark.parametrize(
+    ("signum", "code", "workers"), [(signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 1), (signal.SIGHUP, 129, 1)]
+)
 def test_a_signal_to_the_command_and_all_its_processes(
     signum: signal.Signals, code: int, workers: int, manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,8 +287,8 @@ def test_a_signal_to_the_command_and_all_its_processes(
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         start_new_session=True,
-        # A test run in the background may have been told to ignore Ctrl-C, and a child inherits that.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        # A test run in the background may have been told to ignore signals, and a child inherits that.
+        preexec_fn=partial(signal.signal, signum, signal.SIG_DFL),
     ) as process:
         assert process.stderr is not None
         lines = []
@@ -307,6 +310,8 @@ def test_a_signal_to_the_command_and_all_its_processes(
     # One plain line for each thing that happened, and nothing of the libraries' own.
     assert not [word for word in ("Traceback", "Warning", "GPU", "TPU", "Trainer.fit", "Tip") if word in printed]
     assert not list((tmp_path / "stopped").rglob("result.json"))
+    [provenance] = (tmp_path / "stopped").rglob("provenance.json")
+    assert read_json_object(provenance)["sessions"][-1]["exit"] == f"interrupted by {signum.name}"
 
     config = tiny_config(manifests, **changes)
     result = train(config, resume=True)

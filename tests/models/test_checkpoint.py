@@ -308,3 +308,10 @@ def test_a_handclip_checkpoint_is_no_pretrained_file(tmp_path: Path) -> None:
     make()[1].save(tmp_path / "run.pth")
     with pytest.raises(CheckpointError, match="resume_from"):
         build_model(parse_config({**BASE, "pretrained": str(tmp_path / "run.pth")}, "test"))
+
+
+def test_a_pipe_in_place_of_a_checkpoint_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.pth")
+    message = r"run\.pth: cannot be read: it is no file but a pipe, a socket or a device"
+    with pytest.raises(CheckpointError, match=message):
+        Checkpoint.load(tmp_path / "run.pth")

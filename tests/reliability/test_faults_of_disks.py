@@ -111,6 +111,14 @@ def _shown_from_an_archive(disk: SmallDisk, undisturbed: Path) -> None:
     answer = disk.handclip(*EVALUATE)
     assert answer.code == 0, answer.printed
     assert "held this evaluation already, whole and as it was written" in answer.printed
+    disk.make_writable()
+    for log in disk.folder.glob("**/eval.log"):
+        log.unlink()
+    disk.make_read_only()
+    without = disk.handclip(*EVALUATE)
+    assert without.code == 0, without.printed
+    assert "The log of this evaluation is missing, and cannot be made anew: cannot write" in without.printed
+    assert "Average:" in without.printed
     require_clear_error(disk.handclip(*EVALUATE, "--overwrite"), "cannot write eval_logs/", "read-only")
 
 
