@@ -47,14 +47,15 @@ def earlier_metrics(subject: Subject, *, reuse: bool) -> dict[str, Any] | None:
     path = subject.folder / METRICS_FILE
     if not path.exists() or (before := _undamaged_metrics(subject.folder)) is None:
         return None
+    ended_since = before.get("training_ended") is False and subject.training_ended
+    if reuse and ended_since and _differing(before, subject.identity) <= {"weights_sha256"}:
+        logger.info(f"{subject.folder} was made before training had ended, so it is evaluated again.")
+        return None
     _refuse_other_evaluation(path, before, subject.identity)
     if not reuse:
         return None
     if found := _faults(subject.folder, subject.manifests):
         logger.warning(f"{'; '.join(found)}, so it is evaluated again.")
-        return None
-    if before.get("training_ended") is False and subject.training_ended:
-        logger.info(f"{subject.folder} was made before training had ended, so it is evaluated again.")
         return None
     # Not part of its identity, as no number depends on it; but what it keeps of people does.
     explained, wanted = read_yaml(subject.folder / CONFIG).get("explained_images"), subject.config.explained_images
@@ -85,6 +86,10 @@ def _faults(folder: Path, aspects: Iterable[str]) -> list[str]:
     if lacking := [name for name in (*names, CHECKSUMS) if not (folder / name).is_file()]:
         return [f"{folder} lacks {', '.join(lacking)}"]
     return faults(folder, names, all_listed=True)
+
+
+def _differing(before: Mapping[str, Any], identity: Mapping[str, Any]) -> set[str]:
+    return {key for key, value in identity.items() if before.get(key) != value}
 
 
 def _refuse_other_evaluation(path: Path, before: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

@@ -27,8 +27,8 @@ def require_room(
         files: where the run writes.
         model: what it trains.
         criterion: its losses.
-        epochs: how many it comes to now.
-        ends: they are all it has, and its last checkpoint is written then.
+        epochs: how many it comes to now, at least.
+        ends: it comes to its end, and writes its last checkpoint then.
 
     Raises:
         HandCLIPError: they do not fit.

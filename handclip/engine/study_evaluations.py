@@ -73,6 +73,7 @@ def _is_asked_for(config: ExperimentConfig, metrics: Mapping[str, Any]) -> bool:
     return (
         all(metrics.get(key) == asked[key] for key in ("dataset", "aspect", "rerank"))
         and (Path(checkpoint).stem if isinstance(checkpoint, str) else None) == _model(config)
+        and metrics.get("training_ended") is not False
         and isinstance(settings, dict)
         and all(settings.get(name) == value for name, value in asked["settings"].items())
     )

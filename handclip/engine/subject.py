@@ -1,7 +1,7 @@
 """What is evaluated, on what, and by what it is told from any other evaluation."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from handclip.engine.data import (
     combined_sha256,
     find_manifests,
     people_known_from_other_aspects,
+    warn_of_copies,
     warn_of_known_names,
 )
 from handclip.engine.distributed import first_before_others
@@ -65,8 +66,9 @@ def find_subject(config: ExperimentConfig) -> Subject:
     if evaluated.checkpoint is not None:
         check_not_tested_on(evaluated.checkpoint.training_images, manifests, str(evaluated.path))
         warn_of_known_names(evaluated.checkpoint, manifests)
+    warn_of_copies(manifests)
     known = known_people(config, evaluated.checkpoint, manifests)
-    ended = training_has_ended(config, evaluated.checkpoint)
+    ended = training_has_ended(training_folders(config, evaluated.checkpoint))
     subject = Subject(config, evaluated, manifests, known, ended, identity_of(config, evaluated, manifests))
     _tell_how_they_meet(subject)
     return subject
@@ -89,11 +91,15 @@ def _tell_how_they_meet(subject: Subject) -> None:
         )
 
 
-def training_has_ended(config: ExperimentConfig, checkpoint: Checkpoint | None) -> bool | None:
-    """Return whether the training that made a checkpoint has ended; None of a baseline, or where no records are."""
+def training_folders(config: ExperimentConfig, checkpoint: Checkpoint | None) -> list[Path]:
+    """Return where the records of the training that made a checkpoint may be; nowhere for a baseline."""
     if checkpoint is None:
-        return None
-    folders = (output_dir / checkpoint.run for output_dir in (config.output_dir, Path(checkpoint.config["output_dir"])))
+        return []
+    return [output_dir / checkpoint.run for output_dir in (config.output_dir, Path(checkpoint.config["output_dir"]))]
+
+
+def training_has_ended(folders: Iterable[Path]) -> bool | None:
+    """Return whether a training has ended; None where its records are in none of the folders."""
     folder = next((folder for folder in folders if folder.is_dir()), None)
     return None if folder is None else (folder / RESULT).is_file()
 

@@ -25,6 +25,7 @@ from handclip.datasets.transforms import ImageTransform
 from handclip.engine.criterion import TrainingCriterion
 from handclip.engine.data import (
     TrainingData,
+    check_not_learned_by_heart,
     check_not_tested_on,
     check_not_validated_on,
     combined_sha256,
@@ -125,21 +126,29 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
         model.encoder.checkpoint_gradients()
     computation = Computation.of(config, model, device, precision)
     manifests = first_before_others(lambda: find_manifests(config))
+    check_not_learned_by_heart(manifests)
     data = load_training_data(manifests, config.train_split)
+    states = States(files.states)
+    validated_on_learned = None
     if earlier is not None:
         source = f"resume_from: {config.resume_from}"
         check_not_tested_on(earlier.training_images, manifests, source)
-        check_not_validated_on(earlier.training_images, data, source)
+        try:
+            check_not_validated_on(earlier.training_images, data, source)
+        except DataError as error:
+            # Older versions began such runs: their weights are sound, and hours of work.
+            if not states.paths():
+                raise
+            validated_on_learned = error
     sampler = _build_sampler(config, data)
     criterion = TrainingCriterion(config.losses, len(data.identities), model.encoder.embedding_dims)
 
     epochs = config.epochs if stop_after is None else min(stop_after, config.epochs)
-    on_first(lambda: require_room(files, model, criterion, epochs, ends=epochs == config.epochs))
+    on_first(lambda: require_room(files, model, criterion, _fewest(epochs, config), ends=epochs == config.epochs))
 
     share = BatchShare(sampler, current().rank, current().size)
     starts_from = weights_sha256(model.state_dict()) if is_first_process() else ""
     facts = run_facts(files.run, "training", config.to_dict(), manifests, config.seed, starts_from)
-    states = States(files.states)
     existed = files.folder.exists()
     with (
         _opened(files, config, resume),
@@ -149,6 +158,8 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
         if earlier is not None:
             warn_of_known_names(earlier, manifests)
             _continue_criterion(criterion, data, earlier)
+        if validated_on_learned is not None:
+            logger.warning(f"{validated_on_learned}. This run has begun with it, and goes on.")
         _log_start(config, files, data, sampler, computation)
         state = on_first(lambda: _state_to_go_on_from(states, files))
         if state is None and existed and resume:
@@ -197,6 +208,12 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
             return _finish(module, keeper, {**describe_device(device), "precision": precision})
         except TrainingError as error:
             raise TrainingError(f"{error} {states.describe()}") from error
+
+
+def _fewest(epochs: int, config: ExperimentConfig) -> int:
+    """Return after how many epochs training may be at its end: early stopping can end it sooner."""
+    patience = config.early_stopping_patience
+    return epochs if patience is None else min(epochs, (patience + 1) * config.validation_interval)
 
 
 def _state_to_go_on_from(states: States, files: RunFolder) -> Path | None:

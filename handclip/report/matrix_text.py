@@ -318,7 +318,7 @@ def matrix_csv(matrix: Matrix) -> str:
     header = [
         *("block", *_PROTOCOL_COLUMNS, "people", "queries", "matched_queries"),
         *("row", "source", "run", "experiment", "stage", "model", "losses", "seed", "trained_on", "differs_by"),
-        *("training_ended", "tied_queries"),
+        *("training_ended", "tied_queries", "copied_queries"),
         *(f"{metric}_{kind}" for metric in METRICS for kind in kinds),
         *("rank1_letters", "map_letters", "converted"),
         *("feature_dim", "parameters", "gflops_per_image", "training_seconds", "training_images_per_second"),
@@ -337,7 +337,7 @@ def matrix_csv(matrix: Matrix) -> str:
                 [
                     *shared,
                     *(row.number, "run", row.run, row.experiment, row.stage, row.model, row.losses_text, row.seed),
-                    *(row.trained_on, row.differs_by, row.training_ended, row.tied_queries),
+                    *(row.trained_on, row.differs_by, row.training_ended, row.tied_queries, row.copied_queries),
                     *(getattr(row.scores[metric], kind) for metric in METRICS for kind in kinds),
                     *(row.letters.get("rank1"), row.letters.get("map"), None),
                     *(row.feature_dim, row.parameters, row.gflops_per_image),
@@ -353,7 +353,7 @@ def matrix_csv(matrix: Matrix) -> str:
             lines.append(
                 [
                     *(*shared, None, result.source, None, None, None, result.method, None, None, trained_on),
-                    *(None, None, None),
+                    *(None, None, None, None),
                     *(value for metric in METRICS for value in (result.scores[metric], None, None, None)),
                     *(None, None, result.converted),
                     *[None] * (11 + len(_FILES)),

@@ -9,7 +9,7 @@ from handclip.config.loading import parse_config, read_yaml
 from handclip.datasets.manifest import Manifest
 from handclip.engine.provenance import FINISHED, content_sha256, other_code, read_provenance, sessions_of
 from handclip.engine.records import manifest_file
-from handclip.errors import DamagedFileError
+from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.file_names import CHECKSUMS, CONFIG, PROVENANCE
 from handclip.files import opened
 from handclip.verify.findings import Finding, Outcome, guarded
@@ -86,9 +86,39 @@ def not_here(what: str, path: str, folder: Path | None = None) -> Finding:
     return Finding(what, Outcome.NOT_CHECKED, f"{path} is not here, nor is its folder")
 
 
+def working_directory(folder: Path) -> Path | None:
+    """Return the working directory that the relative paths in a run's records are of.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        None where the run's folder was moved alone, or to a folder of another name: a file of the same name below the
+        working directory of now may be another run's.
+    """
+    try:
+        config = read_yaml(folder / CONFIG)
+    except HandCLIPError:
+        return None
+    above = folder.resolve().parent
+    for key in ("eval_dir", "output_dir"):
+        recorded = Path(str(config.get(key, above)))
+        rest = len(above.parts) - len(recorded.parts)
+        if recorded.is_absolute() and recorded.resolve() == above:
+            return Path.cwd()
+        if not recorded.is_absolute() and above.parts[rest:] == recorded.parts:
+            return Path(*above.parts[:rest])
+    return None
+
+
 def _places(path: str, folder: Path) -> list[Path]:
     named = Path(path)
-    return [folder.resolve().parent.parent / named.parent.name / named.name, named]
+    places = [folder.resolve().parent.parent / named.parent.name / named.name]
+    if named.is_absolute():
+        places.append(named)
+    elif (of_then := working_directory(folder)) is not None:
+        places.append(of_then / named)
+    return places
 
 
 def _check_checksums(folder: Path, names: Iterable[str], complete: bool, recent: bool) -> Iterator[Finding]:

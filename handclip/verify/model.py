@@ -9,12 +9,19 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.manifest import Manifest
 from handclip.engine.evaluated_model import checkpoint_path, evaluates_baseline, load_evaluated_model
 from handclip.engine.provenance import read_provenance
-from handclip.engine.subject import asked_for, identity_of, known_people, origin_of, training_has_ended
+from handclip.engine.subject import (
+    asked_for,
+    identity_of,
+    known_people,
+    origin_of,
+    training_folders,
+    training_has_ended,
+)
 from handclip.file_names import METRICS_FILE, PROVENANCE, RESULT
 from handclip.models.checkpoint import Checkpoint
 from handclip.models.registry import family_of
 from handclip.verify.findings import Finding, Outcome, compared
-from handclip.verify.folder import kept_manifests, not_here, recorded_file
+from handclip.verify.folder import kept_manifests, not_here, recorded_file, working_directory
 
 _ELSEWHERE = ("weights_sha256", "manifest_sha256")
 """Of an evaluation's identity these have findings of their own."""
@@ -46,7 +53,8 @@ def check_model(folder: Path, config: ExperimentConfig, metrics: Mapping[str, An
     manifests = kept_manifests(folder, config)
     computed = {**identity_of(config, evaluated, manifests), **_known(config, evaluated.checkpoint, manifests)}
     yield _compare_identity(metrics, computed)
-    yield from _compare_end(metrics, training_has_ended(config, evaluated.checkpoint))
+    trainings = [recorded_file(str(place), folder) for place in training_folders(config, evaluated.checkpoint)]
+    yield from _compare_end(metrics, training_has_ended(filter(None, trainings)))
 
 
 def _compare_end(metrics: Mapping[str, Any], ended: bool | None) -> Iterator[Finding]:
@@ -55,8 +63,8 @@ def _compare_end(metrics: Mapping[str, Any], ended: bool | None) -> Iterator[Fin
     if recorded is False:
         since = ", and has since: evaluate the run again" if ended else ""
         yield Finding("training", Outcome.NOTE, f"had not ended when its best model until then was evaluated{since}")
-    elif recorded and ended is False:
-        said = f"training_ended: True is recorded, but {RESULT} of that training is not there"
+    elif "training_ended" in metrics and ended is False:
+        said = f"training_ended: {recorded} is recorded, but {RESULT} of that training is not there"
         yield Finding(f"{METRICS_FILE}: training_ended", Outcome.DIFFERS, said)
 
 
@@ -68,7 +76,10 @@ def _lost_model(path: str | None, folder: Path, config: ExperimentConfig) -> Fin
         return None
     if family_of(config.model).publishes(config.model, config.pretrained):
         return Finding("model", Outcome.NOT_CHECKED, f"a baseline of published weights ({config.pretrained})")
-    return None if Path(config.pretrained).is_file() else not_here("weights", config.pretrained)
+    weights = Path(config.pretrained)
+    if not weights.is_absolute() and working_directory(folder) != Path.cwd():  # another file could have its name here
+        return Finding("weights", Outcome.NOT_CHECKED, f"{weights} is of another working directory")
+    return None if weights.is_file() else not_here("weights", config.pretrained)
 
 
 def _check_without_model(folder: Path, config: ExperimentConfig, metrics: Mapping[str, Any]) -> Iterator[Finding]:

@@ -38,6 +38,7 @@ from handclip.engine.features import extract_features
 from handclip.engine.provenance import read_provenance
 from handclip.engine.records import read_explanations, validation_pairs
 from handclip.engine.result import TrainingResult
+from handclip.engine.study_evaluations import evaluations_there
 from handclip.engine.subject import find_subject
 from handclip.engine.summary import METRICS
 from handclip.engine.training import train
@@ -949,6 +950,25 @@ def test_evaluating_a_run_that_has_not_ended_is_said(
     ended = evaluate(config, overwrite=True)
     assert ended.metrics["training_ended"] is True
     assert "has not ended" not in caplog.text
+
+
+def test_an_evaluation_of_an_earlier_model_of_a_run_that_has_ended_since_is_made_again(
+    manifests: Path, here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a study does, which has no --overwrite."""
+    caplog.set_level("INFO", "handclip")
+    config = tiny_config(manifests, epochs=2)
+    train(config, stop_after=1)
+    before = evaluate(config)
+    train(config, resume=True)
+    path = before.folder / "metrics.json"
+    path.write_text(json.dumps({**before.metrics, "weights_sha256": "0" * 64}))  # as if its best were another now
+    write_checksums(before.folder, read_checksums(before.folder) or ())
+    assert evaluations_there(config, []) == [None]
+    after = evaluate(config, reuse=True)
+    assert "was made before training had ended, so it is evaluated again" in caplog.text
+    assert after.metrics["training_ended"] and not after.was_there
+    assert evaluations_there(config, []) == [after.folder]
 
 
 def test_an_evaluation_before_training_had_ended_is_not_used_again(

@@ -2,16 +2,19 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_study import baseline_config
+from tiny_study import baseline_config, tiny_config
 from verified_study import SMALL, Copy, faults, found, verified
 
 from handclip.checksums import read_checksums, write_checksums
 from handclip.engine.evaluation import evaluate
+from handclip.engine.training import train
 from handclip.models.builder import build_model
+from handclip.models.checkpoint import Checkpoint
 from handclip.verify import Finding, Outcome, verify
 
 
@@ -83,3 +86,44 @@ def test_own_weights_of_a_baseline_that_are_not_there_are_named(place: str, mani
     path.write_text(json.dumps({**json.loads(path.read_text()), "cross_domain": True}))
     write_checksums(folder, read_checksums(folder) or {})
     assert list(faults(verified(folder))) == ["metrics.json: identity"]
+
+
+@pytest.fixture
+def got(manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A colleague's study, whose records name its files by paths relative to where it was made."""
+    (here / "theirs").mkdir()
+    monkeypatch.chdir(here / "theirs")
+    config = tiny_config(manifests, epochs=1, **SMALL)
+    train(config)
+    evaluate(config)
+    (here / "mine").mkdir()
+    monkeypatch.chdir(here / "mine")
+    (here / "theirs").rename(here / "mine" / "got")
+    return Path("got")
+
+
+def test_files_of_the_same_name_in_ones_own_working_directory_are_not_taken_for_a_colleagues(got: Path) -> None:
+    (evaluation,) = (got / "eval_logs").iterdir()
+    (training,) = (path for path in (got / "train_logs").iterdir() if path.is_dir())
+    assert verified(evaluation).holds and verified(training).holds
+    # One's own run of that name is under way, and has another model.
+    shutil.copytree(training, Path("train_logs") / training.name)
+    (Path("train_logs") / training.name / "result.json").unlink()
+    (theirs,) = (path for path in (got / "saved_models").glob("*.pth") if not path.stem.endswith("_last"))
+    other = Checkpoint.load(theirs)
+    other = replace(other, model_state={name: value + 1 for name, value in other.model_state.items()})
+    Path("saved_models").mkdir()
+    other.save(Path("saved_models") / theirs.name)
+    assert verified(evaluation).holds and verified(training).holds
+    shutil.rmtree(got / "saved_models")
+    for folder in (evaluation, training):
+        verification = verified(folder)
+        assert verification.holds
+        assert found(verification, "checkpoint").outcome is Outcome.NOT_CHECKED
+
+
+def test_whether_a_colleagues_training_had_ended_is_told_by_its_own_records(got: Path) -> None:
+    (evaluation,) = (got / "eval_logs").iterdir()
+    (result,) = (got / "train_logs").glob("*/result.json")
+    result.unlink()
+    assert list(faults(verified(evaluation))) == ["metrics.json: training_ended"]

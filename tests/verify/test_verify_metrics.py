@@ -210,6 +210,7 @@ def test_an_evaluation_on_other_data_holds_wherever_it_is_moved_to(copy: Copy, m
         (True, True, None, ""),
         (True, None, None, ""),
         (None, True, None, ""),
+        (None, False, Outcome.DIFFERS, "training_ended: None is recorded, but result.json"),
     ],
 )
 def test_whether_training_had_ended_is_held_against_its_records(
