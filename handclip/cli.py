@@ -229,6 +229,7 @@ def compare(
     from handclip.files import require_writable
     from handclip.locks import holding
     from handclip.report.comparison import compare_runs, write_matrix
+    from handclip.report.runs import require_all_read
     from handclip.report.screen import matrix_tables
 
     require_writable(out)
@@ -239,6 +240,7 @@ def compare(
         stdout.print(table)
         stdout.print()
     stdout.print(f"Written to {out}/: {', '.join(path.name for path in files)}", soft_wrap=True)
+    require_all_read(matrix.unread, out)
 
 
 @app.command()
@@ -309,7 +311,8 @@ def verify(
         for table in verification_tables(verifications, every_finding=every_finding):
             stdout.print(table)
         stdout.print(verification_summary(verifications), soft_wrap=True)
-    if not all(one.holds for one in verifications) or not any(one.checked for one in verifications):
+    failed = any(not one.holds or one.kind == "folder" for one in verifications)
+    if failed or not any(one.checked for one in verifications):
         raise typer.Exit(1)
 
 
@@ -396,8 +399,10 @@ def _facts(images: Sequence["CachedImage"]) -> dict[str, int | str | None]:
 
 
 def _amount(images: Sequence["CachedImage"]) -> str:
+    from handclip.wording import counted
+
     size = sum(image.bytes for image in images) / 2**20
-    return f"{len(images):,} image{'' if len(images) == 1 else 's'} ({size:,.1f} MiB)"
+    return f"{counted(len(images), 'image')} ({size:,.1f} MiB)"
 
 
 def print_report(files: "ReportFiles") -> None:
@@ -419,6 +424,7 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
     from handclip.engine.evaluated_model import choose_model
     from handclip.engine.evaluation import evaluate as evaluate_experiment
     from handclip.engine.launching import is_first_launched
+    from handclip.file_names import EVALUATION_LOG
     from handclip.files import as_text
     from handclip.report.tables import evaluation_text, is_logged, write_evaluation_log
 
@@ -426,7 +432,7 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
     if not is_first_launched():
         return
     facts = {"Config": as_text(path)}
-    log = f"Log: {evaluation.folder}/eval.log\n"
+    log = f"Log: {evaluation.folder}/{EVALUATION_LOG}\n"
     # What was there may be in an archive; a kill can have left it without its log, or with the log of another.
     if not (evaluation.was_there and is_logged(evaluation.folder, evaluation.metrics)):
         try:

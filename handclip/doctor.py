@@ -22,7 +22,7 @@ from handclip import __version__, _torchvision_operators
 from handclip.config.experiment import ExperimentConfig
 from handclip.cores import available_cores, processes_sharing_cores
 from handclip.errors import HandCLIPError
-from handclip.files import cache_folder, write_text
+from handclip.files import cache_folder, nearest_there, write_text
 
 _PATIENCE = 60.0
 """Seconds that a group of checks may take; a network file system may hang."""
@@ -252,16 +252,17 @@ def _check_folders() -> Iterator[Check]:
 
 def _writable(name: str, folder: Path, advice: str, *, necessary: bool) -> Check:
     """Write a file, in the nearest folder above where this one is not there yet."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    probe = existing / f".handclip_doctor_{os.getpid()}"
     try:
-        write_text(probe, "doctor\n")
+        existing = nearest_there(folder)
+        probe = existing / f".handclip_doctor_{os.getpid()}"
+        try:
+            write_text(probe, "doctor\n")
+        finally:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
         free = shutil.disk_usage(existing).free / 2**30
     except (HandCLIPError, OSError) as error:
         return Check(name, "problem" if necessary else "note", str(error), advice)
-    finally:
-        with suppress(OSError):
-            probe.unlink(missing_ok=True)
     if free < _LITTLE_SPACE_GIB:
         return Check(name, "note", f"{folder}: only {free:.1f} GiB are free", "Make room before a long run")
     return Check(name, "ok", f"{folder}: can be written, {free:,.0f} GiB free")

@@ -31,6 +31,8 @@ COST = "cost.json"
 FEATURES = "features.npz"
 ATTRIBUTES = "attributes.csv"
 EXPLANATIONS = "explanations.npz"
+EVALUATION_LOG = "eval.log"
+"""The numbers as text."""
 
 # Of a study.
 STUDY = "study.json"

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any, TextIO
 from uuid import uuid4
 
-from handclip.errors import HandCLIPError
+from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.interruption import stopping_later
+
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""What the system says of a path that leads nowhere, as of a link to nothing or to itself."""
 
 
 def cache_folder() -> Path:
@@ -72,13 +75,31 @@ def is_file(path: Path) -> bool:
     return status is not None and stat.S_ISREG(status.st_mode)
 
 
+def nearest_there(path: Path) -> Path:
+    """Return a path, or the nearest above it that is there, where it is not.
+
+    Raises:
+        HandCLIPError: as `is_there`.
+    """
+    return next(one for one in (path, *path.absolute().parents) if is_there(one))
+
+
 def folders_in(folder: Path) -> list[Path]:
-    """Return the folders that a folder holds, by name, but for what is just being written.
+    """Return the folders that a folder holds, by name, but for hidden ones, as what is just being written is.
+
+    What a link leads to, where nobody can tell, counts as a folder: it may not be read.
 
     Raises:
         HandCLIPError: it may not be read.
     """
-    return _listed(folder, lambda one: one.is_dir() and not one.name.endswith(".part"))
+    return _listed(folder, lambda one: not one.name.startswith(".") and _may_be_folder(one))
+
+
+def _may_be_folder(one: os.DirEntry[str]) -> bool:
+    try:
+        return one.is_dir()
+    except OSError as error:
+        return error.errno not in _NOT_THERE
 
 
 def found_in(folder: Path, pattern: str) -> list[Path]:
@@ -101,9 +122,11 @@ def _listed(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Pa
 def _status(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # a name with NUL in it is a ValueError
+    except ValueError:  # a name with NUL in it
         return None
     except OSError as error:
+        if error.errno in _NOT_THERE:
+            return None
         raise _unreadable(path, error) from error
 
 
@@ -119,7 +142,7 @@ def require_writable(folder: Path) -> None:
             such a name.
     """
     try:
-        existing = next(path for path in (folder, *folder.absolute().parents) if is_there(path))
+        existing = nearest_there(folder)
     except HandCLIPError as error:
         raise HandCLIPError(f"cannot write {folder}: {error}") from error
     if not existing.is_dir():
@@ -383,9 +406,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Raises:
-        HandCLIPError: the file is missing, is not JSON, or holds something else.
+        HandCLIPError: the file is missing or is not JSON.
+        DamagedFileError: it holds something else.
     """
     value = read_json(path)
     if not isinstance(value, dict):
-        raise HandCLIPError(f"{path}: is damaged or is of another kind: it holds no JSON object")
+        raise DamagedFileError(f"{path}: is damaged or is of another kind: it holds no JSON object")
     return value

@@ -68,7 +68,7 @@ def refuse_if_held(folder: Path) -> None:
 
 def lock_of(folder: Path) -> Path:
     """Return the lock of a folder, or of a file."""
-    place = folder.resolve()
+    place = Path(os.path.realpath(folder))  # `Path.resolve` breaks at a link to itself
     inside = place.is_dir() and not os.access(place.parent, os.W_OK)
     return (place if inside else place.parent) / f".{place.name}.lock"
 

@@ -137,6 +137,12 @@ def test_a_folder_that_cannot_be_written_is_a_problem_but_the_cache_is_not(monke
     assert "Read-only file system" in found["working folder"].found
 
 
+def test_a_cache_folder_of_a_name_that_cannot_be_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "n" * 300)
+    found = checks("folders")["cache folder"]
+    assert (found.state, found.found.endswith(": cannot be read: File name too long")) == ("note", True)
+
+
 def test_little_space_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_LITTLE_SPACE_GIB", 2.0**40)
     assert checks("folders")["working folder"].state == "note"

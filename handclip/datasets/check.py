@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handclip.datasets import hands11k, hd
-from handclip.datasets.copies import learned_by_heart, such_as
+from handclip.datasets.copies import describe_learned
 from handclip.datasets.manifest import Draw, Manifest
 from handclip.errors import DataError
 from handclip.files import found_in, is_folder
-from handclip.wording import counted
 
 
 @dataclass(frozen=True)
@@ -54,24 +53,32 @@ def find_manifest_files(place: Path) -> list[Path]:
 
 
 def check_manifest(manifest: Manifest) -> list[str]:
-    """Every breach of the protocol as one sentence (see `check_protocol`), and files that are not in place."""
-    breaches = check_protocol(manifest)
+    """Say in a sentence each why no model should be trained with a manifest; an empty list for a sound one.
+
+    That is every breach of the protocol (`check_protocol`), photographs that are trained and tested on under two names
+    (`check_copies`), and files that are not in place (`check_files`).
+    """
+    return [*check_protocol(manifest), *check_copies([manifest]), *check_files(manifest)]
+
+
+def check_files(manifest: Manifest) -> list[str]:
+    """Say in a sentence which files of a manifest are not in place."""
     try:
         manifest.verify_files()
     except DataError as error:
-        breaches.append(str(error))
-    return breaches
+        return [str(error)]
+    return []
 
 
 def check_protocol(manifest: Manifest) -> list[str]:
     """Every breach of the protocol as one sentence; an empty list for a sound manifest. No file is looked at.
 
-    Checks that training, validation and test are disjoint where they must be, that no photograph of training or
-    validation is tested on as a copy under another name, that each draw's query and gallery
+    Checks that training, validation and test are disjoint where they must be, that each draw's query and gallery
     partition the test images with one gallery image for each identity, that distractors are no one's own identity, that
-    labels are those of the data set, and the published counts if the data set is complete.
+    labels are those of the data set, and the published counts if the data set is complete. Copies of a photograph under
+    other names are no breach: they harm who trains with the manifest, not who is only evaluated by it (`check_copies`).
     """
-    breaches = [*_splits(manifest), *check_copies([manifest]), *_labels(manifest)]
+    breaches = [*_splits(manifest), *_labels(manifest)]
     for number, draw in enumerate(manifest.draws):
         breaches += [f"draw {number}: {breach}" for breach in _draw(manifest, draw)]
     return [*breaches, *_full_counts(manifest)]
@@ -92,18 +99,38 @@ def check_copies(manifests: Sequence[Manifest]) -> list[str]:
     """Say whether photographs that a model is trained or validated on are tested on under other names.
 
     Args:
-        manifests: those of all aspects that it is trained on.
+        manifests: those of all aspects that it is trained on, of one data set.
     """
-    pairs = learned_by_heart(manifests)
-    if not pairs:
-        return []
-    return [
-        f"test has {counted(len(pairs), 'image')} of which train and val hold the very same photograph "
-        f"({such_as(pairs)}): "
-        "whoever is recognised on them was learned by heart. If the two of a pair are one person, put all images of "
-        "that person under one identity, else delete the one that is in the wrong place; then make new manifests with "
-        "`handclip prepare`, in another folder, and train on them"
-    ]
+    if sentence := describe_learned(manifests):
+        return [f"{sentence}: whoever is recognised on them was learned by heart. {_way_out(manifests[0])}"]
+    return []
+
+
+def _way_out(manifest: Manifest) -> str:
+    """What to do about a photograph that is trained and tested on, which depends on what says whose it is."""
+    if manifest.seed is None:
+        return (
+            "Making new manifests from the folders of the original script gives the same copies: first delete the one "
+            "that is in the wrong place from every split folder that holds it (where it is a person's image of val or "
+            "of a gallery, all images of that person); then make new manifests with `handclip prepare`, in another "
+            "folder, and train on them"
+        )
+    if manifest.dataset == hands11k.DATASET:
+        return (
+            "If HandInfo.csv gives one person two ids, correct it and make new manifests with `handclip prepare`, else "
+            "delete the one that is in the wrong place and make them with `handclip prepare --allow-missing`; in "
+            "another folder, and train on them"
+        )
+    if manifest.dataset == hd.DATASET:
+        return (
+            "If the two of a pair are one person, give all images of that person the same number (<id>_<number>.jpg), "
+            "else delete the one that is in the wrong place; then make new manifests with `handclip prepare`, in "
+            "another folder, and train on them"
+        )
+    return (
+        "If the two of a pair are one person, put all images of that person into one folder, else delete the one that "
+        "is in the wrong place; then make new manifests with `handclip prepare`, in another folder, and train on them"
+    )
 
 
 def _mixed_splits(manifest: Manifest) -> Iterator[str]:

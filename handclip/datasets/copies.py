@@ -6,6 +6,7 @@ Who is recognised on a copy of what was learned, or of what is searched among, s
 from collections.abc import Iterable, Sequence
 
 from handclip.datasets.manifest import Draw, Manifest
+from handclip.wording import counted
 
 Pair = tuple[str, str]
 """The path of an image, and that of the image that it is the same photograph as."""
@@ -64,6 +65,24 @@ def such_as(pairs: Sequence[Pair]) -> str:
     return "such as {} and {}".format(*pairs[0])
 
 
+def describe_learned(manifests: Sequence[Manifest]) -> str:
+    """Say without a full stop how many photographs are tested and trained or validated on; nothing where none is.
+
+    Args:
+        manifests: those of all aspects that one model is trained on.
+    """
+    pairs = learned_by_heart(manifests)
+    if not pairs:
+        return ""
+    images = counted(len(pairs), "image")
+    return f"test has {images} of which train and val hold the very same photograph ({such_as(pairs)})"
+
+
+def name_of_gallery(protocol: str) -> str:
+    """Name what is searched under a gallery protocol, within a sentence."""
+    return "the gallery" if protocol == "gallery" else protocol
+
+
 def describe_validated(pairs: Sequence[Pair], validation_images: int) -> str:
     """Say in a sentence what validation images with copies among the training images do.
 
@@ -80,13 +99,13 @@ def describe_validated(pairs: Sequence[Pair], validation_images: int) -> str:
 def describe_copies(manifest: Manifest) -> list[str]:
     """Say in a sentence each what copies do to the numbers of a manifest; nothing where there are none.
 
-    A photograph that is both trained and tested on is a breach of the protocol (`check_protocol`), and not said here.
+    A photograph that is both trained and tested on is said by `check_copies`, and not here.
     """
     sentences = []
     for protocol in manifest.gallery_protocols:
         if pairs := copied_queries(manifest, manifest.draws, protocol):
             queries = sum(len(draw.query) for draw in manifest.draws)
-            place = "the gallery" if protocol == "gallery" else protocol
+            place = name_of_gallery(protocol)
             sentences.append(
                 f"In {len(pairs):,} of {queries:,} queries {place} holds the very same photograph ({such_as(pairs)}), "
                 "whose rank says nothing of a model"

@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 DATASET = "folder"
 ASPECT = SINGLE_ASPECT[DATASET]
 
+_NAMED_PAIRS = 10
+"""How many of the photographs under two identities an error names: who mends them one by one would read all images
+anew for each."""
+
 
 def prepare_folder(
     root: Path,
@@ -116,12 +120,12 @@ def _find_copies(root: Path, paths: Iterable[str], facts: Mapping[str, ImageFact
     pairs = [(path, first.setdefault(facts[path].sha256, path)) for path in paths]
     copies = [(path, same) for path, same in pairs if path != same]
     if mixed := [(same, path) for path, same in copies if _identity_of(path) != _identity_of(same)]:
-        names = " and ".join(_identity_of(path) for path in mixed[0])
-        more = f" (and {len(mixed) - 1:,} more such)" if len(mixed) > 1 else ""
+        named = "; ".join(" and ".join(pair) for pair in mixed[:_NAMED_PAIRS])
+        more = f"; and {len(mixed) - _NAMED_PAIRS:,} more such" if len(mixed) > _NAMED_PAIRS else ""
+        who = " and ".join(_identity_of(path) for path in mixed[0]) if len(mixed) == 1 else "the two of a pair"
         raise DataError(
-            f"{root} holds the very same photograph under two identities: {' and '.join(mixed[0])}{more}. If {names} "
-            "are one person, put all their images into one folder; if they are two, delete the copy that is in the "
-            "wrong one"
+            f"{root} holds the very same photograph under two identities: {named}{more}. If {who} are one person, put "
+            "all their images into one folder; if they are two, delete the copy that is in the wrong one"
         )
     if copies:
         logger.warning(

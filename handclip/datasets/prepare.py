@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from handclip.datasets import folder, hands11k, hd
-from handclip.datasets.check import check_copies, check_manifest
+from handclip.datasets.check import check_copies, check_files, check_protocol
 from handclip.datasets.copies import describe_copies
 from handclip.datasets.folder import prepare_folder
 from handclip.datasets.hands11k import has_11k_layout, prepare_11k
@@ -77,6 +77,34 @@ def prepare(
         DataError: the data set is not as it should be, or `out` holds other manifests.
         HandCLIPError: `out` cannot be written.
     """
+    prepared = _prepare(
+        dataset,
+        root,
+        out,
+        seed=seed,
+        num_draws=num_draws,
+        allow_missing=allow_missing,
+        deterministic_gallery=deterministic_gallery,
+        progress=progress,
+    )
+    # Not on first use: who trains or evaluates then says of copies what they do there.
+    for aspect, manifest in prepared.manifests.items():
+        for sentence in (*check_copies([manifest]), *describe_copies(manifest)):
+            logger.warning(f"{dataset} {aspect}: {sentence}.")
+    return prepared
+
+
+def _prepare(
+    dataset: str,
+    root: Path,
+    out: Path,
+    *,
+    seed: int,
+    num_draws: int = 10,
+    allow_missing: bool,
+    deterministic_gallery: bool = False,
+    progress: Progress | None,
+) -> PreparedDataset:
     require_known(dataset)
     if num_draws < 1:
         raise ConfigError(f"the number of draws must be at least 1, not {num_draws}")
@@ -145,7 +173,7 @@ def find_or_prepare(
     out = beside if _is_writable(root) else cached
     if set(needed) <= find_original_splits(root, dataset).keys():
         return _store(_read_sound_original_splits(root, dataset, progress), out, "original_splits")
-    return prepare(dataset, root, out, seed=seed, allow_missing=allow_missing, progress=progress)
+    return _prepare(dataset, root, out, seed=seed, allow_missing=allow_missing, progress=progress)
 
 
 def require_known(dataset: str) -> None:
@@ -181,7 +209,11 @@ def _load_for(dataset: str, aspect: str, out: Path) -> Manifest:
 def _read_sound_original_splits(root: Path, dataset: str, progress: Progress | None) -> dict[str, Manifest]:
     """Original splits that were prepared twice overlap, and nothing measured on them would be worth anything."""
     manifests = read_original_splits(root, dataset, progress)
-    breaches = [f"{aspect}: {breach}" for aspect, manifest in manifests.items() for breach in check_manifest(manifest)]
+    breaches = [
+        f"{aspect}: {breach}"
+        for aspect, manifest in manifests.items()
+        for breach in (*check_protocol(manifest), *check_files(manifest))
+    ]
     if breaches:
         raise DataError(
             f"the splits that the original script prepared in {root} break the protocol; remove these folders and "
@@ -192,9 +224,6 @@ def _read_sound_original_splits(root: Path, dataset: str, progress: Progress | N
 
 def _store(manifests: dict[str, Manifest], out: Path, origin: Origin) -> PreparedDataset:
     unchanged = _holds_same(manifests, out)
-    for aspect, manifest in manifests.items():
-        for sentence in (*check_copies([manifest]), *describe_copies(manifest)):
-            logger.warning(f"{manifest.dataset} {aspect}: {sentence}.")
     for aspect, manifest in manifests.items():
         path = manifest_path(out, aspect)
         if not (path.is_file() and Manifest.load(path) == manifest):

@@ -12,7 +12,7 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.console import progress_over
 from handclip.datasets import folder
 from handclip.datasets.check import check_copies, check_separation
-from handclip.datasets.copies import Pair
+from handclip.datasets.copies import Pair, describe_learned
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import PreparedDataset, find_or_prepare, manifest_path
 from handclip.datasets.synthetic import SyntheticHands, generate, is_generated
@@ -142,9 +142,36 @@ def _require_separation(manifests: Mapping[str, Manifest]) -> None:
                 f"is measured by it would mean nothing: {'; '.join(breaches[:3])}{more}. Make a new one with "
                 "`handclip prepare`, in another folder"
             )
+
+
+def check_not_learned_by_heart(manifests: Mapping[str, Manifest]) -> None:
+    """Check that no photograph that a model is about to be trained or validated on is tested on under another name.
+
+    Args:
+        manifests: the manifests about to be trained on, by aspect.
+
+    Raises:
+        DataError: says how many there are, the first of them, and what to do.
+    """
     for breach in check_copies(list(manifests.values())):
-        roots = " and ".join(dict.fromkeys(str(manifest.root) for manifest in manifests.values()))
-        raise DataError(f"{roots}: {breach}")
+        raise DataError(f"{_roots(manifests)}: {breach}")
+
+
+def warn_of_copies(manifests: Mapping[str, Manifest]) -> None:
+    """Log how many photographs are both tested on and there to be trained on, which the model at hand was not.
+
+    Args:
+        manifests: the manifests tested on, by aspect; `check_not_tested_on` found nothing in them.
+    """
+    if sentence := describe_learned(list(manifests.values())):
+        logger.warning(
+            f"{_roots(manifests)}: {sentence}. The model that is evaluated was trained on none of them; "
+            "`handclip train` refuses to train on this split"
+        )
+
+
+def _roots(manifests: Mapping[str, Manifest]) -> str:
+    return " and ".join(dict.fromkeys(str(manifest.root) for manifest in manifests.values()))
 
 
 def _report_left_out(manifests: Mapping[str, Manifest]) -> None:

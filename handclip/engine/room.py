@@ -10,6 +10,7 @@ from handclip.engine.criterion import TrainingCriterion
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.states import States
 from handclip.errors import HandCLIPError
+from handclip.files import nearest_there
 from handclip.models.embedding_model import EmbeddingModel
 
 _MOMENTS = 2
@@ -53,7 +54,7 @@ def require_room(
 
 
 def _require(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(_nearest(folder)).free
+    free = shutil.disk_usage(nearest_there(folder)).free
     if free < needed:
         raise HandCLIPError(
             f"{folder}: {_mib(free)} are free on this disk, but the run's states and checkpoints will take "
@@ -62,11 +63,7 @@ def _require(folder: Path, needed: int) -> None:
 
 
 def _disk(path: Path) -> int:
-    return _nearest(path).stat().st_dev
-
-
-def _nearest(path: Path) -> Path:
-    return next(path for path in (path, *path.absolute().parents) if path.exists())
+    return nearest_there(path).stat().st_dev
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -55,10 +55,10 @@ def compare_runs(paths: Iterable[Path], *, published: bool = False, different_ma
         HandCLIPError: there is no evaluation, one is named twice, a file is missing or damaged, two files that should
             belong together do not, or runs were evaluated on different manifests.
     """
-    runs = read_runs(paths)
+    runs, unread = read_runs(paths)
     if not different_manifests:
         require_one_manifest(runs)
-    return compare_evaluations(runs, published=published)
+    return replace(compare_evaluations(runs, published=published), unread=unread)
 
 
 def compare_evaluations(runs: Sequence[EvaluatedRun], *, published: bool = False) -> Matrix:

@@ -32,7 +32,7 @@ from handclip.engine.records import (
 )
 from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.file_names import CONFIG, ENVIRONMENT, HISTORY, PER_QUERY, RESULT
-from handclip.files import opened_text, read_json
+from handclip.files import opened_text, read_json_object
 from handclip.report.matrix import Block, Matrix, RunRow
 from handclip.report.runs import EvaluatedRun
 
@@ -289,10 +289,7 @@ def why_not_searched(run: ReportRun) -> str:
 def _read_record(folder: Path, name: str) -> dict[str, Any]:
     """Read a JSON file of an evaluation, or of training."""
     require_intact(folder, [name], advice=AGAIN if (folder / PER_QUERY).exists() else _TRAINING_AGAIN)
-    content = read_json(folder / name)
-    if not isinstance(content, dict):
-        raise DamagedFileError(f"{folder / name}: is damaged: it holds no keys")
-    return content
+    return read_json_object(folder / name)
 
 
 def _read_history(folder: Path) -> list[dict[str, float | None]]:

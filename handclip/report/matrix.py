@@ -254,9 +254,15 @@ def best_of_clip_and_cnn(rows: Sequence[RunRow]) -> tuple[RunRow | None, RunRow 
 
 @dataclass(frozen=True)
 class Matrix:
-    """All blocks of a comparison."""
+    """All blocks of a comparison.
+
+    Args:
+        blocks: runs that can be compared, or published results.
+        unread: a sentence for each folder that may not be read, and so is not compared.
+    """
 
     blocks: Sequence[Block]
+    unread: Sequence[str] = ()
 
     def main_blocks(self) -> dict[int, Block]:
         """Return the blocks that are shown if not asked for more, by their number from 1.

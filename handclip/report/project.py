@@ -17,7 +17,7 @@ from handclip.report.figures.embedding import MOST_NAMED, MOST_PANELS, Projectio
 from handclip.report.figures.style import save_figure
 from handclip.report.material import ReportRun, why_not_searched
 from handclip.report.row_names import differing_options
-from handclip.report.runs import read_runs
+from handclip.report.runs import read_runs, require_all_read
 from handclip.report.selection import gather, run_label
 
 MOST_POINTS = 500
@@ -125,7 +125,8 @@ def project_runs(paths: Sequence[Path], out: Path) -> list[Path]:
 
 def _draw(paths: Sequence[Path], out: Path) -> list[Path]:
     groups: dict[tuple[str, str, str, tuple[str, ...]], list[Space]] = {}
-    for run in _read_runs(paths):
+    runs, unread = _read_runs(paths)
+    for run in runs:
         aspect = run.aspects[0]
         space = _space(run, aspect)
         assert run.manifests is not None
@@ -146,18 +147,21 @@ def _draw(paths: Sequence[Path], out: Path) -> list[Path]:
             written = save_figure(figure, out / "figures", f"{name}_{part}" if len(panels) > MOST_PANELS else name)
             files += [written.png, written.svg]
     book = Book(out)
-    return [*files, book.csv("projections", points), book.csv("embedding_space", measured)]
+    files += [book.csv("projections", points), book.csv("embedding_space", measured)]
+    require_all_read(unread, out)
+    return files
 
 
-def _read_runs(paths: Sequence[Path]) -> list[ReportRun]:
-    """Read evaluations, and number them in the order given."""
+def _read_runs(paths: Sequence[Path]) -> tuple[list[ReportRun], list[str]]:
+    """Read evaluations, and number them in the order given; return also what may not be read."""
     # Each alone, since nothing is compared: they may be of different data.
-    runs = [gather([run]).best for run in read_runs(paths)]
+    evaluated, unread = read_runs(paths)
+    runs = [gather([run]).best for run in evaluated]
     rows = [replace(run.row, number=number) for number, run in enumerate(runs, start=1)]
     return [
         replace(run, row=row, label=run_label(row, differing))
         for run, row, differing in zip(runs, rows, differing_options(rows), strict=True)
-    ]
+    ], unread
 
 
 def _space(run: ReportRun, aspect: str) -> Space:

@@ -83,16 +83,28 @@ def write_report(
         InUseError: another process writes to `out`.
     """
     require_writable(out)
-    runs = read_runs(paths)
+    runs, unread = read_runs(paths)
     if not different_manifests:
         require_one_manifest(runs)
-    return report_evaluations(runs, out, with_photographs=with_photographs)
+    return report_evaluations(runs, out, with_photographs=with_photographs, unread=unread)
 
 
 def report_evaluations(
-    runs: Sequence[EvaluatedRun], out: Path, *, matrix: Matrix | None = None, with_photographs: bool = True
+    runs: Sequence[EvaluatedRun],
+    out: Path,
+    *,
+    matrix: Matrix | None = None,
+    with_photographs: bool = True,
+    unread: Sequence[str] = (),
 ) -> ReportFiles:
     """Do what `write_report` does with evaluations that have been read, and perhaps compared; any manifests will do.
+
+    Args:
+        runs: the evaluations.
+        out: as `write_report`.
+        matrix: their comparison, where there is one.
+        with_photographs: as `write_report`.
+        unread: a sentence for each folder that may not be read, and so is not in the report.
 
     Raises:
         HandCLIPError: the runs do not belong together, or `out` cannot be written.
@@ -100,10 +112,10 @@ def report_evaluations(
     """
     material = gather(runs, matrix, with_photographs=with_photographs)
     with holding(out):
-        return _write(material, runs, out)
+        return _write(material, runs, unread, out)
 
 
-def _write(material: Material, runs: Sequence[EvaluatedRun], out: Path) -> ReportFiles:
+def _write(material: Material, runs: Sequence[EvaluatedRun], unread: Sequence[str], out: Path) -> ReportFiles:
     before = _files_of_earlier_report(out)
     book = Book(out, {run.row.run: run.label for run in material.runs})
     sections, faults = [], []
@@ -114,7 +126,7 @@ def _write(material: Material, runs: Sequence[EvaluatedRun], out: Path) -> Repor
             sections.append(section)
             faults += [fault] if fault else []
     damaged = [*(one for run in runs for one in run.damaged), *(one for run in material.runs for one in run.damaged)]
-    faults = list(dict.fromkeys([*damaged, *faults]))
+    faults = list(dict.fromkeys([*unread, *damaged, *faults]))
     lead = _lead(material) + ([f"Not all of this report is sound: {_told(faults)}."] if faults else [])
     write_page(out / _PAGE, _title(material), lead, sections, made=_made())
     names = sorted({str(path.relative_to(out)) for path in book.files})

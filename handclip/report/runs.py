@@ -4,7 +4,7 @@ import csv
 import hashlib
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -191,56 +191,89 @@ class EvaluatedRun:
         return present
 
 
-def find_evaluations(paths: Iterable[Path]) -> list[Path]:
+def find_evaluations(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
     """Return the folders of all evaluations that are named: by folder, by `metrics.json`, or by a folder above.
 
+    Returns:
+        The folders, and a sentence for each folder below the named ones that may not be read, which is warned of, too.
+
     Raises:
-        HandCLIPError: a path names none, or holds a folder that may not be read; or an evaluation is named twice.
+        HandCLIPError: a path names none, or may not be read itself; or an evaluation is named twice.
     """
     named: dict[Path, tuple[Path, Path]] = {}
+    unread: list[str] = []
     for path in paths:
-        for folder in _evaluations_of(path):
+        folders, sentences = _evaluations_of(path)
+        unread += sentences
+        for folder in folders:
             place = folder.resolve()
             if place in named:
                 raise HandCLIPError(f"{folder}: the same run is named twice, by {named[place][1]} and by {path}")
             named[place] = (folder, path)
-    return [folder for folder, _ in named.values()]
+    return [folder for folder, _ in named.values()], unread
 
 
-def _evaluations_of(path: Path) -> list[Path]:
+def _evaluations_of(path: Path) -> tuple[list[Path], list[str]]:
     if path.name == METRICS_FILE and is_file(path):
-        return [path.parent]
+        return [path.parent], []
     if not is_there(path):
         raise HandCLIPError(f"{path}: no such file or folder")
     if is_folder(path):
-        folders = list(_folders(path))
-        found = [folder for folder in folders if is_there(folder / METRICS_FILE)]
-        for folder in sorted(set(folders) - set(found)):
-            if is_there(folder / PER_QUERY):
-                logger.warning(f"Left out: {folder} holds {PER_QUERY} but no {METRICS_FILE}; evaluate that run again")
+        found, unread = _look_below(path)
         if found:
-            return found
+            return found, unread
     raise HandCLIPError(f"{path}: holds no evaluation. Name folders that `handclip evaluate` has written, or one above")
 
 
-def _folders(place: Path) -> Iterator[Path]:
-    """Yield a folder and those below it, the upper ones first; what may not be read is an error, and not left out."""
+def _look_below(place: Path) -> tuple[list[Path], list[str]]:
+    """Return the evaluations in a folder and those below it, the upper ones first, and what may not be read."""
+    found: list[Path] = []
+    unread: list[str] = []
     level = [place]
-    yield place
-    for _ in range(_DEPTH):
-        level = [inner for folder in level for inner in folders_in(folder)]
-        yield from level
+    for _ in range(_DEPTH + 1):
+        below: list[Path] = []
+        for folder in level:
+            try:
+                inner = folders_in(folder)
+                if is_there(folder / METRICS_FILE):
+                    found.append(folder)
+                elif is_there(folder / PER_QUERY):
+                    why = f"holds {PER_QUERY} but no {METRICS_FILE}; evaluate that run again"
+                    logger.warning(f"Left out: {folder} {why}")
+            except HandCLIPError as error:
+                if folder is place:
+                    raise
+                unread.append(f"{error}; what is there is not compared")
+                logger.warning(f"Left out: {unread[-1]}")
+            else:
+                below += inner
+        level = below
+    return found, unread
 
 
-def read_runs(paths: Iterable[Path]) -> list[EvaluatedRun]:
+def read_runs(paths: Iterable[Path]) -> tuple[list[EvaluatedRun], list[str]]:
     """Read all evaluations that are named, see `find_evaluations` and `read_run`.
+
+    Returns:
+        The evaluations, and a sentence for each folder that may not be read.
 
     Raises:
         HandCLIPError: as they do.
     """
-    runs = [read_run(folder) for folder in find_evaluations(paths)]
-    warn_of_missing_checksums(run.folder for run in runs)
-    return runs
+    folders, unread = find_evaluations(paths)
+    runs = [read_run(folder) for folder in folders]
+    warn_of_missing_checksums(folders)
+    return runs, unread
+
+
+def require_all_read(unread: Sequence[str], out: Path) -> None:
+    """Check that nothing was left out of what has been written to a folder.
+
+    Raises:
+        HandCLIPError: something was; says what and why.
+    """
+    if unread:
+        raise HandCLIPError(f"{out} was written, but not of all that is named: {'; '.join(unread)}")
 
 
 def warn_of_missing_checksums(folders: Iterable[Path]) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from handclip.datasets.copies import name_of_gallery
+from handclip.file_names import EVALUATION_LOG
 from handclip.files import opened, write_text
 
 METRIC_TITLES = {
@@ -13,13 +15,12 @@ METRIC_TITLES = {
     "map": "mAP",
     "map_trapezoid": "mAP trapezoid",
 }
-_LOG = "eval.log"
 _FLIP_TITLES = {"none": "none", "sum": "image + mirrored image"}
 
 
 def write_evaluation_log(folder: Path, metrics: Mapping[str, Any], facts: Mapping[str, str] | None = None) -> Path:
     """Write `eval.log`, one evaluation as text, into the folder of the evaluation; return its path."""
-    path = folder / _LOG
+    path = folder / EVALUATION_LOG
     write_text(path, evaluation_text(metrics, facts))
     return path
 
@@ -27,7 +28,7 @@ def write_evaluation_log(folder: Path, metrics: Mapping[str, Any], facts: Mappin
 def is_logged(folder: Path, metrics: Mapping[str, Any]) -> bool:
     """Whether the `eval.log` in the folder of an evaluation is of these metrics, whichever config it names."""
     try:
-        with opened(folder / _LOG) as file:
+        with opened(folder / EVALUATION_LOG) as file:
             lines = file.read().decode("utf-8").splitlines()
     except (OSError, ValueError):
         return False
@@ -86,9 +87,10 @@ def evaluation_text(metrics: Mapping[str, Any], facts: Mapping[str, str] | None 
             )
         if copied := entry.get("copied_queries"):
             queries = sum(counts) + entry["unmatched_queries"]
+            place = name_of_gallery(entry["gallery_protocol"])
             lines.append(
-                f"  Copies: in {copied:,} of {queries:,} queries the gallery holds the very same photograph, whose "
-                "rank says nothing of the model"
+                f"  Copies: in {copied:,} of {queries:,} queries {place} holds the very same photograph, whose rank "
+                "says nothing of the model"
             )
     lines += ["", f"Averages{reranked}"]
     for entry in metrics["results"]:

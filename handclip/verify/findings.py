@@ -13,7 +13,8 @@ _TOLERANCE = 1e-9
 
 _SHOWN = 3
 
-Kind = Literal["evaluation", "training", "checkpoint", "manifest", "study"]
+Kind = Literal["evaluation", "training", "checkpoint", "manifest", "study", "folder"]
+"""What was verified; `folder` is one that may not be read, so that nobody knows what it holds."""
 
 
 class Outcome(StrEnum):

@@ -1,5 +1,6 @@
 """What the folder of any run can be checked by: its checksums, its provenance and its config."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.file_names import CHECKSUMS, CONFIG, PROVENANCE
 from handclip.files import opened
 from handclip.verify.findings import Finding, Outcome, guarded
+from handclip.wording import counted
 
 
 def check_folder(folder: Path, names: Iterable[str], *, complete: bool, recent: bool) -> Iterator[Finding]:
@@ -104,7 +106,7 @@ def working_directory(folder: Path) -> Path | None:
     for key in ("eval_dir", "output_dir"):
         recorded = Path(str(config.get(key, above)))
         rest = len(above.parts) - len(recorded.parts)
-        if recorded.is_absolute() and recorded.resolve() == above:
+        if recorded.is_absolute() and Path(os.path.realpath(recorded)) == above:
             return Path.cwd()
         if not recorded.is_absolute() and above.parts[rest:] == recorded.parts:
             return Path(*above.parts[:rest])
@@ -166,7 +168,7 @@ def _check_provenance(folder: Path, complete: bool, recent: bool) -> Iterator[Fi
     sessions = sessions_of(provenance, ended=True)
     last = sessions[-1]
     if last["exit"] == FINISHED:
-        times = f"finished at {last['ended']}, in {len(sessions)} session{'s' if len(sessions) > 1 else ''}"
+        times = f"finished at {last['ended']}, in {counted(len(sessions), 'session')}"
         yield Finding(PROVENANCE, Outcome.MATCHES, f"its own hash; {times}")
     else:
         yield Finding(PROVENANCE, Outcome.MATCHES, "its own hash")

@@ -1,6 +1,7 @@
 """What there is to verify in a place that somebody names."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from handclip.errors import HandCLIPError
@@ -14,11 +15,20 @@ _DEPTH = 3
 _RECORDS = (METRICS_FILE, RESULT, PROVENANCE)
 
 
-def find_places(path: Path) -> list[tuple[Kind, Path]]:
+@dataclass(frozen=True)
+class Place:
+    """Something to verify; of a folder that may not be read, which could hold anything, `unread` says why."""
+
+    kind: Kind
+    path: Path
+    unread: str = ""
+
+
+def find_places(path: Path) -> list[Place]:
     """Return what a path names: a run, a checkpoint or a manifest by itself, or all that lie below a folder.
 
     Raises:
-        HandCLIPError: it names none of them, or one of the folders may not be read.
+        HandCLIPError: it names none of them, or may not be read itself.
     """
     if not is_there(path):
         raise HandCLIPError(f"{path}: no such file or folder")
@@ -27,9 +37,9 @@ def find_places(path: Path) -> list[tuple[Kind, Path]]:
     elif path.name in _RECORDS:
         found = list(_below(path.parent, 0))
     elif path.suffix == ".pth":
-        found = [("checkpoint", path)]
+        found = [Place("checkpoint", path)]
     else:
-        found = [("manifest", path)] if path.suffix == ".json" else []
+        found = [Place("manifest", path)] if path.suffix == ".json" else []
     if not found:
         raise HandCLIPError(
             f"{path}: holds nothing to verify. Name folders of evaluations or trainings, or one above them, a "
@@ -38,17 +48,19 @@ def find_places(path: Path) -> list[tuple[Kind, Path]]:
     return found
 
 
-def _below(folder: Path, depth: int) -> Iterator[tuple[Kind, Path]]:
+def _below(folder: Path, depth: int) -> Iterator[Place]:
     if kind := _kind_of_run(folder):
-        yield kind, folder
+        yield Place(kind, folder)
         return
     if is_file(folder / STUDY):
-        yield "study", folder
-    yield from (("manifest", path) for path in found_in(folder, "manifest_*.json"))
-    yield from (("checkpoint", path) for path in found_in(folder, "*.pth"))
+        yield Place("study", folder)
+    yield from (Place("manifest", path) for path in found_in(folder, "manifest_*.json"))
+    yield from (Place("checkpoint", path) for path in found_in(folder, "*.pth"))
     for inner in folders_in(folder) if depth else ():
-        if not inner.name.startswith("."):
+        try:
             yield from _below(inner, depth - 1)
+        except HandCLIPError as error:
+            yield Place("folder", inner, f"{error}; what is there is not verified")
 
 
 def _kind_of_run(folder: Path) -> Kind | None:

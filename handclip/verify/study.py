@@ -8,6 +8,7 @@ from handclip.file_names import STUDY
 from handclip.files import read_json
 from handclip.verify.findings import Finding, Outcome, guarded
 from handclip.verify.folder import not_here, recorded_file
+from handclip.wording import counted
 
 
 def verify_study(folder: Path) -> Iterator[Finding]:
@@ -34,6 +35,6 @@ def verify_study(folder: Path) -> Iterator[Finding]:
             yield Finding(STUDY, Outcome.MATCHES, "the checkpoints and evaluations of its done runs are there")
         elif not gone and not elsewhere:
             yield Finding(STUDY, Outcome.NOT_CHECKED, "no run of it is done")
-        yield Finding(STUDY, Outcome.NOTE, f"{len(entries)} run{'' if len(entries) == 1 else 's'}: {counts}")
+        yield Finding(STUDY, Outcome.NOTE, f"{counted(len(entries), 'run')}: {counts}")
 
     yield from guarded(STUDY, check)

@@ -1,6 +1,7 @@
 """Paths that a person names, and that the system refuses: one sentence that names the path and says why."""
 
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,12 +18,14 @@ from tiny_study import baseline_values, load_manifest, tiny_values, write_config
 from handclip.cli import run
 from handclip.engine.provenance import read_provenance
 from handclip.errors import HandCLIPError
-from handclip.files import is_file, is_folder, is_there, read_json, require_writable
+from handclip.files import is_file, is_folder, is_there, nearest_there, read_json, require_writable
+from handclip.report import report
 from handclip.report.runs import find_evaluations
 from handclip.verify.places import find_places
 
 Handclip = Callable[..., Any]
 LONG = "n" * 300
+DENIED = "cannot be read: Permission denied"
 NOBODY = 65534
 
 
@@ -106,24 +109,38 @@ def test_what_lies_below_a_folder_that_may_not_be_entered_is_not_taken_for_absen
             require_writable(Path("closed/out"))
 
 
-def test_a_run_that_may_not_be_read_is_not_left_out(here: Path) -> None:
-    write_run(Path("studies/first/eval_logs/one"))
-    write_run(Path("studies/second/eval_logs/two"))
-    for folder in ("studies/second/eval_logs/two", "studies/second"):
-        with closed(Path(folder)):
-            refused = rf"^{folder}(/\S+)?: cannot be read: Permission denied$"
-            with pytest.raises(HandCLIPError, match=refused):
-                find_evaluations([Path("studies")])
-            with pytest.raises(HandCLIPError, match=refused):
-                find_places(Path("studies"))
-    assert [path.name for path in find_evaluations([Path("studies")])] == ["one", "two"]
+def test_a_run_that_may_not_be_read_is_left_out_by_name(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = write_run(Path("studies/first/eval_logs/one")), write_run(Path("studies/second/eval_logs/two"))
+    Path("studies/linked").symlink_to(two.absolute())
+    for folder in (two, Path("studies/second")):
+        caplog.clear()
+        with closed(folder):
+            found, unread = find_evaluations([Path("studies")])
+            places = find_places(Path("studies"))
+        # Of the link nobody can tell that it leads to a run, either.
+        names = [folder, Path("studies/linked")]
+        assert found == [one]
+        assert sorted(unread) == sorted(f"{name}: {DENIED}; what is there is not compared" for name in names)
+        assert sorted(caplog.messages) == sorted(f"Left out: {sentence}" for sentence in unread)
+        assert [place.path for place in places if not place.unread] == [one]
+        assert sorted(place.path for place in places if place.unread) == sorted(names)
+        assert all(place.kind == "folder" and DENIED in place.unread for place in places if place.unread)
+    Path("studies/linked").unlink()
+    assert find_evaluations([Path("studies")]) == ([one, two], [])
 
 
-def test_comparing_where_a_run_may_not_be_read_fails(
-    handclip: Handclip, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_run(here / "runs" / "one", checksums=True)
-    write_run(here / "runs" / "two", checksums=True)
+def test_a_named_folder_that_may_not_be_read_is_an_error(here: Path) -> None:
+    two = write_run(Path("runs/two"))
+    with closed(two):
+        with pytest.raises(HandCLIPError, match=rf"^runs/two: {DENIED}$"):
+            find_evaluations([two])
+        with pytest.raises(HandCLIPError, match=rf"^runs/two(/\S+)?: {DENIED}$"):
+            find_places(two)
+
+
+@pytest.fixture
+def two_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody list `runs/two`."""
     scandir = os.scandir
 
     def refuse(path: Any = ".") -> Any:
@@ -132,10 +149,71 @@ def test_comparing_where_a_run_may_not_be_read_fails(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    for command in ("compare", "report", "project"):
-        answer = handclip(command, "runs", "--out", "out")
-        assert (answer.code, answer.err) == (1, "Error: runs/two: cannot be read: Permission denied\n")
-        assert not list(here.glob("out/*"))
+
+
+@pytest.mark.usefixtures("two_refused")
+def test_what_may_not_be_read_is_said_and_the_rest_goes_on(
+    handclip: Handclip, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_SECTIONS", ())
+    write_run(here / "runs" / "one", checksums=True)
+    write_run(here / "runs" / "two", checksums=True)
+    left_out = f"runs/two: {DENIED}; what is there is not compared"
+    for command, said in (
+        ("compare", "compare was written, but not of all that is named"),
+        ("report", "report/report.html was written, but not all of it is sound"),
+    ):
+        answer = handclip(command, "runs", "--out", command)
+        first, *_, last = answer.err.splitlines()
+        assert (answer.code, last) == (1, f"Error: {said}: {left_out}")
+        assert first.endswith(f"Left out: {left_out}")
+        assert "ritten to compare/: comparison.md" in answer.out or "Report: report/report.html" in answer.out
+    assert json.loads(Path("report/report.json").read_text())["faults"] == [left_out]
+    assert left_out in Path("report/report.html").read_text()
+
+
+@pytest.mark.usefixtures("two_refused")
+def test_verify_says_which_folder_it_could_not_read(handclip: Handclip, manifests: Path, here: Path) -> None:
+    load_manifest(manifests).save(here / "runs" / "one" / "manifest_dorsal_r.json")
+    (here / "runs" / "two").mkdir()
+    answer = handclip("verify", "runs", "--no-images")
+    assert answer.code == 1
+    assert "1 checked: all that could be checked matches.\n1 not checked: runs/two\n" in answer.out
+    assert f"two: runs/two: {DENIED}; what is there is not verified" in answer.out
+    found = json.loads(handclip("verify", "runs", "--no-images", "--json").out)
+    assert [(one["kind"], one["holds"]) for one in found] == [("manifest", True), ("folder", None)]
+
+
+def test_hidden_folders_and_links_to_nowhere_are_passed_over(
+    handclip: Handclip, manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_SECTIONS", ())
+    one = write_run(Path("runs/one"), checksums=True)
+    write_run(Path("runs/.Trash-1000/two"), checksums=True, manifest_sha256="f" * 64)
+    Path("runs/loop").symlink_to("loop")
+    Path("runs/gone").symlink_to("nowhere")
+    Path("runs/below_a_file").symlink_to("one/metrics.json/more")
+    assert find_evaluations([Path("runs")]) == ([one], [])
+    assert [place.path for place in find_places(Path("runs"))] == [one]
+    for command in ("compare", "report"):
+        answer = handclip(command, "runs", "--out", command)
+        assert (answer.code, answer.err) == (0, "")
+    answer = handclip("compare", "runs/loop", "--out", "out")
+    assert (answer.code, answer.err) == (1, "Error: runs/loop: no such file or folder\n")
+    answer = handclip("compare", "runs", "--out", "runs/loop")
+    assert answer.code == 1
+    assert answer.err.splitlines()[-1].startswith("Error: cannot write runs/loop")
+    Path("runs/model.pth").symlink_to("model.pth")
+    answer = handclip("verify", "runs")
+    assert (answer.code, "checkpoint runs/model.pth" in answer.out, answer.err) == (1, True, "")
+
+
+def test_the_nearest_that_is_there_is_found_above_what_is_not(here: Path) -> None:
+    Path("there").mkdir()
+    Path("loop").symlink_to("loop")
+    assert nearest_there(Path("there")) == Path("there")
+    assert nearest_there(Path("there/not/yet")) == here / "there"
+    assert nearest_there(Path("loop/not/yet")) == here
 
 
 def test_a_check_of_a_folder_without_manifests_fails(handclip: Handclip, here: Path) -> None:

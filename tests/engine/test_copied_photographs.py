@@ -17,6 +17,7 @@ from handclip.checksums import read_checksums, write_checksums
 from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import prepare
+from handclip.engine import training
 from handclip.engine.data import warn_of_known_names
 from handclip.engine.evaluation import evaluate
 from handclip.engine.result import TrainingResult
@@ -55,15 +56,68 @@ def test_training_on_a_photograph_that_is_tested_on_is_refused_at_its_start(
     manifest = load_manifest(manifests)
     learned, tested = of(manifest, getattr(manifest, split)[0]), of(manifest, manifest.test[4])
     folder = copying((learned, tested))
-    for use in (lambda: train(tiny_config(folder)), lambda: evaluate(baseline_config(folder))):
-        with pytest.raises(DataError) as caught:
-            use()
-        assert str(caught.value).startswith(
-            f"{here / 'hands'}: test has 1 image of which train and val hold the very same photograph "
-            f"(such as {tested} and {learned})"
-        )
-        assert "delete the one that is in the wrong place; then make new manifests" in str(caught.value)
+    with pytest.raises(DataError) as caught:
+        train(tiny_config(folder))
+    assert str(caught.value).startswith(
+        f"{here / 'hands'}: test has 1 image of which train and val hold the very same photograph "
+        f"(such as {tested} and {learned}): whoever is recognised on them was learned by heart. If HandInfo.csv gives"
+    )
     assert sorted(path.name for path in here.iterdir()) == ["copied", "hands"]
+    # What the error says to do helps.
+    (here / "hands" / tested).unlink()
+    prepare("11k", here / "hands", here / "anew", allow_missing=True)
+    assert train(tiny_config(here / "anew", epochs=1)).finished
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+
+
+def test_who_has_not_learned_a_photograph_is_tested_on_it_with_a_warning(
+    manifests: Path, copying: Callable[..., Path], here: Path, stage1: TrainingResult, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model was trained on no image of val, as a baseline was on none at all."""
+    manifest = load_manifest(manifests)
+    learned, tested = of(manifest, manifest.val[0]), of(manifest, manifest.test[4])
+    folder = copying((learned, tested))
+    small = {"num_splits": 1, "explained_images": 0}
+    for config in (
+        baseline_config(folder, **small),
+        tiny_config(folder, **small, checkpoint=str(stage1.checkpoint)),
+    ):
+        caplog.clear()
+        result = evaluate(config)
+        assert warnings(caplog) == [
+            f"{here / 'hands'}: test has 1 image of which train and val hold the very same photograph (such as "
+            f"{tested} and {learned}). The model that is evaluated was trained on none of them; `handclip train` "
+            "refuses to train on this split"
+        ]
+        assert verify([result.folder])[0].holds
+
+
+def test_a_model_that_has_learned_a_photograph_is_not_tested_on_a_copy(
+    manifests: Path, copying: Callable[..., Path], stage1: TrainingResult
+) -> None:
+    manifest = load_manifest(manifests)
+    folder = copying((of(manifest, manifest.train[0]), of(manifest, manifest.test[4])))
+    with pytest.raises(DataError, match="was trained on 1 images that this manifest tests on"):
+        evaluate(tiny_config(folder, checkpoint=str(stage1.checkpoint)))
+
+
+def test_what_is_prepared_on_first_use_tells_of_copies_once(
+    manifests: Path, copying: Callable[..., Path], here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = load_manifest(manifests)
+    copying((of(manifest, manifest.train[0]), of(manifest, manifest.test[4])))
+    caplog.clear()
+    unprepared = {"manifest": None, "data_root": str(here / "hands")}
+    with pytest.raises(DataError, match="test has 1 image of which"):
+        train(tiny_config(here, **unprepared))
+    assert "very same photograph" not in caplog.text
+    assert (here / "hands" / "manifests").is_dir()
+    shutil.rmtree(here / "hands" / "manifests")
+    evaluate(baseline_config(here, **unprepared, num_splits=1, explained_images=0))
+    assert caplog.text.count("test has 1 image of which") == 1
 
 
 def test_training_on_one_aspect_what_another_is_tested_on_is_refused_too(
@@ -119,6 +173,7 @@ def test_queries_whose_gallery_holds_the_very_same_photograph_are_counted_and_sa
         assert entry["copied_queries"] == counts[entry["gallery_protocol"]]
     said = "Copies: in 6 of 36 queries the gallery holds the very same photograph"
     assert said in evaluation_text(metrics)
+    assert f"Copies: in {counts['gallery_all']} of 36 queries gallery_all holds the very" in evaluation_text(metrics)
     block = compare_runs([result.folder]).blocks[0]
     assert any(
         "Queries of all draws of which the gallery holds the very same photograph" in one for one in legend(block)
@@ -164,6 +219,19 @@ def test_a_stage_is_not_validated_on_what_an_earlier_one_was_trained_on(
     )
     assert not (here / "train_logs").exists()
     assert train(stage2.model_copy(update={"train_split": "train_all"})).finished
+
+
+def test_a_stage_that_was_begun_by_an_older_version_goes_on_with_a_warning(
+    other_seed: Path, here: Path, stage1: TrainingResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage2 = tiny_config(other_seed, resume_from=str(stage1.checkpoint), epochs=2)
+    with monkeypatch.context() as older:
+        older.setattr(training, "check_not_validated_on", lambda *_: None)
+        train(stage2, stop_after=1)
+    assert train(stage2, resume=True).finished
+    log = " ".join((RunFolder.of(stage2).folder / "train.log").read_text().split())
+    assert "images that this run is validated on" in log
+    assert "which validates nothing and keeps the last epoch. This run has begun with it, and goes on." in log
 
 
 def test_what_the_first_stage_was_trained_on_is_known_two_stages_later(

@@ -258,6 +258,16 @@ def test_what_an_earlier_report_left_and_cannot_be_removed_is_named(
         write_report([run], out)
 
 
+def test_a_record_without_keys_counts_as_damaged(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a")
+    (run / "environment.json").write_text("[]")
+    read = gather([read_run(run)]).best
+    assert read.environment is None
+    fault = f"{run / 'environment.json'}: is damaged or is of another kind: it holds no JSON object"
+    assert read.damaged == [fault]
+    assert read.damage_of("environment") == fault
+
+
 def test_an_evaluation_that_is_just_being_written_is_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = write_run(tmp_path / "eval_logs" / "a")
     for metrics in (True, False):
@@ -265,7 +275,7 @@ def test_an_evaluation_that_is_just_being_written_is_not_read(tmp_path: Path, ca
         if not metrics:
             (part / "metrics.json").unlink()
     for place in (run, tmp_path, tmp_path / "eval_logs"):
-        assert find_evaluations([place]) == [run]
+        assert find_evaluations([place]) == ([run], [])
     assert "Left out" not in caplog.text
 
 

@@ -4,11 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_runs import write_run
+from quick_figures import save_dots
 from test_section_embedding import rows_of, write_records
 
 from handclip.errors import HandCLIPError
+from handclip.report import project
 from handclip.report.figures.embedding import MOST_NAMED
 from handclip.report.project import MOST_POINTS, Sample, project_runs
+from handclip.report.runs import read_runs
 
 
 def names(files: list[Path], out: Path) -> list[str]:
@@ -42,6 +45,17 @@ def test_runs_on_other_data_get_a_figure_of_their_own(tmp_path: Path) -> None:
     numbers = rows_of(files[-1])
     assert [row["people"] for row in numbers] == ["12", "9"]
     assert numbers[0]["manifest_sha256"] != numbers[1]["manifest_sha256"]
+
+
+def test_a_folder_that_may_not_be_read_fails_when_the_rest_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_dots(monkeypatch)
+    write_records(write_run(tmp_path / "a"))
+    monkeypatch.setattr(project, "read_runs", lambda paths: (read_runs(paths)[0], ["b: cannot be read"]))
+    with pytest.raises(HandCLIPError, match=r"out was written, but not of all that is named: b: cannot be read$"):
+        project_runs([tmp_path / "a"], tmp_path / "out")
+    assert rows_of(tmp_path / "out" / "tables" / "embedding_space.csv")
 
 
 def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:

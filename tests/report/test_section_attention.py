@@ -154,7 +154,7 @@ def test_what_is_missing_is_said_beside_what_is_there(tmp_path: Path) -> None:
     assert len(pictures(found)) == 1
     unread, empty = notes(found)
     assert unread.startswith(f"No maps of {labels['old']}: {old / 'explanations.npz'}: no such file")
-    assert empty.startswith(f"No maps of {labels['none']}: the evaluation has kept none")
+    assert empty.startswith(f"No maps of {labels['none']}: the evaluation has kept none. Its config.yml says which: ")
 
 
 def test_nothing_is_drawn_where_nothing_is_there(tmp_path: Path) -> None:

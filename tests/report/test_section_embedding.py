@@ -76,7 +76,7 @@ def write_records(
 
 
 def material_of(study: Path) -> Material:
-    return gather([read_run(folder) for folder in find_evaluations([study])])
+    return gather([read_run(folder) for folder in find_evaluations([study])[0]])
 
 
 def one(blocks: Any, kind: type[Block]) -> Any:

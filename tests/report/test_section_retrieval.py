@@ -64,7 +64,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def material_of(study: Path) -> Material:
-    return gather([read_run(folder) for folder in find_evaluations([study / "eval"])])
+    return gather([read_run(folder) for folder in find_evaluations([study / "eval"])[0]])
 
 
 def section_of(study: Path) -> Section:

@@ -47,7 +47,7 @@ def write_training(study: Path, run: str, history: Sequence[dict[str, Any]], bes
 
 
 def material_of(study: Path) -> Material:
-    return gather([read_run(folder) for folder in find_evaluations([study / "eval_logs"])])
+    return gather([read_run(folder) for folder in find_evaluations([study / "eval_logs"])[0]])
 
 
 def section_of(study: Path) -> Section:

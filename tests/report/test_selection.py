@@ -15,7 +15,7 @@ CE = ["cross_entropy"]
 
 
 def gathered(folder: Path) -> Material:
-    return gather([read_run(path) for path in find_evaluations([folder])])
+    return gather([read_run(path) for path in find_evaluations([folder])[0]])
 
 
 def write_study(folder: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from handclip.engine.records import Explanation
-from handclip.file_names import EXPLANATIONS
+from handclip.file_names import CONFIG, EXPLANATIONS
 from handclip.models.explanation import GRAD_CAM, ROLLOUT, SPATIAL_ATTENTION
 from handclip.report.book import Block, Book, Note, Section, Text
 from handclip.report.figures.attention import HALF, Maps, attention_figure
@@ -133,9 +133,9 @@ def _missing(runs: Sequence[ReportRun], columns: _Columns) -> Iterator[Note]:
         )
     if empty:
         yield Note(
-            f"No maps of {_names(empty)}: the evaluation has kept none, because its config says explained_images: 0 or "
-            "because no method fits the model; eval.log says which. To have some, set explained_images: 4 and "
-            "evaluate again with --overwrite.",
+            f"No maps of {_names(empty)}: the evaluation has kept none. Its {CONFIG} says which: with "
+            "explained_images: 0 none were asked for, else no method fits the model. To have some, set "
+            "explained_images: 4 and evaluate again with --overwrite.",
             "missing",
         )
     if not columns and len(unread) + len(empty) < len(runs):

@@ -14,6 +14,7 @@ from handclip.datasets.manifest import ManifestImage
 from handclip.engine.records import AGAIN
 from handclip.errors import DataError, HandCLIPError
 from handclip.file_names import PER_QUERY
+from handclip.files import opened_text
 from handclip.metrics import rank_similarities
 from handclip.metrics.ranking import COSINE_TIE
 from handclip.report.book import Block, Book, Heading, Note, Picture, Section, Text, percent
@@ -163,7 +164,7 @@ def _cmc_of_draws(ranks_by_draw: dict[int, list[int]], most: int) -> Floats:
 def _ranks(run: ReportRun) -> dict[tuple[str, str], dict[int, list[int]]]:
     """Read the rank of the right person from `per_query.csv`, by aspect and gallery, then draw."""
     ranks: dict[tuple[str, str], dict[int, list[int]]] = {}
-    with (run.folder / PER_QUERY).open(encoding="utf-8", newline="") as file:
+    with opened_text(run.folder / PER_QUERY) as file:
         reader = csv_rows(file)
         next(reader)
         for aspect, protocol, flip, split, _, _, rank, *_ in reader:
