@@ -50,6 +50,15 @@ def manifest_path(out: Path, aspect: str) -> Path:
     return out / f"manifest_{aspect}.json"
 
 
+def named_manifest(place: Path, aspect: str) -> Path:
+    """The manifest file of an aspect where a file, or a folder of manifests, is named.
+
+    Raises:
+        HandCLIPError: nobody can tell which it is.
+    """
+    return manifest_path(place, aspect) if is_folder(place) else place
+
+
 def prepare(
     dataset: str,
     root: Path,

@@ -14,7 +14,7 @@ from handclip.datasets import folder
 from handclip.datasets.check import check_copies, check_separation
 from handclip.datasets.copies import Pair, describe_learned
 from handclip.datasets.manifest import Manifest
-from handclip.datasets.prepare import PreparedDataset, find_or_prepare, manifest_path
+from handclip.datasets.prepare import PreparedDataset, find_or_prepare, named_manifest
 from handclip.datasets.synthetic import SyntheticHands, generate, is_generated
 from handclip.datasets.torch_dataset import LabelledImage
 from handclip.errors import ConfigError, DataError, HandCLIPError, missing_file
@@ -124,7 +124,7 @@ def _layout(config: ExperimentConfig) -> str:
 
 def _require_complete(prepared: PreparedDataset) -> None:
     """Refuse manifests that somebody made with images left out, unless the config allows it too."""
-    if left_out := sum(m.missing_images + m.unreadable_images for m in prepared.manifests.values()):
+    if left_out := sum(images_left_out(prepared.manifests).values()):
         raise DataError(
             f"the manifests in {prepared.folder} were made without {left_out:,} images that were absent or unreadable. "
             "To work with this part of the data set add allow_missing: true to the config; if it is complete by now, "
@@ -175,14 +175,21 @@ def _roots(manifests: Mapping[str, Manifest]) -> str:
 
 
 def _report_left_out(manifests: Mapping[str, Manifest]) -> None:
-    absent = sum(manifest.missing_images for manifest in manifests.values())
-    unreadable = sum(manifest.unreadable_images for manifest in manifests.values())
+    absent, unreadable = images_left_out(manifests).values()
     if absent or unreadable:
         logger.info(f"The data set is not complete: left out {absent:,} absent and {unreadable:,} unreadable images.")
 
 
+def images_left_out(manifests: Mapping[str, Manifest]) -> dict[str, int]:
+    """Count the images that manifests were made without: `missing_images`, then `unreadable_images`."""
+    return {
+        "missing_images": sum(manifest.missing_images for manifest in manifests.values()),
+        "unreadable_images": sum(manifest.unreadable_images for manifest in manifests.values()),
+    }
+
+
 def _read_manifest(config: ExperimentConfig, path: Path, aspect: str) -> Manifest:
-    file = manifest_path(path, aspect) if is_folder(path) else path
+    file = named_manifest(path, aspect)
     if not is_there(file):
         raise missing_file(file, "manifest_*.json", key="manifest")
     manifest = Manifest.load(file, root=config.data_root)

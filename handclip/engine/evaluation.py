@@ -19,6 +19,7 @@ from handclip.datasets.attributes import attributes_of
 from handclip.datasets.images import read_image
 from handclip.datasets.pixel_cache import open_pixel_cache
 from handclip.engine.cost import evaluation_cost, training_cost
+from handclip.engine.data import images_left_out
 from handclip.engine.distributed import current, on_first, own_device
 from handclip.engine.earlier_evaluation import earlier_metrics, evaluation_files
 from handclip.engine.explaining import explain_photographs, hands_to_explain
@@ -215,8 +216,7 @@ def _metrics(subject: Subject, measured: _Measured) -> dict[str, Any]:
         **measured.facts,
         "training_ended": subject.training_ended,
         "distinct_images": len(measured.features.images),
-        "missing_images": sum(manifest.missing_images for manifest in manifests.values()),
-        "unreadable_images": sum(manifest.unreadable_images for manifest in manifests.values()),
+        **images_left_out(manifests),
         "test_people_known_from_other_aspects": sum(subject.known.values()),
         "seconds": round(measured.seconds, 2),
         "results": summarise(rankings, manifests, rerank),

@@ -7,14 +7,14 @@ from typing import Any
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import beginning_of_evaluations, run_name
-from handclip.datasets.prepare import manifest_path
+from handclip.datasets.prepare import named_manifest
 from handclip.engine.data import combined_hash
 from handclip.engine.evaluated_model import checkpoint_path, evaluates_baseline
 from handclip.engine.evaluation import evaluation_folder
 from handclip.engine.subject import asked_for
 from handclip.errors import HandCLIPError
 from handclip.file_names import METRICS_FILE
-from handclip.files import is_file, is_folder, read_json_object
+from handclip.files import read_json_object
 
 _SURE, _POSSIBLE, _DAMAGED = range(3)
 """It was made on this very manifest; on which manifest cannot be told now; it cannot say what it is of."""
@@ -51,18 +51,16 @@ def _folders_on(run: str, other: ExperimentConfig) -> list[Path]:
 
 def _likely(config: ExperimentConfig, folders: Sequence[Path]) -> Iterator[tuple[int, Path]]:
     """Yield the folders whose evaluation can be the one that a config asks for, and how surely it is."""
-    for folder in folders:
-        if not (folder / METRICS_FILE).is_file():
-            continue
+    there = [folder for folder in folders if (folder / METRICS_FILE).is_file()]
+    manifest = _manifest_sha256(config) if there else None
+    for folder in there:
         try:
             metrics = read_json_object(folder / METRICS_FILE)
         except HandCLIPError:
             yield _DAMAGED, folder
             continue
-        if _is_asked_for(config, metrics):
-            manifest = _named_manifest(config)
-            if manifest in (None, metrics.get("manifest_sha256")):
-                yield _POSSIBLE if manifest is None else _SURE, folder
+        if _is_asked_for(config, metrics) and manifest in (None, metrics.get("manifest_sha256")):
+            yield _POSSIBLE if manifest is None else _SURE, folder
 
 
 def _is_asked_for(config: ExperimentConfig, metrics: Mapping[str, Any]) -> bool:
@@ -84,15 +82,12 @@ def _model(config: ExperimentConfig) -> str | None:
     return None if evaluates_baseline(config) else checkpoint_path(config).stem
 
 
-def _named_manifest(config: ExperimentConfig) -> str | None:
+def _manifest_sha256(config: ExperimentConfig) -> str | None:
     """Return the hash of the manifest that a config names; None where it names none, or it cannot be read now."""
     if config.manifest is None:
         return None
     try:
-        place = config.manifest
-        files = {aspect: manifest_path(place, aspect) if is_folder(place) else place for aspect in config.aspects}
-        if not all(is_file(file) for file in files.values()):
-            return None
+        files = {aspect: named_manifest(config.manifest, aspect) for aspect in config.aspects}
         hashes = {aspect: read_json_object(file).get("sha256") for aspect, file in files.items()}
     except HandCLIPError:
         return None

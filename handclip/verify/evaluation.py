@@ -9,7 +9,7 @@ from typing import Any
 from handclip.config.experiment import ExperimentConfig
 from handclip.csv_files import csv_rows
 from handclip.datasets.manifest import Manifest
-from handclip.engine.data import combined_sha256
+from handclip.engine.data import combined_sha256, images_left_out
 from handclip.engine.earlier_evaluation import evaluation_files
 from handclip.engine.feature_table import FeatureTable, images_of_draws
 from handclip.engine.provenance import read_provenance
@@ -73,11 +73,7 @@ def _check_manifests(folder: Path, config: ExperimentConfig, metrics: Mapping[st
     aspects = sorted(manifests) if len(manifests) > 1 else []
     parts = {"parts": sorted(of_parts)}
     yield compared(f"{METRICS_FILE}: per_aspect", parts, {"parts": aspects}, ", ".join(aspects) or "one aspect")
-    left_out = {
-        "missing_images": sum(manifest.missing_images for manifest in manifests.values()),
-        "unreadable_images": sum(manifest.unreadable_images for manifest in manifests.values()),
-    }
-    yield compared(f"{METRICS_FILE}: images left out", metrics, left_out, beside)
+    yield compared(f"{METRICS_FILE}: images left out", metrics, images_left_out(manifests), beside)
     if provenance := read_provenance(folder):
         recorded = provenance["manifest_sha256"]
         yield compared(f"{PROVENANCE}: manifest_sha256", recorded, of_each, beside)

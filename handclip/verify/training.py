@@ -8,7 +8,7 @@ from handclip.checksums import sha256_of
 from handclip.config.experiment import ExperimentConfig
 from handclip.csv_files import csv_rows
 from handclip.datasets.manifest import Manifest
-from handclip.datasets.prepare import manifest_path
+from handclip.datasets.prepare import named_manifest
 from handclip.engine.data import combined_hash, combined_sha256, default_root
 from handclip.engine.provenance import read_provenance, weights_sha256
 from handclip.engine.result import RECORDS
@@ -121,7 +121,7 @@ def _check_manifests(result: Mapping[str, Any], provenance: Mapping[str, Any]) -
 def _check_data(config: ExperimentConfig, result: Mapping[str, Any], images: ImageChecker) -> Iterator[Finding]:
     """Check what it was trained on, where the manifests lie where the config or the data set has them."""
     place = config.manifest or default_root(config) / "manifests"
-    files = {aspect: place if place.is_file() else manifest_path(place, aspect) for aspect in config.aspects}
+    files = {aspect: named_manifest(place, aspect) for aspect in config.aspects}
     if not all(file.is_file() for file in files.values()):
         advice = "its evaluation keeps a copy of the manifest"
         yield Finding("manifests", Outcome.NOT_CHECKED, f"{place} is not there; {advice}")
