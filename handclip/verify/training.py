@@ -41,7 +41,7 @@ def verify_training(folder: Path, images: ImageChecker) -> Iterator[Finding]:
         yield from guarded(HISTORY, lambda: [_check_history(folder, config, result)])
         if provenance:
             yield from guarded(PROVENANCE, lambda: [_check_manifests(result, provenance)])
-        yield from _check_data(config, result, images)
+        yield from _check_data(folder, config, result, images)
 
     yield from guarded(RESULT, check)
 
@@ -118,13 +118,16 @@ def _check_manifests(result: Mapping[str, Any], provenance: Mapping[str, Any]) -
     return Finding(what, Outcome.DIFFERS, f"the run began with manifest {began[:12]}, but {RESULT} says {ended[:12]}")
 
 
-def _check_data(config: ExperimentConfig, result: Mapping[str, Any], images: ImageChecker) -> Iterator[Finding]:
+def _check_data(
+    folder: Path, config: ExperimentConfig, result: Mapping[str, Any], images: ImageChecker
+) -> Iterator[Finding]:
     """Check what it was trained on, where the manifests lie where the config or the data set has them."""
-    place = config.manifest or default_root(config) / "manifests"
-    files = {aspect: named_manifest(place, aspect) for aspect in config.aspects}
-    if not all(file.is_file() for file in files.values()):
+    named = config.manifest or default_root(config) / "manifests"
+    place = recorded_file(str(named), folder)
+    files = {} if place is None else {aspect: named_manifest(place, aspect) for aspect in config.aspects}
+    if not files or not all(file.is_file() for file in files.values()):
         advice = "its evaluation keeps a copy of the manifest"
-        yield Finding("manifests", Outcome.NOT_CHECKED, f"{place} is not there; {advice}")
+        yield Finding("manifests", Outcome.NOT_CHECKED, f"{named} is not there; {advice}")
         return
     for file in files.values():
         yield from verify_manifest(file, images)

@@ -11,6 +11,7 @@ from tiny_study import baseline_config, tiny_config
 from verified_study import SMALL, Copy, faults, found, verified
 
 from handclip.checksums import read_checksums, write_checksums
+from handclip.datasets.prepare import prepare
 from handclip.engine.evaluation import evaluate
 from handclip.engine.training import train
 from handclip.models.builder import build_model
@@ -120,6 +121,23 @@ def test_files_of_the_same_name_in_ones_own_working_directory_are_not_taken_for_
         verification = verified(folder)
         assert verification.holds
         assert found(verification, "checkpoint").outcome is Outcome.NOT_CHECKED
+
+
+def test_a_manifest_of_ones_own_is_not_taken_for_a_colleagues(
+    hands: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "theirs").mkdir()
+    monkeypatch.chdir(here / "theirs")
+    prepare("11k", hands, Path("splits"))
+    folder = train(tiny_config(Path("splits"), epochs=1)).folder
+    assert verified(folder).holds
+    monkeypatch.chdir(here)
+    prepare("11k", hands, here / "splits", seed=7)
+    assert verified(here / "theirs" / folder).holds
+    shutil.rmtree(here / "theirs" / "splits")
+    verification = verified(here / "theirs" / folder)
+    assert verification.holds
+    assert found(verification, "manifests").outcome is Outcome.NOT_CHECKED
 
 
 def test_whether_a_colleagues_training_had_ended_is_told_by_its_own_records(got: Path) -> None:
