@@ -133,6 +133,41 @@ def bfloat16_row(model: str, repeats: int = 3) -> Row:
     )
 
 
+def optimizer_row(model: str = "vitb16", target: float = 3.0, repeats: int = 5) -> Row:
+    """Compare the optimizer's one kernel for a whole group with the plain loop over tensors."""
+    optimizers: list[torch.optim.Optimizer] = []
+    models = []
+    for fused in (False, True):
+        step = TrainingStep(torch.device("cpu"), model=model)
+        random = torch.Generator().manual_seed(0)
+        for parameter in step.model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=random)
+        main = step.optimizers[0]
+        for group in main.param_groups:
+            group["lr"], group["fused"] = 1e-4, fused
+        optimizers.append(main)
+        models.append(step.model)
+    times: list[list[float]] = [[], []]
+    for _ in range(repeats + 1):
+        for optimizer, found in zip(optimizers, times, strict=True):
+            start = time.perf_counter()
+            optimizer.step()
+            found.append(time.perf_counter() - start)
+    pairs = zip(*(one.parameters() for one in models), strict=True)
+    apart = max(float((plain - fused).detach().abs().max()) for plain, fused in pairs)
+    harness.require(apart < 1e-5, f"the weights differ by {apart:.1g}")
+    reference, seconds = (statistics.median(found[1:]) for found in times)
+    return harness.speedup_row(
+        f"optimizer step (AdamW), {model}",
+        "the same, tensor by tensor",
+        reference_seconds=reference,
+        seconds=seconds,
+        target=target,
+        same_work=f"weights after {repeats + 1} steps of 0.0001 within {apart:.1g}",
+        note=f"{torch.get_num_threads()} threads",
+    )
+
+
 def small_rows(batch: int = 64, repeats: int = 3) -> Iterator[Row]:
     """Compare the small models, which are different models: there is no equal work to prove."""
     steps = [TrainingStep(torch.device("cpu"), model=model, neck=neck) for model, neck in SMALL_MODELS.items()]
@@ -154,6 +189,7 @@ def rows() -> Iterator[Row]:
     """Yield a row for each comparison."""
     for model in TARGETS:
         yield bfloat16_row(model)
+    yield optimizer_row()
     yield from small_rows()
 
 

@@ -18,6 +18,9 @@ _WARMUP_START = 0.01
 _COSINE_END = 0.01
 """Share of the learning rate that the cosine schedule ends at."""
 
+_FUSED = ("cpu", "cuda")
+"""Kinds of device whose kernel for a whole optimizer step is used."""
+
 
 def lr_factor(config: ExperimentConfig, steps_per_epoch: int, step: int) -> float:
     """Return what the learning rate is multiplied by at a step, counted from 0.
@@ -65,8 +68,8 @@ def build_optimizers(
         *_decay_groups("new", new, config.lr, config.weight_decay),
     ]
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    # One kernel for a whole group; on the CPU it would round differently.
-    main = kind(groups, fused=True if all(p.is_cuda for p in (*encoder, *new)) else None)
+    # One kernel for a whole group: one pass over the memory in place of ten.
+    main = kind(groups, fused=True if all(p.device.type in _FUSED for p in (*encoder, *new)) else None)
     for group in main.param_groups:
         group["initial_lr"] = group["lr"]
     main.register_load_state_dict_pre_hook(_keep_kernel)

@@ -226,6 +226,44 @@ def test_a_state_of_another_device_does_not_bring_its_kernel(own: bool | None, s
     after.step()
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adam"])
+def test_one_kernel_steps_a_whole_group_and_equals_the_plain_formula(optimizer: str) -> None:
+    config = make_config(losses=[CE], optimizer=optimizer, lr=0.01, backbone_lr_scale=1.0, weight_decay=0.05)
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    results: list[list[Tensor]] = []
+    for fused in (True, None):
+        model, criterion = make(config)
+        main, _ = build_optimizers(config, model, criterion)
+        assert all(group["fused"] for group in main.param_groups)
+        for group in main.param_groups:
+            group["fused"] = fused
+        criterion(embeddings=model(images), labels=LABELS).total.backward()
+        parameters = [p for group in main.param_groups for p in group["params"]]
+        for _ in range(3):  # on the same gradients, so that only the kernels differ
+            main.step()
+        results.append(parameters)
+    for one_kernel, plain in zip(*results, strict=True):
+        torch.testing.assert_close(one_kernel, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_one_kernel_does_not_depend_on_the_number_of_threads() -> None:
+    def stepped(threads: int) -> list[Tensor]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            random = torch.Generator().manual_seed(0)
+            parameters = [nn.Parameter(torch.randn(size, generator=random)) for size in (1, 7, 1025, 99_991)]
+            optimizer = torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.05, fused=True)
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.shape, generator=random)
+            optimizer.step()
+            return list(parameters)
+        finally:
+            torch.set_num_threads(before)
+
+    assert all(torch.equal(one, two) for one, two in zip(stepped(1), stepped(2), strict=True))
+
+
 def test_adam_is_adam() -> None:
     config = make_config(optimizer="adam")
     main, centres = build_optimizers(config, *make(config))
