@@ -147,11 +147,20 @@ def prepare(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the manifests go.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random draws.")] = 0,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Leave out and count images that are absent or unreadable.")
+        bool,
+        typer.Option("--allow-missing", help="Leave out and count images and people that are absent or unreadable."),
     ] = False,
     deterministic_gallery: Annotated[
         bool, typer.Option("--deterministic-gallery", help="HD only: the gallery holds each identity's first image.")
     ] = False,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="folder only: how paths say whose a photograph is, as {identity}/{session}/* or {identity}_{n}.jpg. "
+            "[default: {identity}/*]",
+        ),
+    ] = None,
     check: Annotated[
         Path | None, typer.Option(metavar="MANIFEST", help="Check a manifest, or a folder of them, instead.")
     ] = None,
@@ -179,6 +188,7 @@ def prepare(
             seed=seed,
             allow_missing=allow_missing,
             deterministic_gallery=deterministic_gallery,
+            pattern=pattern,
             progress=report,
         )
     for table in split_tables(prepared.manifests):

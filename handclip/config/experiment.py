@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from handclip.config.losses import CrossEntropyConfig, LossConfig
+from handclip.config.path_pattern import PathPattern
 from handclip.config.section import Section
 from handclip.errors import nearest
 
@@ -86,6 +87,8 @@ class ExperimentConfig(Section):
     """
     manifest: Path | None = None
     """A manifest file, or a folder of them, made by `handclip prepare`."""
+    pattern: str | None = None
+    """Says whose each photograph of a `folder` is by its path, as `{identity}/{session}/*` does; see `PathPattern`."""
     allow_missing: bool = False
     """Prepare the data set although some of its images are absent (they are counted and reported)."""
     train_split: Literal["train", "train_all"] = "train"
@@ -221,6 +224,13 @@ class ExperimentConfig(Section):
             raise ValueError("the list is empty; name at least one")
         return value
 
+    @field_validator("pattern")
+    @classmethod
+    def _is_pattern(cls, value: str | None) -> str | None:
+        if value is not None:
+            PathPattern(value)
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _name_the_only_aspect(cls, values: Any) -> Any:
@@ -239,6 +249,8 @@ class ExperimentConfig(Section):
             raise ValueError(f"aspect: {self.dataset} has the {names}{'.' if hint else ''}{hint}")
         if self.dataset == "folder" and self.data_root is None and self.manifest is None:
             raise ValueError("data_root: a folder data set needs the path of its folder")
+        if self.dataset != "folder" and self.pattern is not None:
+            raise ValueError(f"pattern: is read only with dataset: folder; {self.dataset} has a layout of its own")
         changed = self._changed()
         if self.variant == "baseline" and (unused := sorted(changed & self.TRAINING)):
             raise ValueError(f"{unused[0]}: has no effect with variant: baseline, which trains nothing")

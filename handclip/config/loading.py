@@ -42,7 +42,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     return parse_config(on_other_data(values, data), source=str(path), overrides=overrides)
 
 
-DATA_KEYS = frozenset({"dataset", "aspect", "manifest", "data_root"})
+DATA_KEYS = frozenset({"dataset", "aspect", "manifest", "data_root", "pattern"})
 """Keys that say which images are used."""
 
 
@@ -51,13 +51,13 @@ def on_other_data(values: Mapping[str, Any], data: Mapping[str, Any]) -> dict[st
 
     Args:
         values: what an experiment file holds.
-        data: the keys to change. Where `dataset` becomes another one, the `data_root` and `manifest` of `values` are
-            dropped, which lie in the former, and so is an `aspect` that the new one does not have.
+        data: the keys to change. Where `dataset` becomes another one, the `data_root`, `manifest` and `pattern` of
+            `values` are dropped, which are of the former, and so is an `aspect` that the new one does not have.
     """
     before, now = (str(part.get("dataset")).lower() for part in (values, {**values, **data}))
     if "dataset" not in values or before == now:
         return {**values, **data}
-    dropped = {"data_root", "manifest"}
+    dropped = {"data_root", "manifest", "pattern"}
     if values.get("aspect") not in aspects_of(now):
         dropped.add("aspect")
     return {**{key: value for key, value in values.items() if key not in dropped}, **data}

@@ -69,13 +69,13 @@ def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys that change what is computed and differ from their default.
 
     Left out is what names an experiment or its data: `experiment`, `variant`, `model`, `dataset`, `aspect`,
-    `manifest` and `seed`. `losses` stand there only where one has an option that is not its default, and then each
-    with its type and such options; `resume_from` is a file name.
+    `manifest`, `pattern` and `seed`. `losses` stand there only where one has an option that is not its default, and
+    then each with its type and such options; `resume_from` is a file name.
 
     Args:
         values: a resolved config, as `ExperimentConfig.to_dict` returns it.
     """
-    left_out = {"experiment", "variant", "model", "dataset", "aspect", "manifest", "seed"}
+    left_out = {"experiment", "variant", "model", "dataset", "aspect", "manifest", "pattern", "seed"}
     return {key: value for key, value in _changed(values).items() if key not in left_out}
 
 

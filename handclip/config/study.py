@@ -270,8 +270,8 @@ def _on_other_data(
             yield other
 
 
-def _data_of(config: ExperimentConfig) -> tuple[str, str, str, str]:
-    return config.dataset, config.aspect, str(config.manifest), str(config.data_root)
+def _data_of(config: ExperimentConfig) -> tuple[str, ...]:
+    return config.dataset, config.aspect, str(config.manifest), str(config.data_root), str(config.pattern)
 
 
 def _checkpoint(config: ExperimentConfig) -> str:

@@ -1,13 +1,14 @@
-"""Any data set laid out as `root/<identity>/<images>`, with names of any alphabet."""
+"""Any data set laid out as `root/<identity>/<images>`, or by another pattern, with names of any alphabet."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from handclip.config.experiment import SINGLE_ASPECT
+from handclip.config.path_pattern import PathPattern
 from handclip.datasets.copies import Pair, such_as
-from handclip.datasets.images import IMAGE_EXTENSIONS, ImageFacts, Progress, inspect_images
+from handclip.datasets.folder_listing import PLAIN, FolderListing
+from handclip.datasets.images import ImageFacts, Progress, inspect_images
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.splits import Exclusions, Identity, SeededDraws, assemble_manifest
 from handclip.errors import DataError
@@ -30,27 +31,34 @@ def prepare_folder(
     seed: int = 0,
     num_draws: int = 10,
     allow_missing: bool = False,
+    pattern: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Manifest]:
     """Make the manifest of a plain folder: half of the identities to train on, the other half to test.
 
-    Identities with images are numbered in the code point order of their folder names. Folders inside an identity's
-    folder are not followed; they, hidden files and files that are not images are ignored and counted, as are
-    identities without images. Of copies within an identity's folder, the very same photograph under several names, the
-    first by name is kept, and the others are left out and counted.
+    Identities with images are numbered in the code point order of their names. What is not read is counted and said,
+    by kind, and so are identities without images. Of copies of a photograph of one identity, the very same under
+    several names, the first by name is kept, and the others are left out and counted.
 
     Args:
         root: the folder of identity folders.
-        allow_missing: leave out and count unreadable images, instead of refusing.
+        allow_missing: leave out and count unreadable images, and identities of which nothing is read while there is
+            something, instead of refusing.
+        pattern: says whose each photograph is by its path, see `PathPattern`; by default `{identity}/*`.
 
     Raises:
-        DataError: there is no such folder, too few identities to train and test on, images are unreadable, or one
-            photograph is there under two identities.
+        DataError: there is no such folder, too few identities to train and test on, images are unreadable, nothing is
+            read of an identity, the pattern matches nothing, or one photograph is there under two identities.
+        ValueError: the pattern is none.
     """
-    listing = _list_folder(root)
-    listed = [path for paths in listing.paths_of.values() for path in paths]
+    pattern = None if pattern == PLAIN else pattern
+    listing = _list_folder(root, pattern)
+    lost = listing.left_out.require_nobody_lost(listing.without_images, allow_missing=allow_missing)
+    listing.left_out.report()
+    identity_of = {path: identity for identity, paths in listing.paths_of.items() for path in paths}
+    listed = list(identity_of)
     facts = inspect_images(root, listed, allow_unreadable=allow_missing, progress=progress)
-    copies = _find_copies(root, (path for path in listed if path in facts), facts)
+    copies = _find_copies(root, {path: identity_of[path] for path in listed if path in facts}, facts, pattern)
     used = facts.keys() - {copy for copy, _ in copies}
     usable = {name: tuple(path for path in paths if path in used) for name, paths in listing.paths_of.items()}
     with_images = {name: paths for name, paths in usable.items() if paths}
@@ -67,65 +75,45 @@ def prepare_folder(
         facts=facts,
         exclusions=Exclusions(
             unreadable_images=len(listed) - len(facts),
-            ignored_files=listing.ignored_files,
-            empty_identities=len(listing.paths_of) - len(identities),
+            ignored_files=len(listing.left_out.others),
+            empty_identities=len(listing.paths_of) - len(identities) - lost,
             copied_images=len(copies),
+            unread_files=listing.left_out.counts,
+            unread_identities=lost,
         ),
+        pattern=pattern,
     )
     return {ASPECT: manifest}
 
 
-@dataclass(frozen=True)
-class _Listing:
-    paths_of: dict[str, list[str]]
-    ignored_files: int
-
-
-def _list_folder(root: Path) -> _Listing:
+def _list_folder(root: Path, pattern: str | None) -> FolderListing:
     if not is_folder(root):
         raise DataError(f"{root} is not a folder; expected one folder for each identity in it")
-    entries = sorted((entry for entry in root.iterdir() if not entry.name.startswith(".")), key=lambda one: one.name)
-    # A folder of manifests that was written into the data set is not an identity.
-    folders = [entry for entry in entries if entry.is_dir() and not (entry / f"manifest_{ASPECT}.json").is_file()]
-    loose_images = sum(_is_image(entry) for entry in entries)
-    if not folders:
-        hint = f" (it holds {loose_images:,} images that are in no identity's folder)" if loose_images else ""
-        raise DataError(f"{root} holds no identity folders{hint}; expected {root}/<identity>/<images>")
-    paths_of: dict[str, list[str]] = {}
-    ignored_files = loose_images
-    for folder in folders:
-        content = list(folder.iterdir())
-        images = sorted(entry.name for entry in content if _is_image(entry))
-        ignored_files += len(content) - len(images)
-        for name in (folder.name, *images):
-            _require_unicode(name, folder)
-        paths_of[folder.name] = [f"{folder.name}/{name}" for name in images]
-    return _Listing(paths_of, ignored_files)
+    listing = FolderListing(root, PathPattern(pattern or PLAIN), manifest_name=f"manifest_{ASPECT}.json")
+    if not listing.paths_of:
+        plain = f"identity folders; expected {root}/<identity>/<images>"
+        lacks = plain if pattern is None else f"identities; expected photographs by the pattern {pattern}"
+        raise DataError(f"{root} holds no {lacks}. {listing.left_out}".strip())
+    return listing
 
 
-def _is_image(entry: Path) -> bool:
-    return entry.suffix.lower() in IMAGE_EXTENSIONS and not entry.name.startswith(".") and not entry.is_dir()
-
-
-def _require_unicode(name: str, folder: Path) -> None:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(f"{folder.parent} holds a name that is not valid UTF-8, {name!r}; rename it") from error
-
-
-def _find_copies(root: Path, paths: Iterable[str], facts: Mapping[str, ImageFacts]) -> list[Pair]:
+def _find_copies(
+    root: Path, identity_of: Mapping[str, str], facts: Mapping[str, ImageFacts], pattern: str | None
+) -> list[Pair]:
     """Return each image that is the very same photograph as an earlier one of its identity, with that one."""
     first: dict[str, str] = {}
-    pairs = [(path, first.setdefault(facts[path].sha256, path)) for path in paths]
+    pairs = [(path, first.setdefault(facts[path].sha256, path)) for path in identity_of]
     copies = [(path, same) for path, same in pairs if path != same]
-    if mixed := [(same, path) for path, same in copies if _identity_of(path) != _identity_of(same)]:
+    if mixed := [(same, path) for path, same in copies if identity_of[path] != identity_of[same]]:
         named = "; ".join(" and ".join(pair) for pair in mixed[:_NAMED_PAIRS])
         more = f"; and {len(mixed) - _NAMED_PAIRS:,} more such" if len(mixed) > _NAMED_PAIRS else ""
-        who = " and ".join(_identity_of(path) for path in mixed[0]) if len(mixed) == 1 else "the two of a pair"
+        who = " and ".join(identity_of[path] for path in mixed[0]) if len(mixed) == 1 else "the two of a pair"
+        say_so = (
+            "put all their images into one folder" if pattern is None else "let the paths of all their images say so"
+        )
         raise DataError(
-            f"{root} holds the very same photograph under two identities: {named}{more}. If {who} are one person, put "
-            "all their images into one folder; if they are two, delete the copy that is in the wrong one"
+            f"{root} holds the very same photograph under two identities: {named}{more}. If {who} are one person, "
+            f"{say_so}; if they are two, delete the copy that is in the wrong one"
         )
     if copies:
         logger.warning(
@@ -133,10 +121,6 @@ def _find_copies(root: Path, paths: Iterable[str], facts: Mapping[str, ImageFact
             f"({such_as(copies)}, which is kept)."
         )
     return copies
-
-
-def _identity_of(path: str) -> str:
-    return path.split("/", 1)[0]
 
 
 def _halves(identities: Sequence[Identity], seeded: SeededDraws, root: Path) -> tuple[list[Identity], list[Identity]]:

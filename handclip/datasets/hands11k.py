@@ -2,17 +2,19 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from handclip.config.experiment import HAND_ASPECTS
+from handclip.datasets.file_kinds import is_image_name, kind_of
 from handclip.datasets.images import ImageFacts, Progress, inspect_images
 from handclip.datasets.inside import is_plain_relative
+from handclip.datasets.left_out import LeftOut
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.splits import Exclusions, Identity, SeededDraws, Splits, assemble_manifest
 from handclip.errors import DataError
-from handclip.files import is_file, is_folder, read_limited
+from handclip.files import found_in, is_file, is_folder, read_limited
 
 DATASET = "11k"
 ASPECTS = HAND_ASPECTS
@@ -147,15 +149,22 @@ def prepare_11k(
         DataError: as for `read_hand_info`; images are absent or unreadable; there is no image at all.
     """
     rows = read_hand_info(root)
-    on_disk = {entry.name for entry in (root / "Hands").iterdir()}
+    files = {file.name: file for file in found_in(root / "Hands", "*")}
+    on_disk = files.keys()
     present = [row for row in rows if row.image_name in on_disk]
+    left_out = LeftOut(root)
+    for name in sorted(on_disk - {row.image_name for row in rows}):
+        if not is_image_name(name) and (kind := kind_of(files[name])) is not None:
+            left_out.add(kind, f"Hands/{name}")
     if len(present) < len(rows) and not allow_missing:
         absent = [row.image_name for row in rows if row.image_name not in on_disk]
+        also = f". {left_out}" if left_out.unread else ""
         raise DataError(
             f"{len(absent):,} of the {len(rows):,} images without accessories in {root / 'HandInfo.csv'} are not in "
             f"{root / 'Hands'}: {', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}; to work with a part of "
-            "the data set, pass --allow-missing (in a config, allow_missing: true)"
+            f"the data set, pass --allow-missing (in a config, allow_missing: true){also}"
         )
+    left_out.report()
     facts = inspect_images(root, [row.path for row in present], allow_unreadable=allow_missing, progress=progress)
     if not facts:
         raise DataError(f"{root / 'Hands'} holds none of the images of {root / 'HandInfo.csv'}")
@@ -216,7 +225,7 @@ def _distractors(aspect: str, identities: Mapping[str, Sequence[Identity]], spli
 
 
 def _exclusions(
-    aspect: str, rows: Iterable[HandInfoRow], on_disk: set[str], facts: Mapping[str, ImageFacts]
+    aspect: str, rows: Iterable[HandInfoRow], on_disk: Set[str], facts: Mapping[str, ImageFacts]
 ) -> Exclusions:
     of_aspect = [row for row in rows if row.aspect == aspect]
     present = [row for row in of_aspect if row.image_name in on_disk]

@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from handclip.config.experiment import SINGLE_ASPECT
+from handclip.datasets.file_kinds import is_image_name, kind_of
 from handclip.datasets.images import ImageFacts, Progress, inspect_images
+from handclip.datasets.left_out import LeftOut
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.splits import Exclusions, Identity, PathDraw, SeededDraws, all_paths, assemble_manifest
 from handclip.errors import DataError
-from handclip.files import is_folder
+from handclip.files import found_in, is_folder
 
 DATASET = "hd"
 ASPECT = SINGLE_ASPECT[DATASET]
@@ -53,8 +55,14 @@ def prepare_hd(
             f"{root} is not HD: expected the folders '{OWN_FOLDER}' and '{DISTRACTOR_FOLDER}' in "
             f"{root / 'Original Images'}, in {root / 'Original_Images'}, or in {root} itself"
         )
-    clear, ignored_clear = _list_images(folder, OWN_FOLDER)
-    noisy, ignored_noisy = _list_images(folder, DISTRACTOR_FOLDER)
+    left_out = LeftOut(folder)
+    clear = _list_images(folder, OWN_FOLDER, left_out)
+    noisy = _list_images(folder, DISTRACTOR_FOLDER, left_out)
+    there = {one.identity for one in left_out.unread if one.identity}
+    lost = left_out.require_nobody_lost(
+        sorted(there - {_name(path, label) for path, label in (clear | noisy).items()}), allow_missing=allow_missing
+    )
+    left_out.report()
     facts = inspect_images(folder, [*clear, *noisy], allow_unreadable=allow_missing, progress=progress)
     own = _group(clear, facts)
     distractors = [
@@ -62,7 +70,7 @@ def prepare_hd(
         for identity in _group(noisy, facts)
     ]
     if not own:
-        raise DataError(f"{folder / OWN_FOLDER} holds no image named <id>_<number>.jpg")
+        raise DataError(f"{folder / OWN_FOLDER} holds no image named <id>_<number>.jpg. {left_out}".strip())
     train = [identity for identity in own if identity.label <= LAST_TRAIN_IDENTITY]
     test = [identity for identity in own if identity.label > LAST_TRAIN_IDENTITY]
     splits = SeededDraws(seed, DATASET, ASPECT).split(train, test, num_draws)
@@ -81,24 +89,39 @@ def prepare_hd(
         facts=facts,
         exclusions=Exclusions(
             unreadable_images=len(clear) + len(noisy) - len(facts),
-            ignored_files=ignored_clear + ignored_noisy,
+            ignored_files=len(left_out.others),
             empty_identities=len(set(clear.values())) + len(set(noisy.values())) - len(own) - len(distractors),
+            unread_files=left_out.counts,
+            unread_identities=lost,
         ),
     )
     return {ASPECT: manifest}
 
 
-def _list_images(root: Path, folder: str) -> tuple[dict[str, int], int]:
-    """The identity number of each image path in a folder, sorted by path, and the number of other files there."""
+def _list_images(root: Path, folder: str, left_out: LeftOut) -> dict[str, int]:
+    """The identity number of each image path in a folder, sorted by path; what else is there is left out."""
     identity_of: dict[str, int] = {}
-    names = sorted(entry.name for entry in (root / folder).iterdir())
-    images = [name for name in names if name.lower().endswith(".jpg") and not name.startswith(".")]
-    for name in images:
-        text = name.split("_", 1)[0].strip()
-        if not (text.isascii() and text.isdigit()) or int(text) >= DISTRACTOR_OFFSET:
-            raise DataError(f"{root / folder / name}: expected <id>_<number>.jpg with an id below {DISTRACTOR_OFFSET}")
-        identity_of[str(PurePosixPath(folder, name))] = int(text)
-    return identity_of, len(names) - len(images)
+    for file in found_in(root / folder, "*"):
+        path = str(PurePosixPath(folder, file.name))
+        label = _label_of(file.name)
+        if file.suffix.lower() != ".jpg" or file.name.startswith("."):
+            kind = "not_jpg" if is_image_name(file.name) else kind_of(file)
+            left_out.add(kind, path, None if label is None else _name(path, label))
+        elif label is None:
+            raise DataError(f"{file}: expected <id>_<number>.jpg with an id below {DISTRACTOR_OFFSET}")
+        else:
+            identity_of[path] = label
+    return identity_of
+
+
+def _label_of(name: str) -> int | None:
+    text = name.split("_", 1)[0].strip()
+    return int(text) if text.isascii() and text.isdigit() and int(text) < DISTRACTOR_OFFSET else None
+
+
+def _name(path: str, label: int) -> str:
+    """An identity as a person calls it: one number is another person in each of the two folders."""
+    return f"{path.split('/', 1)[0]}/{label}"
 
 
 def _group(identity_of: Mapping[str, int], facts: Mapping[str, ImageFacts]) -> list[Identity]:

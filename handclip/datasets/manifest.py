@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
@@ -54,7 +54,9 @@ class Manifest:
     Each image has exactly one identity. Images that are in no split are distractors: they occur in galleries only, and
     their identities are never those of own images. `identity_names` holds the data set's own text for each identity.
     `missing_images`, `unreadable_images`, `copied_images`, `ignored_files` and `empty_identities` count what was left
-    out; of copies, the very same photographs of one identity, one is kept.
+    out; of copies, the very same photographs of one identity, one is kept. `unread_files` counts files that are not
+    read although they have to do with photographs, by kind (`handclip.datasets.file_kinds.KINDS`), and
+    `unread_identities` the people of whom there is nothing else. `pattern` says how paths told whose each image is.
     """
 
     dataset: str
@@ -72,6 +74,9 @@ class Manifest:
     ignored_files: int = 0
     empty_identities: int = 0
     copied_images: int = 0
+    unread_files: dict[str, int] = field(default_factory=dict)
+    unread_identities: int = 0
+    pattern: str | None = None
 
     @property
     def train_all(self) -> tuple[int, ...]:
@@ -176,6 +181,9 @@ class Manifest:
             "unreadable_images": self.unreadable_images,
             # Only where there are any, so that the hash of other manifests is what it was before they were counted.
             **({"copied_images": self.copied_images} if self.copied_images else {}),
+            **({"unread_files": dict(sorted(self.unread_files.items()))} if self.unread_files else {}),
+            **({"unread_identities": self.unread_identities} if self.unread_identities else {}),
+            **({"pattern": self.pattern} if self.pattern is not None else {}),
             "ignored_files": self.ignored_files,
             "empty_identities": self.empty_identities,
             "identity_names": {str(identity): name for identity, name in sorted(self.identity_names.items())},
@@ -248,6 +256,9 @@ class _Reader:
             ignored_files=self._count(value, "ignored_files"),
             empty_identities=self._count(value, "empty_identities"),
             copied_images=self._count(value, "copied_images") if "copied_images" in value else 0,
+            unread_files=self._counts(value, "unread_files") if "unread_files" in value else {},
+            unread_identities=self._count(value, "unread_identities") if "unread_identities" in value else 0,
+            pattern=self._get(value, "pattern", str) if "pattern" in value else None,
         )
         self._require(
             self._get(value, "sha256", str) == manifest.sha256,
@@ -305,6 +316,11 @@ class _Reader:
         count: int = self._get(value, key, int)
         self._require(count >= 0, f"'{key}' is negative")
         return count
+
+    def _counts(self, value: dict[str, Any], key: str) -> dict[str, int]:
+        counts: dict[str, Any] = self._get(value, key, dict)
+        self._require(all(map(_is_text, counts)), f"'{key}' holds what is no text")
+        return {kind: self._count(counts, kind) for kind in counts}
 
     def _indices(self, value: dict[str, Any], key: str, size: int, where: str = "") -> tuple[int, ...]:
         indices = self._list(value, key, where)

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from handclip.datasets import hands11k, hd
-from handclip.datasets.images import IMAGE_EXTENSIONS, Progress, inspect_images
+from handclip.datasets.file_kinds import is_image_name, kind_of
+from handclip.datasets.images import Progress, inspect_images
+from handclip.datasets.left_out import LeftOut
 from handclip.datasets.manifest import LARGEST_IDENTITY, Manifest
 from handclip.datasets.splits import Exclusions, Identity, PathDraw, Splits, assemble_manifest
 from handclip.errors import DataError
-from handclip.files import is_folder
+from handclip.files import found_in, is_folder
 
 _FIXED_SPLITS = ("train_all", "train", "val", "test")
 
@@ -36,14 +38,22 @@ def has_original_splits(root: Path, dataset: str) -> bool:
     return bool(find_original_splits(root, dataset))
 
 
-def read_original_splits(root: Path, dataset: str, progress: Progress | None = None) -> dict[str, Manifest]:
+def read_original_splits(
+    root: Path, dataset: str, *, allow_missing: bool = False, progress: Progress | None = None
+) -> dict[str, Manifest]:
     """Read the manifests of all aspects that the original scripts prepared; their `seed` is None.
 
     A file that occurs in several splits (same label, name and size) is one image.
 
+    Args:
+        root: the data set's folder.
+        dataset: `11k` or `hd`.
+        allow_missing: leave out and count identities of which nothing is read while there is something.
+
     Raises:
         DataError: a folder is missing, a draw is missing, a folder's name is not an identity, `train_all` is not
-            `train` and `val` together, or images are unreadable.
+            `train` and `val` together, images are unreadable, or nothing is read of an identity.
+        HandCLIPError: a folder may not be read.
     """
     found = find_original_splits(root, dataset)
     if not found:
@@ -59,6 +69,11 @@ def read_original_splits(root: Path, dataset: str, progress: Progress | None = N
         for path, label in copies[aspect].label_of.items():
             paths_of[label].append(path)
         names = copies[aspect].name_of
+        left_out = copies[aspect].left_out
+        lost = left_out.require_nobody_lost(
+            [names[label] for label in sorted(names.keys() - paths_of.keys())], allow_missing=allow_missing
+        )
+        left_out.report()
         manifests[aspect] = assemble_manifest(
             dataset=dataset,
             aspect=aspect,
@@ -68,7 +83,10 @@ def read_original_splits(root: Path, dataset: str, progress: Progress | None = N
             splits=splits[aspect],
             facts=facts,
             exclusions=Exclusions(
-                ignored_files=copies[aspect].ignored_files, empty_identities=len(names) - len(paths_of)
+                ignored_files=len(left_out.others),
+                empty_identities=len(names) - len(paths_of) - lost,
+                unread_files=left_out.counts,
+                unread_identities=lost,
             ),
         )
     return manifests
@@ -81,21 +99,25 @@ class _Copies:
     folder: Path
     label_of: dict[str, int] = field(default_factory=dict)
     name_of: dict[int, str] = field(default_factory=dict)
-    ignored_files: int = 0
     _path_of: dict[tuple[int, str, int], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.left_out = LeftOut(self.folder)
 
     def read(self, split: str) -> frozenset[str]:
         """The images of one split."""
         paths = set()
-        for identity_folder in sorted(entry for entry in (self.folder / split).iterdir() if entry.is_dir()):
+        for identity_folder in found_in(self.folder / split, "*"):
+            if not is_folder(identity_folder):
+                continue
             text = identity_folder.name.strip()
             if not (text.isascii() and text.isdigit()) or int(text) > LARGEST_IDENTITY:
                 raise DataError(f"{identity_folder}: the folder's name is not an identity number")
             label = int(text)
             self.name_of.setdefault(label, text)
-            for file in sorted(identity_folder.iterdir()):
-                if file.suffix.lower() not in IMAGE_EXTENSIONS or file.name.startswith("."):
-                    self.ignored_files += 1
+            for file in found_in(identity_folder, "*"):
+                if not is_image_name(file.name):
+                    self.left_out.add(kind_of(file), file.relative_to(self.folder).as_posix(), self.name_of[label])
                     continue
                 path = file.relative_to(self.folder.parent).as_posix()
                 path = self._path_of.setdefault((label, file.name, file.stat().st_size), path)

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from handclip.config.path_pattern import PathPattern
 from handclip.datasets import folder, hands11k, hd
 from handclip.datasets.check import check_copies, check_files, check_protocol
 from handclip.datasets.copies import describe_copies
 from handclip.datasets.folder import prepare_folder
+from handclip.datasets.folder_listing import PLAIN
 from handclip.datasets.hands11k import has_11k_layout, prepare_11k
 from handclip.datasets.hd import find_hd_folder, prepare_hd
 from handclip.datasets.images import Progress
@@ -68,6 +70,7 @@ def prepare(
     num_draws: int = 10,
     allow_missing: bool = False,
     deterministic_gallery: bool = False,
+    pattern: str | None = None,
     progress: Progress | None = None,
 ) -> PreparedDataset:
     """Write a manifest for each aspect, `summary.json` and `dataset_summary.csv` to `out`.
@@ -78,8 +81,10 @@ def prepare(
     Args:
         dataset: `11k`, `hd` or `folder`.
         root: where the data set lies.
-        allow_missing: leave out and count absent or unreadable images, instead of refusing.
+        allow_missing: leave out and count absent or unreadable images, and identities of which nothing is read while
+            there is something, instead of refusing.
         deterministic_gallery: HD only: the gallery image is the first of each identity, not a random one.
+        pattern: `folder` only: says whose each photograph is by its path, see `PathPattern`; default `{identity}/*`.
 
     Raises:
         ConfigError: an unknown data set, or an option that it does not have.
@@ -94,6 +99,7 @@ def prepare(
         num_draws=num_draws,
         allow_missing=allow_missing,
         deterministic_gallery=deterministic_gallery,
+        pattern=pattern,
         progress=progress,
     )
     # Not on first use: who trains or evaluates then says of copies what they do there.
@@ -112,6 +118,7 @@ def _prepare(
     num_draws: int = 10,
     allow_missing: bool,
     deterministic_gallery: bool = False,
+    pattern: str | None,
     progress: Progress | None,
 ) -> PreparedDataset:
     require_known(dataset)
@@ -119,10 +126,12 @@ def _prepare(
         raise ConfigError(f"the number of draws must be at least 1, not {num_draws}")
     if deterministic_gallery and dataset != hd.DATASET:
         raise ConfigError(f"a deterministic gallery is defined for hd only, not for {dataset}")
+    if pattern is not None:
+        _require_pattern(pattern, dataset)
     if not is_folder(root):
         raise DataError(f"{root}: there is no such folder")
     if not _has_images(dataset, root) and has_original_splits(root, dataset):
-        return _store(_read_sound_original_splits(root, dataset, progress), out, "original_splits")
+        return _store(_read_sound_original_splits(root, dataset, allow_missing, progress), out, "original_splits")
     if has_original_splits(root, dataset):
         logger.info(
             f"{root} also holds splits that the original scripts prepared. They were not used: new ones are drawn from "
@@ -140,7 +149,9 @@ def _prepare(
             progress=progress,
         )
     else:
-        manifests = prepare_folder(root, seed=seed, num_draws=num_draws, allow_missing=allow_missing, progress=progress)
+        manifests = prepare_folder(
+            root, seed=seed, num_draws=num_draws, allow_missing=allow_missing, pattern=pattern, progress=progress
+        )
     return _store(manifests, out, "images")
 
 
@@ -152,6 +163,7 @@ def find_or_prepare(
     aspects: Sequence[str] | None = None,
     seed: int = 0,
     allow_missing: bool = False,
+    pattern: str | None = None,
     progress: Progress | None = None,
 ) -> PreparedDataset:
     """Load the manifests of a data set, or make and keep them on first use.
@@ -161,6 +173,7 @@ def find_or_prepare(
 
     Args:
         aspects: those that are needed, by default all of the data set.
+        seed, allow_missing, pattern: as for `prepare`.
 
     Raises:
         ConfigError: an unknown data set or aspect.
@@ -174,15 +187,16 @@ def find_or_prepare(
             raise ConfigError(f"{dataset} has no aspect '{aspect}'.{did_you_mean(aspect, ASPECTS[dataset])}")
     beside = root / "manifests"
     # The cache serves any number of data sets, each under its own place on this machine.
-    cached = cache / f"{dataset}_{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:12]}"
+    place = os.fsencode(root.resolve()) + (b"" if pattern is None else f"\0{pattern}".encode())
+    cached = cache / f"{dataset}_{hashlib.sha256(place).hexdigest()[:12]}"
     for out in (beside, cached):
         if all(manifest_path(out, aspect).is_file() for aspect in needed):
-            manifests = {aspect: _load_for(dataset, aspect, out) for aspect in needed}
+            manifests = {aspect: _load_for(dataset, aspect, out, pattern) for aspect in needed}
             return PreparedDataset(manifests, out, "manifests", unchanged=True)
     out = beside if _is_writable(root) else cached
     if set(needed) <= find_original_splits(root, dataset).keys():
-        return _store(_read_sound_original_splits(root, dataset, progress), out, "original_splits")
-    return _prepare(dataset, root, out, seed=seed, allow_missing=allow_missing, progress=progress)
+        return _store(_read_sound_original_splits(root, dataset, allow_missing, progress), out, "original_splits")
+    return _prepare(dataset, root, out, seed=seed, allow_missing=allow_missing, pattern=pattern, progress=progress)
 
 
 def require_known(dataset: str) -> None:
@@ -200,24 +214,55 @@ def require_known(dataset: str) -> None:
         raise ConfigError(f"there is no data set '{dataset}'.{did_you_mean(dataset, ASPECTS)}")
 
 
+def require_pattern_of(manifest: Manifest, pattern: str | None, path: Path) -> None:
+    """Check that a manifest was made by the pattern that is asked for.
+
+    Args:
+        manifest: as it was read.
+        pattern: that of the config.
+        path: the manifest's file, for the error.
+
+    Raises:
+        DataError: it was made by another.
+    """
+    made, wanted = manifest.pattern or PLAIN, pattern or PLAIN
+    if made != wanted:
+        raise DataError(
+            f"{path} was made by the pattern {made}, and the pattern {wanted} is asked for (key pattern); ask for "
+            "the former, or remove the manifest"
+        )
+
+
+def _require_pattern(pattern: str, dataset: str) -> None:
+    if dataset != folder.DATASET:
+        raise ConfigError(f"a pattern is for the data set folder, not for {dataset}")
+    try:
+        PathPattern(pattern)
+    except ValueError as error:
+        raise ConfigError(f"pattern: {error}") from error
+
+
 def _has_images(dataset: str, root: Path) -> bool:
     if dataset == hands11k.DATASET:
         return has_11k_layout(root)
     return dataset != hd.DATASET or find_hd_folder(root) is not None
 
 
-def _load_for(dataset: str, aspect: str, out: Path) -> Manifest:
+def _load_for(dataset: str, aspect: str, out: Path, pattern: str | None) -> Manifest:
     path = manifest_path(out, aspect)
     manifest = Manifest.load(path)
     if (manifest.dataset, manifest.aspect) != (dataset, aspect):
         raise DataError(f"{path} is the manifest of {manifest.dataset} {manifest.aspect}, not of {dataset} {aspect}")
+    require_pattern_of(manifest, pattern, path)
     manifest.verify_files()
     return manifest
 
 
-def _read_sound_original_splits(root: Path, dataset: str, progress: Progress | None) -> dict[str, Manifest]:
+def _read_sound_original_splits(
+    root: Path, dataset: str, allow_missing: bool, progress: Progress | None
+) -> dict[str, Manifest]:
     """Original splits that were prepared twice overlap, and nothing measured on them would be worth anything."""
-    manifests = read_original_splits(root, dataset, progress)
+    manifests = read_original_splits(root, dataset, allow_missing=allow_missing, progress=progress)
     breaches = [
         f"{aspect}: {breach}"
         for aspect, manifest in manifests.items()

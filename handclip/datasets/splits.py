@@ -7,7 +7,7 @@ a listing, on the draws before it, or on which other identities there are.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,10 @@ class Exclusions:
     ignored_files: int = 0
     empty_identities: int = 0
     copied_images: int = 0
+    unread_files: Mapping[str, int] = field(default_factory=dict)
+    """By kind."""
+    unread_identities: int = 0
+    """Of which nothing is read, though there is something."""
 
 
 def all_paths(identities: Iterable[Identity]) -> frozenset[str]:
@@ -108,12 +112,14 @@ def assemble_manifest(
     splits: Splits,
     facts: Mapping[str, ImageFacts],
     exclusions: Exclusions,
+    pattern: str | None = None,
 ) -> Manifest:
     """Number the images, sorted by identity and path, and express the splits by these numbers.
 
     Args:
         identities: own identities and distractors, each with the images that are in use.
         facts: hash and size of each of their paths (and perhaps of others).
+        pattern: by which the paths said whose they are.
     """
     labelled = sorted((identity.label, path) for identity in identities for path in identity.paths)
     index_of = {path: index for index, (_, path) in enumerate(labelled)}
@@ -139,4 +145,7 @@ def assemble_manifest(
         ignored_files=exclusions.ignored_files,
         empty_identities=exclusions.empty_identities,
         copied_images=exclusions.copied_images,
+        unread_files=dict(exclusions.unread_files),
+        unread_identities=exclusions.unread_identities,
+        pattern=pattern,
     )

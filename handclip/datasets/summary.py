@@ -44,6 +44,8 @@ def summarise(manifest: Manifest) -> dict[str, int | str]:
         "missing_images": manifest.missing_images,
         "unreadable_images": manifest.unreadable_images,
         "copied_images": manifest.copied_images,
+        "unread_files": sum(manifest.unread_files.values()),
+        "unread_identities": manifest.unread_identities,
         "ignored_files": manifest.ignored_files,
         "empty_identities": manifest.empty_identities,
         "single_image_train_identities": _single_image_identities(manifest, manifest.train_all),

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,15 @@ from handclip.console import progress_over
 from handclip.datasets import folder
 from handclip.datasets.check import check_copies, check_separation
 from handclip.datasets.copies import Pair, describe_learned
+from handclip.datasets.file_kinds import describe_counts
 from handclip.datasets.manifest import Manifest
-from handclip.datasets.prepare import PreparedDataset, find_or_prepare, named_manifest
+from handclip.datasets.prepare import PreparedDataset, find_or_prepare, named_manifest, require_pattern_of
 from handclip.datasets.synthetic import SyntheticHands, generate, is_generated
 from handclip.datasets.torch_dataset import LabelledImage
 from handclip.errors import ConfigError, DataError, HandCLIPError, missing_file
 from handclip.files import cache_folder, is_folder, is_there
 from handclip.models.checkpoint import Checkpoint
+from handclip.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,7 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
         manifests = {aspect: _read_manifest(config, config.manifest, aspect) for aspect in config.aspects}
         _require_separation(manifests)
         _report_left_out(manifests)
+        _report_unread(manifests)
         return manifests
     root = default_root(config)
     if config.dataset == "synthetic" and not is_generated(root):
@@ -80,6 +84,7 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
             _kept_manifests(root),
             aspects=config.aspects,
             allow_missing=config.allow_missing,
+            pattern=config.pattern,
             progress=report,
         )
     if not config.allow_missing:
@@ -88,6 +93,8 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
     manifests = {aspect: prepared.manifests[aspect] for aspect in config.aspects}
     _require_separation(manifests)
     _report_left_out(manifests)
+    if prepared.origin == "manifests":
+        _report_unread(manifests)
     return manifests
 
 
@@ -124,9 +131,13 @@ def _layout(config: ExperimentConfig) -> str:
 
 def _require_complete(prepared: PreparedDataset) -> None:
     """Refuse manifests that somebody made with images left out, unless the config allows it too."""
-    if left_out := sum(images_left_out(prepared.manifests).values()):
+    left_out = sum(images_left_out(prepared.manifests).values())
+    lost = sum(manifest.unread_identities for manifest in prepared.manifests.values())
+    if left_out or lost:
+        images = [f"{left_out:,} images that were absent or unreadable"] if left_out else []
+        people = [f"{counted(lost, 'identity', 'identities')} of which nothing was read"] if lost else []
         raise DataError(
-            f"the manifests in {prepared.folder} were made without {left_out:,} images that were absent or unreadable. "
+            f"the manifests in {prepared.folder} were made without {' and '.join([*images, *people])}. "
             "To work with this part of the data set add allow_missing: true to the config; if it is complete by now, "
             "remove these manifests"
         )
@@ -180,6 +191,18 @@ def _report_left_out(manifests: Mapping[str, Manifest]) -> None:
         logger.info(f"The data set is not complete: left out {absent:,} absent and {unreadable:,} unreadable images.")
 
 
+def _report_unread(manifests: Mapping[str, Manifest]) -> None:
+    """Log what manifests that are only read were made without; while they are made, more is said of it."""
+    unread: Counter[str] = Counter()
+    for manifest in manifests.values():
+        unread.update(manifest.unread_files)
+    said = describe_counts(unread)
+    if lost := sum(manifest.unread_identities for manifest in manifests.values()):
+        said.append(f"{counted(lost, 'identity', 'identities')} of which nothing is read")
+    if said:
+        logger.info(f"The manifest was made without {', '.join(said)}.")
+
+
 def images_left_out(manifests: Mapping[str, Manifest]) -> dict[str, int]:
     """Count the images that manifests were made without: `missing_images`, then `unreadable_images`."""
     return {
@@ -198,6 +221,8 @@ def _read_manifest(config: ExperimentConfig, path: Path, aspect: str) -> Manifes
         raise DataError(
             f"{file}: is the manifest of {manifest.dataset} {manifest.aspect}, not of {wanted[0]} {wanted[1]}"
         )
+    if config.pattern is not None:
+        require_pattern_of(manifest, config.pattern, file)
     manifest.verify_files()
     return manifest
 

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from handclip.datasets.file_kinds import describe_counts
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.summary import split_table
 from handclip.report.matrix import METRICS, Block, Matrix, RunRow
@@ -28,6 +29,7 @@ from handclip.report.matrix_text import (
 )
 from handclip.report.row_names import differing_options, differs_by, distinguishing_columns
 from handclip.report.tables import METRIC_TITLES
+from handclip.wording import counted
 
 if TYPE_CHECKING:  # which take torch along
     from handclip.doctor import Check
@@ -54,15 +56,17 @@ def split_tables(manifests: Mapping[str, Manifest]) -> Iterator[Table]:
                 "balanced" if row.balanced else "-" if row.imbalance is None else f"{row.imbalance:.1f}",
                 f"{row.distractor_identities:,}",
             )
-        left_out = {
-            "absent": manifest.missing_images,
-            "unreadable": manifest.unreadable_images,
-            "copies of other images": manifest.copied_images,
-            "no image files": manifest.ignored_files,
-            "identities without images of their own": manifest.empty_identities,
-        }
-        if any(left_out.values()):
-            table.caption = "Left out: " + ", ".join(f"{count:,} {what}" for what, count in left_out.items() if count)
+        counts = (
+            (manifest.missing_images, "absent image", "absent images"),
+            (manifest.unreadable_images, "unreadable image", "unreadable images"),
+            (manifest.copied_images, "copy of another image", "copies of other images"),
+            (manifest.unread_identities, "identity of which nothing is read", "identities of which nothing is read"),
+            (manifest.empty_identities, "identity without images of its own", "identities without images of their own"),
+            (manifest.ignored_files, "other file", "other files"),
+        )
+        left_out = [counted(number, one, many) for number, one, many in counts if number]
+        if left_out := describe_counts(manifest.unread_files) + left_out:
+            table.caption = f"Left out: {', '.join(left_out)}"
         yield table
 
 

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 import typer
 from made_runs import write_run
+from PIL import Image
 from tiny_study import baseline_values, load_manifest, tiny_values, write_config
 
 from handclip.cli import run
+from handclip.datasets.folder import prepare_folder
+from handclip.datasets.prepare import prepare
 from handclip.engine.provenance import read_provenance
 from handclip.errors import HandCLIPError
 from handclip.files import is_file, is_folder, is_there, nearest_there, read_json, require_writable
@@ -127,6 +130,44 @@ def test_a_run_that_may_not_be_read_is_left_out_by_name(here: Path, caplog: pyte
         assert all(place.kind == "folder" and DENIED in place.unread for place in places if place.unread)
     Path("studies/linked").unlink()
     assert find_evaluations([Path("studies")]) == ([one, two], [])
+
+
+def test_folders_of_a_data_set_that_may_not_be_read(here: Path) -> None:
+    for name in ("a", "b", "c", "d", "e"):
+        Path("people", name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (1, 1), (ord(name), number, 0)).save(Path("people", name, f"{number}.png"))
+    Path("people/lost+found").mkdir()
+    prepare_folder(Path("people"))  # so that nothing is imported while this process may not read Python's files
+    with closed(Path("people/lost+found")):
+        assert len(prepare_folder(Path("people"))["hand"].identity_names) == 5
+    with closed(Path("people/e")):
+        with pytest.raises(HandCLIPError, match=r"nothing is read of 1 identity:\n  e: .* \(e: Permission denied\)"):
+            prepare_folder(Path("people"))
+        assert prepare_folder(Path("people"), allow_missing=True)["hand"].unread_identities == 1
+    with closed(Path("people")), pytest.raises(HandCLIPError, match=r"^people: cannot be read: Permission denied$"):
+        prepare_folder(Path("people"))
+
+
+@pytest.mark.parametrize("dataset", ["11k", "hd"])
+def test_a_folder_of_a_known_data_set_that_may_not_be_read(
+    dataset: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {"11k": ["data/Hands"], "hd": ["data/502-712", "data/1-501"]}[dataset]
+    scandir = os.scandir
+    for folder in folders:
+        Path(folder).mkdir(parents=True)
+    Path("data/HandInfo.csv").write_text("id,accessories,aspectOfHand,imageName\n1,0,dorsal right,a.jpg\n")
+    for folder in folders:
+
+        def refuse(path: Any = ".", folder: str = folder) -> Any:
+            if os.fspath(path) == folder:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        with pytest.raises(HandCLIPError, match=rf"^{folder}: {DENIED}$"):
+            prepare(dataset, Path("data"), Path("out"))
 
 
 def test_a_named_folder_that_may_not_be_read_is_an_error(here: Path) -> None:

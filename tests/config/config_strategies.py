@@ -31,6 +31,7 @@ _KEYS: dict[str, st.SearchStrategy[Any]] = {
     "seed": st.integers(0, 12),
     "data_root": st.sampled_from([None, "datasets/11k", "a/b", "a_b", "x"]),
     "manifest": st.sampled_from([None, "m.json", "m/{aspect}"]),
+    "pattern": st.sampled_from([None, "{identity}/{session}/*", "{identity}_{n}.bmp"]),
     "allow_missing": st.booleans(),
     "train_split": st.sampled_from(["train", "train_all"]),
     "pretrained": st.sampled_from(["openai", "none", "a.pt", "a-pt", "weights/ViT_B.pt"]),

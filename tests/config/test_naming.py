@@ -92,6 +92,8 @@ def computed(config: ExperimentConfig) -> dict[str, Any]:
     values = {key: value for key, value in config.to_dict().items() if key not in ignored}
     if config.resume_from is not None:
         values["resume_from"] = config.resume_from.name
+    if config.dataset == "folder":
+        values["data_root"] = str(config.data_root)
     return values
 
 

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from handclip.config.loading import parse_config
 from handclip.config.path_pattern import PathPattern
+from handclip.errors import ConfigError
 
 
 def read(pattern: str, path: str, *, longest: bool = True) -> dict[str, str] | None:
@@ -105,3 +107,12 @@ def test_a_hostile_name_takes_no_time() -> None:
 def test_what_is_no_pattern(pattern: str, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         PathPattern(pattern)
+    with pytest.raises(ConfigError, match=rf"test: pattern: .*{re.escape(said)}"):
+        parse_config(
+            {"experiment": "a", "model": "vitb16", "dataset": "folder", "data_root": "x", "pattern": pattern}, "test"
+        )
+
+
+def test_a_pattern_is_for_folders() -> None:
+    with pytest.raises(ConfigError, match="pattern: is read only with dataset: folder"):
+        parse_config({"experiment": "a", "model": "vitb16", "dataset": "hd", "pattern": "{identity}/*"}, "test")

@@ -73,9 +73,11 @@ def test_other_entries_are_ignored_and_counted(tmp_path):
     (tmp_path / "anna" / ".hidden.png").write_bytes(photograph)
     (tmp_path / "anna" / "nested").mkdir()
     (tmp_path / "anna" / "nested" / "a.png").write_bytes(photograph)
+    (tmp_path / "anna" / "without photographs").mkdir()
     (tmp_path / "empty").mkdir()
     manifest = prepare_folder(tmp_path)["hand"]
-    assert (manifest.ignored_files, manifest.empty_identities) == (4, 1)
+    assert (manifest.ignored_files, manifest.empty_identities) == (3, 1)
+    assert manifest.unread_files == {"loose": 1, "nested": 1}
     assert manifest.images == expected.images
     assert manifest.draws == expected.draws
 
@@ -105,7 +107,9 @@ def test_empty_and_missing_folders(tmp_path):
     with pytest.raises(DataError, match=r"holds no identity folders; expected .*/<identity>/<images>"):
         prepare_folder(tmp_path)
     (tmp_path / "a.jpg").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"it holds 1 images that are in no identity's folder"):
+    with pytest.raises(
+        DataError, match=r"no identity folders; .* 1 photograph in no identity's folder \(such as a\.jpg"
+    ):
         prepare_folder(tmp_path)
     (tmp_path / "a").mkdir()
     with pytest.raises(DataError, match=r"holds 0 identities with two or more images"):

@@ -1,5 +1,6 @@
 import csv
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -123,6 +124,8 @@ def test_full_counts(full, aspect):
         "gallery_all_images": 290,
         "missing_images": 0,
         "unreadable_images": 0,
+        "unread_files": 0,
+        "unread_identities": 0,
         "ignored_files": 0,
         "copied_images": 0,
         "empty_identities": 0,
@@ -258,6 +261,20 @@ def test_absent_images(small):
     assert [manifest.empty_identities for manifest in manifests.values()] == [0, 0, 1, 0]
     assert 1060 not in manifests["palmar_r"].identity_names
     assert manifests["dorsal_r"].draws[0].gallery == prepare_11k(small.parent / "copy")["dorsal_r"].draws[0].gallery
+
+
+def test_photographs_of_other_formats_beside_absent_ones_are_named(small, caplog):
+    image = small / "Hands" / "dorsal_l_12_0.jpg"
+    expected = {aspect: manifest.sha256 for aspect, manifest in prepare_11k(small).items()}
+    shutil.copy(image, image.with_suffix(".CR3"))
+    assert {aspect: manifest.sha256 for aspect, manifest in prepare_11k(small).items()} == expected
+    named = "Left out of .*: 1 camera raw file (such as Hands/dorsal_l_12_0.CR3; export them as JPEG or TIFF)."
+    assert named.replace(".*", str(small)) in caplog.messages
+    image.unlink()
+    with pytest.raises(
+        DataError, match=r"1 of the 51 images .* pass --allow-missing .*" + re.escape(named.split(".*")[1])
+    ):
+        prepare_11k(small)
 
 
 def test_unreadable_images(small):

@@ -88,6 +88,9 @@ def test_hash_depends_on_everything_but_root(tmp_path):
         {"ignored_files": 1},
         {"empty_identities": 1},
         {"copied_images": 1},
+        {"unread_files": {"heic": 1}},
+        {"unread_identities": 1},
+        {"pattern": "{identity}/*"},
     ]
     assert {field.name for field in dataclasses.fields(Manifest)} == {"root", *(key for one in changes for key in one)}
     hashes = {make_manifest(tmp_path, **change).sha256 for change in changes}
@@ -306,6 +309,11 @@ def any_manifests(draw: st.DrawFn) -> Manifest:
         ignored_files=draw(counts),
         empty_identities=draw(counts),
         copied_images=draw(counts),
+        unread_files=draw(
+            st.dictionaries(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), counts)
+        ),
+        unread_identities=draw(counts),
+        pattern=draw(st.sampled_from([None, "{identity}/{session}/*"])),
     )
 
 

@@ -129,6 +129,20 @@ def test_other_files_and_empty_identities_are_counted(tmp_path):
     assert 7777 not in manifest.identity_names
 
 
+def test_people_of_whom_nothing_is_read_are_not_lost_without_a_word(tmp_path):
+    root = write_11k(tmp_path)
+    split = root / "train_val_test_split_dorsal_r"
+    for name in ("0007777", "0001100"):
+        (split / "test" / name).mkdir(exist_ok=True)
+        (split / "test" / name / "a.jxl").write_bytes(b"x")
+    with pytest.raises(
+        DataError, match=r"nothing is read of 1 identity:\n  0007777: 1 JPEG XL photograph \(such as test/"
+    ):
+        read_11k(root)
+    manifest = read_original_splits(root, "11k", allow_missing=True)["dorsal_r"]
+    assert (manifest.unread_files, manifest.unread_identities, manifest.empty_identities) == ({"jpeg_xl": 2}, 1, 0)
+
+
 @pytest.mark.parametrize("split", ["train_all", "train", "val", "test", "query0", "gallery1", "gallery0_all"])
 def test_missing_folder(tmp_path, split):
     root = write_11k(tmp_path)

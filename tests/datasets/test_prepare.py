@@ -88,6 +88,8 @@ def test_writes_manifests_and_summaries(hands, tmp_path):
         "missing_images": 0,
         "unreadable_images": 0,
         "copied_images": 0,
+        "unread_files": 0,
+        "unread_identities": 0,
         "ignored_files": 0,
         "empty_identities": 0,
         "single_image_train_identities": 0,

@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny_study import HANDS, load_manifest, tiny_config
 
 from handclip.datasets.manifest import Manifest
@@ -158,3 +159,53 @@ def test_the_folder_of_manifests_is_that_of_the_environment_now(
     monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
     find_manifests(tiny_config(here, manifest=None, data_root=str(hands)))
     assert list((here / "cache" / "handclip" / "manifests").glob("11k_*/manifest_dorsal_r.json"))
+
+
+@pytest.fixture
+def people(here: Path) -> Path:
+    """Five people with two photographs each in a folder of their own, and one of another format."""
+    for person in range(5):
+        folder = here / "people" / f"p{person}" / "day 1"
+        folder.mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (1, 1), (person, number, 0)).save(folder / f"{number}.png")
+    (here / "people" / "p0" / "day 1" / "a.nef").write_bytes(b"x")
+    return here / "people"
+
+
+def test_what_is_not_read_is_said_on_first_use_and_after(people: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "handclip")
+    folder = {"dataset": "folder", "aspect": "hand", "manifest": None, "data_root": str(people)}
+    with pytest.raises(DataError, match="2 photographs in folders inside an identity's"):
+        find_manifests(tiny_config(people, **folder))
+    config = tiny_config(people, **folder, pattern="{identity}/{session}/*")
+    first = find_manifests(config)
+    assert (
+        f"Left out of {people}: 1 camera raw file (such as p0/day 1/a.nef; export them as JPEG or TIFF)." in caplog.text
+    )
+    caplog.clear()
+    assert find_manifests(config) == first
+    assert "The manifest was made without 1 camera raw file." in caplog.text
+
+
+def test_people_lost_from_a_manifest_are_lost_only_where_it_is_allowed(people: Path) -> None:
+    for image in (people / "p4" / "day 1").glob("*.png"):
+        image.rename(image.with_suffix(".jxl"))
+    folder = {"dataset": "folder", "aspect": "hand", "manifest": None, "data_root": str(people),
+              "pattern": "{identity}/{session}/*"}  # fmt: skip
+    with pytest.raises(DataError, match=r"nothing is read of 1 identity:\n  p4: 2 JPEG XL photographs"):
+        find_manifests(tiny_config(people, **folder))
+    find_manifests(tiny_config(people, **folder, allow_missing=True))
+    with pytest.raises(DataError, match=r"were made without 1 identity of which nothing was read\. .* allow_missing"):
+        find_manifests(tiny_config(people, **folder))
+
+
+def test_a_named_manifest_must_be_made_by_the_pattern_that_is_named(people: Path) -> None:
+    pattern = "{identity}/{session}/*"
+    prepare("folder", people, people / "made", pattern=pattern)
+    named = {"dataset": "folder", "aspect": "hand", "manifest": str(people / "made")}
+    assert find_manifests(tiny_config(people, **named)) == find_manifests(tiny_config(people, **named, pattern=pattern))
+    with pytest.raises(
+        DataError, match=r"was made by the pattern \{identity\}/\{session\}/\*, and the pattern \{ident"
+    ):
+        find_manifests(tiny_config(people, **named, pattern="{identity}/*/*"))

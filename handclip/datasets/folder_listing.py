@@ -1,0 +1,185 @@
+"""The photographs of a folder, and whose they are, by a pattern of their paths."""
+
+import logging
+import os
+from collections import deque
+from pathlib import Path
+
+from handclip.config.path_pattern import IDENTITY, PathPattern
+from handclip.datasets.file_kinds import is_image_name, kind_of
+from handclip.datasets.left_out import LeftOut
+from handclip.errors import DataError
+from handclip.files import as_text
+
+logger = logging.getLogger(__name__)
+
+PLAIN = "{identity}/*"
+"""The pattern of a folder for which none is named."""
+
+_SYSTEM_FOLDERS = frozenset({"lost+found", "system volume information", "$recycle.bin", "found.000"})
+"""What systems make in the root of a drive."""
+_SHOWN = 5
+"""How many paths show what a folder looks like in which a pattern matches nothing."""
+
+_Names = tuple[str, ...]
+"""A path below the root."""
+
+
+class FolderListing:
+    """Finds the photographs below a folder that a pattern matches, and collects what is left out.
+
+    Hidden files and folders are never looked at, nor is what lies behind a link below the pattern's own levels.
+
+    Args:
+        root: the folder.
+        pattern: says whose each is.
+        manifest_name: of a file; folders in the root that hold it were written into the data set.
+
+    Raises:
+        DataError: the folder may not be read, a name in it is not UTF-8, or the pattern matches nothing in it.
+    """
+
+    def __init__(self, root: Path, pattern: PathPattern, manifest_name: str) -> None:
+        self.paths_of: dict[str, list[str]] = {}
+        """The image paths of each identity, in order; none of one of which only something else is there."""
+        self.left_out = LeftOut(root)
+        self._root = root
+        self._pattern = pattern
+        self._is_plain = pattern.text == PLAIN
+        self._manifest_name = manifest_name
+        self._look_into(())
+        self.paths_of = {identity: sorted(paths) for identity, paths in sorted(self.paths_of.items())}
+        if not self._is_plain:
+            self._say_how_paths_are_read()
+
+    @property
+    def without_images(self) -> list[str]:
+        """The identities of which no image is there."""
+        return [identity for identity, paths in self.paths_of.items() if not paths]
+
+    def _look_into(self, folder: _Names) -> None:
+        """Sort what lies in a folder of the pattern's own levels."""
+        identity = self._identity(folder)
+        try:
+            entries = _entries(self._root.joinpath(*folder))
+        except OSError as error:
+            if not folder:
+                raise DataError(f"{self._root}: cannot be read: {error.strerror or error}") from error
+            self._register(folder, identity)
+            self.left_out.add("closed", "/".join(folder), identity, error.strerror or str(error))
+            return
+        if len(folder) == 1 and any(entry.name == self._manifest_name for entry in entries):
+            return
+        self._register(folder, identity)
+        for entry in entries:
+            names = (*folder, entry.name)
+            if entry.name.startswith("."):
+                self._add_other(names)
+            elif not _is_folder(entry):
+                self._sort(names, identity)
+            elif len(names) == 1 and entry.name.casefold() in _SYSTEM_FOLDERS:
+                logger.info(f"Left out of {self._root}: {entry.name}, a folder of the system.")
+                self._register(names, self._identity(names))  # counted as an identity without images, as ever
+            elif len(names) < self._pattern.levels:
+                self._look_into(names)
+            elif entry.is_symlink() or not self._look_deeper(names, identity):
+                self._add_other(names)
+
+    def _look_deeper(self, folder: _Names, identity: str | None) -> bool:
+        """Collect what has to do with photographs below the pattern's levels; say whether there is anything."""
+        before = len(self.left_out.unread)
+        folders = deque([folder])
+        while folders:
+            names = folders.popleft()
+            try:
+                entries = _entries(self._root.joinpath(*names))
+            except OSError as error:
+                self.left_out.add("closed_inside", "/".join(names), identity, error.strerror or str(error))
+                continue
+            for entry in entries:
+                inner = (*names, entry.name)
+                if entry.name.startswith(".") or entry.is_symlink():
+                    continue
+                if _is_folder(entry):
+                    folders.append(inner)
+                elif is_image_name(entry.name):
+                    self.left_out.add("nested" if self._is_plain else "unmatched", "/".join(inner), identity)
+                elif (kind := kind_of(Path(entry.path))) is not None:
+                    self.left_out.add(kind, "/".join(inner), identity)
+        return len(self.left_out.unread) > before
+
+    def _sort(self, names: _Names, of_folder: str | None) -> None:
+        """Count a file of the pattern's own levels as what it is."""
+        identity = self._identity(names) if len(names) == self._pattern.levels else None
+        if not is_image_name(names[-1]):
+            kind = kind_of(self._root.joinpath(*names))
+            if kind is None:
+                self._add_other(names)
+            else:
+                self._register(names, identity)
+                self.left_out.add(kind, "/".join(names), identity or of_folder)
+        elif identity is None:
+            self.left_out.add("loose" if self._is_plain else "unmatched", "/".join(names), of_folder)
+        else:
+            self._register(names, identity)
+            self.paths_of[identity].append("/".join(names))
+
+    def _identity(self, names: _Names) -> str | None:
+        """Whose a file or folder is; None where the pattern does not match it, or says it further down only."""
+        return (self._pattern.match(names) or {}).get(IDENTITY)
+
+    def _register(self, names: _Names, identity: str | None) -> None:
+        if identity is None:
+            return
+        self.paths_of.setdefault(identity, [])
+        for name in names:
+            try:
+                name.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    as_text(f"{self._root} holds a name that is not valid UTF-8, {name!r}; rename it")
+                ) from error
+
+    def _add_other(self, names: _Names) -> None:
+        # What lies beside the folders of a data set, such as a README, is none of its files.
+        if len(names) > 1 or self._pattern.levels == 1:
+            self.left_out.add(None, "/".join(names))
+
+    def _say_how_paths_are_read(self) -> None:
+        """Show what the pattern makes of a path, one that can be read in several ways where there is any.
+
+        Raises:
+            DataError: it matches none.
+        """
+        matched = [tuple(path.split("/")) for paths in self.paths_of.values() for path in paths]
+        if not matched and (others := [one.path for one in self.left_out.unread if one.kind == "unmatched"]):
+            shown = "".join(f"\n  {path}" for path in sorted(others)[:_SHOWN])
+            more = f"\n  and {len(others) - _SHOWN:,} more" if len(others) > _SHOWN else ""
+            said = f"{self._root}: no photograph's path matches the pattern {self._pattern.text}; it holds"
+            raise DataError(as_text(f"{said}{shown}{more}"))
+        if not matched:
+            return
+        unlike = [names for names in matched if self._shortest(names) != self._identity(names)]
+        example = [*unlike, *matched][0]
+        said = f"By the pattern {self._pattern.text}, {'/'.join(example)} is of the identity {self._identity(example)}"
+        if unlike:
+            said += (
+                f". {len(unlike):,} of {len(matched):,} paths can be read otherwise, this one as of "
+                f"{self._shortest(example)}: each wildcard takes as much as it can, the first one first"
+            )
+        logger.info(f"{said}.")
+
+    def _shortest(self, names: _Names) -> str | None:
+        return (self._pattern.match(names, longest=False) or {}).get(IDENTITY)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that nobody can follow; who reads it as an image says why
+        return False
