@@ -232,9 +232,11 @@ def _calibrate(validation: ScoredPairs, test: ScoredPairs) -> _Calibrated:
 def _counts(one: _Judged, runs: int) -> str:
     found = one.verification
     each = "Each run is" if runs > 1 else "The run is"
+    several = f"{found.pairs_of_people:,} different pairs of people are"
+    pairs = several if found.pairs_of_people > 1 else "one pair of people is"
     return (
         f"{each} judged by {found.genuine:,} genuine and {found.impostor:,} impostor comparisons of {found.people:,} "
-        f"people, over all draws and aspects; {found.pairs_of_people:,} different pairs of people are among them. "
+        f"people, over all draws and aspects; {pairs} among them. "
         "The photographs of one person succeed or fail together, so intervals (95 %) come from resampling people, and "
         f"what counts are not comparisons but people. FMR and EER are shown only where they amount to {RULE_OF_30} "
         "errors among the pairs of people (the rule of 30: then a rate is within 30 % of the truth with 90 % "
@@ -275,9 +277,7 @@ def _rates(judged: Sequence[_Judged], best: _Judged, book: Book, material: Mater
             style=one.run.style,
             false=one.verification.fmr,
             missed=one.verification.fnmr,
-            band=(one.verification.band_fmr, one.verification.band_low, one.verification.band_high)
-            if one is best
-            else None,
+            band=(one.verification.fnmr_low, one.verification.fnmr_high) if one is best else None,
         )
         for one in judged
         if one.run.style is not None
@@ -377,7 +377,7 @@ def _open_sets(judged: Sequence[_Judged], best: _Judged, book: Book, material: M
     curves, points = [], []
     for one in judged:
         found = one.open_set
-        band = (found.fpir, found.fnir_low, found.fnir_high) if one is best else None
+        band = (found.fnir_low, found.fnir_high) if one is best else None
         if one.run.style is not None:
             curves.append(ErrorCurve(one.run.label, one.run.style, found.fpir, found.fnir, band))
         curve = {"threshold": found.thresholds, "fpir": found.fpir, "fnir": found.fnir}
@@ -566,7 +566,8 @@ def _protocol(material: Material) -> str:
     one = material.block.protocol
     aspects = len(one.gallery_images)
     data = f"{one.dataset}, {aspects} aspects together" if aspects > 1 else f"{one.dataset} {one.aspect}"
-    return f"Protocol: {data}, gallery, flip: {one.flip}, {one.draws} draws together, no re-ranking"
+    draws = f"{one.draws} draws together" if one.draws > 1 else "one draw"
+    return f"Protocol: {data}, gallery, flip: {one.flip}, {draws}, no re-ranking"
 
 
 def _full_stop(text: str) -> str:
