@@ -18,12 +18,14 @@ from handclip.datasets.transforms import Preprocessing
 from handclip.errors import CheckpointError
 from handclip.files import replacing, require_regular
 from handclip.models.embedding_model import EmbeddingModel
+from handclip.models.first_bytes import format_of, why_no_weights
 from handclip.models.torch_files import why_refused, write_torch
 
 FORMAT = "handclip-checkpoint"
 _VERSION = 3
 _WITHOUT_DIGEST = 2
 """The version before, which holds no hash of its content."""
+_NOT_OURS = "is not a HandCLIP checkpoint. Weights of OpenAI or open_clip are named under `pretrained:`"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Checkpoint:
                 digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    def save(self, path: Path, sha256: str = "") -> None:
+    def save(self, path: str | Path, sha256: str = "") -> None:
         """Write the file beside its final name and rename it.
 
         Args:
@@ -71,19 +73,26 @@ class Checkpoint:
         """
         facts = {"format": FORMAT, "version": _VERSION, "handclip": __version__, "sha256": sha256 or self.sha256()}
         content = {**facts, **self.__dict__}
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
             write_torch(content, file)
 
     @classmethod
-    def load(cls, path: Path) -> "Checkpoint":
+    def load(cls, path: str | Path) -> "Checkpoint":
         """Read a checkpoint; nothing in it is executed.
 
         Raises:
             CheckpointError: the file is missing, damaged, refused, or not a HandCLIP checkpoint.
         """
+        path = Path(path)
         try:
             require_regular(path)
+            if why := why_no_weights(path, again=_other_than(path).strip()):
+                raise CheckpointError(f"{path}: {why}")
+            if format_of(path) == "safetensors":
+                raise CheckpointError(f"{path}: {_NOT_OURS}")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except CheckpointError:
+            raise
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no such checkpoint") from None
         except IsADirectoryError:
@@ -96,9 +105,7 @@ class Checkpoint:
                 f"{_other_than(path)}"
             ) from error
         if not isinstance(loaded, dict) or loaded.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{path}: is not a HandCLIP checkpoint. Weights of OpenAI or open_clip are named under `pretrained:`"
-            )
+            raise CheckpointError(f"{path}: {_NOT_OURS}")
         version = loaded.get("version")
         if version not in (_VERSION, _WITHOUT_DIGEST):
             raise CheckpointError(

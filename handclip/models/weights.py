@@ -16,30 +16,26 @@ from torch import Tensor
 
 from handclip.errors import CheckpointError
 from handclip.models.checkpoint import FORMAT
+from handclip.models.first_bytes import format_of, why_no_weights
 from handclip.models.torch_files import why_refused
 from handclip.models.torchscript import read_torchscript_tensors
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a `.safetensors` file, a state dict saved by torch, or OpenAI's TorchScript archive.
+    """Read the tensors of a safetensors file, of one saved by torch, or of OpenAI's TorchScript archive.
 
-    No code in a file is run: not that of a pickle, and not the program of a TorchScript archive.
+    What kind of file it is, its first bytes tell. No code in it is run: not that of a pickle, and not the program of a
+    TorchScript archive.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds something else than plain tensors.
     """
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        is_zip = zipfile.is_zipfile(path)
-        loaded: Any
-        if is_zip and _is_torchscript(path):
-            loaded = read_torchscript_tensors(path)
-        else:
-            # Mapped, the weights that nothing asks for (a text tower's) never come into memory.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch warns of old pickles, which it reads or refuses all the same
-                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        if why := why_no_weights(path):
+            raise CheckpointError(f"{path}: {why}")
+        loaded = _load(path)
+    except CheckpointError:
+        raise
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
@@ -63,6 +59,20 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         if not _is_plain(value):
             raise CheckpointError(f"{path}: {key} is no plain tensor of shape {tuple(value.shape)}; fetch it again")
     return tensors
+
+
+def _load(path: Path) -> Any:
+    stored_as = format_of(path)
+    if stored_as == "safetensors":
+        return load_file(path)
+    if stored_as == "zip" and _is_torchscript(path):
+        return read_torchscript_tensors(path)
+    with warnings.catch_warnings(), path.open("rb") as file:
+        warnings.simplefilter("ignore")  # torch warns of old pickles, which it reads or refuses all the same
+        if path.suffix == ".safetensors":  # torch goes by the name
+            return torch.load(file, map_location="cpu", weights_only=True)
+        # Mapped, the weights that nothing asks for (a text tower's) never come into memory.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=stored_as == "zip")
 
 
 def in_float32(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

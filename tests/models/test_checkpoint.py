@@ -82,6 +82,12 @@ def test_d44_the_file_holds_what_it_promises(tmp_path: Path) -> None:
     assert content["preprocessing"].keys() == {"height", "width", "mean", "std", "interpolation"}
 
 
+def test_a_path_may_be_a_string(tmp_path: Path) -> None:
+    checkpoint = make()[1]
+    checkpoint.save(str(tmp_path / "run.pth"))
+    assert Checkpoint.load(str(tmp_path / "run.pth")).sha256() == checkpoint.sha256()
+
+
 def test_d43_the_config_in_it_is_plain_data() -> None:
     _, checkpoint = make(losses=[{"type": "triplet"}], augmentation={"flip": 0.5})
 
@@ -271,7 +277,7 @@ def test_a_folder_or_text_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is a folder"):
         Checkpoint.load(tmp_path)
     (tmp_path / "a.pth").write_text("hello")
-    with pytest.raises(CheckpointError, match="is damaged, or is not a checkpoint"):
+    with pytest.raises(CheckpointError, match=r"is not a weights file: it is text .*'hello'.*train again"):
         Checkpoint.load(tmp_path / "a.pth")
 
 
