@@ -1,6 +1,7 @@
 """CLIP weights: by open_clip tag, or from a local file in OpenAI's or open_clip's layout."""
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +10,16 @@ from typing import Any, Literal
 import open_clip
 from torch import Tensor
 
-from handclip.errors import CheckpointError, ConfigError, did_you_mean
+from handclip.errors import ConfigError, did_you_mean
 from handclip.files import is_file
+from handclip.models import transformers_layout
 from handclip.models.clip_encoder import ALIASES, architecture, has_choice_of_activation, open_clip_name
-from handclip.models.weights import fetch, in_float32, read_state_dict
+from handclip.models.weights import fetch, in_float32, not_found, one_model, read_state_dict
 
 logger = logging.getLogger(__name__)
 
+_WHOLE = re.compile(r"(?P<place>(?:.*?\.)?)visual\.")
+_TOWER = re.compile(r"(?P<place>(?:.*?\.)?)(?:(?<!\d\.)conv1\.weight$|trunk\.)")
 _OPENAI_MARKERS = ("input_resolution", "context_length", "vocab_size")
 """Entries that only OpenAI's own files have."""
 
@@ -52,7 +56,8 @@ def load_clip_weights(model: str, pretrained: str, quick_gelu: bool | Literal["a
     tag = open_clip.get_pretrained_cfg(open_clip_name(model), pretrained)
     if tag:
         trained_with = bool(tag.get("quick_gelu") or architecture(model).get("quick_gelu"))
-        state_dict = read_state_dict(_fetch(model, pretrained, tag, trained_with and not by_name))
+        path = _fetch(model, pretrained, tag, trained_with and not by_name)
+        state_dict = whole_model(read_state_dict(path), str(path))
         preprocessing = {key: tag[key] for key in ("mean", "std", "interpolation") if key in tag}
         source = f"open_clip {pretrained}"
     else:
@@ -60,7 +65,7 @@ def load_clip_weights(model: str, pretrained: str, quick_gelu: bool | Literal["a
         if not is_file(path):
             hint = did_you_mean(pretrained, ["none", *open_clip.list_pretrained_tags_by_model(open_clip_name(model))])
             raise ConfigError(f"pretrained: '{pretrained}' is neither a file nor a set of weights of {model}.{hint}")
-        state_dict = read_state_dict(path)
+        state_dict = whole_model(read_state_dict(path), str(path))
         trained_with = True if any(mark in state_dict for mark in _OPENAI_MARKERS) else None
         preprocessing, source = {}, str(path)
         if trained_with is None and quick_gelu == "auto" and not by_name and has_choice_of_activation(model):
@@ -82,14 +87,34 @@ def is_published_clip(model: str, pretrained: str) -> bool:
     return bool(open_clip.get_pretrained_cfg(open_clip_name(model), pretrained))
 
 
+def whole_model(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Return the CLIP in a file, or its bare tower, in the layout that it has.
+
+    Raises:
+        CheckpointError: there is none, or several.
+    """
+    for first in (_WHOLE, transformers_layout.FIRST, _TOWER):
+        model = one_model(tensors, first, source)
+        if model is not None:
+            return model
+    raise not_found(
+        tensors,
+        "CLIP image encoder (visual.conv1.weight or visual.trunk, as OpenAI and open_clip name it; "
+        "vision_model.embeddings.patch_embedding.weight, as transformers does; or conv1.weight of a bare tower)",
+        source,
+    )
+
+
 def visual_part(state_dict: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Return the visual tower's float32 weights of a whole CLIP, or of a bare tower."""
+    """Return the visual tower's float32 weights of a whole CLIP, or of a bare tower.
+
+    Raises:
+        CheckpointError: transformers' layout, and not all of it is there.
+    """
+    if any(transformers_layout.FIRST.match(key) for key in state_dict):
+        return in_float32(transformers_layout.from_transformers(state_dict, source))
     visual = {key.removeprefix("visual."): value for key, value in state_dict.items() if key.startswith("visual.")}
-    if not visual and any(key.startswith(("conv1.", "trunk.")) for key in state_dict):
-        visual = dict(state_dict)
-    if not visual:
-        raise CheckpointError(f"{source}: none of its {len(state_dict)} entries belongs to a CLIP image encoder")
-    return in_float32(visual)
+    return in_float32(visual or state_dict)
 
 
 def _fetch(model: str, tag: str, entry: Mapping[str, Any], needs_quick_gelu: bool) -> Path:

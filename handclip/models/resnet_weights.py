@@ -1,6 +1,7 @@
 """Weights of ResNets and MBA-Nets: by timm tag, or from a local file in torchvision's, timm's or MBA-Net's layout."""
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ from torch import Tensor
 from handclip.errors import CheckpointError, ConfigError, did_you_mean
 from handclip.files import is_file
 from handclip.models.mbanet import ATTENTION, MBANETS
-from handclip.models.weights import fetch, in_float32, read_state_dict
+from handclip.models.weights import fetch, in_float32, not_found, one_model, read_state_dict
 
 logger = logging.getLogger(__name__)
 
 _HUB_FILE = "model.safetensors"
+_RESNET = re.compile(r"(?P<place>(?:.*\.)?)layer1\.0\.conv1\.weight$")
+_MBANET = re.compile(rf"(?P<place>(?:.*?\.)?)(?:{'|'.join(ATTENTION)})\.")
 _CLASSIFIER = ("fc.",)
 _HEADS = ("reduction_g.", "reduction_s.", "reduction_c.", "reduction_p")
 """What the authors of MBA-Net call its heads, and those of the part branch of later networks."""
@@ -64,7 +67,12 @@ def load_resnet_weights(model: str, pretrained: str) -> ResNetWeights:
             if pretrained == "openai" and tags:
                 hint = " CLIP's weights do not fit it; tv2_in1k are torchvision's of ImageNet."
             raise ConfigError(f"pretrained: '{pretrained}' is neither a file nor a set of weights of {model}.{hint}")
-    state_dict = in_float32(read_state_dict(path))
+    tensors = read_state_dict(path)
+    found = one_model(tensors, _MBANET, source) if model in MBANETS else None
+    found = found or one_model(tensors, _RESNET, source)
+    if found is None:
+        raise not_found(tensors, "ResNet (layer1.0.conv1.weight, as torchvision and timm name it)", source)
+    state_dict = in_float32(found)
     if model in MBANETS:
         return ResNetWeights(mbanet_state(state_dict, source), source)
     return ResNetWeights(_without(_CLASSIFIER, state_dict), source)
