@@ -11,7 +11,7 @@ from handclip.models.state_dict import check_state_dict
 
 
 def build_model(config: ExperimentConfig, earlier: Checkpoint | None = None) -> EmbeddingModel:
-    """Build the model that training starts from, or that a baseline evaluates.
+    """Build the model that training starts from, in training mode, or that a baseline evaluates, in evaluation mode.
 
     Args:
         config: the experiment.
@@ -34,7 +34,7 @@ def build_model(config: ExperimentConfig, earlier: Checkpoint | None = None) -> 
         _check_preprocessing(model, earlier, f"resume_from: {config.resume_from}")
         model.load_state_dict({**fresh, **taken})
     freeze_encoder(model.encoder, config.freeze)
-    return model.train()
+    return model.train(config.variant == "finetuned")
 
 
 def load_earlier_stage(config: ExperimentConfig) -> Checkpoint | None:
@@ -58,7 +58,7 @@ def load_earlier_stage(config: ExperimentConfig) -> Checkpoint | None:
 
 
 def model_from_checkpoint(checkpoint: Checkpoint, source: str, test_feature: str | None = None) -> EmbeddingModel:
-    """Rebuild a trained model from its file alone.
+    """Rebuild a trained model from its file alone, in evaluation mode.
 
     Args:
         checkpoint: what the file holds.
@@ -80,7 +80,7 @@ def model_from_checkpoint(checkpoint: Checkpoint, source: str, test_feature: str
     check_state_dict(model, checkpoint.model_state, source)
     _check_preprocessing(model, checkpoint, source)
     model.load_state_dict(checkpoint.model_state)
-    return model
+    return model.eval()
 
 
 def _check_preprocessing(model: EmbeddingModel, checkpoint: Checkpoint, source: str) -> None:

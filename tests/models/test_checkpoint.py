@@ -82,6 +82,16 @@ def test_d44_the_file_holds_what_it_promises(tmp_path: Path) -> None:
     assert content["preprocessing"].keys() == {"height", "width", "mean", "std", "interpolation"}
 
 
+@pytest.mark.parametrize("values", [{}, {"neck": "bnneck"}, {"model": "rn_small"}])
+def test_a_model_comes_ready_for_use(values: dict[str, Any]) -> None:
+    model, checkpoint = make(**values)
+    assert model.training  # the one to train
+    rebuilt = model_from_checkpoint(checkpoint, "run.pth")
+    baseline = build_model(parse_config({**BASE, "model": "rn_small", "variant": "baseline"}, "test"))
+    for ready in (rebuilt, baseline):
+        assert not any(module.training for module in ready.modules())
+
+
 def test_a_path_may_be_a_string(tmp_path: Path) -> None:
     checkpoint = make()[1]
     checkpoint.save(str(tmp_path / "run.pth"))
