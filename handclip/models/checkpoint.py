@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from handclip import __version__
+from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.transforms import Preprocessing
 from handclip.errors import CheckpointError
 from handclip.files import replacing, require_regular
@@ -22,9 +23,11 @@ from handclip.models.first_bytes import format_of, why_no_weights
 from handclip.models.torch_files import why_refused, write_torch
 
 FORMAT = "handclip-checkpoint"
-_VERSION = 3
+_VERSION = 4
+_READ = (2, 3, 4)
+"""Version 3 has no `resize_mode` in its preprocessing."""
 _WITHOUT_DIGEST = 2
-"""The version before, which holds no hash of its content."""
+"""The version that holds no hash of its content."""
 _NOT_OURS = "is not a HandCLIP checkpoint. Weights of OpenAI or open_clip are named under `pretrained:`"
 
 
@@ -107,14 +110,14 @@ class Checkpoint:
         if not isinstance(loaded, dict) or loaded.get("format") != FORMAT:
             raise CheckpointError(f"{path}: {_NOT_OURS}")
         version = loaded.get("version")
-        if version not in (_VERSION, _WITHOUT_DIGEST):
+        if version not in _READ:
             raise CheckpointError(
-                f"{path}: has format version {version}; this HandCLIP reads {_WITHOUT_DIGEST} and {_VERSION}"
+                f"{path}: has format version {version}; this HandCLIP reads {', '.join(map(str, _READ))}"
             )
         if missing := sorted(cls.__dataclass_fields__.keys() - loaded.keys()):
             raise CheckpointError(f"{path}: is damaged: it lacks {', '.join(missing)}")
         checkpoint = cls(**{name: loaded[name] for name in cls.__dataclass_fields__})
-        if version == _VERSION and not checkpoint._has_hash(loaded.get("sha256")):
+        if version != _WITHOUT_DIGEST and not checkpoint._has_hash(loaded.get("sha256")):
             raise CheckpointError(
                 f"{path}: is damaged or was changed: its content does not have the SHA-256 that it records."
                 f"{_other_than(path)}"
@@ -170,6 +173,12 @@ def check_same_model(checkpoint: Checkpoint, config: Mapping[str, Any], path: Pa
             )
     size = config["input_size"]
     trained = Preprocessing.from_dict(checkpoint.preprocessing)
+    recorded = trained.to_dict()
+    for key, name in ExperimentConfig.PREPROCESSING.items():
+        if config[key] is not None and config[key] != recorded[name]:
+            raise CheckpointError(
+                f"{path}: was trained with {key}: {recorded[name]}, but the config says {key}: {config[key]}"
+            )
     if size is not None:
         wanted = (size, size) if isinstance(size, int) else tuple(size)
         if wanted != (trained.height, trained.width):

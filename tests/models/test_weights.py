@@ -243,6 +243,7 @@ def test_a_tag_brings_its_own_preprocessing(tmp_path: Path, monkeypatch: pytest.
         "mean": [0.5, 0.5, 0.5],
         "std": [0.25, 0.5, 1.0],
         "interpolation": "bilinear",
+        "resize_mode": "squash",
     }
 
 
@@ -266,7 +267,7 @@ def test_no_network_names_the_hub_entry_and_what_to_write(monkeypatch: pytest.Mo
     text = str(caught.value)
     assert "https://huggingface.co/timm/vit_base_patch16_clip_224.openai" in text
     assert "ViT-B-16.pt" in text
-    assert "pretrained: path/to/the/file" in text
+    assert text.endswith("  pretrained: path/to/the/file\n  pretrained_tag: openai")
 
 
 @pytest.mark.parametrize(
