@@ -1,5 +1,6 @@
 """`ExperimentConfig`: everything an experiment file may say, with types, defaults, and why they are what they are."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -27,6 +28,12 @@ Flip = Literal["none", "sum"]
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+_Deviation = Annotated[float, Field(gt=0, le=1)]
+
+InputMean = tuple[Probability, Probability, Probability]
+InputStd = tuple[_Deviation, _Deviation, _Deviation]
+Interpolation = Literal["bicubic", "bilinear"]
+ResizeMode = Literal["squash", "shortest", "longest"]
 
 
 def _lower(value: Any) -> Any:
@@ -97,10 +104,21 @@ class ExperimentConfig(Section):
     # The model
     pretrained: str = "openai"
     """A tag of open_clip (CLIP) or timm (CNNs), a local weights file, or `none`."""
+    pretrained_tag: str | None = None
+    """The tag of open_clip that a weights file holds, or was trained from: it tells what a file does not."""
     quick_gelu: bool | Literal["auto"] = "auto"
     """`auto` takes the activation the weights were trained with."""
     input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     """Pixels: one number for a square, or [height, width]; default the model's own."""
+    input_mean: InputMean | None = None
+    """Subtracted from red, green and blue, as values from 0 to 1; default what the weights were trained with."""
+    input_std: InputStd | None = None
+    """What red, green and blue are then divided by."""
+    interpolation: Interpolation | None = None
+    """How photographs are resized; default what the weights were trained with (CLIP), or bicubic."""
+    resize_mode: ResizeMode | None = None
+    """Photographs of another shape: `squash` (default) changes their aspect ratio, `shortest` cuts off their ends,
+    `longest` fills up with black."""
     embedding: Literal["projected", "before_projection", "both"] = "projected"
     relative_position: Literal["published", "intended"] = "published"
     """Reading of the relative position encoding in MBA-Net's spatial attention: as coded, or as described."""
@@ -187,6 +205,13 @@ class ExperimentConfig(Section):
     gradient_checkpointing: bool = False
     """ViTs: compute activations a second time in place of keeping them, which saves memory and costs time."""
 
+    PREPROCESSING: ClassVar[Mapping[str, str]] = {
+        "input_mean": "mean",
+        "input_std": "std",
+        "interpolation": "interpolation",
+        "resize_mode": "resize_mode",
+    }
+    """Keys that say how photographs become input, and what `Preprocessing` calls them."""
     PLACES: ClassVar[frozenset[str]] = frozenset(
         {
             "data_root", "allow_missing", "output_dir", "save_dir", "eval_dir", "device", "devices", "num_nodes",
@@ -308,6 +333,12 @@ class ExperimentConfig(Section):
     def input_height_width(self) -> tuple[int, int] | None:
         """`input_size` as (height, width) in pixels."""
         return (self.input_size, self.input_size) if isinstance(self.input_size, int) else self.input_size
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What the file itself says of `PREPROCESSING`, by the names of `Preprocessing`."""
+        said = {name: getattr(self, key) for key, name in self.PREPROCESSING.items()}
+        return {name: value for name, value in said.items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values of every key: the resolved config."""

@@ -229,6 +229,8 @@ _EXPECTED = {
     "model": "the name of a model, such as vitb16",
     "quick_gelu": "true, false or auto",
     "input_size": "a number of pixels above 0, or [height, width]",
+    "input_mean": "three numbers from 0 to 1, of red, green and blue",
+    "input_std": "three numbers above 0 and up to 1, of red, green and blue",
     "freeze": "none, all, or all_but_last_2, say",
     "device": "auto, cpu, mps, cuda or cuda:0, say",
     "devices": "auto, or a number from 1 up",
@@ -245,7 +247,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
     for finding in error.errors(include_url=False):
         location = _location(finding["loc"])
         field = location[0] if location else ""
-        if field in _EXPECTED and finding["type"] != "missing":
+        if field in _EXPECTED and (finding["type"] != "missing" or location[1:]):
             if field not in explained:
                 yield f"{field}: should be {_EXPECTED[field]} (got {_shown(finding['input'])})"
             explained.add(field)

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import torchvision
 from PIL import Image, features
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2.functional import pil_to_tensor, resize
+from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
+from handclip.config.experiment import ResizeMode
 from handclip.datasets.images import read_image
 from handclip.datasets.pixel_cache import PixelCache
 
@@ -40,12 +42,15 @@ class Squash:
     """As torchvision calls it, such as `bicubic`."""
     reduced: bool = False
     """Decode large JPEG files at a half, a quarter or an eighth of their size."""
+    mode: ResizeMode = "squash"
+    """`shortest` keeps the aspect ratio and cuts off the longer side's ends; `longest` fills up with black."""
 
     @property
     def group(self) -> str:
         """A name for pixels that are computed in the same way, by the same versions of the same libraries."""
+        mode = f"-{self.mode}" if self.mode != "squash" else ""
         reduced = "-reduced" if self.reduced else ""
-        return f"{self.height}x{self.width}-{self.interpolation}{reduced}-{_versions()}"
+        return f"{self.height}x{self.width}-{self.interpolation}{mode}{reduced}-{_versions()}"
 
 
 class PixelReader:
@@ -84,8 +89,33 @@ class PixelReader:
 def squash_image(image: Image.Image, squash: Squash) -> Tensor:
     """Return an RGB photograph as uint8 pixels of shape (3, height, width), whatever its aspect ratio."""
     interpolation = InterpolationMode(squash.interpolation)
-    pixels = resize(pil_to_tensor(image), [squash.height, squash.width], interpolation, antialias=True)
+    wanted = [squash.height, squash.width]
+    size = wanted if squash.mode == "squash" else _resized(image, squash)
+    pixels = resize(pil_to_tensor(image), size, interpolation, antialias=True)
+    if size != wanted:
+        pixels = center_crop(pixels, wanted)  # which fills up with black what is smaller
     return pixels.contiguous()  # type: ignore[no-any-return]
+
+
+def seen_part(image: Image.Image, squash: Squash) -> Image.Image:
+    """Return what of a photograph becomes pixels, at its own size: all of it where it is squashed."""
+    if squash.mode == "squash":
+        return image
+    scale = _scale(image, squash)
+    return center_crop(image, [max(1, round(side / scale)) for side in (squash.height, squash.width)])  # type: ignore[no-any-return]
+
+
+def _resized(image: Image.Image, squash: Squash) -> list[int]:
+    """Return (height, width) of a photograph that keeps its aspect ratio, rounded as open_clip does."""
+    scale = _scale(image, squash)
+    whole = math.floor if squash.mode == "shortest" else round
+    return [max(1, whole(side * scale)) for side in (image.height, image.width)]
+
+
+def _scale(image: Image.Image, squash: Squash) -> Fraction:
+    """Return by what both sides are multiplied."""
+    scales = Fraction(squash.height, image.height), Fraction(squash.width, image.width)
+    return max(scales) if squash.mode == "shortest" else min(scales)
 
 
 @cache

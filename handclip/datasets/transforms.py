@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from handclip.config.experiment import Augmentation
+from handclip.config.experiment import Augmentation, ResizeMode
 from handclip.datasets.augmentation import BatchAugmentation, Draw
 from handclip.datasets.pixels import Squash, squash_image
 
@@ -19,8 +19,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 class Preprocessing:
     """What a model expects of its input; travels with the model's weights.
 
-    Photographs are squashed to `height` x `width` pixels whatever their aspect ratio: a centre crop would cut off
-    fingers and wrist. `mean` and `std` are per RGB channel, of values in [0, 1].
+    Photographs are squashed to `height` x `width` pixels whatever their aspect ratio, unless `resize_mode` says
+    otherwise: a centre crop would cut off fingers and wrist. `mean` and `std` are per RGB channel, of values in [0, 1].
     """
 
     height: int
@@ -28,6 +28,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
     interpolation: str = "bicubic"
+    resize_mode: ResizeMode = "squash"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint or a log."""
@@ -35,7 +36,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
-        """Undo `to_dict`."""
+        """Undo `to_dict`; values of older versions lack `resize_mode`, and were squashed."""
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
@@ -64,7 +65,7 @@ class ImageTransform:
         size = (preprocessing.height, preprocessing.width)
         ratio = augmentation.resize_crop if augmentation else 1.0
         height, width = (round(side * ratio) for side in size)
-        self.squash = Squash(height, width, preprocessing.interpolation, reduced_decoding)
+        self.squash = Squash(height, width, preprocessing.interpolation, reduced_decoding, preprocessing.resize_mode)
         """How photographs become pixels, which `PixelReader` does."""
         self._mean_and_std = torch.tensor([preprocessing.mean, preprocessing.std])[:, :, None, None]
         self._augmentation: BatchAugmentation | None = None

@@ -26,6 +26,9 @@ from handclip.files import read_json_object
 
 logger = logging.getLogger(__name__)
 
+LATER = frozenset({"preprocessing"})
+"""What evaluations of older versions do not say of themselves."""
+
 
 def evaluation_files(aspects: Iterable[str]) -> list[str]:
     """Return the names of what an evaluation writes, but for what is added later and for its provenance."""
@@ -89,12 +92,17 @@ def _faults(folder: Path, aspects: Iterable[str]) -> list[str]:
 
 
 def _differing(before: Mapping[str, Any], identity: Mapping[str, Any]) -> set[str]:
-    return {key for key, value in identity.items() if before.get(key) != value}
+    return {key for key, value in identity.items() if _recorded(before, key, value) != value}
+
+
+def _recorded(before: Mapping[str, Any], key: str, value: Any) -> Any:
+    """Return what an evaluation says of itself; `value` where older versions said nothing."""
+    return before.get(key, value if key in LATER else None)
 
 
 def _refuse_other_evaluation(path: Path, before: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     for key, value in identity.items():
-        old = before.get(key)
+        old = _recorded(before, key, value)
         if old != value:
             if isinstance(old, dict) and isinstance(value, dict):
                 differing = [name for name in value if old.get(name) != value[name]]

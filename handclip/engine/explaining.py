@@ -11,6 +11,7 @@ from PIL import Image
 
 from handclip.datasets.images import read_image
 from handclip.datasets.manifest import Manifest
+from handclip.datasets.pixels import seen_part
 from handclip.datasets.transforms import ImageTransform
 from handclip.engine.hardware import choose_device, full_float32
 from handclip.engine.records import Explanation
@@ -36,7 +37,8 @@ def explain_photographs(
         photographs: path, aspect of the hand, and the photograph, of each.
 
     Returns:
-        For each photograph its maps, and the photograph itself, at most `LONGER_SIDE` pixels high and wide.
+        For each photograph its maps, and what the model sees of the photograph, at most `LONGER_SIDE` pixels high and
+        wide.
 
     Raises:
         HandCLIPError: no method fits the model.
@@ -49,8 +51,9 @@ def explain_photographs(
         with full_float32():
             found = {name: maps.float().cpu().numpy() for name, maps in explain(model, pixels).items()}
         explanations += [
-            Explanation(path, aspect, _small(photograph), {name: maps[number] for name, maps in found.items()})
+            Explanation(path, aspect, _small(seen), {name: maps[number] for name, maps in found.items()})
             for number, (path, aspect, photograph) in enumerate(batch)
+            for seen in [seen_part(photograph, transform.squash)]
         ]
     return explanations
 

@@ -73,21 +73,16 @@ def extract_features(
     )
     plain = np.zeros((len(images), model.feature_dim), np.float32)
     mirrored = np.zeros_like(plain) if flip else None
-    was_training = model.training
-    model.eval()
     done = 0
-    try:
-        with torch.autocast(device.type, enabled=False), full_float32(), plain_worker_errors():
-            for rows, batch in zip(own, loader, strict=True):
-                prepared = to_images(batch, transform, device)
-                plain[rows] = model.embed(prepared).float().cpu().numpy()
-                if mirrored is not None:
-                    mirrored[rows] = model.embed(prepared.flip(-1)).float().cpu().numpy()
-                done += len(prepared)
-                if progress:
-                    progress(min(done * current().size, len(images)), len(images))
-    finally:
-        model.train(was_training)
+    with torch.autocast(device.type, enabled=False), full_float32(), plain_worker_errors():
+        for rows, batch in zip(own, loader, strict=True):
+            prepared = to_images(batch, transform, device)
+            plain[rows] = model.embed(prepared).float().cpu().numpy()
+            if mirrored is not None:
+                mirrored[rows] = model.embed(prepared.flip(-1)).float().cpu().numpy()
+            done += len(prepared)
+            if progress:
+                progress(min(done * current().size, len(images)), len(images))
     for features in (plain, mirrored):
         if features is None:
             continue

@@ -128,6 +128,7 @@ def identity_of(config: ExperimentConfig, evaluated: EvaluatedModel, manifests: 
         "aspect": asked["aspect"],
         "model": asked["model"],
         "weights_sha256": evaluated.weights_sha256(),
+        "preprocessing": evaluated.model.encoder.preprocessing.to_dict(),
         "manifest_sha256": combined_sha256(manifests),
         "trained_on": origin["trained_on"],
         "cross_domain": origin["cross_domain"],

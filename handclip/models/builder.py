@@ -11,7 +11,7 @@ from handclip.models.state_dict import check_state_dict
 
 
 def build_model(config: ExperimentConfig, earlier: Checkpoint | None = None) -> EmbeddingModel:
-    """Build the model that training starts from, or that a baseline evaluates.
+    """Build the model that training starts from, in training mode, or that a baseline evaluates, in evaluation mode.
 
     Args:
         config: the experiment.
@@ -31,10 +31,9 @@ def build_model(config: ExperimentConfig, earlier: Checkpoint | None = None) -> 
         fresh = {key: value for key, value in model.state_dict().items() if key.startswith("necks.")}
         taken = {k: v for k, v in earlier.model_state.items() if k in fresh or not k.startswith("necks.")}
         check_state_dict(model, {**fresh, **taken}, f"resume_from: {config.resume_from}")
-        _check_preprocessing(model, earlier, f"resume_from: {config.resume_from}")
         model.load_state_dict({**fresh, **taken})
     freeze_encoder(model.encoder, config.freeze)
-    return model.train()
+    return model.train(config.variant == "finetuned")
 
 
 def load_earlier_stage(config: ExperimentConfig) -> Checkpoint | None:
@@ -58,7 +57,7 @@ def load_earlier_stage(config: ExperimentConfig) -> Checkpoint | None:
 
 
 def model_from_checkpoint(checkpoint: Checkpoint, source: str, test_feature: str | None = None) -> EmbeddingModel:
-    """Rebuild a trained model from its file alone.
+    """Rebuild a trained model from its file alone, in evaluation mode.
 
     Args:
         checkpoint: what the file holds.
@@ -78,18 +77,5 @@ def model_from_checkpoint(checkpoint: Checkpoint, source: str, test_feature: str
             f"{model.encoder.embedding_dims}"
         )
     check_state_dict(model, checkpoint.model_state, source)
-    _check_preprocessing(model, checkpoint, source)
     model.load_state_dict(checkpoint.model_state)
-    return model
-
-
-def _check_preprocessing(model: EmbeddingModel, checkpoint: Checkpoint, source: str) -> None:
-    """Check that a rebuilt model sees images as it was trained to: that of CNNs follows from their name alone."""
-    own = model.encoder.preprocessing.to_dict()
-    for key, trained in checkpoint.preprocessing.items():
-        if own.get(key) != trained:
-            name = checkpoint.config["model"]
-            raise CheckpointError(
-                f"{source}: was trained with {key}: {trained} in its preprocessing, but here {name} has "
-                f"{own.get(key)}. Evaluate it with the version of HandCLIP that trained it"
-            )
+    return model.eval()

@@ -14,16 +14,21 @@ import torch
 from torch import Tensor
 
 from handclip import __version__
+from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.transforms import Preprocessing
 from handclip.errors import CheckpointError
 from handclip.files import replacing, require_regular
 from handclip.models.embedding_model import EmbeddingModel
+from handclip.models.first_bytes import format_of, why_no_weights
 from handclip.models.torch_files import why_refused, write_torch
 
 FORMAT = "handclip-checkpoint"
-_VERSION = 3
+_VERSION = 4
+_READ = (2, 3, 4)
+"""Version 3 has no `resize_mode` in its preprocessing."""
 _WITHOUT_DIGEST = 2
-"""The version before, which holds no hash of its content."""
+"""The version that holds no hash of its content."""
+_NOT_OURS = "is not a HandCLIP checkpoint. Weights of OpenAI or open_clip are named under `pretrained:`"
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Checkpoint:
                 digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    def save(self, path: Path, sha256: str = "") -> None:
+    def save(self, path: str | Path, sha256: str = "") -> None:
         """Write the file beside its final name and rename it.
 
         Args:
@@ -71,19 +76,26 @@ class Checkpoint:
         """
         facts = {"format": FORMAT, "version": _VERSION, "handclip": __version__, "sha256": sha256 or self.sha256()}
         content = {**facts, **self.__dict__}
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
             write_torch(content, file)
 
     @classmethod
-    def load(cls, path: Path) -> "Checkpoint":
+    def load(cls, path: str | Path) -> "Checkpoint":
         """Read a checkpoint; nothing in it is executed.
 
         Raises:
             CheckpointError: the file is missing, damaged, refused, or not a HandCLIP checkpoint.
         """
+        path = Path(path)
         try:
             require_regular(path)
+            if why := why_no_weights(path, again=_other_than(path).strip()):
+                raise CheckpointError(f"{path}: {why}")
+            if format_of(path) == "safetensors":
+                raise CheckpointError(f"{path}: {_NOT_OURS}")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except CheckpointError:
+            raise
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no such checkpoint") from None
         except IsADirectoryError:
@@ -96,18 +108,16 @@ class Checkpoint:
                 f"{_other_than(path)}"
             ) from error
         if not isinstance(loaded, dict) or loaded.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{path}: is not a HandCLIP checkpoint. Weights of OpenAI or open_clip are named under `pretrained:`"
-            )
+            raise CheckpointError(f"{path}: {_NOT_OURS}")
         version = loaded.get("version")
-        if version not in (_VERSION, _WITHOUT_DIGEST):
+        if version not in _READ:
             raise CheckpointError(
-                f"{path}: has format version {version}; this HandCLIP reads {_WITHOUT_DIGEST} and {_VERSION}"
+                f"{path}: has format version {version}; this HandCLIP reads {', '.join(map(str, _READ))}"
             )
         if missing := sorted(cls.__dataclass_fields__.keys() - loaded.keys()):
             raise CheckpointError(f"{path}: is damaged: it lacks {', '.join(missing)}")
         checkpoint = cls(**{name: loaded[name] for name in cls.__dataclass_fields__})
-        if version == _VERSION and not checkpoint._has_hash(loaded.get("sha256")):
+        if version != _WITHOUT_DIGEST and not checkpoint._has_hash(loaded.get("sha256")):
             raise CheckpointError(
                 f"{path}: is damaged or was changed: its content does not have the SHA-256 that it records."
                 f"{_other_than(path)}"
@@ -163,6 +173,12 @@ def check_same_model(checkpoint: Checkpoint, config: Mapping[str, Any], path: Pa
             )
     size = config["input_size"]
     trained = Preprocessing.from_dict(checkpoint.preprocessing)
+    recorded = trained.to_dict()
+    for key, name in ExperimentConfig.PREPROCESSING.items():
+        if config[key] is not None and config[key] != recorded[name]:
+            raise CheckpointError(
+                f"{path}: was trained with {key}: {recorded[name]}, but the config says {key}: {config[key]}"
+            )
     if size is not None:
         wanted = (size, size) if isinstance(size, int) else tuple(size)
         if wanted != (trained.height, trained.width):

@@ -96,7 +96,7 @@ class CLIPImageEncoder(ImageEncoder):
             input_size: (height, width) in pixels, default the architecture's own.
             embedding: `projected`, `before_projection` or `both`.
             source: where the weights come from, for the record.
-            preprocessing: `mean`, `std`, `interpolation` where they are not OpenAI's.
+            preprocessing: `mean`, `std`, `interpolation`, `resize_mode` where they are not `Preprocessing`'s defaults.
         """
         super().__init__()
         description = architecture(name)

@@ -1,6 +1,7 @@
 """An image encoder and what turns its embeddings into the feature that is compared."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple, Self
 
 import torch
@@ -50,10 +51,15 @@ class EmbeddingModel(nn.Module):
         return embeddings
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the feature that is compared, shape (B, sum of D): the embeddings joined, not normalised."""
-        if self.test_feature == "before_neck":
-            return torch.cat(list(self.encoder(images).values()), dim=1)
-        return torch.cat([embedding.neck_features for embedding in self(images).values()], dim=1)
+        """Return the feature that is compared, shape (B, sum of D): the embeddings joined, not normalised.
+
+        It is that of evaluation whatever mode the model is in, and which is left as it is: a batch's own statistics, or
+        dropout, would let what an image is given depend on who shares the batch, or on chance.
+        """
+        with evaluating(self):
+            if self.test_feature == "before_neck":
+                return torch.cat(list(self.encoder(images).values()), dim=1)
+            return torch.cat([embedding.neck_features for embedding in self(images).values()], dim=1)
 
     @property
     def feature_dim(self) -> int:
@@ -65,6 +71,19 @@ class EmbeddingModel(nn.Module):
         super().train(mode)
         set_frozen_batch_norm_to_eval(self.encoder)
         return self
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode, and each of its modules back into its own mode afterwards."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _bnneck(dim: int) -> nn.Module:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from handclip.errors import HandCLIPError
-from handclip.models.embedding_model import EmbeddingModel
+from handclip.models.embedding_model import EmbeddingModel, evaluating
 from handclip.models.mbanet import MBANetEncoder
 from handclip.models.resnet import ResNetEncoder
 
@@ -49,7 +49,7 @@ def explain(model: EmbeddingModel, images: Tensor) -> dict[str, Tensor]:
         HandCLIPError: neither method fits the model.
     """
     encoder = model.encoder
-    with _evaluating(model), torch.autocast(images.device.type, enabled=False):
+    with evaluating(model), torch.autocast(images.device.type, enabled=False):
         if _follows_class_token(encoder):
             tower: Any = encoder.tower
             found = rollout(attention_weights(model, images))[:, 0, 1:]
@@ -198,17 +198,6 @@ def _spatial_attention(model: EmbeddingModel, images: Tensor) -> Tensor:
 def _scaled(maps: Tensor) -> Tensor:
     largest = maps.amax(dim=(1, 2), keepdim=True)
     return torch.where(largest > 0, maps / largest.clamp(min=torch.finfo(maps.dtype).tiny), 0.0)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

@@ -15,8 +15,7 @@ def count_flops(model: EmbeddingModel) -> int:
     """
     size = model.encoder.preprocessing
     image = torch.zeros(1, 3, size.height, size.width, device=next(model.parameters()).device)
-    was_training, fast_path = model.training, torch.backends.mha.get_fastpath_enabled()
-    model.eval()
+    fast_path = torch.backends.mha.get_fastpath_enabled()
     # The counter knows attention only as the matrix products that it is made of, not as one fused operation.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -24,5 +23,4 @@ def count_flops(model: EmbeddingModel) -> int:
             model.embed(image)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        model.train(was_training)
     return int(counter.get_total_flops())

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -33,6 +34,7 @@ class MBANetEncoder(ImageEncoder):
         state_dict: Mapping[str, Tensor] | None = None,
         input_size: tuple[int, int] | None = None,
         source: str = "none",
+        preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
         """Build the network and load weights.
 
@@ -42,6 +44,7 @@ class MBANetEncoder(ImageEncoder):
             state_dict: weights of the whole encoder, or of its `backbone.` alone; None starts from random ones.
             input_size: (height, width) in pixels, default the native one.
             source: where the weights come from, for the record.
+            preprocessing: what of `imagenet_preprocessing` is otherwise.
 
         Raises:
             ConfigError: the input is not square, as `published` needs it.
@@ -66,7 +69,7 @@ class MBANetEncoder(ImageEncoder):
             own = {} if any(key.startswith(ATTENTION) for key in state_dict) else self._attention_state()
             load_checked(self, {**own, **state_dict}, source)
         self.embedding_dims = dict.fromkeys(("global", "spatial", "channel"), self.backbone.num_features)
-        self.preprocessing = imagenet_preprocessing((height, width))
+        self.preprocessing = imagenet_preprocessing((height, width), preprocessing)
         self.facts = {"architecture": name, "relative_position": relative_position, "weights": source}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

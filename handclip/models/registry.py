@@ -84,6 +84,7 @@ def _configured(config: ExperimentConfig, weights: ClipWeights | ResNetWeights) 
         "state_dict": weights.state_dict,
         "input_size": config.input_height_width,
         "source": weights.source,
+        "preprocessing": weights.preprocessing,
     }
 
 
@@ -92,33 +93,38 @@ def _recorded(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "input_size": (trained.height, trained.width),
         "source": str(checkpoint.encoder_facts["weights"]),
+        "preprocessing": {name: getattr(trained, name) for name in ExperimentConfig.PREPROCESSING.values()},
     }
 
 
 def _clip_from_config(config: ExperimentConfig) -> ImageEncoder:
-    weights = load_clip_weights(config.model, config.pretrained, config.quick_gelu)
+    weights = load_clip_weights(
+        config.model,
+        config.pretrained,
+        config.quick_gelu,
+        tag=config.pretrained_tag,
+        preprocessing=config.preprocessing,
+    )
     return CLIPImageEncoder(
         config.model,
         quick_gelu=weights.quick_gelu,
         embedding=config.embedding,
-        preprocessing=weights.preprocessing,
         **_configured(config, weights),
     )
 
 
 def _clip_from_checkpoint(checkpoint: Checkpoint) -> ImageEncoder:
-    trained = Preprocessing.from_dict(checkpoint.preprocessing)
     return CLIPImageEncoder(
         checkpoint.config["model"],
         quick_gelu=bool(checkpoint.encoder_facts["quick_gelu"]),
         embedding=checkpoint.config["embedding"],
-        preprocessing={"mean": trained.mean, "std": trained.std, "interpolation": trained.interpolation},
         **_recorded(checkpoint),
     )
 
 
 def _resnet_from_config(config: ExperimentConfig) -> ImageEncoder:
-    return ResNetEncoder(config.model, **_configured(config, load_resnet_weights(config.model, config.pretrained)))
+    weights = load_resnet_weights(config.model, config.pretrained, preprocessing=config.preprocessing)
+    return ResNetEncoder(config.model, **_configured(config, weights))
 
 
 def _resnet_from_checkpoint(checkpoint: Checkpoint) -> ImageEncoder:
@@ -126,11 +132,8 @@ def _resnet_from_checkpoint(checkpoint: Checkpoint) -> ImageEncoder:
 
 
 def _mbanet_from_config(config: ExperimentConfig) -> ImageEncoder:
-    return MBANetEncoder(
-        config.model,
-        relative_position=config.relative_position,
-        **_configured(config, load_resnet_weights(config.model, config.pretrained)),
-    )
+    weights = load_resnet_weights(config.model, config.pretrained, preprocessing=config.preprocessing)
+    return MBANetEncoder(config.model, relative_position=config.relative_position, **_configured(config, weights))
 
 
 def _mbanet_from_checkpoint(checkpoint: Checkpoint) -> ImageEncoder:
@@ -146,7 +149,7 @@ FAMILIES = (
         "clip",
         "CLIP's models",
         clip_model_names,
-        frozenset({"quick_gelu", "embedding"}),
+        frozenset({"pretrained_tag", "quick_gelu", "embedding"}),
         is_published_clip,
         _clip_from_config,
         _clip_from_checkpoint,

@@ -77,6 +77,7 @@ class ResNetEncoder(ImageEncoder):
         state_dict: Mapping[str, Tensor] | None = None,
         input_size: tuple[int, int] | None = None,
         source: str = "none",
+        preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
         """Build the network and load weights.
 
@@ -85,6 +86,7 @@ class ResNetEncoder(ImageEncoder):
             state_dict: weights without those of the classifier; None starts from random ones.
             input_size: (height, width) in pixels, default the native one.
             source: where the weights come from, for the record.
+            preprocessing: what of `imagenet_preprocessing` is otherwise.
 
         Raises:
             CheckpointError: the weights are of another network.
@@ -94,7 +96,7 @@ class ResNetEncoder(ImageEncoder):
         if state_dict is not None:
             load_checked(self.trunk, state_dict, source)
         self.embedding_dims = {"pooled": self.trunk.num_features}
-        self.preprocessing = imagenet_preprocessing(input_size or (RESNETS[name], RESNETS[name]))
+        self.preprocessing = imagenet_preprocessing(input_size or (RESNETS[name], RESNETS[name]), preprocessing)
         self.facts = {"architecture": name, "weights": source}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -106,10 +108,13 @@ class ResNetEncoder(ImageEncoder):
         return self.trunk.blocks()
 
 
-def imagenet_preprocessing(size: tuple[int, int]) -> Preprocessing:
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def imagenet_preprocessing(size: tuple[int, int], otherwise: Mapping[str, Any] | None = None) -> Preprocessing:
     """Return the preprocessing for (height, width) in pixels.
 
     Colours are normalised as every one of timm's weights of ResNet-50 expects. Photographs are resized as for CLIP's
     models, whatever the weights were trained with: the models' inputs should not differ in more than they must.
     """
-    return Preprocessing(size[0], size[1], mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    return Preprocessing(size[0], size[1], **{**IMAGENET, **(otherwise or {})})

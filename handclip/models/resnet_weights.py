@@ -1,8 +1,9 @@
 """Weights of ResNets and MBA-Nets: by timm tag, or from a local file in torchvision's, timm's or MBA-Net's layout."""
 
 import logging
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ from torch import Tensor
 
 from handclip.errors import CheckpointError, ConfigError, did_you_mean
 from handclip.files import is_file
+from handclip.models.input_description import beside_resnet, with_given
 from handclip.models.mbanet import ATTENTION, MBANETS
-from handclip.models.weights import fetch, in_float32, read_state_dict
+from handclip.models.resnet import IMAGENET
+from handclip.models.weights import fetch, in_float32, not_found, one_model, read_state_dict
 
 logger = logging.getLogger(__name__)
 
 _HUB_FILE = "model.safetensors"
+_RESNET = re.compile(r"(?P<place>(?:.*\.)?)layer1\.0\.conv1\.weight$")
+_MBANET = re.compile(rf"(?P<place>(?:.*?\.)?)(?:{'|'.join(ATTENTION)})\.")
 _CLASSIFIER = ("fc.",)
 _HEADS = ("reduction_g.", "reduction_s.", "reduction_c.", "reduction_p")
 """What the authors of MBA-Net call its heads, and those of the part branch of later networks."""
@@ -30,21 +35,28 @@ class ResNetWeights:
 
     state_dict: Mapping[str, Tensor] | None
     source: str
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    """What of `imagenet_preprocessing` is otherwise."""
 
 
-def load_resnet_weights(model: str, pretrained: str) -> ResNetWeights:
+def load_resnet_weights(
+    model: str, pretrained: str, *, preprocessing: Mapping[str, Any] | None = None
+) -> ResNetWeights:
     """Find and read the weights that a config asks for.
 
     Args:
         model: a name from `RESNETS` or `MBANETS`.
         pretrained: a timm tag of the ResNet, such as `tv2_in1k`, a path, or `none`.
+        preprocessing: what the config itself says of the input. Else `mean` and `std` are those of the tag, of timm's
+            `config.json` beside the file, or ImageNet's, as all published weights have.
 
     Raises:
         ConfigError: no such tag or file.
         CheckpointError: the file cannot be fetched or read, or contradicts itself.
     """
+    given = dict(preprocessing or {})
     if pretrained == "none":
-        return ResNetWeights(None, "none (random)")
+        return ResNetWeights(None, "none (random)", given)
     resnet, tags = _backbone(model), _published(model)
     if pretrained in tags:
         entry: Any = timm.get_pretrained_cfg(f"{resnet}.{pretrained}")
@@ -56,7 +68,7 @@ def load_resnet_weights(model: str, pretrained: str) -> ResNetWeights:
             hub_file=(repository, _HUB_FILE),
             url=entry.url or None,
         )
-        source = f"timm {pretrained}"
+        source, known = f"timm {pretrained}", {"mean": entry.mean, "std": entry.std}
     else:
         path, source = Path(pretrained), pretrained
         if not is_file(path):
@@ -64,10 +76,18 @@ def load_resnet_weights(model: str, pretrained: str) -> ResNetWeights:
             if pretrained == "openai" and tags:
                 hint = " CLIP's weights do not fit it; tv2_in1k are torchvision's of ImageNet."
             raise ConfigError(f"pretrained: '{pretrained}' is neither a file nor a set of weights of {model}.{hint}")
-    state_dict = in_float32(read_state_dict(path))
+        described = beside_resnet(path, given)
+        known = dict(described.values) if described else {}
+    used = with_given({**IMAGENET, **known}, given, source)
+    tensors = read_state_dict(path)
+    found = one_model(tensors, _MBANET, source) if model in MBANETS else None
+    found = found or one_model(tensors, _RESNET, source)
+    if found is None:
+        raise not_found(tensors, "ResNet (layer1.0.conv1.weight, as torchvision and timm name it)", source)
+    state_dict = in_float32(found)
     if model in MBANETS:
-        return ResNetWeights(mbanet_state(state_dict, source), source)
-    return ResNetWeights(_without(_CLASSIFIER, state_dict), source)
+        return ResNetWeights(mbanet_state(state_dict, source), source, used)
+    return ResNetWeights(_without(_CLASSIFIER, state_dict), source, used)
 
 
 def is_published_resnet(model: str, pretrained: str) -> bool:

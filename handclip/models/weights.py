@@ -1,9 +1,11 @@
 """Weights files: read without running code, fetched from the hub or from its cache."""
 
+import logging
 import pickle
+import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,30 +18,33 @@ from torch import Tensor
 
 from handclip.errors import CheckpointError
 from handclip.models.checkpoint import FORMAT
+from handclip.models.first_bytes import format_of, why_no_weights
 from handclip.models.torch_files import why_refused
 from handclip.models.torchscript import read_torchscript_tensors
 
+logger = logging.getLogger(__name__)
+
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a `.safetensors` file, a state dict saved by torch, or OpenAI's TorchScript archive.
+    """Read the tensors of a safetensors file, of one saved by torch, or of OpenAI's TorchScript archive.
 
-    No code in a file is run: not that of a pickle, and not the program of a TorchScript archive.
+    What kind of file it is, its first bytes tell. No code in it is run: not that of a pickle, and not the program of a
+    TorchScript archive.
+
+    Returns:
+        Every tensor by its name; that of one in a dictionary within the file begins with the dictionary's
+        (`state_dict.visual.proj`). What wrappers put into names, `module` (DataParallel) and `_orig_mod`
+        (torch.compile), is left out.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds something else than plain tensors.
     """
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        is_zip = zipfile.is_zipfile(path)
-        loaded: Any
-        if is_zip and _is_torchscript(path):
-            loaded = read_torchscript_tensors(path)
-        else:
-            # Mapped, the weights that nothing asks for (a text tower's) never come into memory.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch warns of old pickles, which it reads or refuses all the same
-                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        if why := why_no_weights(path):
+            raise CheckpointError(f"{path}: {why}")
+        loaded = _load(path)
+    except CheckpointError:
+        raise
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
@@ -53,16 +58,102 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         ) from error
     if isinstance(loaded, dict) and loaded.get("format") == FORMAT:
         raise CheckpointError(f"{path}: is a HandCLIP checkpoint; to train on from it, name it under `resume_from:`")
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not loaded:
-        raise CheckpointError(f"{path}: holds no state dict")
-    tensors = {str(key).removeprefix("module."): value for key, value in loaded.items() if isinstance(value, Tensor)}
-    for key, value in tensors.items():
+    tensors: dict[str, Tensor] = {}
+    for name, value in _tensors_in(loaded):
+        if name in tensors:
+            raise CheckpointError(f"{path}: holds {name} twice, with and without {' or '.join(_WRAPPERS)} in its name")
         if not _is_plain(value):
-            raise CheckpointError(f"{path}: {key} is no plain tensor of shape {tuple(value.shape)}; fetch it again")
+            raise CheckpointError(f"{path}: {name} is no plain tensor of shape {tuple(value.shape)}; fetch it again")
+        tensors[name] = value
+    if not tensors:
+        raise CheckpointError(f"{path}: holds no state dict")
     return tensors
+
+
+_WRAPPERS = ("module", "_orig_mod")
+
+
+def _load(path: Path) -> Any:
+    stored_as = format_of(path)
+    if stored_as == "safetensors":
+        return load_file(path)
+    if stored_as == "zip" and _is_torchscript(path):
+        return read_torchscript_tensors(path)
+    with warnings.catch_warnings(), path.open("rb") as file:
+        warnings.simplefilter("ignore")  # torch warns of old pickles, which it reads or refuses all the same
+        if path.suffix == ".safetensors":  # torch goes by the name
+            return torch.load(file, map_location="cpu", weights_only=True)
+        # Mapped, the weights that nothing asks for (a text tower's) never come into memory.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=stored_as == "zip")
+
+
+def _tensors_in(loaded: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a dictionary and of those within it, each by its dotted name without wrappers."""
+    if not isinstance(loaded, dict):
+        return
+    pending, seen = [("", loaded)], {id(loaded)}
+    for prefix, part in pending:
+        for key, value in part.items():
+            if isinstance(value, Tensor):
+                yield prefix + ".".join(part for part in str(key).split(".") if part not in _WRAPPERS), value
+            elif isinstance(value, dict) and id(value) not in seen:  # a pickle can put a dictionary into itself
+                seen.add(id(value))
+                pending.append((f"{prefix}{key}.", value))
+
+
+def one_model(tensors: Mapping[str, Tensor], first: re.Pattern[str], source: str) -> dict[str, Tensor] | None:
+    """Return the model in a file, whatever its names begin with; of several the running average of the others.
+
+    Args:
+        tensors: what the file holds.
+        first: matches a name that the model has once, and what stands before it in the group `place`.
+        source: names the file in errors.
+
+    Returns:
+        The tensors of the model by their names in it, or None where there is none.
+
+    Raises:
+        CheckpointError: there are several, and none or more than one calls itself an average.
+    """
+    places = sorted({match["place"] for name in tensors if (match := first.match(name))})
+    if not places:
+        return None
+    chosen = places[0] if len(places) == 1 else _average(places, source)
+    model, beside = {}, []
+    for name, value in tensors.items():
+        place = max((place for place in places if name.startswith(place)), key=len, default=None)
+        if place is None:
+            beside.append(name)
+        elif place == chosen:
+            model[name.removeprefix(place)] = value
+    if beside:
+        logger.info(f"{source}: left out {len(beside)} tensors beside the model in {chosen[:-1]}, such as {beside[0]}.")
+    return model
+
+
+_AVERAGES = {"ema", "averaged", "average", "avg", "swa", "shadow", "teacher"}
+"""What running averages of a model's weights are called, or a part of it: `model_ema`, `state_dict_ema`."""
+
+
+def _average(places: Sequence[str], source: str) -> str:
+    averages = [place for place in places if _AVERAGES & set(re.split(r"[._]", place))]
+    names = ", ".join(place[:-1] or "the top" for place in places)
+    if len(averages) != 1:
+        raise CheckpointError(f"{source}: holds {len(places)} models ({names}). Save alone the one to use")
+    logger.info(f"{source}: of {len(places)} copies of the model ({names}), {averages[0][:-1]} is taken, the average.")
+    return averages[0]
+
+
+def not_found(tensors: Mapping[str, Tensor], wanted: str, source: str) -> CheckpointError:
+    """Return the error for a file in which no model was found.
+
+    Args:
+        tensors: what it holds.
+        wanted: what was looked for, and by which names.
+        source: names the file.
+    """
+    names = ", ".join(list(tensors)[:3])
+    return CheckpointError(f"{source}: holds no {wanted}. Its {len(tensors)} tensors are others, such as {names}")
 
 
 def in_float32(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@ import multiprocessing
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +15,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from handclip.datasets.images import read_image
 from handclip.datasets.pixel_cache import PixelCache, open_pixel_cache
-from handclip.datasets.pixels import PixelReader, Squash
+from handclip.datasets.pixels import PixelReader, Squash, seen_part, squash_image
 from handclip.datasets.synthetic import SyntheticHands, render_hand
 from handclip.errors import DataError
 
@@ -86,6 +87,60 @@ def test_cached_and_uncached_equal_plain(
     assert torch.equal(PixelReader(squash, PixelCache(cache.folder, 0)).read(path, sha256), expected)
 
 
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(
+    mode=st.sampled_from(["shortest", "longest"]),
+    interpolation=st.sampled_from(["bicubic", "bilinear"]),
+    size=st.integers(16, 48),
+    photograph=st.tuples(st.integers(20, 160), st.integers(20, 160)),
+    seed=st.integers(0, 1000),
+)
+def test_other_resize_modes_are_open_clips(
+    mode: str, interpolation: str, size: int, photograph: tuple[int, int], seed: int
+) -> None:
+    small = noise(5, 5, seed=seed)
+    image = small.resize(photograph, Image.Resampling.BICUBIC)
+    theirs = open_clip.image_transform(
+        size, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), resize_mode=mode, interpolation=interpolation
+    )(image)
+    ours = squash_image(image, Squash(size, size, interpolation, mode=mode))  # type: ignore[arg-type]
+    assert ours.shape == (3, size, size)
+    assert (ours - theirs * 255).abs().max() < 2.5  # levels of 255: theirs are resized by Pillow
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "expected"),
+    [
+        # White beside black, two to one: what is in the middle of the result, and what at its ends.
+        ("squash", (60, 30), (False, False)),
+        ("shortest", (60, 30), (False, False)),
+        ("longest", (60, 30), (True, True)),
+        ("longest", (30, 60), (True, True)),
+        ("longest", (30, 30), (False, False)),
+    ],
+)
+def test_longest_fills_up_with_black_and_shortest_cuts_off(
+    mode: str, size: tuple[int, int], expected: tuple[bool, bool]
+) -> None:
+    image = Image.new("RGB", size, (255, 255, 255))
+    pixels = squash_image(image, Squash(20, 20, "bicubic", mode=mode))  # type: ignore[arg-type]
+    pixels = pixels if size[0] >= size[1] else pixels.transpose(1, 2)
+    assert (not pixels[:, 0].any(), not pixels[:, -1].any()) == expected
+    assert (pixels[:, 10] == 255).all()
+    assert (pixels[:, 5:15] == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["squash", "shortest", "longest"])
+@pytest.mark.parametrize("size", [(90, 30), (30, 90), (33, 31), (1, 50)])
+def test_the_part_that_is_seen_becomes_the_same_pixels_when_squashed(mode: str, size: tuple[int, int]) -> None:
+    image = noise(5, 5).resize(size, Image.Resampling.BICUBIC)
+    squash = Squash(20, 30, "bilinear", mode=mode)  # type: ignore[arg-type]
+    seen = seen_part(image, squash)
+    assert (seen == image) == (mode == "squash")
+    again, pixels = squash_image(seen, Squash(20, 30, "bilinear")), squash_image(image, squash)
+    assert (again.float() - pixels.float()).abs().mean() < 12
+
+
 def test_a_photograph_is_decoded_once(tmp_path: Path, cache: PixelCache) -> None:
     path = tmp_path / "a.png"
     noise(50, 40).save(path)
@@ -113,6 +168,8 @@ def test_what_is_computed_otherwise_is_stored_apart(tmp_path: Path, cache: Pixel
         Squash(20, 24, "bicubic"),
         Squash(24, 20, "bilinear"),
         Squash(24, 20, "bicubic", reduced=True),
+        Squash(24, 20, "bicubic", mode="shortest"),
+        Squash(24, 20, "bicubic", mode="longest"),
     ]
     for squash in squashes * 2:
         expected = PixelReader(squash).read(path, hash_of(path))
@@ -122,6 +179,8 @@ def test_what_is_computed_otherwise_is_stored_apart(tmp_path: Path, cache: Pixel
         "20x24-bicubic",
         "24x20-bilinear",
         "24x20-bicubic-reduced",
+        "24x20-bicubic-shortest",
+        "24x20-bicubic-longest",
     }
 
 

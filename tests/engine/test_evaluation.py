@@ -43,6 +43,7 @@ from handclip.engine.subject import find_subject
 from handclip.engine.summary import METRICS
 from handclip.engine.training import train
 from handclip.errors import CheckpointError, DataError, HandCLIPError, Interrupted, InUseError
+from handclip.files import read_json_object, write_json
 from handclip.interruption import interruptible
 from handclip.locks import holding
 from handclip.models.builder import model_from_checkpoint
@@ -423,6 +424,29 @@ def test_d46_evaluating_again_writes_the_same_file(manifests: Path, here: Path, 
         metrics_without_time(folder / "metrics.json"),
         *((folder / name).read_bytes() for name in names[1:]),
     )
+
+
+def test_another_preprocessing_of_the_same_weights_does_not_replace_an_evaluation(
+    manifests: Path, here: Path, stage1: TrainingResult
+) -> None:
+    evaluate(stage1_config(manifests, stage1))
+    [path] = here.rglob("metrics.json")
+    metrics = read_json_object(path)
+    checkpoint = Checkpoint.load(stage1.checkpoint)
+    assert metrics["preprocessing"] == checkpoint.preprocessing
+    other = {**checkpoint.preprocessing, "mean": [0.5, 0.5, 0.5]}
+    replace(checkpoint, preprocessing=other).save(here / "other.pth")
+    config = stage1_config(manifests, stage1).model_copy(update={"checkpoint": here / "other.pth"})
+    with pytest.raises(
+        HandCLIPError, match=r"holds an evaluation with mean: \[0\.48145466, .*, not \[0\.5, 0\.5, 0\.5\]"
+    ):
+        evaluate(config)
+    # Older versions did not say it.
+    del metrics["preprocessing"]
+    write_json(path, metrics)
+    write_checksums(path.parent, read_checksums(path.parent) or {})
+    evaluate(stage1_config(manifests, stage1), reuse=True)
+    assert "preprocessing" not in read_json_object(path)
 
 
 def test_d46_other_weights_or_settings_do_not_replace_an_evaluation(

@@ -33,11 +33,24 @@ def of_stage1(manifests: Path, checkpoint: Path, **changes: Any) -> ExperimentCo
         ({"input_size": 64}, "was trained on 32x32 pixels, but the config has input_size: 64"),
         ({"quick_gelu": True}, "was trained with quick_gelu: false, but the config says quick_gelu: true"),
         ({"embedding": "both"}, "holds embedding: projected, but the config says embedding: both"),
+        (
+            {"input_mean": [0.5, 0.5, 0.5]},
+            r"was trained with input_mean: \[0\.48145466, .*config says input_mean",
+        ),
+        (
+            {"input_std": [0.5, 0.5, 0.5]},
+            r"was trained with input_std: \[0\.26862954, .*config says input_std",
+        ),
+        (
+            {"interpolation": "bilinear"},
+            "was trained with interpolation: bicubic, but the config says interpol",
+        ),
+        ({"resize_mode": "longest"}, "was trained with resize_mode: squash, but the config says resize_mode: longest"),
         ({"neck": "bnneck"}, "holds neck: none, but the config says neck: bnneck"),
     ],
 )
 @pytest.mark.parametrize("use", ["evaluate", "resume_from"])
-def test_another_model_size_or_activation_than_trained_is_refused(
+def test_another_model_size_or_preprocessing_than_trained_is_refused(
     changes: dict[str, Any], sentence: str, use: str, manifests: Path, here: Path, stage1: TrainingResult
 ) -> None:
     if use == "evaluate":
@@ -48,22 +61,16 @@ def test_another_model_size_or_activation_than_trained_is_refused(
             train(tiny_config(manifests, resume_from=str(stage1.checkpoint), **changes))
 
 
-def test_another_preprocessing_than_trained_is_refused(manifests: Path, here: Path) -> None:
-    config = tiny_config(manifests, model="resnet_small", epochs=1, num_splits=1, explained_images=0)
-    path = train(config).checkpoint
+@pytest.mark.parametrize("name", ["vit_small", "resnet_small"])
+def test_the_preprocessing_is_that_of_the_checkpoint(
+    name: str, manifests: Path, here: Path, stage1: TrainingResult
+) -> None:
+    path = stage1.checkpoint
+    if name != "vit_small":
+        path = train(tiny_config(manifests, model=name, epochs=1, num_splits=1, explained_images=0)).checkpoint
     checkpoint = Checkpoint.load(path)
-    for key, value in {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bilinear"}.items():
-        assert checkpoint.preprocessing[key] != value
-        replace(checkpoint, preprocessing={**checkpoint.preprocessing, key: value}).save(path)
-        with pytest.raises(CheckpointError, match=f"was trained with {key}: .*, but here resnet_small has"):
-            evaluate(config)
-        with pytest.raises(CheckpointError, match=f"^resume_from: .*was trained with {key}"):
-            train(tiny_config(manifests, model="resnet_small", resume_from=str(path)))
-
-
-def test_clip_s_preprocessing_is_that_of_its_checkpoint(stage1: TrainingResult) -> None:
-    checkpoint = Checkpoint.load(stage1.checkpoint)
-    other = {**checkpoint.preprocessing, "mean": [0.5, 0.5, 0.5], "interpolation": "bilinear"}
+    changed = {"mean": [0.5, 0.5, 0.5], "std": [1.0, 0.5, 1.0], "interpolation": "bilinear", "resize_mode": "longest"}
+    other = {**checkpoint.preprocessing, **changed}
     model = model_from_checkpoint(replace(checkpoint, preprocessing=other), "m.pth")
     assert model.encoder.preprocessing.to_dict() == other
 

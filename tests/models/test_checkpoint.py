@@ -1,6 +1,7 @@
 import os
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,9 @@ def features(model: EmbeddingModel, images: torch.Tensor = IMAGES) -> torch.Tens
         {"neck": "bnneck", "test_feature": "before_neck", "embedding": "before_projection"},
         {"neck": "bnneck", "quick_gelu": True},
         {"input_size": (48, 32)},
+        {"input_mean": [0.5, 0.4, 0.3], "input_std": [1, 0.5, 0.25], "interpolation": "bilinear"},
+        {"model": "resnet_small", "input_mean": [0, 0, 0], "resize_mode": "longest"},
+        {"model": "mbanet_small", "input_std": [1, 1, 1], "interpolation": "bilinear", "resize_mode": "shortest"},
     ],
 )
 def test_d43_a_checkpoint_describes_itself(tmp_path: Path, values: dict[str, Any]) -> None:
@@ -79,7 +83,23 @@ def test_d44_the_file_holds_what_it_promises(tmp_path: Path) -> None:
     content = torch.load(tmp_path / "run.pth", weights_only=True)
     assert content.keys() == {"format", "version", "handclip", "sha256", *Checkpoint.__dataclass_fields__}
     assert content["metrics"] == {"val_map": 0.5} and content["encoder_facts"]["weights"] == "none (random)"
-    assert content["preprocessing"].keys() == {"height", "width", "mean", "std", "interpolation"}
+    assert content["preprocessing"].keys() == {"height", "width", "mean", "std", "interpolation", "resize_mode"}
+
+
+@pytest.mark.parametrize("values", [{}, {"neck": "bnneck"}, {"model": "rn_small"}])
+def test_a_model_comes_ready_for_use(values: dict[str, Any]) -> None:
+    model, checkpoint = make(**values)
+    assert model.training  # the one to train
+    rebuilt = model_from_checkpoint(checkpoint, "run.pth")
+    baseline = build_model(parse_config({**BASE, "model": "rn_small", "variant": "baseline"}, "test"))
+    for ready in (rebuilt, baseline):
+        assert not any(module.training for module in ready.modules())
+
+
+def test_a_path_may_be_a_string(tmp_path: Path) -> None:
+    checkpoint = make()[1]
+    checkpoint.save(str(tmp_path / "run.pth"))
+    assert Checkpoint.load(str(tmp_path / "run.pth")).sha256() == checkpoint.sha256()
 
 
 def test_d43_the_config_in_it_is_plain_data() -> None:
@@ -111,6 +131,14 @@ def test_loading_leaves_the_random_state_alone(tmp_path: Path) -> None:
         ({"input_size": (48, 32)}, {"input_size": (32, 48)}, "was trained on 48x32 pixels"),
         ({}, {"quick_gelu": True}, "was trained with quick_gelu: false, but the config says quick_gelu: true"),
         ({"quick_gelu": True}, {"quick_gelu": False}, "was trained with quick_gelu: true"),
+        ({}, {"input_mean": [0.5, 0.5, 0.5]}, "was trained with input_mean: [0.48145466, 0.4578275, 0.40821073], but"),
+        ({"input_std": [0.5, 0.5, 0.5]}, {"input_std": [1, 1, 1]}, "the config says input_std: [1.0, 1.0, 1.0]"),
+        (
+            {},
+            {"interpolation": "bilinear"},
+            "was trained with interpolation: bicubic, but the config says",
+        ),
+        ({}, {"resize_mode": "shortest"}, "was trained with resize_mode: squash, but the config says resize_mode: sho"),
     ],
 )
 def test_another_model_is_an_error(tmp_path: Path, saved: dict[str, Any], asked: dict[str, Any], message: str) -> None:
@@ -195,7 +223,7 @@ def test_a_file_of_another_program(tmp_path: Path, value: Any) -> None:
 
 def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
     torch.save({"format": "handclip-checkpoint", "version": 99}, tmp_path / "run.pth")
-    with pytest.raises(CheckpointError, match="has format version 99; this HandCLIP reads 2 and 3"):
+    with pytest.raises(CheckpointError, match="has format version 99; this HandCLIP reads 2, 3, 4"):
         Checkpoint.load(tmp_path / "run.pth")
     torch.save({"format": "handclip-checkpoint"}, tmp_path / "run.pth")
     with pytest.raises(CheckpointError, match="has format version None"):
@@ -203,6 +231,18 @@ def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
     torch.save({"format": "handclip-checkpoint", "version": 2, "run": "a"}, tmp_path / "run.pth")
     with pytest.raises(CheckpointError, match="is damaged: it lacks config, criterion_state"):
         Checkpoint.load(tmp_path / "run.pth")
+
+
+def test_a_checkpoint_without_a_resize_mode_was_squashed(tmp_path: Path) -> None:
+    model, checkpoint = make()
+    before = {key: value for key, value in checkpoint.preprocessing.items() if key != "resize_mode"}
+    old = replace(checkpoint, preprocessing=before)
+    content = {"format": "handclip-checkpoint", "version": 3, "sha256": old.sha256(), **old.__dict__}
+    torch.save(content, tmp_path / "run.pth")
+    loaded = model_from_checkpoint(Checkpoint.load(tmp_path / "run.pth"), "run.pth")
+    assert loaded.encoder.preprocessing == model.encoder.preprocessing
+    assert loaded.encoder.preprocessing.resize_mode == "squash"
+    build_model(parse_config({**BASE, "resume_from": str(tmp_path / "run.pth"), "resize_mode": "squash"}, "test"))
 
 
 def test_a_checkpoint_of_the_version_without_a_hash_still_loads(tmp_path: Path) -> None:
@@ -271,7 +311,7 @@ def test_a_folder_or_text_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is a folder"):
         Checkpoint.load(tmp_path)
     (tmp_path / "a.pth").write_text("hello")
-    with pytest.raises(CheckpointError, match="is damaged, or is not a checkpoint"):
+    with pytest.raises(CheckpointError, match=r"is not a weights file: it is text .*'hello'.*train again"):
         Checkpoint.load(tmp_path / "a.pth")
 
 

@@ -223,7 +223,6 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         safetensors({"a": {**ENTRY, "data_offsets": [8, 0]}}, bytes(8)),
         safetensors({"a": {**ENTRY, "dtype": "F31"}}, bytes(8)),
         safetensors([1]),
-        b"",
         bytes(7),
     ],
 )

@@ -55,6 +55,7 @@ def test_colours_are_imagenets_and_photographs_are_resized_as_for_clip() -> None
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
         "interpolation": "bicubic",
+        "resize_mode": "squash",
     }
 
 

@@ -1,0 +1,113 @@
+"""What a file that should hold weights is, by its first bytes: its name says little."""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+Format = Literal["safetensors", "zip", "pickle"]
+
+_LOOKED_AT = 512
+_LFS = b"version https://git-lfs.github.com/spec/"
+_WEB_PAGE = (b"<!doctype html", b"<html", b"<?xml", b"<head", b"<body")
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf\x27\x1c": "7-Zip",
+    b"Rar!\x1a\x07": "RAR",
+}
+_OTHER_KINDS = {
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file, as Keras and TensorFlow write it",
+    b"GGUF": "a GGUF file, as llama.cpp reads it",
+    b"\x93NUMPY": "a NumPy array",
+}
+_TAR = slice(257, 262)
+
+
+def format_of(path: Path) -> Format | None:
+    """Return how tensors are stored in a file, None where its first bytes say nothing.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    head = _head(path)
+    # Safetensors begin with the length of a JSON object, in eight bytes of which a real one leaves the last four empty.
+    if head[4:9] == b"\0\0\0\0{":
+        return "safetensors"
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    return "pickle" if head.startswith(b"\x80") else None
+
+
+def why_no_weights(path: Path, again: str = "Fetch it again") -> str | None:
+    """Say what a file is and what to do, where its first bytes tell that it cannot hold weights.
+
+    Args:
+        path: the file.
+        again: what to do where it is damaged.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    head = _head(path)
+    if not head:
+        return f"is damaged: it is empty, as a download or a copy leaves it that has failed. {again}"
+    if head.startswith(_LFS):
+        size = next((line.split()[1] for line in head.splitlines() if line.startswith(b"size ")), b"")
+        stands_for = f" of {int(size):,} bytes" if size.isdigit() else ""
+        return (
+            f"is a Git LFS pointer, which stands for a file{stands_for} that was not fetched. Run `git lfs pull` where "
+            "it was cloned, or download the file itself"
+        )
+    if head.lstrip().lower().startswith(_WEB_PAGE):
+        return (
+            "is a web page, not weights: a page that asks to sign in or tells an error was saved in their place. "
+            "Download the file itself, signed in where that is needed"
+        )
+    if packed := "tar" if head[_TAR] == b"ustar" else _named(_PACKED, head):
+        return f"is packed by {packed}. Unpack it, and name the weights file that was in it"
+    if kind := _named(_OTHER_KINDS, head):
+        return f"is {kind}, not weights of PyTorch. Fetch those, as .safetensors or .pt"
+    if head.startswith(b"PK\x03\x04"):
+        return _why_no_torch_archive(path, again)
+    if format_of(path) is None:
+        if (text := _text(head)) is not None:
+            return f"is damaged, or is not a weights file: it is text that begins with {text[:60]!r}. {again}"
+        begins = head[:8].hex(" ")
+        return f"is damaged, or is not a weights file: none begins with the bytes {begins}. {again}"
+    return None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_LOOKED_AT)
+
+
+def _named(kinds: Mapping[bytes, str], head: bytes) -> str | None:
+    return next((kind for start, kind in kinds.items() if head.startswith(start)), None)
+
+
+def _text(head: bytes) -> str | None:
+    text = head.decode("utf-8", errors="ignore" if len(head) == _LOOKED_AT else "replace").strip()
+    return text if text and all(letter.isprintable() or letter.isspace() for letter in text) else None
+
+
+def _why_no_torch_archive(path: Path, again: str) -> str | None:
+    if not zipfile.is_zipfile(path):
+        return (
+            "is damaged: its end is missing, as a download or a copy leaves it that was cut off (there are "
+            f"{path.stat().st_size:,} bytes). {again}"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+        return None  # its reader says what is wrong
+    if any(name.endswith("data.pkl") for name in names):
+        return None
+    return (
+        f"is a ZIP archive without a model of PyTorch (of {len(names)} files, such as {', '.join(names[:2])!r}). "
+        "Unpack it, and name the weights file that was in it"
+    )
