@@ -5,22 +5,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from handclip.config.experiment import Augmentation, ExperimentConfig, Reranking, aspects_of
 from handclip.config.losses import LOSS_TYPES, suggest_loss
 from handclip.config.section import Section
+from handclip.config.yaml_text import load_yaml
 from handclip.errors import ConfigError, did_you_mean, missing_file, nearest
 from handclip.files import read_limited
 
 MAX_BYTES = 1_000_000
 """Of an experiment or study file; those that HandCLIP comes with have two thousand."""
-MAX_VALUES = 20_000
-"""Keys, values and lists in such a file, each counted as often as aliases repeat it."""
-MAX_DIGITS = 400
-"""Of a number; more than any floating-point number can have before its point."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -90,7 +86,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file whose top level maps keys to values.
 
     Raises:
-        ConfigError: it is missing, no regular file, no such YAML, or larger than `MAX_BYTES` or `MAX_VALUES`.
+        ConfigError: it is missing, no regular file, no such YAML, or larger than `MAX_BYTES` or `yaml_text.MAX_VALUES`.
     """
     try:
         text = read_limited(path, MAX_BYTES).decode("utf-8")
@@ -142,59 +138,12 @@ def blame(line: str, source: str, overrides: Sequence[str]) -> str:
     return f"{source}: {line}"
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses what YAML allows and an experiment file does not need.
-
-    A later key would silently replace an earlier one. Aliases of aliases make gigabytes out of a few lines, and so does
-    a number of a million digits of time.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._values = 0
-        self._values_of: dict[yaml.Node, int] = {}
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        is_alias = self.check_event(yaml.AliasEvent)
-        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-        before = self._values
-        node: yaml.Node | None = super().compose_node(parent, index)
-        if node is not None and is_alias and node not in self._values_of:
-            raise yaml.composer.ComposerError(None, None, "an alias stands inside of what it repeats", mark)
-        self._values += self._values_of[node] if node is not None and is_alias else 1
-        if self._values > MAX_VALUES:
-            raise yaml.composer.ComposerError(
-                None, None, f"there are more than {MAX_VALUES:,} values, counting what aliases (*name) repeat", mark
-            )
-        if node is not None and not is_alias:
-            self._values_of[node] = self._values - before
-        return node
-
-    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
-        value = super().construct_scalar(node)
-        if len(value) > MAX_DIGITS and node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
-            raise yaml.constructor.ConstructorError(None, None, f"a number has {len(value):,} digits", node.start_mark)
-        return value
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", key_node.start_mark)
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def _parse_yaml(text: str, source: str) -> Any:
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader
+        return load_yaml(text)
     except RecursionError:
         raise ConfigError(f"{source}: is nested too deeply") from None
-    except Exception as error:  # on values such as 2020-13-45 PyYAML lets Python's own errors through
+    except Exception as error:  # on values such as `!!int 010` PyYAML lets Python's own errors through
         reason = " ".join(str(error).split()).replace(' in "<unicode string>",', ",")
         raise ConfigError(f"{source}: is not YAML that can be read: {cut(reason, 500)}") from error
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from handclip.config.yaml_text import dump_yaml
 from handclip.engine.provenance import read_provenance, sessions_of
 from handclip.errors import DamagedFileError
 from handclip.file_names import CONFIG, PROVENANCE
@@ -203,7 +202,7 @@ def _facts(run: ReportRun) -> Iterator[tuple[str, str | None]]:
 
 def _yaml(value: Any) -> str:
     """Return a value as it stands in a config, on one line."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
+    text = dump_yaml(value, default_flow_style=True, width=float("inf"))
     return text.removesuffix("...\n").strip()
 
 
