@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from handclip.cli import Overrides, Resume, print_study, run, set_up_logging
+from handclip.cli import Overrides, Program, Resume, print_study, run, set_up_logging
 from handclip.config.loading import load_config
 from handclip.errors import ConfigError
 
@@ -51,6 +51,6 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = Program(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
     run(app)
