@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from handclip.config.experiment import ExperimentConfig, Reranking
-from handclip.config.losses import LOSS_TYPES
+from handclip.config.losses import LOSS_TYPES, SHORT_NAMES
 
 _LONGEST_EXTRAS = 80
-_SHORT_LOSSES = {"cross_entropy": "ce"}
+_SHORT_LOSSES = {long: short for short, long in SHORT_NAMES.items()}
 _LONGEST_NAME = 255
 """Bytes of a file's name, by most file systems."""
 _LONGEST_RUN = _LONGEST_NAME - len("._last.pth.01234567.part")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import load_config, on_other_data, parse_config
+from handclip.config.naming import run_name
 from handclip.config.yaml_text import dump_yaml, load_yaml
 from handclip.errors import ConfigError
 
@@ -99,7 +100,7 @@ def test_d53_an_exponent_is_a_number(tmp_path: Path, text: str) -> None:
         ("losses: [{type: triplet, triplet: 1}]", "unknown key 'losses[0].triplet'."),
         # Losses
         ("losses: [{type: tripplet}]", "losses[0].type: there is no loss 'tripplet'. Did you mean 'triplet'?"),
-        ("losses: [{type: ce}]", "Did you mean 'cross_entropy'?"),
+        ("losses: [{type: softmax}]", "Did you mean 'cross_entropy'?"),
         ("losses: [{margin: 0.3}]", "losses[0]: needs a type"),
         ("losses: [triplet]", "losses[0]: needs a type, such as {type: triplet} (got 'triplet')"),
         (
@@ -286,6 +287,15 @@ def test_an_override_does_not_reach_the_file(tmp_path: Path) -> None:
 def test_a_resolved_config_reads_back_as_itself(config: ExperimentConfig) -> None:
     assert parse_config(config.to_dict(), "test") == config
     assert parse_config(load_yaml(dump_yaml(config.to_dict())), "test") == config
+
+
+def test_ce_is_understood_for_cross_entropy(tmp_path: Path) -> None:
+    short = "losses: [{type: ce, label_smoothing: 0.1}, {type: triplet}]"
+    long = load(tmp_path, MINIMUM + short.replace("ce,", "cross_entropy,"))
+    assert load(tmp_path, MINIMUM + short) == load(tmp_path, MINIMUM, short.replace(": ", "=", 1)) == long
+    assert run_name(load(tmp_path, MINIMUM + short)) == run_name(long)
+    assert long.to_dict()["losses"][0]["type"] == "cross_entropy"
+    assert "unknown key 'losses[0].margin'" in error_of(tmp_path, f"{MINIMUM}losses: [{{type: ce, margin: 1}}]")
 
 
 _SCALARS = st.one_of(
