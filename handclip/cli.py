@@ -236,7 +236,7 @@ def train(
     """Train an experiment and keep its best and its last checkpoint."""
     from handclip.config.loading import load_config
 
-    experiment = load_config(config, set_ or [])
+    experiment = load_config(config, set_ or [], to_train=True)
     from handclip.engine.training import train as train_experiment
 
     train_experiment(experiment, resume=resume, stop_after=stop_after)

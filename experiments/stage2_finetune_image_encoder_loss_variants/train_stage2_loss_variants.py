@@ -32,7 +32,7 @@ def main(
     paths = [config] if config else sorted(configs.glob(pattern))
     if not paths:
         raise ConfigError(f"{configs}: there are no experiment files ({pattern})")
-    experiments = [load_config(path, set_ or []) for path in paths]
+    experiments = [load_config(path, set_ or [], to_train=True) for path in paths]
     if absent := sorted({str(e.resume_from) for e in experiments if e.resume_from and not e.resume_from.exists()}):
         raise ConfigError(
             "stage 2 goes on from stage 1, which is not there yet: " + ", ".join(absent) + ".\n"

@@ -37,8 +37,15 @@ def run_name(config: ExperimentConfig) -> str:
     return _cut(name + (suffix if len(suffix) <= _LONGEST_EXTRAS else f"_x-{_digest(suffix, 12)}"), _LONGEST_RUN)
 
 
+def last_name(run: str) -> str:
+    """Return the name of a run's last model, whose best is named as the run is."""
+    return f"{run}_last"
+
+
 def evaluation_name(run: str, *, on: str = "", rerank: Reranking | None = None) -> str:
     """Return the name of an evaluation: its run's, `_on_{other data}` across domains, and `_rerank-...`.
+
+    That of the run's last model takes `last_name` for the run's.
 
     One too long for a file system is cut and ends in a hash.
     """

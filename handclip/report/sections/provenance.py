@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from handclip.config.naming import last_name
 from handclip.config.yaml_text import dump_yaml
 from handclip.engine.provenance import read_provenance, sessions_of
 from handclip.errors import DamagedFileError
@@ -252,7 +253,10 @@ def _commands(run: ReportRun) -> list[str]:
     earlier = (run.config or {}).get("resume_from")
     if earlier is not None:
         places["resume_from"] = f"saved_models/{Path(earlier).name}"
-    return [_command(name, trained, **places) for name in ("train", "evaluate")]
+    named = Path(str((run.config or {}).get("checkpoint")))
+    is_last = named.stem == last_name(Path(trained).parent.name)
+    model = {"checkpoint": f"saved_models/{named.name}"} if is_last else {}
+    return [_command("train", trained, **places), _command("evaluate", trained, **places, **model)]
 
 
 def _command(name: str, config: str, **places: str) -> str:
