@@ -67,7 +67,6 @@ def _path_from_home(text: str) -> Path:
 app = Program(
     help="Identify people by photographs of their hands.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -76,9 +75,23 @@ cache = Program(help="Show or empty the pixel cache, which holds decoded photogr
 app.add_typer(cache, name="cache")
 
 
+def _overrides_to_complete(context: typer.Context, incomplete: str) -> list[str]:
+    if context.info_name == "study":  # its keys are those of its sections
+        return []
+    from handclip.config.completion import overrides
+
+    return [override for override in overrides() if override.startswith(incomplete)]
+
+
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="Experiment file (YAML).")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the file; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the file; may be repeated.",
+        autocompletion=_overrides_to_complete,
+    ),
 ]
 Runs = Annotated[
     list[Path], typer.Argument(metavar="RUN...", help="Folders of evaluations, or folders that hold some.")
@@ -169,7 +182,10 @@ def print_study(run_all: Callable[[], "StudyResult"], folder: Path) -> None:
 
 @app.command()
 def prepare(
-    dataset: Annotated[str | None, typer.Argument(metavar="11k|hd|folder", help="Which data set.")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Argument(metavar="11k|hd|folder", help="Which data set.", autocompletion=lambda: ["11k", "hd", "folder"]),
+    ] = None,
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the data set lies.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the manifests go.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random draws.")] = 0,
