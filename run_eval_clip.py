@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from handclip.cli import Overrides, Overwrite, evaluate_config, run, set_up_logging
+from handclip.cli import Overrides, Overwrite, Program, evaluate_config, run, set_up_logging
 from handclip.errors import ConfigError
 
 
@@ -26,6 +26,6 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = Program(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
     run(app)

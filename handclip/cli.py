@@ -11,7 +11,7 @@ with ending_at_once():  # they take a tenth of a second, in which Ctrl-C would b
     from collections.abc import Callable, Sequence
     from datetime import datetime
     from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, Any
+    from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
     import typer
 
@@ -27,6 +27,7 @@ with ending_at_once():  # they take a tenth of a second, in which Ctrl-C would b
         unshown,
     )
     from handclip.errors import ConfigError, DamagedFileError, DataError, HandCLIPError, Interrupted
+    from handclip.files import at_home
 
 # Heavy parts are imported inside the commands, so that `handclip --help` answers at once; and before a command's work,
 # as a signal during an import by this module ends the process (`interruptible`).
@@ -37,21 +38,60 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-app = typer.Typer(
+
+class Program(typer.Typer):
+    """A command line that understands `~` in every path, also where the shell does not see it: `--out=~/results`."""
+
+    def command(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
+        """Register a command, as `typer.Typer.command` does."""
+        register = super().command(*arguments, **options)
+
+        def add(function: Any) -> Any:
+            for hint in get_type_hints(function, include_extras=True).values():
+                kind, *extras = get_args(hint) or (hint,)
+                if Path in (kind, *get_args(kind)):
+                    for extra in extras:
+                        extra.parser = _path_from_home
+            return register(function)
+
+        return add
+
+
+def _path_from_home(text: str) -> Path:
+    try:
+        return Path(at_home(text))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+app = Program(
     help="Identify people by photographs of their hands.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-cache = typer.Typer(help="Show or empty the pixel cache, which holds decoded photographs.", no_args_is_help=True)
+cache = Program(help="Show or empty the pixel cache, which holds decoded photographs.", no_args_is_help=True)
 app.add_typer(cache, name="cache")
+
+
+def _overrides_to_complete(context: typer.Context, incomplete: str) -> list[str]:
+    if context.info_name == "study":  # its keys are those of its sections
+        return []
+    from handclip.config.completion import overrides
+
+    return [override for override in overrides() if override.startswith(incomplete)]
 
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="Experiment file (YAML).")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the file; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the file; may be repeated.",
+        autocompletion=_overrides_to_complete,
+    ),
 ]
 Runs = Annotated[
     list[Path], typer.Argument(metavar="RUN...", help="Folders of evaluations, or folders that hold some.")
@@ -142,7 +182,10 @@ def print_study(run_all: Callable[[], "StudyResult"], folder: Path) -> None:
 
 @app.command()
 def prepare(
-    dataset: Annotated[str | None, typer.Argument(metavar="11k|hd|folder", help="Which data set.")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Argument(metavar="11k|hd|folder", help="Which data set.", autocompletion=lambda: ["11k", "hd", "folder"]),
+    ] = None,
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the data set lies.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the manifests go.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random draws.")] = 0,
@@ -209,7 +252,7 @@ def train(
     """Train an experiment and keep its best and its last checkpoint."""
     from handclip.config.loading import load_config
 
-    experiment = load_config(config, set_ or [])
+    experiment = load_config(config, set_ or [], to_train=True)
     from handclip.engine.training import train as train_experiment
 
     train_experiment(experiment, resume=resume, stop_after=stop_after)

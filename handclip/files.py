@@ -35,6 +35,21 @@ def cache_folder() -> Path:
         ) from error
 
 
+def at_home(path: str) -> str:
+    """Return a path with home folders in place of a leading `~` or `~user`, as shells do where they see one.
+
+    They do not see it in `--out=~/x`, in `--set data_root=~/x`, or in a file.
+
+    Raises:
+        ValueError: there is no such home folder.
+    """
+    found = os.path.expanduser(path)  # noqa: PTH111 (a Path takes ./~x, which shells leave alone, for ~x)
+    if found.startswith("~"):
+        home = path.partition("/")[0]
+        raise ValueError(f"{path}: there is no home folder {home}. Of what is really called so, give the full path")
+    return found
+
+
 def as_text(name: str | Path) -> str:
     """Return a name as text that can be written.
 

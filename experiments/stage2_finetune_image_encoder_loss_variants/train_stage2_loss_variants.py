@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from handclip.cli import Overrides, Resume, print_study, run, set_up_logging
+from handclip.cli import Overrides, Program, Resume, print_study, run, set_up_logging
 from handclip.config.loading import load_config
 from handclip.errors import ConfigError
 
@@ -32,7 +32,7 @@ def main(
     paths = [config] if config else sorted(configs.glob(pattern))
     if not paths:
         raise ConfigError(f"{configs}: there are no experiment files ({pattern})")
-    experiments = [load_config(path, set_ or []) for path in paths]
+    experiments = [load_config(path, set_ or [], to_train=True) for path in paths]
     if absent := sorted({str(e.resume_from) for e in experiments if e.resume_from and not e.resume_from.exists()}):
         raise ConfigError(
             "stage 2 goes on from stage 1, which is not there yet: " + ", ".join(absent) + ".\n"
@@ -51,6 +51,6 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = Program(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
     run(app)

@@ -10,6 +10,7 @@ from handclip.config.losses import CrossEntropyConfig, LossConfig
 from handclip.config.path_pattern import PathPattern
 from handclip.config.section import Section
 from handclip.errors import nearest
+from handclip.files import at_home
 
 HAND_ASPECTS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
 """The four aspects of an 11k Hands layout, in the order of the protocol's tables."""
@@ -75,7 +76,7 @@ class Reranking(Section):
 class ExperimentConfig(Section):
     """One experiment: a model, its data, how it is trained, and how it is evaluated.
 
-    Paths are relative to the working directory.
+    Paths are relative to the working directory; `~` at the beginning of one is the home folder.
     """
 
     # What is run, on which data
@@ -255,6 +256,12 @@ class ExperimentConfig(Section):
         if value is not None:
             PathPattern(value)
         return value
+
+    @field_validator("pretrained")
+    @classmethod
+    def _file_from_home(cls, value: str) -> str:
+        """Put the home folder in place of `~`, with which no tag begins."""
+        return at_home(value)
 
     @model_validator(mode="before")
     @classmethod

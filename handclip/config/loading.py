@@ -5,41 +5,52 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from handclip.config.experiment import Augmentation, ExperimentConfig, Reranking, aspects_of
 from handclip.config.losses import LOSS_TYPES, suggest_loss
+from handclip.config.naming import run_name
 from handclip.config.section import Section
-from handclip.errors import ConfigError, did_you_mean, missing_file, nearest
-from handclip.files import read_limited
+from handclip.config.yaml_text import load_yaml
+from handclip.errors import ConfigError, HandCLIPError, did_you_mean, missing_file, nearest
+from handclip.file_names import CONFIG, METRICS_FILE
+from handclip.files import is_file, is_folder, is_there, read_limited
 
 MAX_BYTES = 1_000_000
 """Of an experiment or study file; those that HandCLIP comes with have two thousand."""
-MAX_VALUES = 20_000
-"""Keys, values and lists in such a file, each counted as often as aliases repeat it."""
-MAX_DIGITS = 400
-"""Of a number; more than any floating-point number can have before its point."""
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+def load_config(path: Path, overrides: Sequence[str] = (), *, to_train: bool = False) -> ExperimentConfig:
     """Read an experiment file.
 
     Args:
         path: the YAML file.
         overrides: `key=value` with the value in YAML; `augmentation.flip=0.5` reaches into a section. With another
             `dataset`, what the file says of its own is forgotten, as `on_other_data` does.
+        to_train: check also that the run which a `resume_from` names by its experiment file or folder has a model,
+            and, by its file, one of the same data.
 
     Raises:
         ConfigError: the file is missing, too large or is no YAML mapping; a key is unknown, given twice or misplaced; a
             value has the wrong type or range.
     """
+    asked = _read(path, overrides)
+    config = _with_models(asked, str(path), overrides)
+    if to_train and asked.resume_from != config.resume_from:
+        try:
+            _require_model(asked, config)
+        except HandCLIPError as error:
+            raise ConfigError(blame(f"resume_from: {error}", str(path), overrides)) from error
+    return config
+
+
+def _read(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     values = read_yaml(path)
     data: dict[str, Any] = {}
     for override in overrides:
         apply_override(override, data if _is_about_data(override) else values)
-    return parse_config(on_other_data(values, data), source=str(path), overrides=overrides)
+    return _validated(on_other_data(values, data), str(path), overrides)
 
 
 DATA_KEYS = frozenset({"dataset", "aspect", "manifest", "data_root", "pattern"})
@@ -90,7 +101,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file whose top level maps keys to values.
 
     Raises:
-        ConfigError: it is missing, no regular file, no such YAML, or larger than `MAX_BYTES` or `MAX_VALUES`.
+        ConfigError: it is missing, no regular file, no such YAML, or larger than `MAX_BYTES` or `yaml_text.MAX_VALUES`.
     """
     try:
         text = read_limited(path, MAX_BYTES).decode("utf-8")
@@ -107,7 +118,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_config(values: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """Validate plain values.
+    """Validate plain values, and find the checkpoint of a run that one of them names.
 
     Args:
         values: by key.
@@ -117,10 +128,77 @@ def parse_config(values: Mapping[str, Any], source: str, overrides: Sequence[str
     Raises:
         ConfigError: each mistake on a line of its own.
     """
+    return _with_models(_validated(values, source, overrides), source, overrides)
+
+
+def _validated(values: Mapping[str, Any], source: str, overrides: Sequence[str]) -> ExperimentConfig:
     try:
         return ExperimentConfig.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError("\n".join(blame(line, source, overrides) for line in _explain(error))) from error
+
+
+def _with_models(
+    config: ExperimentConfig, source: str, overrides: Sequence[str] = (), later: Sequence[Path] = ()
+) -> ExperimentConfig:
+    """Return a config in which a model stands where it names the experiment file or the folder of a run.
+
+    Args:
+        config: the config.
+        source: where it stands, for errors.
+        overrides: as in `parse_config`.
+        later: the experiment files that have led here, each by its `resume_from`.
+    """
+    found = {}
+    for key in ("resume_from", "checkpoint"):
+        try:
+            found[key] = _model(getattr(config, key), later)
+        except HandCLIPError as error:
+            raise ConfigError(blame(f"{key}: {error}", source, overrides)) from error
+    return config.model_copy(update=found)
+
+
+def _model(named: Path | None, later: Sequence[Path]) -> Path | None:
+    if named is None or named.suffix == ".pth":
+        return named
+    if named.suffix in (".yml", ".yaml"):
+        if named in later:
+            raise ConfigError(f"{named}: this experiment goes on from itself")
+        # It is read as it stands: what is changed on the command line is the later run's.
+        return _best_model(named, _with_models(_read(named), str(named), later=[*later, named]))
+    return _model_of_folder(named) if is_folder(named) else named
+
+
+def _best_model(source: Path, config: ExperimentConfig) -> Path:
+    if config.variant == "baseline":
+        raise ConfigError(f"{source}: is a baseline, which trains no model")
+    return config.save_dir / f"{run_name(config)}.pth"
+
+
+def _model_of_folder(folder: Path) -> Path:
+    """Return the best model of a training, or the one that an evaluation is of; it may have moved with its study."""
+    if not is_file(folder / CONFIG):
+        raise ConfigError(f"{folder}: is not the folder of a run, which holds a {CONFIG}")
+    config = parse_config(read_yaml(folder / CONFIG), str(folder / CONFIG))
+    evaluated = config.checkpoint if is_file(folder / METRICS_FILE) else None
+    found = evaluated or _best_model(folder, config)
+    beside = folder.resolve().parent.parent / found.parent.name / found.name
+    return beside if is_there(beside) and not is_there(found) else found
+
+
+def _require_model(asked: ExperimentConfig, config: ExperimentConfig) -> None:
+    """Check the run that a config goes on from, which it has named in another way than by its model."""
+    named, model = asked.resume_from, config.resume_from
+    assert named is not None and model is not None
+    is_experiment = not is_folder(named)
+    if is_experiment:
+        earlier, own = (f"{one.dataset} {one.aspect}" for one in (_read(named), config))
+        if earlier != own:
+            raise ConfigError(f"{named}: trains on {earlier}, but this run on {own}. If that is meant, name {model}")
+    # A run that has trained already needs no earlier one.
+    if not is_there(model) and not is_there(_best_model(named, config)):
+        advice = f"Train it first: handclip train {named}" if is_experiment else "It may have been moved"
+        raise ConfigError(f"{named}: the model of this run, {model}, is not there. {advice}")
 
 
 def blame(line: str, source: str, overrides: Sequence[str]) -> str:
@@ -142,59 +220,12 @@ def blame(line: str, source: str, overrides: Sequence[str]) -> str:
     return f"{source}: {line}"
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses what YAML allows and an experiment file does not need.
-
-    A later key would silently replace an earlier one. Aliases of aliases make gigabytes out of a few lines, and so does
-    a number of a million digits of time.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._values = 0
-        self._values_of: dict[yaml.Node, int] = {}
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        is_alias = self.check_event(yaml.AliasEvent)
-        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-        before = self._values
-        node: yaml.Node | None = super().compose_node(parent, index)
-        if node is not None and is_alias and node not in self._values_of:
-            raise yaml.composer.ComposerError(None, None, "an alias stands inside of what it repeats", mark)
-        self._values += self._values_of[node] if node is not None and is_alias else 1
-        if self._values > MAX_VALUES:
-            raise yaml.composer.ComposerError(
-                None, None, f"there are more than {MAX_VALUES:,} values, counting what aliases (*name) repeat", mark
-            )
-        if node is not None and not is_alias:
-            self._values_of[node] = self._values - before
-        return node
-
-    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
-        value = super().construct_scalar(node)
-        if len(value) > MAX_DIGITS and node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
-            raise yaml.constructor.ConstructorError(None, None, f"a number has {len(value):,} digits", node.start_mark)
-        return value
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", key_node.start_mark)
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def _parse_yaml(text: str, source: str) -> Any:
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader
+        return load_yaml(text)
     except RecursionError:
         raise ConfigError(f"{source}: is nested too deeply") from None
-    except Exception as error:  # on values such as 2020-13-45 PyYAML lets Python's own errors through
+    except Exception as error:  # on values such as `!!int 010` PyYAML lets Python's own errors through
         reason = " ".join(str(error).split()).replace(' in "<unicode string>",', ",")
         raise ConfigError(f"{source}: is not YAML that can be read: {cut(reason, 500)}") from error
 

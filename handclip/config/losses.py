@@ -13,12 +13,15 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from handclip.config.section import Section
 from handclip.errors import ConfigError, did_you_mean
 
-OTHER_NAMES = {"ce": "cross_entropy", "id": "cross_entropy", "softmax": "cross_entropy", "tri": "triplet"}
+SHORT_NAMES = {"ce": "cross_entropy"}
+"""Other names that are accepted; what is resolved, recorded or part of a run's name is the long one."""
+
+OTHER_NAMES = {"id": "cross_entropy", "softmax": "cross_entropy", "tri": "triplet"}
 """What people and file names call some losses; never accepted, only understood in hints."""
 
 
@@ -158,6 +161,13 @@ LOSS_TYPES: dict[str, type[LossOptions]] = {
 }
 
 
+def _with_long_name(loss: Any) -> Any:
+    """Return one entry of the list with the long name of its type."""
+    if isinstance(loss, Mapping) and isinstance(name := loss.get("type"), str):
+        return {**loss, "type": SHORT_NAMES.get(name, name)}
+    return loss
+
+
 LossConfig = Annotated[
     CrossEntropyConfig
     | TripletConfig
@@ -169,12 +179,13 @@ LossConfig = Annotated[
     | CircleConfig
     | MultiSimilarityConfig,
     Field(discriminator="type"),
+    BeforeValidator(_with_long_name),
 ]
 
 
 def suggest_loss(name: str) -> str:
     """Return the hint for an unknown loss name."""
-    return did_you_mean(OTHER_NAMES.get(name.lower(), name.lower()), LOSS_TYPES)
+    return did_you_mean({**SHORT_NAMES, **OTHER_NAMES}.get(name.lower(), name.lower()), LOSS_TYPES)
 
 
 def parse_loss(loss: LossConfig | Mapping[str, Any], where: str) -> LossConfig:
@@ -187,15 +198,16 @@ def parse_loss(loss: LossConfig | Mapping[str, Any], where: str) -> LossConfig:
         return loss
     if not isinstance(loss, Mapping) or "type" not in loss:
         raise ConfigError(f"{where}: needs a type, such as {{type: triplet}}")
-    name = str(loss["type"])
+    values: Mapping[str, Any] = _with_long_name(loss)
+    name = str(values["type"])
     if name not in LOSS_TYPES:
         raise ConfigError(f"{where}.type: there is no loss '{name}'.{suggest_loss(name)}")
     known = LOSS_TYPES[name].model_fields
-    for key in loss:
+    for key in values:
         if key not in known:
             raise ConfigError(f"unknown key '{where}.{key}' of loss '{name}'.{did_you_mean(str(key), known)}")
     try:
-        return cast(LossConfig, LOSS_TYPES[name].model_validate(loss))
+        return cast(LossConfig, LOSS_TYPES[name].model_validate(values))
     except ValidationError as error:
         lines = []
         for finding in error.errors():

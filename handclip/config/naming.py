@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from handclip.config.experiment import ExperimentConfig, Reranking
-from handclip.config.losses import LOSS_TYPES
+from handclip.config.losses import LOSS_TYPES, SHORT_NAMES
 
 _LONGEST_EXTRAS = 80
-_SHORT_LOSSES = {"cross_entropy": "ce"}
+_SHORT_LOSSES = {long: short for short, long in SHORT_NAMES.items()}
 _LONGEST_NAME = 255
 """Bytes of a file's name, by most file systems."""
 _LONGEST_RUN = _LONGEST_NAME - len("._last.pth.01234567.part")
@@ -37,8 +37,15 @@ def run_name(config: ExperimentConfig) -> str:
     return _cut(name + (suffix if len(suffix) <= _LONGEST_EXTRAS else f"_x-{_digest(suffix, 12)}"), _LONGEST_RUN)
 
 
+def last_name(run: str) -> str:
+    """Return the name of a run's last model, whose best is named as the run is."""
+    return f"{run}_last"
+
+
 def evaluation_name(run: str, *, on: str = "", rerank: Reranking | None = None) -> str:
     """Return the name of an evaluation: its run's, `_on_{other data}` across domains, and `_rerank-...`.
+
+    That of the run's last model takes `last_name` for the run's.
 
     One too long for a file system is cut and ends in a hash.
     """

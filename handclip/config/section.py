@@ -1,8 +1,13 @@
 """What every part of an experiment file has in common."""
 
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.fields import FieldInfo
+
+from handclip.config.yaml_text import numbers_meant
+from handclip.files import at_home
 
 
 class Section(BaseModel):
@@ -12,13 +17,43 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _true_is_no_number(cls, values: Any) -> Any:
-        """Refuse true where a number is wanted: YAML reads `yes` and `on` as true, and Python takes true for 1."""
+    def _numbers_are_numbers(cls, values: Any) -> Any:
+        """Refuse, where a number is wanted, true, which Python takes for 1, and texts that could be several numbers."""
         fields = {field.alias or name: field for name, field in cls.model_fields.items()}
         for key, value in values.items() if isinstance(values, dict) else ():
-            field = fields.get(key) if isinstance(key, str) else None
-            if isinstance(value, bool) and field and bool not in (field.annotation, *get_args(field.annotation)):
-                raise ValueError(
-                    f"{key}: cannot be {str(value).lower()} (which is also how YAML reads yes, no, on, off)"
-                )
+            if isinstance(key, str) and key in fields:
+                _require_number(key, value, fields[key])
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paths_from_home(cls, values: Any) -> Any:
+        """Put the home folder in place of `~` in every path."""
+        if not isinstance(values, dict):
+            return values
+        paths = {name for name, field in cls.model_fields.items() if _mentions(field.annotation, Path)}
+        return {key: _from_home(key, value) if key in paths else value for key, value in values.items()}
+
+
+def _require_number(key: str, value: Any, field: FieldInfo) -> None:
+    if isinstance(value, bool) and bool not in (field.annotation, *get_args(field.annotation)):
+        raise ValueError(f"{key}: cannot be {str(value).lower()}")
+    if _mentions(field.annotation, int) or _mentions(field.annotation, float):
+        for text in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(text, str) and (meant := numbers_meant(text)):
+                digits = " or ".join(meant)
+                raise ValueError(f"{key}: should be a number in plain digits, such as {digits} (got {text!r})")
+
+
+def _from_home(key: str, value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_from_home(key, one) for one in value]
+    try:
+        return at_home(str(value)) if isinstance(value, (str, Path)) else value
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
+def _mentions(annotation: Any, kind: type) -> bool:
+    """Whether a type is part of an annotation."""
+    return annotation is kind or any(_mentions(part, kind) for part in get_args(annotation))

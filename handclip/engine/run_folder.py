@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from handclip.checksums import read_checksums, require_intact, write_checksums
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import read_yaml
-from handclip.config.naming import run_name
+from handclip.config.naming import last_name, run_name
+from handclip.config.yaml_text import dump_yaml
 from handclip.errors import ConfigError, DamagedFileError, HandCLIPError
 from handclip.file_names import CHECKSUMS, CONFIG, RESULT, STATES
 from handclip.files import write_text
@@ -28,7 +27,9 @@ class RunFolder:
     def of(cls, config: ExperimentConfig) -> "RunFolder":
         """Name the files of a config's run."""
         run = run_name(config)
-        return cls(run, config.output_dir / run, config.save_dir / f"{run}.pth", config.save_dir / f"{run}_last.pth")
+        return cls(
+            run, config.output_dir / run, config.save_dir / f"{run}.pth", config.save_dir / f"{last_name(run)}.pth"
+        )
 
     @property
     def config(self) -> Path:
@@ -113,7 +114,7 @@ class RunFolder:
 
 def write_config(path: Path, config: ExperimentConfig) -> None:
     """Write the resolved config, every key with its value."""
-    write_text(path, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+    write_text(path, dump_yaml(config.to_dict()))
 
 
 def _plain(key: str, value: Any) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.config.naming import evaluation_name, run_name
+from handclip.config.naming import evaluation_name, last_name, run_name
 from handclip.datasets.manifest import Manifest
 from handclip.engine.data import (
     check_not_tested_on,
@@ -168,6 +168,8 @@ def origin_of(
     run, on = run_name(config), ""
     if checkpoint is not None and (cross_domain or config.checkpoint is not None):
         run = checkpoint.run
+        if config.checkpoint is not None and config.checkpoint.stem == last_name(run):
+            run = last_name(run)
     if cross_domain:
         on = f"{config.dataset}_{config.aspect}"
         if config.manifest is not None or config.dataset == "folder":

@@ -333,6 +333,8 @@ def _log_start(
 ) -> None:
     losses = " + ".join(f"{loss.weight:g} x {loss.type}" for loss in config.losses)
     logger.info(f"Run {files.run}")
+    if config.resume_from is not None:
+        logger.info(f"Goes on from {config.resume_from}")
     logger.info(f"Training on {computation}")
     logger.info(f"Losses: {losses}")
     logger.info(

@@ -6,7 +6,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
+from handclip.config.yaml_text import load_yaml
 
 _DECIMALS = 6
 """Percent with two decimals, halved or doubled, is exact to this; what is beyond is rounding of binary fractions."""
@@ -93,7 +93,7 @@ class PublishedResult:
 def published_results() -> tuple[PublishedResult, ...]:
     """Return every published result, in the order of `published.yml`."""
     text = files("handclip.report").joinpath("published.yml").read_text(encoding="utf-8")
-    content = yaml.safe_load(text)
+    content = load_yaml(text)
     return tuple(
         _result(content, group, row, data)
         for group in content["groups"]

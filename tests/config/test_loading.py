@@ -2,13 +2,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from config_strategies import configs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import load_config, on_other_data, parse_config
+from handclip.config.naming import run_name
+from handclip.config.yaml_text import dump_yaml, load_yaml
 from handclip.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +100,7 @@ def test_d53_an_exponent_is_a_number(tmp_path: Path, text: str) -> None:
         ("losses: [{type: triplet, triplet: 1}]", "unknown key 'losses[0].triplet'."),
         # Losses
         ("losses: [{type: tripplet}]", "losses[0].type: there is no loss 'tripplet'. Did you mean 'triplet'?"),
-        ("losses: [{type: ce}]", "Did you mean 'cross_entropy'?"),
+        ("losses: [{type: softmax}]", "Did you mean 'cross_entropy'?"),
         ("losses: [{margin: 0.3}]", "losses[0]: needs a type"),
         ("losses: [triplet]", "losses[0]: needs a type, such as {type: triplet} (got 'triplet')"),
         (
@@ -110,14 +111,15 @@ def test_d53_an_exponent_is_a_number(tmp_path: Path, text: str) -> None:
         ("losses: []", "losses: the list is empty"),
         ("losses:", "losses: should be a list, such as [{type: cross_entropy}, {type: triplet}] (got None)"),
         ("losses: [{type: triplet, margin: wide}]", "losses[0].margin: input should be a valid number"),
-        ("losses: [{type: triplet, margin: yes}]", "losses[0]: margin: cannot be true"),
+        ("losses: [{type: triplet, margin: true}]", "losses[0]: margin: cannot be true"),
         ("losses: [{type: arcface, margin: 28.6}]", "losses[0].margin: the margin is in radians"),
         # Types
         ("epochs: 3.5", "epochs: input should be a valid integer"),
         ("epochs: many", "epochs: input should be a valid integer"),
-        ("epochs: yes", "epochs: cannot be true"),
+        ("epochs: true", "epochs: cannot be true"),
+        ("epochs: yes", "epochs: input should be a valid integer"),
         ("lr: fast", "lr: input should be a valid number"),
-        ("lr: on", "lr: cannot be true"),
+        ("lr: on", "lr: input should be a valid number"),
         ("lr: .nan", "lr: input should be a finite number"),
         ("lr:", "lr: input should be a valid number (got None)"),
         ("augmentation: {rotation: true}", "augmentation: rotation: cannot be true"),
@@ -170,7 +172,8 @@ def test_d55_a_wrong_line_is_explained(tmp_path: Path, line: str, message: str) 
         ("a: [", "is not YAML that can be read"),
         ("a: 1\na: 2", "key 'a' is given twice"),
         ("losses:\n  - type: triplet\n    margin: 1\n    margin: 2", "key 'margin' is given twice"),
-        ("seed: 2020-13-45", "is not YAML that can be read"),
+        ("a: !!timestamp 2020-13-45", "is not YAML that can be read"),
+        ("a: !!int 010", "is not YAML that can be read"),
         ("seed: " + 5000 * "1", "is not YAML that can be read"),
         ("a: " + 5000 * "[", "is nested too deeply"),
         ("a: !!python/object/apply:os.system ['touch pwned']", "is not YAML that can be read"),
@@ -261,7 +264,7 @@ def test_an_override_of_the_data_set_leaves_the_file_s_data_behind(tmp_path: Pat
         ("augmentation.flp=0.5", "unknown key 'augmentation.flp'. Did you mean 'flip'?"),
         ("losses.0.margin=1", "'losses' is not a section"),
         ("lr=[", "is not YAML that can be read"),
-        ("lr=2020-13-45", "is not YAML that can be read"),
+        ("lr=2020-13-45", "lr: input should be a valid number"),
         ("lr=", "lr: input should be a valid number"),
         ("lr.x=1", "'lr' is not a section"),
         (".=1", "unknown key ''"),
@@ -283,7 +286,16 @@ def test_an_override_does_not_reach_the_file(tmp_path: Path) -> None:
 @given(configs())
 def test_a_resolved_config_reads_back_as_itself(config: ExperimentConfig) -> None:
     assert parse_config(config.to_dict(), "test") == config
-    assert parse_config(yaml.safe_load(yaml.safe_dump(config.to_dict())), "test") == config
+    assert parse_config(load_yaml(dump_yaml(config.to_dict())), "test") == config
+
+
+def test_ce_is_understood_for_cross_entropy(tmp_path: Path) -> None:
+    short = "losses: [{type: ce, label_smoothing: 0.1}, {type: triplet}]"
+    long = load(tmp_path, MINIMUM + short.replace("ce,", "cross_entropy,"))
+    assert load(tmp_path, MINIMUM + short) == load(tmp_path, MINIMUM, short.replace(": ", "=", 1)) == long
+    assert run_name(load(tmp_path, MINIMUM + short)) == run_name(long)
+    assert long.to_dict()["losses"][0]["type"] == "cross_entropy"
+    assert "unknown key 'losses[0].margin'" in error_of(tmp_path, f"{MINIMUM}losses: [{{type: ce, margin: 1}}]")
 
 
 _SCALARS = st.one_of(

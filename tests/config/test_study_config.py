@@ -133,6 +133,11 @@ def test_cross_domain_to_other_places() -> None:
     assert plan_experiments(some, OUT)[1].other_data[0].data_root == OUT / "synthetic_hands"
 
 
+def test_ce_is_understood_for_cross_entropy() -> None:
+    short = {"ce": [{"type": "ce"}], "ce_triplet": [{"type": "ce"}, {"type": "triplet"}]}
+    assert plan(study(losses=short)) == plan(study())
+
+
 def test_one_model_in_two_ways() -> None:
     models = {"mbanet_small": None, "intended": {"model": "mbanet_small", "relative_position": "intended"}}
     planned = plan(study(models=models, common={"pretrained": "none"}, stage2=None, stage0=None, losses=None))

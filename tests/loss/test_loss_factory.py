@@ -207,11 +207,17 @@ def test_a_type_may_come_twice():
     assert output.total.item() == pytest.approx(output.terms["triplet"].item() + 0.5 * output.terms["triplet_2"].item())
 
 
+def test_ce_is_understood_for_cross_entropy():
+    assert list(build_loss([{"type": "ce"}, {"type": "ce", "weight": 2}], CLASSES, DIM).terms) == [
+        "cross_entropy", "cross_entropy_2",
+    ]  # fmt: skip
+
+
 def test_impossible_requests_are_refused():
     with pytest.raises(ConfigError, match="the list is empty"):
         build_loss([], CLASSES, DIM)
-    with pytest.raises(ConfigError, match=r"losses\[1\]\.type: there is no loss 'ce'. Did you mean 'cross_entropy'"):
-        build_loss([{"type": "triplet"}, {"type": "ce"}], CLASSES, DIM)
+    with pytest.raises(ConfigError, match=r"losses\[1\]\.type: there is no loss 'id'."):
+        build_loss([{"type": "triplet"}, {"type": "id"}], CLASSES, DIM)
     for classes in (0, 1):
         with pytest.raises(ConfigError, match="at least two identities"):
             build_loss([{"type": "cross_entropy"}], classes, DIM)

@@ -3,6 +3,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from made_runs import MANIFEST, write_run
 from test_section_embedding import material_of, rows_of
@@ -84,6 +85,13 @@ def test_commands_of_all_runs_work_in_the_studys_folder(tmp_path: Path) -> None:
     for line in commands.lines:
         assert {"output_dir=again/train_logs", "save_dir=again/saved_models"} < set(shlex.split(line))
     assert any("Run these in the study's folder" in getattr(block, "text", "") for block in section.blocks)
+
+
+@pytest.mark.parametrize(("name", "again"), [("trained.pth", False), ("trained_last.pth", True)])
+def test_a_run_s_last_model_is_evaluated_again_and_not_its_best(tmp_path: Path, name: str, again: bool) -> None:
+    write_study(tmp_path / "study", checkpoint=f"saved_models/{name}")
+    [commands] = [block for block in made(tmp_path / "study").blocks if isinstance(block, Commands)]
+    assert [f"checkpoint=again/saved_models/{name}" in line for line in commands.lines] == [False, again]
 
 
 def test_folders_of_this_machine_are_not_passed_on(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from handclip.config.naming import last_name
+from handclip.config.yaml_text import dump_yaml
 from handclip.engine.provenance import read_provenance, sessions_of
 from handclip.errors import DamagedFileError
 from handclip.file_names import CONFIG, PROVENANCE
@@ -204,7 +204,7 @@ def _facts(run: ReportRun) -> Iterator[tuple[str, str | None]]:
 
 def _yaml(value: Any) -> str:
     """Return a value as it stands in a config, on one line."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
+    text = dump_yaml(value, default_flow_style=True, width=float("inf"))
     return text.removesuffix("...\n").strip()
 
 
@@ -257,7 +257,10 @@ def _commands(run: ReportRun) -> list[str]:
     earlier = (run.config or {}).get("resume_from")
     if earlier is not None:
         places["resume_from"] = f"saved_models/{Path(earlier).name}"
-    return [_command(name, trained, **places) for name in ("train", "evaluate")]
+    named = Path(str((run.config or {}).get("checkpoint")))
+    is_last = named.stem == last_name(Path(trained).parent.name)
+    model = {"checkpoint": f"saved_models/{named.name}"} if is_last else {}
+    return [_command("train", trained, **places), _command("evaluate", trained, **places, **model)]
 
 
 def _command(name: str, config: str, **places: str) -> str:
