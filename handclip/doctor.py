@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 
 from handclip import __version__, _torchvision_operators
 from handclip.config.experiment import ExperimentConfig
-from handclip.cores import available_cores, processes_sharing_cores
+from handclip.cores import available_cores, free_shared_memory, processes_sharing_cores
 from handclip.errors import HandCLIPError
 from handclip.files import cache_folder, nearest_there, write_text
 
@@ -32,6 +32,9 @@ _HUB_PATIENCE = 5.0
 
 _LITTLE_SPACE_GIB = 2.0
 _LITTLE_MEMORY_GIB = 4.0
+
+_SIDE = 224
+"""Of the images that most models take."""
 
 _PROCESS_GROUPS = Path("/proc/self/cgroup")
 _GROUPS_ROOT = Path("/sys/fs/cgroup")
@@ -241,6 +244,26 @@ def _memory_limits() -> list[int]:
     return limits
 
 
+def _check_shared_memory() -> Iterator[Check]:
+    """See whether the processes that read images have room for what they hand over, with all keys at their defaults."""
+    from handclip.datasets.image_loader import MORE_SHARED_MEMORY, workers_with_room
+    from handclip.engine.hardware import choose_workers
+
+    if (free := free_shared_memory()) is None:
+        return
+    default = {key: field.default for key, field in ExperimentConfig.model_fields.items()}
+    pixels = 3 * _SIDE * _SIDE
+    largest = max(4 * pixels * default["batch_size"], pixels * default["eval_batch_size"])
+    wanted = choose_workers("auto")
+    workers, _ = workers_with_room(wanted, largest)
+    found = f"/dev/shm: {free / 2**20:,.0f} MiB free, room for the batches of {workers} of {wanted} worker processes"
+    if workers < wanted:
+        advice = f"Only these read images, or the main process where there are none; {MORE_SHARED_MEMORY}"
+        yield Check("shared memory", "note", found, advice)
+    else:
+        yield Check("shared memory", "ok", found)
+
+
 def _check_folders() -> Iterator[Check]:
     yield _writable("working folder", Path.cwd(), "Change to a folder of yours", necessary=True)
     temporary = Path(tempfile.gettempdir())
@@ -318,6 +341,7 @@ _GROUPS: dict[str, Callable[[], Iterator[Check]]] = {
     "devices": _check_devices,
     "threads": _check_threads,
     "memory": _check_memory,
+    "shared memory": _check_shared_memory,
     "folders": _check_folders,
     "file locks": _check_locks,
     "pixel cache": _check_pixel_cache,

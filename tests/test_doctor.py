@@ -223,6 +223,27 @@ def test_the_memory_of_a_container_is_what_it_is_allowed(
     assert check.found.endswith(" GiB, little for training")
 
 
+@pytest.mark.parametrize(
+    ("free_mib", "state", "found"),
+    [
+        (24_000, "ok", "/dev/shm: 24,000 MiB free, room for the batches of 4 of 4 worker processes"),
+        (64, "note", "/dev/shm: 64 MiB free, room for the batches of 1 of 4 worker processes"),
+        (0, "note", "/dev/shm: 0 MiB free, room for the batches of 0 of 4 worker processes"),
+        (None, None, None),
+    ],
+)
+def test_little_shared_memory_is_noted(
+    free_mib: int | None, state: str | None, found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("handclip.doctor", "handclip.datasets.image_loader"):
+        monkeypatch.setattr(f"{module}.free_shared_memory", lambda: None if free_mib is None else free_mib * 2**20)
+    monkeypatch.setattr("handclip.engine.hardware.available_cores", lambda: 5)
+    check = checks("shared memory").get("shared memory")
+    assert (check and (check.state, check.found)) == (state and (state, found))
+    if state == "note":
+        assert check is not None and "docker's --shm-size=1g" in check.advice
+
+
 @pytest.mark.parametrize("files", [{}, {"groups": "0::/\n"}, {"groups": "0::/\n", "memory.max": "max\n"}])
 def test_without_a_limit_the_memory_is_that_of_the_machine(
     files: dict[str, str], here: Path, monkeypatch: pytest.MonkeyPatch
