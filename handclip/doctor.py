@@ -135,7 +135,7 @@ def _check_libraries() -> Iterator[Check]:
             importlib.import_module(name)
         except Exception as error:  # an import can fail in any way
             fault = f"cannot be imported: {type(error).__name__}: {error}"
-            yield Check(f"import {name}", "problem", fault, f"Install again: pip install --force-reinstall {name}")
+            yield Check(f"import {name}", "problem", fault, _cure(name, error))
     yield _torch_build()
     if _torchvision_operators.are_stand_ins():
         found = "compiled ones do not load beside this torch, stand-ins are declared; HandCLIP calls none of them"
@@ -147,6 +147,18 @@ def _check_libraries() -> Iterator[Check]:
         boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
         kept = torchvision.ops.nms(boxes, torch.ones(1), 0.5)
         yield Check("torchvision's operators", "ok", f"compiled ones load and work ({len(kept)} of 1 box kept)")
+
+
+def _cure(name: str, error: Exception) -> str:
+    """Return what to do about a library whose import has failed, by the cause."""
+    said = str(error)
+    if "MPLBACKEND" in os.environ and "backend" in said:
+        return "unset MPLBACKEND: it names a backend of matplotlib, as a notebook does for itself, that is not there"
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != name:
+        return f"Install {error.name.partition('.')[0]}, which it needs"
+    if "cannot open shared object file" in said:
+        return "Install the library of the system that is named, or a build for this machine"
+    return f"Install again: pip install --force-reinstall {name}"
 
 
 def _torch_build() -> Check:

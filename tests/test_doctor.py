@@ -64,6 +64,33 @@ def test_a_library_that_does_not_load_is_a_problem(monkeypatch: pytest.MonkeyPat
     assert checks("libraries")["import no_such_library"].state == "problem"
 
 
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (
+            ValueError("Key backend: 'module://matplotlib_inline.backend_inline' is not a valid value for backend"),
+            "unset MPLBACKEND: it names",
+        ),
+        (ModuleNotFoundError("No module named 'aiohttp.client'", name="aiohttp.client"), "Install aiohttp, which it"),
+        (ModuleNotFoundError("No module named 'lightning'", name="lightning"), "--force-reinstall lightning"),
+        (ImportError("libGL.so.1: cannot open shared object file: No such file"), "Install the library of the system"),
+        (RuntimeError("broken"), "pip install --force-reinstall lightning"),
+    ],
+)
+def test_what_to_do_about_a_library_follows_from_the_cause(
+    error: Exception, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(doctor, "_HEAVY", ("lightning",))
+    monkeypatch.setattr(doctor.importlib, "import_module", fail)
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    check = checks("libraries")["import lightning"]
+    assert check.state == "problem"
+    assert advice in check.advice
+
+
 @pytest.mark.parametrize(("stand_ins", "sentence"), [(True, "stand-ins are declared"), (False, "")])
 def test_torchvision_s_operators_are_told_from_stand_ins(
     stand_ins: bool, sentence: str, monkeypatch: pytest.MonkeyPatch
