@@ -5,6 +5,8 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import urllib.error
@@ -44,6 +46,8 @@ _WITHOUT_HUB = (
     "Only needed once for each published model. Without it, name a weights file under `pretrained:`, or take "
     "`pretrained: none`"
 )
+
+_ALONE = "torchvision by itself"
 
 _HEAVY = ("torch", "torchvision", "open_clip", "timm", "lightning")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -175,6 +179,29 @@ def _torch_build() -> Check:
         advice = "For speed install a torch for CUDA: https://pytorch.org/get-started/locally"
         return Check("torch's build", "note", "for CPUs, though this machine has an NVIDIA GPU", advice)
     return Check("torch's build", "ok", f"for {built or 'CPUs'}")
+
+
+def _check_torchvision_alone() -> Iterator[Check]:
+    """Import torchvision in a process of its own, as programs without HandCLIP do."""
+    import torch
+
+    command = [sys.executable, "-P", "-c", "import torchvision"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
+    if done.returncode == 0:
+        yield Check(_ALONE, "ok", "can be imported in programs without HandCLIP")
+        return
+    fault = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+    if "operator torchvision::" not in fault:
+        yield Check(_ALONE, "problem", f"cannot be imported: {fault}", _cure("torchvision", ImportError(fault)))
+        return
+    version, _, build = str(torch.__version__).partition("+")
+    found = f"its build does not fit torch {torch.__version__}, so that it is imported after handclip only ({fault})"
+    advice = (
+        "HandCLIP works as it is. For other programs: pip uninstall torchvision, then pip install "
+        f"torch=={version} torchvision --index-url https://download.pytorch.org/whl/{build or 'cpu'}; or import "
+        "handclip first"
+    )
+    yield Check(_ALONE, "note", found, advice)
 
 
 def _check_devices() -> Iterator[Check]:
@@ -350,6 +377,7 @@ def _check_hub() -> Iterator[Check]:
 _GROUPS: dict[str, Callable[[], Iterator[Check]]] = {
     "versions": _check_versions,
     "libraries": _check_libraries,
+    _ALONE: _check_torchvision_alone,
     "devices": _check_devices,
     "threads": _check_threads,
     "memory": _check_memory,

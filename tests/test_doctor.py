@@ -1,5 +1,7 @@
 import errno
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +32,15 @@ def test_this_installation_is_well() -> None:
     assert [check for check in found.values() if check.state == "problem"] == []
     assert {"torch", "torchvision", "open_clip_torch", "timm", "lightning", "Python"} <= found.keys()
     assert {"torchvision's operators", "precision", "processor", "working folder", "cache folder"} <= found.keys()
-    assert {"temporary folder", "file locks", "pixel cache", "model hub", "torch's build"} <= found.keys()
+    assert {
+        "temporary folder",
+        "file locks",
+        "pixel cache",
+        "model hub",
+        "torch's build",
+        "torchvision by itself",
+    } <= found.keys()
+    assert all(check.advice for check in found.values() if check.state != "ok")
     assert list(Path.cwd().iterdir()) == []
     assert found["torch"].found.partition("+")[0] == torch.__version__.partition("+")[0]
 
@@ -38,13 +48,9 @@ def test_this_installation_is_well() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_build_for_gpus_that_are_not_there_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    [check] = [check for check in examine() if check.name == "torch's build"]
+    check = checks("libraries")["torch's build"]
     assert (check.state, check.found) == ("note", "for CUDA 13.0, and there is no GPU that it can use")
     assert "a build for CPUs takes less room" in check.advice
-
-
-def test_whatever_is_not_ok_says_what_to_do() -> None:
-    assert all(check.advice for check in examine() if check.state != "ok")
 
 
 def test_a_version_out_of_range_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +122,44 @@ def test_operators_that_break_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> 
     check = checks("libraries")["libraries"]
     assert check.state == "problem"
     assert "operator torchvision::nms does not exist" in check.found
+
+
+def test_torchvision_is_imported_where_nothing_of_handclip_is() -> None:
+    """Beside the torch of the tested environment PyPI's torchvision is built for CUDA."""
+    alone = subprocess.run([sys.executable, "-c", "import torchvision"], check=False, capture_output=True)
+    assert (checks("torchvision by itself")["torchvision by itself"].state == "ok") is (alone.returncode == 0)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "state", "found", "advice"),
+    [
+        ("", "ok", "can be imported", ""),
+        (
+            "Traceback\nRuntimeError: operator torchvision::nms does not exist\n",
+            "note",
+            "its build does not fit torch 2.99.0+cpu, so that it is imported after handclip only (RuntimeError: ",
+            "pip install torch==2.99.0 torchvision --index-url https://download.pytorch.org/whl/cpu; or import",
+        ),
+        (
+            "ModuleNotFoundError: No module named 'torchvision'\n",
+            "problem",
+            "cannot be imported: ModuleNotFoundError",
+            "Install again: pip install --force-reinstall torchvision",
+        ),
+    ],
+)
+def test_what_torchvision_does_by_itself_is_judged_by_cause(
+    stderr: str, state: str, found: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, int(bool(stderr)), "", stderr)
+
+    monkeypatch.setattr(doctor.subprocess, "run", run)
+    monkeypatch.setattr(torch, "__version__", "2.99.0+cpu")
+    check = checks("torchvision by itself")["torchvision by itself"]
+    assert check.state == state
+    assert check.found.startswith(found)
+    assert advice in check.advice
 
 
 @pytest.mark.parametrize(
