@@ -11,6 +11,7 @@ from lightning.pytorch import seed_everything
 
 from handclip.checksums import sha256_of
 from handclip.config.experiment import ExperimentConfig
+from handclip.console import telling
 from handclip.datasets.copies import describe_validated
 from handclip.datasets.image_loader import ImageLoader
 from handclip.datasets.pixel_cache import open_pixel_cache
@@ -65,6 +66,7 @@ from handclip.wording import counted
 logger = logging.getLogger(__name__)
 
 
+@telling()
 def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | None = None) -> TrainingResult:
     """Train the model that a config describes and keep its best and its last checkpoint.
 
