@@ -8,7 +8,7 @@ import torch
 
 from handclip.config.loading import parse_config
 from handclip.engine.criterion import TrainingCriterion
-from handclip.engine.optimization import build_optimizers
+from handclip.engine.optimization import build_optimizer
 from handclip.models.builder import build_model
 
 IDENTITIES = 72
@@ -28,7 +28,7 @@ values = {
 config = parse_config(values, "benchmark")
 model = build_model(config).train()
 criterion = TrainingCriterion(config.losses, IDENTITIES, model.encoder.embedding_dims)
-optimizer, _ = build_optimizers(config, model, criterion)
+optimizer = build_optimizer(config, model, criterion)
 images, labels = torch.randn(options.batch, 3, options.side, options.side), torch.arange(options.batch)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 start = time.perf_counter()

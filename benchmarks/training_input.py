@@ -34,7 +34,7 @@ from handclip.datasets.transforms import ImageTransform, Preprocessing
 from handclip.engine.criterion import TrainingCriterion
 from handclip.engine.data import find_manifests, load_training_data
 from handclip.engine.hardware import choose_memory_format, choose_precision
-from handclip.engine.optimization import build_optimizers
+from handclip.engine.optimization import build_optimizer
 from handclip.engine.step import Step
 from handclip.engine.training import train
 from handclip.models.builder import build_model
@@ -191,7 +191,7 @@ def steps_from_memory(config: ExperimentConfig) -> tuple[list[float], float]:
     dataset, collate = ImageDataset(data.train, transform), BatchCollator(transform, CPU)
     batches = [collate([dataset[item] for item in items]) for items in sampler]
     batches = [batch._replace(images=to_images(batch, transform, CPU)) for batch in batches]
-    optimizers = [each for each in build_optimizers(config, model, criterion) if each is not None]
+    optimizer = build_optimizer(config, model, criterion)
     precision = choose_precision(config.precision, CPU)
     memory_format = choose_memory_format(config.memory_format, CPU, precision, model)
     step = Step(config, model, criterion, len(batches), memory_format)
@@ -200,7 +200,7 @@ def steps_from_memory(config: ExperimentConfig) -> tuple[list[float], float]:
         start = time.perf_counter()
         for index, batch in enumerate(batches, start=epoch * len(batches)):
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-                output = step(batch.images, batch.labels, index, optimizers, backward=torch.Tensor.backward)
+                output = step(batch.images, batch.labels, index, optimizer, backward=torch.Tensor.backward)
             losses.append(output.total.item())
         times.append(time.perf_counter() - start)
     return times, float(np.mean(losses[: len(batches)]))

@@ -66,8 +66,7 @@ def kept_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
 
 def gradients(step: TrainingStep, images: Tensor, labels: Tensor) -> Tensor:
     """Return all gradients of a batch's loss in one vector."""
-    for optimizer in step.optimizers:
-        optimizer.zero_grad()
+    step.optimizer.zero_grad()
     step.loss(images, labels).backward()
     return torch.cat([p.grad.flatten() for p in step.model.parameters() if p.grad is not None])
 

@@ -18,7 +18,7 @@ from handclip.config.loading import parse_config
 from handclip.engine.criterion import TrainingCriterion
 from handclip.engine.finite_check import FiniteCheck
 from handclip.engine.hardware import Computation, choose_precision
-from handclip.engine.optimization import build_optimizers
+from handclip.engine.optimization import build_optimizer
 from handclip.engine.step import Step
 from handclip.models.builder import build_model
 
@@ -58,7 +58,7 @@ class TrainingStep:
         self._step = Step(self.config, model, criterion, steps_per_epoch, self.computation.memory_format)
         self._step.finite_check = FiniteCheck(one_step_late=device.type == "cuda")
         self.model, self.memory_format = model, self._step.memory_format
-        self.optimizers = [each for each in build_optimizers(self.config, model, criterion) if each is not None]
+        self.optimizer = build_optimizer(self.config, model, criterion)
         self._number = 0
 
     def batch(self, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -82,7 +82,7 @@ class TrainingStep:
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Do a step; return its loss."""
         with self.autocast():
-            output = self._step(images, labels, self._number, self.optimizers, backward=Tensor.backward)
+            output = self._step(images, labels, self._number, self.optimizer, backward=Tensor.backward)
         self._number += 1
         return output.total.detach()
 
@@ -142,10 +142,9 @@ def optimizer_row(model: str = "vitb16", target: float = 3.0, repeats: int = 5) 
         random = torch.Generator().manual_seed(0)
         for parameter in step.model.parameters():
             parameter.grad = torch.randn(parameter.shape, generator=random)
-        main = step.optimizers[0]
-        for group in main.param_groups:
+        for group in step.optimizer.param_groups:
             group["lr"], group["fused"] = 1e-4, fused
-        optimizers.append(main)
+        optimizers.append(step.optimizer)
         models.append(step.model)
     times: list[list[float]] = [[], []]
     for _ in range(repeats + 1):

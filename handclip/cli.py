@@ -5,6 +5,7 @@ from handclip.interruption import ending_at_once, interruptible
 with ending_at_once():  # they take a tenth of a second, in which Ctrl-C would be answered by a traceback
     import json
     import logging
+    import os
     import shlex
     import signal
     import sys
@@ -558,6 +559,9 @@ def main() -> None:
 
 def run(command: typer.Typer) -> None:
     """Run a command line with HandCLIP's way of reporting errors, and of a screen that cannot be written to."""
+    # Figures go to files, in the processes that this one starts too. A notebook names a backend of its own, which need
+    # not be installed here; Lightning, which imports matplotlib, would end of it.
+    os.environ["MPLBACKEND"] = "agg"
     begin_printing()
     code = _exit_code(command)
     end_printing()

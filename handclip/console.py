@@ -172,6 +172,26 @@ class ConsoleHandler(logging.Handler):
         stderr.print(self.format(record), markup=False, highlight=False)
 
 
+@contextmanager
+def telling() -> Iterator[None]:
+    """Print what is logged meanwhile where the program has set up no logging of its own, as in a notebook.
+
+    Work of hours would be silent there. Any handler of the logger `handclip`, or of the root logger, takes its place.
+    """
+    logger = logging.getLogger("handclip")
+    if logger.hasHandlers():
+        yield
+        return
+    handler, level = ConsoleHandler(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level or logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
 def progress_bar() -> Progress:
     """Return a bar with elapsed time and time to go, which shows only at a terminal."""
     return Progress(

@@ -1,6 +1,7 @@
 """How much of the machine may be used."""
 
 import os
+import sys
 
 from handclip.errors import ConfigError
 
@@ -23,3 +24,20 @@ def processes_sharing_cores() -> int:
             f"got {value!r}. torchrun sets it; without torchrun, unset it."
         )
     return int(value)
+
+
+def free_shared_memory() -> int | None:
+    """Return how many bytes of shared memory are free; None where the system does not set them apart.
+
+    Containers have little of it: docker's 64 MiB, for one.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        status = os.statvfs(_SHARED_MEMORY)
+    except OSError:  # without this folder, Linux shares none
+        return 0
+    return status.f_bavail * status.f_frsize if status.f_blocks else None  # none at all: it is as large as it likes
+
+
+_SHARED_MEMORY = "/dev/shm"

@@ -5,6 +5,8 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import urllib.error
@@ -20,7 +22,7 @@ from packaging.requirements import Requirement
 
 from handclip import __version__, _torchvision_operators
 from handclip.config.experiment import ExperimentConfig
-from handclip.cores import available_cores, processes_sharing_cores
+from handclip.cores import available_cores, free_shared_memory, processes_sharing_cores
 from handclip.errors import HandCLIPError
 from handclip.files import cache_folder, nearest_there, write_text
 
@@ -33,6 +35,9 @@ _HUB_PATIENCE = 5.0
 _LITTLE_SPACE_GIB = 2.0
 _LITTLE_MEMORY_GIB = 4.0
 
+_SIDE = 224
+"""Of the images that most models take."""
+
 _PROCESS_GROUPS = Path("/proc/self/cgroup")
 _GROUPS_ROOT = Path("/sys/fs/cgroup")
 
@@ -41,6 +46,8 @@ _WITHOUT_HUB = (
     "Only needed once for each published model. Without it, name a weights file under `pretrained:`, or take "
     "`pretrained: none`"
 )
+
+_ALONE = "torchvision by itself"
 
 _HEAVY = ("torch", "torchvision", "open_clip", "timm", "lightning")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -132,7 +139,7 @@ def _check_libraries() -> Iterator[Check]:
             importlib.import_module(name)
         except Exception as error:  # an import can fail in any way
             fault = f"cannot be imported: {type(error).__name__}: {error}"
-            yield Check(f"import {name}", "problem", fault, f"Install again: pip install --force-reinstall {name}")
+            yield Check(f"import {name}", "problem", fault, _cure(name, error))
     yield _torch_build()
     if _torchvision_operators.are_stand_ins():
         found = "compiled ones do not load beside this torch, stand-ins are declared; HandCLIP calls none of them"
@@ -144,6 +151,18 @@ def _check_libraries() -> Iterator[Check]:
         boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
         kept = torchvision.ops.nms(boxes, torch.ones(1), 0.5)
         yield Check("torchvision's operators", "ok", f"compiled ones load and work ({len(kept)} of 1 box kept)")
+
+
+def _cure(name: str, error: Exception) -> str:
+    """Return what to do about a library whose import has failed, by the cause."""
+    said = str(error)
+    if "MPLBACKEND" in os.environ and "backend" in said:
+        return "unset MPLBACKEND: it names a backend of matplotlib, as a notebook does for itself, that is not there"
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != name:
+        return f"Install {error.name.partition('.')[0]}, which it needs"
+    if "cannot open shared object file" in said:
+        return "Install the library of the system that is named, or a build for this machine"
+    return f"Install again: pip install --force-reinstall {name}"
 
 
 def _torch_build() -> Check:
@@ -160,6 +179,29 @@ def _torch_build() -> Check:
         advice = "For speed install a torch for CUDA: https://pytorch.org/get-started/locally"
         return Check("torch's build", "note", "for CPUs, though this machine has an NVIDIA GPU", advice)
     return Check("torch's build", "ok", f"for {built or 'CPUs'}")
+
+
+def _check_torchvision_alone() -> Iterator[Check]:
+    """Import torchvision in a process of its own, as programs without HandCLIP do."""
+    import torch
+
+    command = [sys.executable, "-P", "-c", "import torchvision"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
+    if done.returncode == 0:
+        yield Check(_ALONE, "ok", "can be imported in programs without HandCLIP")
+        return
+    fault = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+    if "operator torchvision::" not in fault:
+        yield Check(_ALONE, "problem", f"cannot be imported: {fault}", _cure("torchvision", ImportError(fault)))
+        return
+    version, _, build = str(torch.__version__).partition("+")
+    found = f"its build does not fit torch {torch.__version__}, so that it is imported after handclip only ({fault})"
+    advice = (
+        "HandCLIP works as it is. For other programs: pip uninstall torchvision, then pip install "
+        f"torch=={version} torchvision --index-url https://download.pytorch.org/whl/{build or 'cpu'}; or import "
+        "handclip first"
+    )
+    yield Check(_ALONE, "note", found, advice)
 
 
 def _check_devices() -> Iterator[Check]:
@@ -241,6 +283,26 @@ def _memory_limits() -> list[int]:
     return limits
 
 
+def _check_shared_memory() -> Iterator[Check]:
+    """See whether the processes that read images have room for what they hand over, with all keys at their defaults."""
+    from handclip.datasets.image_loader import MORE_SHARED_MEMORY, workers_with_room
+    from handclip.engine.hardware import choose_workers
+
+    if (free := free_shared_memory()) is None:
+        return
+    default = {key: field.default for key, field in ExperimentConfig.model_fields.items()}
+    pixels = 3 * _SIDE * _SIDE
+    largest = max(4 * pixels * default["batch_size"], pixels * default["eval_batch_size"])
+    wanted = choose_workers("auto")
+    workers, _ = workers_with_room(wanted, largest)
+    found = f"/dev/shm: {free / 2**20:,.0f} MiB free, room for the batches of {workers} of {wanted} worker processes"
+    if workers < wanted:
+        advice = f"Only these read images, or the main process where there are none; {MORE_SHARED_MEMORY}"
+        yield Check("shared memory", "note", found, advice)
+    else:
+        yield Check("shared memory", "ok", found)
+
+
 def _check_folders() -> Iterator[Check]:
     yield _writable("working folder", Path.cwd(), "Change to a folder of yours", necessary=True)
     temporary = Path(tempfile.gettempdir())
@@ -315,9 +377,11 @@ def _check_hub() -> Iterator[Check]:
 _GROUPS: dict[str, Callable[[], Iterator[Check]]] = {
     "versions": _check_versions,
     "libraries": _check_libraries,
+    _ALONE: _check_torchvision_alone,
     "devices": _check_devices,
     "threads": _check_threads,
     "memory": _check_memory,
+    "shared memory": _check_shared_memory,
     "folders": _check_folders,
     "file locks": _check_locks,
     "pixel cache": _check_pixel_cache,

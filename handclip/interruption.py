@@ -22,11 +22,17 @@ HANG_UP: int | None = getattr(signal, "SIGHUP", None)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, *([] if HANG_UP is None else [signal.Signals(HANG_UP)]))
 
 
+class AskedToStop(Interrupted):
+    """A first signal, which leaves the time to save what was done."""
+
+
 class StopRequest:
     """Whether a signal has asked to stop; `signum` says which."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.is_waited_for = False
+        """Whether what is under way may never end, so that the signal must not wait for it; see `waiting`."""
 
     def raise_if_asked(self, advice: str = "") -> None:
         """Stop here if it was asked for.
@@ -77,6 +83,8 @@ def interruptible() -> Iterator[None]:
 def stopping_later(notice: str = "") -> Iterator[StopRequest]:
     """Note the first signal instead of stopping at once; a second SIGINT or SIGTERM raises `Interrupted`.
 
+    Within `waiting`, the first one raises `AskedToStop`.
+
     Args:
         notice: said on standard error when the first one comes.
 
@@ -95,9 +103,32 @@ def stopping_later(notice: str = "") -> Iterator[StopRequest]:
         # Neither print nor logging: the signal may have come in the middle of either.
         with suppress(OSError, ValueError, AttributeError):  # None in place of a stream that is closed
             os.write(sys.stderr.fileno(), f"{notice}\n".encode() if notice else b"")
+        if request.is_waited_for:
+            raised.append(signum)
+            raise AskedToStop(signum)
 
-    with _handling(note), _still_interrupted(raised):
-        yield request
+    before, _nesting.request = _nesting.request, request
+    try:
+        with _handling(note), _still_interrupted(raised):
+            yield request
+    finally:
+        _nesting.request = before
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Wait, in the block, for what may never come: a first signal then raises, or has raised, `AskedToStop`."""
+    request = _nesting.request
+    if request is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    request.is_waited_for = True
+    try:
+        if request.signum is not None:
+            raise AskedToStop(request.signum)
+        yield
+    finally:
+        request.is_waited_for = False
 
 
 @contextmanager
@@ -167,6 +198,8 @@ class _Nesting:
     """How many are under way, one in another."""
     is_stopping = False
     """Whether a signal has come since the outermost began."""
+    request: StopRequest | None = None
+    """That of the innermost `stopping_later`."""
 
 
 _nesting = _Nesting()

@@ -66,6 +66,31 @@ def test_long_work_that_is_not_watched_says_now_and_then_how_far_it_is(
     assert example is None or example in caplog.messages
 
 
+def test_where_no_logging_is_set_up_what_is_logged_is_printed_meanwhile(monkeypatch: pytest.MonkeyPatch):
+    screen = at_terminal(monkeypatch, terminal=False)
+    monkeypatch.setattr(logging.root, "handlers", [])
+    log = logging.getLogger("handclip")
+    with console.telling(), console.telling():
+        log.info("Reading [the] manifests.")
+    log.info("not meanwhile")
+    log.setLevel(logging.WARNING)
+    with console.telling():
+        log.info("not wanted")
+        log.warning("A warning.")
+    assert screen.getvalue() == "Reading [the] manifests.\nA warning.\n"
+    assert (log.handlers, log.level) == ([], logging.WARNING)
+
+
+@pytest.mark.parametrize("logger", ["handclip", ""])
+def test_a_program_s_own_logging_is_left_alone(logger: str, monkeypatch: pytest.MonkeyPatch):
+    screen = at_terminal(monkeypatch, terminal=False)
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.getLogger(logger), "handlers", [logging.NullHandler()])
+    with console.telling():
+        logging.getLogger("handclip").warning("not twice")
+    assert screen.getvalue() == ""
+
+
 def test_one_step_that_takes_long_is_followed_by_a_line(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, "handclip")
     moments = iter([0.0, 1.0, 29.0, 31.0, 32.0, 60.0])

@@ -1,5 +1,7 @@
 import errno
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +32,15 @@ def test_this_installation_is_well() -> None:
     assert [check for check in found.values() if check.state == "problem"] == []
     assert {"torch", "torchvision", "open_clip_torch", "timm", "lightning", "Python"} <= found.keys()
     assert {"torchvision's operators", "precision", "processor", "working folder", "cache folder"} <= found.keys()
-    assert {"temporary folder", "file locks", "pixel cache", "model hub", "torch's build"} <= found.keys()
+    assert {
+        "temporary folder",
+        "file locks",
+        "pixel cache",
+        "model hub",
+        "torch's build",
+        "torchvision by itself",
+    } <= found.keys()
+    assert all(check.advice for check in found.values() if check.state != "ok")
     assert list(Path.cwd().iterdir()) == []
     assert found["torch"].found.partition("+")[0] == torch.__version__.partition("+")[0]
 
@@ -38,13 +48,9 @@ def test_this_installation_is_well() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_build_for_gpus_that_are_not_there_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    [check] = [check for check in examine() if check.name == "torch's build"]
+    check = checks("libraries")["torch's build"]
     assert (check.state, check.found) == ("note", "for CUDA 13.0, and there is no GPU that it can use")
     assert "a build for CPUs takes less room" in check.advice
-
-
-def test_whatever_is_not_ok_says_what_to_do() -> None:
-    assert all(check.advice for check in examine() if check.state != "ok")
 
 
 def test_a_version_out_of_range_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +68,33 @@ def test_a_version_out_of_range_is_a_problem(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_library_that_does_not_load_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_HEAVY", ("torch", "no_such_library"))
     assert checks("libraries")["import no_such_library"].state == "problem"
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (
+            ValueError("Key backend: 'module://matplotlib_inline.backend_inline' is not a valid value for backend"),
+            "unset MPLBACKEND: it names",
+        ),
+        (ModuleNotFoundError("No module named 'aiohttp.client'", name="aiohttp.client"), "Install aiohttp, which it"),
+        (ModuleNotFoundError("No module named 'lightning'", name="lightning"), "--force-reinstall lightning"),
+        (ImportError("libGL.so.1: cannot open shared object file: No such file"), "Install the library of the system"),
+        (RuntimeError("broken"), "pip install --force-reinstall lightning"),
+    ],
+)
+def test_what_to_do_about_a_library_follows_from_the_cause(
+    error: Exception, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(doctor, "_HEAVY", ("lightning",))
+    monkeypatch.setattr(doctor.importlib, "import_module", fail)
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    check = checks("libraries")["import lightning"]
+    assert check.state == "problem"
+    assert advice in check.advice
 
 
 @pytest.mark.parametrize(("stand_ins", "sentence"), [(True, "stand-ins are declared"), (False, "")])
@@ -89,6 +122,44 @@ def test_operators_that_break_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> 
     check = checks("libraries")["libraries"]
     assert check.state == "problem"
     assert "operator torchvision::nms does not exist" in check.found
+
+
+def test_torchvision_is_imported_where_nothing_of_handclip_is() -> None:
+    """Beside the torch of the tested environment PyPI's torchvision is built for CUDA."""
+    alone = subprocess.run([sys.executable, "-c", "import torchvision"], check=False, capture_output=True)
+    assert (checks("torchvision by itself")["torchvision by itself"].state == "ok") is (alone.returncode == 0)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "state", "found", "advice"),
+    [
+        ("", "ok", "can be imported", ""),
+        (
+            "Traceback\nRuntimeError: operator torchvision::nms does not exist\n",
+            "note",
+            "its build does not fit torch 2.99.0+cpu, so that it is imported after handclip only (RuntimeError: ",
+            "pip install torch==2.99.0 torchvision --index-url https://download.pytorch.org/whl/cpu; or import",
+        ),
+        (
+            "ModuleNotFoundError: No module named 'torchvision'\n",
+            "problem",
+            "cannot be imported: ModuleNotFoundError",
+            "Install again: pip install --force-reinstall torchvision",
+        ),
+    ],
+)
+def test_what_torchvision_does_by_itself_is_judged_by_cause(
+    stderr: str, state: str, found: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, int(bool(stderr)), "", stderr)
+
+    monkeypatch.setattr(doctor.subprocess, "run", run)
+    monkeypatch.setattr(torch, "__version__", "2.99.0+cpu")
+    check = checks("torchvision by itself")["torchvision by itself"]
+    assert check.state == state
+    assert check.found.startswith(found)
+    assert advice in check.advice
 
 
 @pytest.mark.parametrize(
@@ -221,6 +292,27 @@ def test_the_memory_of_a_container_is_what_it_is_allowed(
     assert check.state == "note"
     assert check.found.startswith(found)
     assert check.found.endswith(" GiB, little for training")
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "state", "found"),
+    [
+        (24_000, "ok", "/dev/shm: 24,000 MiB free, room for the batches of 4 of 4 worker processes"),
+        (64, "note", "/dev/shm: 64 MiB free, room for the batches of 1 of 4 worker processes"),
+        (0, "note", "/dev/shm: 0 MiB free, room for the batches of 0 of 4 worker processes"),
+        (None, None, None),
+    ],
+)
+def test_little_shared_memory_is_noted(
+    free_mib: int | None, state: str | None, found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("handclip.doctor", "handclip.datasets.image_loader"):
+        monkeypatch.setattr(f"{module}.free_shared_memory", lambda: None if free_mib is None else free_mib * 2**20)
+    monkeypatch.setattr("handclip.engine.hardware.available_cores", lambda: 5)
+    check = checks("shared memory").get("shared memory")
+    assert (check and (check.state, check.found)) == (state and (state, found))
+    if state == "note":
+        assert check is not None and "docker's --shm-size=1g" in check.advice
 
 
 @pytest.mark.parametrize("files", [{}, {"groups": "0::/\n"}, {"groups": "0::/\n", "memory.max": "max\n"}])

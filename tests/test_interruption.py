@@ -13,7 +13,7 @@ from pydantic import BaseModel, field_serializer
 
 from handclip import interruption
 from handclip.errors import HandCLIPError, Interrupted
-from handclip.interruption import ending_at_once, interruptible, stopping_later
+from handclip.interruption import AskedToStop, ending_at_once, interruptible, stopping_later, waiting
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
@@ -151,6 +151,39 @@ def test_a_second_signal_stops_at_once() -> None:
         send(signal.SIGINT)
         pytest.fail("the second one was noted only")
     assert caught.value.signum == signal.SIGINT
+
+
+@pytest.mark.parametrize(("signum", "code"), CODES)
+def test_a_first_signal_does_not_wait_for_what_may_never_come(signum: int, code: int) -> None:
+    with stopping_later() as request:
+        with waiting():
+            pass
+        with pytest.raises(AskedToStop) as first, waiting():
+            send(signum)
+            pytest.fail("it has waited")
+        assert (first.value.exit_code, request.signum) == (code, signum)
+        with pytest.raises(AskedToStop), waiting():
+            pytest.fail("it was asked before, and has waited")
+    with waiting(), pytest.raises(Interrupted), interruptible():
+        send(signum)
+
+
+def test_a_signal_waits_for_the_step_while_another_thread_waits_for_a_batch() -> None:
+    with stopping_later() as request:
+        begun, ended = threading.Event(), threading.Event()
+
+        def wait() -> None:
+            with waiting():
+                begun.set()
+                ended.wait()
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        begun.wait()
+        send(signal.SIGTERM)
+        ended.set()
+        thread.join()
+    assert request.signum == signal.SIGTERM
 
 
 @pytest.mark.parametrize("block", [interruptible, stopping_later])

@@ -93,7 +93,7 @@ def decode_image(data: bytes, name: str, *, enough: tuple[int, int] | None = Non
         with _without_pillow_size_limit() if image.width * image.height > _LARGE else nullcontext():
             image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
+        return to_rgb(image)
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -263,7 +263,12 @@ def _without_pillow_size_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image as `read_image` does, whose colours it keeps.
+
+    Raises:
+        ValueError: its mode has no defined white.
+    """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "I" or image.mode.startswith("I;16"):

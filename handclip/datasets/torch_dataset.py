@@ -1,12 +1,8 @@
 """Photographs as training examples."""
 
-import os
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +14,6 @@ from handclip.datasets.augmentation import Draw
 from handclip.datasets.pixel_cache import PixelCache
 from handclip.datasets.pixels import PixelReader
 from handclip.datasets.transforms import ImageTransform
-from handclip.errors import HandCLIPError
-from handclip.interruption import HANG_UP
 
 
 @dataclass(frozen=True)
@@ -76,6 +70,13 @@ class BatchCollator:
         self.transform = transform
         self._transforms_here = device.type == "cpu" and transform.is_random
 
+    @property
+    def bytes_per_image(self) -> int:
+        """Of what is made here of each image."""
+        if self._transforms_here:
+            return 4 * 3 * self.transform.preprocessing.height * self.transform.preprocessing.width
+        return 3 * self.transform.squash.height * self.transform.squash.width
+
     def __call__(self, items: Sequence[tuple[Tensor, int, Draw | None]]) -> Batch:
         """Put items of an `ImageDataset` together."""
         images, labels = torch.stack([pixels for pixels, _, _ in items]), torch.tensor([label for _, label, _ in items])
@@ -86,36 +87,6 @@ class BatchCollator:
         return Batch(images, labels, draws)
 
 
-def leave_signals_to_parent(worker: int) -> None:
-    """Let the process that a worker reads for decide when to stop; the worker ends with it.
-
-    A terminal sends Ctrl-C to every process of a command, one that is closed SIGHUP, and a cluster SIGTERM: a worker
-    that ended of it would take the step under way with it. Only a second SIGTERM ends it, which its parent sends to one
-    that hangs.
-    """
-
-    def end_next_time(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signum, signal.SIG_DFL)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if HANG_UP is not None:
-        signal.signal(HANG_UP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, end_next_time)
-
-
-def step_back(worker: int) -> None:
-    """Leave signals to the parent, and let a worker process use the time that the training step leaves.
-
-    The threads of a step share its work evenly; one that has to wait for its core keeps all of them waiting.
-    """
-    leave_signals_to_parent(worker)
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)
-
-
-_NICENESS = 10
-
-
 def to_images(batch: Batch, transform: ImageTransform, device: torch.device) -> Tensor:
     """Return the images of a batch on a device, (B, 3, height, width) float32, transformed if they are not yet."""
     images = batch.images.to(device, non_blocking=True)
@@ -123,29 +94,3 @@ def to_images(batch: Batch, transform: ImageTransform, device: torch.device) -> 
         return images
     draws = batch.draws.to(device, non_blocking=True) if batch.draws is not None else None
     return transform.batch(images, draws)
-
-
-@contextmanager
-def plain_worker_errors() -> Iterator[None]:
-    """Give an error of a worker process the message it had there; DataLoader puts a whole traceback into it.
-
-    Raises:
-        HandCLIPError: as raised in the worker; or the system has ended the worker.
-    """
-    try:
-        yield
-    except (RuntimeError, EOFError, ConnectionError) as error:
-        # Ended in the middle of a batch that it was handing over, a worker breaks the connection.
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
-            raise
-        how = str(error) or type(error).__name__
-        raise HandCLIPError(
-            f"a process that reads images was ended from outside ({how}), for want of memory, perhaps; with a lower "
-            "num_workers less is needed"
-        ) from error
-    except HandCLIPError as error:
-        kind = f"{type(error).__module__}.{type(error).__qualname__}: "
-        _, found, message = str(error).rpartition(kind)
-        if not found:
-            raise
-        raise type(error)(message.strip()) from None

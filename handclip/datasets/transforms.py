@@ -9,6 +9,7 @@ from torch import Tensor
 
 from handclip.config.experiment import Augmentation, ResizeMode
 from handclip.datasets.augmentation import BatchAugmentation, Draw
+from handclip.datasets.images import to_rgb
 from handclip.datasets.pixels import Squash, squash_image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -125,7 +126,15 @@ class ImageTransform:
         return self._mean_and_std
 
     def __call__(self, image: Image.Image, seed: int | None = None) -> Tensor:
-        """Transform one photograph (RGB, 8 bit) to (3, height, width); `seed` decides the random choices."""
+        """Transform one photograph to (3, height, width).
+
+        Args:
+            image: upright, of any colour mode that a file may have.
+            seed: decides the random choices.
+
+        Raises:
+            ValueError: its mode has no defined white.
+        """
         draw = self.draw(seed)
-        pixels = squash_image(image, self.squash)[None]
+        pixels = squash_image(to_rgb(image), self.squash)[None]
         return self.batch(pixels, torch.from_numpy(draw)[None] if draw is not None else None)[0]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from handclip.config.losses import LossConfig
-from handclip.loss.loss_factory import CombinedLoss, LossOutput, build_loss
+from handclip.loss.loss_factory import LossOutput, build_loss
 from handclip.models.embedding_model import Embedding
 
 
@@ -32,15 +32,3 @@ class TrainingCriterion(nn.Module):
             prefix = f"{name}/" if len(self.by_embedding) > 1 else ""
             terms.update({prefix + term: value for term, value in output.terms.items()})
         return LossOutput(torch.stack(totals).sum(), terms)
-
-    def center_parameters(self) -> list[tuple[nn.Parameter, float]]:
-        """Return the centres of every center loss with their learning rates."""
-        return [pair for criterion in self._criteria() for pair in criterion.center_parameters()]
-
-    def unweight_center_gradients(self) -> None:
-        """Make the centres' gradients independent of the loss weight; call between backward and step."""
-        for criterion in self._criteria():
-            criterion.unweight_center_gradients()
-
-    def _criteria(self) -> list[CombinedLoss]:
-        return [criterion for criterion in self.by_embedding.values() if isinstance(criterion, CombinedLoss)]

@@ -14,7 +14,7 @@ import torch
 from handclip.checksums import require_intact, write_checksums
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import evaluation_name, run_name
-from handclip.console import progress_over
+from handclip.console import progress_over, telling
 from handclip.datasets.attributes import attributes_of
 from handclip.datasets.images import read_image
 from handclip.datasets.pixel_cache import open_pixel_cache
@@ -79,6 +79,7 @@ class Evaluation:
         raise KeyError(f"{gallery_protocol}, flip {flip} was not evaluated")
 
 
+@telling()
 def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool = False) -> Evaluation:
     """Evaluate a baseline or a trained model and write `eval_logs/<run>/`.
 

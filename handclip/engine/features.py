@@ -5,17 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 
+from handclip.datasets.image_loader import ImageLoader, plain_worker_errors
 from handclip.datasets.pixel_cache import PixelCache
-from handclip.datasets.torch_dataset import (
-    BatchCollator,
-    ImageDataset,
-    LabelledImage,
-    leave_signals_to_parent,
-    plain_worker_errors,
-    to_images,
-)
+from handclip.datasets.torch_dataset import ImageDataset, LabelledImage, to_images
 from handclip.datasets.transforms import ImageTransform
 from handclip.engine.distributed import combine, current, own_share
 from handclip.engine.hardware import full_float32
@@ -62,15 +55,9 @@ def extract_features(
     dataset = ImageDataset(images, transform, cache)
     starts = range(0, len(images), batch_size)
     own = own_share([list(range(start, min(start + batch_size, len(images)))) for start in starts])
-    loader = DataLoader(
-        dataset,
-        batch_sampler=own,
-        # Starting a worker takes longer than reading a batch, so a few images are read right here.
-        num_workers=min(num_workers, sum(map(len, own)) // batch_size),
-        collate_fn=BatchCollator(transform, device),
-        worker_init_fn=leave_signals_to_parent,
-        pin_memory=device.type == "cuda",
-    )
+    # Starting a worker takes longer than reading a batch, so a few images are read right here.
+    workers = min(num_workers, sum(map(len, own)) // batch_size)
+    loader = ImageLoader(dataset, own, device, largest=batch_size, num_workers=workers)
     plain = np.zeros((len(images), model.feature_dim), np.float32)
     mirrored = np.zeros_like(plain) if flip else None
     done = 0

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
-from torch.utils.data import DataLoader
 
-from handclip.datasets.torch_dataset import plain_worker_errors
+from handclip.datasets.image_loader import ImageLoader, plain_worker_errors
 from handclip.engine.compilation import naming_compile
 from handclip.engine.distributed import current, is_first_process
 from handclip.engine.hardware import computing_in
@@ -26,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def fit(
-    module: TrainingModule, loader: DataLoader[Any], keeper: RunKeeper, state: Path | None, device: torch.device
+    module: TrainingModule, loader: ImageLoader, keeper: RunKeeper, state: Path | None, device: torch.device
 ) -> None:
     """Train until the keeper says that it is enough.
 

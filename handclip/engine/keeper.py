@@ -40,20 +40,12 @@ from handclip.errors import (
 )
 from handclip.file_names import HISTORY, LOG
 from handclip.files import opened, write_text
-from handclip.interruption import StopRequest
+from handclip.interruption import AskedToStop, StopRequest
 from handclip.models.checkpoint import Checkpoint, describe_model
 
 logger = logging.getLogger(__name__)
 
 Row = dict[str, float | int | str]
-
-
-class _ValidationStopped(Exception):  # noqa: N818 - it is no error
-    """A signal has asked to stop while the model was validated."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
 
 
 @dataclass(frozen=True)
@@ -201,6 +193,18 @@ class RunKeeper(LightningCheckpoint):
             self._save_state(trainer, pl_module, trainer.current_epoch, self._steps)
             self.stop_request.raise_if_asked(self.states.describe())
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save the steps of this epoch where a signal has come while a batch was waited for.
+
+        Raises:
+            TrainingError: a weight is not finite, or files cannot be written.
+        """
+        assert isinstance(pl_module, TrainingModule)
+        # A run that went on from here has this state already.
+        if isinstance(exception, AskedToStop) and self._steps and not self.states.is_at(len(self.history), self._steps):
+            pl_module.require_finite()
+            self._save_state(trainer, pl_module, len(self.history), self._steps)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the epoch: a row of the history, the state, the best checkpoint, and the decision to stop.
 
@@ -218,7 +222,7 @@ class RunKeeper(LightningCheckpoint):
         epoch = len(self.history) + 1
         try:
             validation = self._validate(module, epoch)
-        except _ValidationStopped as stopped:
+        except AskedToStop as stopped:
             self._epoch_start = time.perf_counter() - seconds
             # A run that went on from here has this state already; a second one would push out the one before it.
             if not self.states.is_at(epoch - 1, self._steps):
@@ -329,7 +333,7 @@ class RunKeeper(LightningCheckpoint):
         """Validate the model as it is.
 
         Raises:
-            _ValidationStopped: a signal has asked to stop.
+            AskedToStop: a signal has asked to stop.
         """
         lines = ProgressLines(f"Epoch {len(self.history) + 1}/{self.config.epochs}, images embedded for validation")
 
@@ -353,7 +357,7 @@ class RunKeeper(LightningCheckpoint):
 
     def _stop_validating_if_asked(self) -> None:
         if self.stop_request.signum is not None:
-            raise _ValidationStopped(self.stop_request.signum)
+            raise AskedToStop(self.stop_request.signum)
 
     def _begin_epoch(
         self, steps: int = 0, images: int = 0, seconds: float = 0.0, sums: dict[str, Tensor] | None = None

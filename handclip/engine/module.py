@@ -13,16 +13,13 @@ from handclip.datasets.transforms import ImageTransform
 from handclip.engine.criterion import TrainingCriterion
 from handclip.engine.distributed import current
 from handclip.engine.finite_check import FiniteCheck, require_finite
-from handclip.engine.optimization import build_optimizers
+from handclip.engine.optimization import build_optimizer
 from handclip.engine.step import Step
 from handclip.models.embedding_model import EmbeddingModel
 
 
 class TrainingModule(LightningModule):
-    """Model, criterion and optimizers.
-
-    Optimization is manual because the centres of a center loss have an optimizer of their own.
-    """
+    """Model, criterion and optimizer; `Step` does what Lightning would do by itself."""
 
     def __init__(
         self,
@@ -44,9 +41,8 @@ class TrainingModule(LightningModule):
         self.steps_taken = 0
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizers; each step sets the learning rate."""
-        main, centres = build_optimizers(self.config, self.model, self.criterion)
-        return [main, centres] if centres else [main]
+        """Build the optimizer; each step sets the learning rate."""
+        return build_optimizer(self.config, self.model, self.criterion)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep how many steps were taken, of which learning rates, batches and random numbers follow."""
@@ -72,14 +68,12 @@ class TrainingModule(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         """Do one step; return the loss terms as detached scalars."""
         images, labels = to_images(batch, self.transform, self.device), batch.labels
-        # Lightning's wrappers of optimizers do what optimizers do, but are none.
-        found = cast(Optimizer | list[Optimizer], self.optimizers())
         size = current().size
         output = self.step(
             images,
             labels,
             self.steps_taken,
-            found if isinstance(found, list) else [found],
+            cast(Optimizer, self.optimizers()),  # Lightning's wrapper does what an optimizer does, but is none
             backward=self.manual_backward,
             lengths=part_lengths(self.sampler.batch_length(batch_index), size) if size > 1 else None,
         )

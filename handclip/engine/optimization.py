@@ -1,4 +1,4 @@
-"""Optimizers and learning rates."""
+"""The optimizer and its learning rates."""
 
 import math
 from collections.abc import Iterable
@@ -41,26 +41,23 @@ def lr_factor(config: ExperimentConfig, steps_per_epoch: int, step: int) -> floa
     return _COSINE_END + (1 - _COSINE_END) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def build_optimizers(
+def build_optimizer(
     config: ExperimentConfig, model: EmbeddingModel, criterion: TrainingCriterion
-) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer | None]:
+) -> torch.optim.Optimizer:
     """Put every trainable parameter of model and criterion in an optimizer.
 
     Returns:
-        The main optimizer, with the groups `encoder` and `new` (each split by whether it decays: vectors, such as
-        biases and norms, do not; `initial_lr` is what `lr_factor` multiplies), and plain SGD for the centres of the
-        center losses, or None.
+        The optimizer, with the groups `encoder` and `new` (each split by whether it decays: vectors, such as biases and
+        norms, do not; `initial_lr` is what `lr_factor` multiplies).
 
     Raises:
         ConfigError: nothing is left to train.
     """
-    centres = criterion.center_parameters()
-    centre_ids = {id(parameter) for parameter, _ in centres}
     added = model.encoder.new_parameters()
     added_ids = {id(parameter) for parameter in added}
     encoder = [p for p in model.encoder.parameters() if p.requires_grad and id(p) not in added_ids]
     others = [*added, *model.necks.parameters(), *criterion.parameters()]
-    new = [p for p in others if p.requires_grad and id(p) not in centre_ids]
+    new = [p for p in others if p.requires_grad]
     if not encoder and not new:
         raise ConfigError("freeze: nothing is left to train: the encoder is frozen and no loss has weights of its own")
     groups = [
@@ -69,13 +66,12 @@ def build_optimizers(
     ]
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     # One kernel for a whole group: one pass over the memory in place of ten.
-    main = kind(groups, fused=True if all(p.device.type in _FUSED for p in (*encoder, *new)) else None)
-    for group in main.param_groups:
+    optimizer = kind(groups, fused=True if all(p.device.type in _FUSED for p in (*encoder, *new)) else None)
+    for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
-    main.register_load_state_dict_pre_hook(_keep_kernel)
-    sgd = torch.optim.SGD([{"name": "centers", "params": [p], "lr": lr} for p, lr in centres]) if centres else None
-    _check_complete(model, criterion, [main, *([sgd] if sgd else [])])
-    return main, sgd
+    optimizer.register_load_state_dict_pre_hook(_keep_kernel)
+    _check_complete(model, criterion, optimizer)
+    return optimizer
 
 
 def _keep_kernel(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
@@ -92,9 +88,9 @@ def _decay_groups(name: str, parameters: list[nn.Parameter], lr: float, decay: f
             yield {"name": name + suffix, "params": members, "lr": lr, "weight_decay": weight_decay}
 
 
-def _check_complete(model: nn.Module, criterion: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+def _check_complete(model: nn.Module, criterion: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for module in (model, criterion):
         for name, parameter in module.named_parameters():
             if parameter.requires_grad and id(parameter) not in held:
-                raise AssertionError(f"parameter {name} is trainable but in no optimizer")
+                raise AssertionError(f"parameter {name} is trainable but not in the optimizer")

@@ -35,8 +35,7 @@ def require_room(
         HandCLIPError: they do not fit.
     """
     checkpoint = _bytes([*model.state_dict().values(), *criterion.state_dict().values()])
-    centres = {id(parameter) for parameter, _ in criterion.center_parameters()}
-    trained = [p for p in (*model.parameters(), *criterion.parameters()) if p.requires_grad and id(p) not in centres]
+    trained = [p for p in (*model.parameters(), *criterion.parameters()) if p.requires_grad]
     state = checkpoint + _MOMENTS * _bytes(trained)
 
     states = States(files.states)

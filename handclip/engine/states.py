@@ -3,7 +3,7 @@
 `epoch_0003-<hash>.ckpt` was saved when three epochs were done, `epoch_0003_step_00012-<hash>.ckpt` twelve steps later.
 One rename publishes content and hash together. Names say which state is the newest, as clocks may be set back.
 
-A state holds the model, the criterion (classifier, ArcFace weights, centres), the optimizers, how many steps were
+A state holds the model, the criterion (classifier, ArcFace weights, centres), the optimizer, how many steps were
 taken and what `RunKeeper` has recorded. Learning rates, batches, augmentation and every other random number follow from
 the number of the step. There is no gradient scaler: no precision that HandCLIP trains in needs one.
 """

@@ -23,7 +23,7 @@ _MOST_STEPS = 10**9
 
 
 class Step:
-    """Forward, losses, backward, clipping and the optimizers' steps, in whatever precision the caller has set.
+    """Forward, losses, backward, clipping and the optimizer's step, in whatever precision the caller has set.
 
     Args:
         config: how to train.
@@ -74,7 +74,7 @@ class Step:
         images: Tensor,
         labels: Tensor,
         number: int,
-        optimizers: Sequence[torch.optim.Optimizer],
+        optimizer: torch.optim.Optimizer,
         *,
         backward: Callable[[Tensor], None],
         lengths: Sequence[int] | None = None,
@@ -83,26 +83,22 @@ class Step:
 
         Args:
             images, labels, number, lengths: see `loss`.
-            optimizers: the main one, whose groups have an `initial_lr`, and that of the centres if there is one.
+            optimizer: as `build_optimizer` makes it.
             backward: computes the gradients of the total.
 
         Raises:
             TrainingError: see `FiniteCheck`.
         """
-        main, *_ = optimizers
         factor = lr_factor(self.config, self.steps_per_epoch, number)
-        for group in main.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         output = self.loss(images, labels, number, lengths)
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         backward(output.total)
-        self.criterion.unweight_center_gradients()
-        parameters = [p for group in main.param_groups for p in group["params"] if p.grad is not None]
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradient_norm = clip_grad_norm_(parameters, self.config.gradient_clip or math.inf)
         self.finite_check.add(number // self.steps_per_epoch, number, output, gradient_norm)
-        for optimizer in optimizers:
-            optimizer.step()
+        optimizer.step()
         return output
 
 

@@ -8,19 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import seed_everything
-from torch.utils.data import DataLoader
 
 from handclip.checksums import sha256_of
 from handclip.config.experiment import ExperimentConfig
+from handclip.console import telling
 from handclip.datasets.copies import describe_validated
+from handclip.datasets.image_loader import ImageLoader
 from handclip.datasets.pixel_cache import open_pixel_cache
-from handclip.datasets.sampling import BatchShare, PKBatchSampler, RandomBatchSampler
-from handclip.datasets.torch_dataset import (
-    BatchCollator,
-    ImageDataset,
-    leave_signals_to_parent,
-    step_back,
-)
+from handclip.datasets.sampling import BatchShare, PKBatchSampler, RandomBatchSampler, part_lengths
+from handclip.datasets.torch_dataset import ImageDataset
 from handclip.datasets.transforms import ImageTransform
 from handclip.engine.criterion import TrainingCriterion
 from handclip.engine.data import (
@@ -70,6 +66,7 @@ from handclip.wording import counted
 logger = logging.getLogger(__name__)
 
 
+@telling()
 def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | None = None) -> TrainingResult:
     """Train the model that a config describes and keep its best and its last checkpoint.
 
@@ -160,6 +157,19 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
             _continue_criterion(criterion, data, earlier)
         if validated_on_learned is not None:
             logger.warning(f"{validated_on_learned}. This run has begun with it, and goes on.")
+        cache = open_pixel_cache(config.pixel_cache_gib)
+        transform = ImageTransform(
+            model.encoder.preprocessing, config.augmentation, reduced_decoding=config.reduced_decoding
+        )
+        loader = ImageLoader(
+            ImageDataset(data.train, transform, cache),
+            share,
+            device,
+            largest=max(part_lengths(sampler.batch_length(0), current().size)),
+            num_workers=computation.num_workers,
+            training=True,
+        )
+        computation = replace(computation, num_workers=loader.num_workers)
         _log_start(config, files, data, sampler, computation)
         state = on_first(lambda: _state_to_go_on_from(states, files))
         if state is None and existed and resume:
@@ -173,7 +183,6 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
             _tell_other_hardware(files.folder / ENVIRONMENT, environment)
             write_json(files.folder / ENVIRONMENT, environment)
         seen = earlier.training_images if earlier is not None else []
-        cache = open_pixel_cache(config.pixel_cache_gib)
         logger.info(f"Pixel cache: {cache or 'none'}")
         keeper = RunKeeper(
             config=config,
@@ -188,21 +197,9 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
             earlier_images=seen,
             cache=cache,
         )
-        transform = ImageTransform(
-            model.encoder.preprocessing, config.augmentation, reduced_decoding=config.reduced_decoding
-        )
         if current().size > 1:
             synchronize_batch_norm(model.encoder)
         module = TrainingModule(config, model, criterion, sampler, transform, computation.memory_format)
-        loader = DataLoader(
-            ImageDataset(data.train, transform, cache),
-            batch_sampler=share,
-            num_workers=computation.num_workers,
-            collate_fn=BatchCollator(transform, device),
-            worker_init_fn=step_back if device.type == "cpu" else leave_signals_to_parent,
-            persistent_workers=computation.num_workers > 0,
-            pin_memory=device.type == "cuda",
-        )
         try:
             fit(module, loader, keeper, state, device)
             return _finish(module, keeper, {**describe_device(device), "precision": precision})

@@ -38,7 +38,9 @@ class LossOutput:
 
 
 class CombinedLoss(nn.Module):
-    """Weighted sum of loss terms; everything they learn is among its parameters and in its state dict.
+    """Weighted sum of loss terms; everything they learn is in its state dict.
+
+    Its parameters are for any optimizer; the centres of a center loss, which are none, move by themselves.
 
     Args:
         configs: name of each term → its options, in the order of the experiment file.
@@ -67,23 +69,6 @@ class CombinedLoss(nn.Module):
             values[name] = term(classifier_input if self.configs[name].uses_classifier else features, labels)
         total = torch.stack([self.configs[name].weight * value for name, value in values.items()]).sum()
         return LossOutput(total, values)
-
-    def center_parameters(self) -> list[tuple[nn.Parameter, float]]:
-        """The centres of each center loss with their learning rate, for plain SGD in a parameter group of their own."""
-        return [(term.centers, term.lr) for term, _ in self._center_terms()]
-
-    @torch.no_grad()
-    def unweight_center_gradients(self) -> None:
-        """Divide the centres' gradients by their loss's weight, in place: once, after `backward`, before the step.
-
-        The weight is there to balance the encoder's losses; at 5e-4 it would all but stop the centres.
-        """
-        for term, weight in self._center_terms():
-            if term.centers.grad is not None:
-                term.centers.grad.div_(weight)
-
-    def _center_terms(self) -> list[tuple[CenterLoss, float]]:
-        return [(term, self.configs[name].weight) for name, term in self.terms.items() if isinstance(term, CenterLoss)]
 
 
 def build_loss(

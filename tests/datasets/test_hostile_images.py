@@ -252,7 +252,7 @@ def test_memory_that_runs_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Image.Image) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(images, "_to_rgb", fail)
+    monkeypatch.setattr(images, "to_rgb", fail)
     with pytest.raises(DataError, match=r"a\.png cannot be decoded: it needs more memory than there is"):
         decode_image(encoded(noise(), "PNG"), "a.png")
 

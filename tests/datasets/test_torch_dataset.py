@@ -1,10 +1,7 @@
 """Photographs as batches: the way a GPU gets them, and the way a CPU does."""
 
 import hashlib
-import os
-import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +16,9 @@ from handclip.datasets.torch_dataset import (
     BatchCollator,
     ImageDataset,
     LabelledImage,
-    leave_signals_to_parent,
-    plain_worker_errors,
-    step_back,
     to_images,
 )
 from handclip.datasets.transforms import ImageTransform, Preprocessing
-from handclip.errors import HandCLIPError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 STRONG = Augmentation(resize_crop=1.2, flip=0.5, rotation=30, scale=0.2, color_jitter=0.3, erasing=0.5)
@@ -87,34 +80,3 @@ def test_an_empty_batch_is_no_fault() -> None:
     transform = ImageTransform(Preprocessing(32, 24))
     assert transform.batch(torch.empty(0, 3, 32, 24, dtype=torch.uint8)).shape == (0, 3, 32, 24)
     assert transform.batch(torch.empty(0, 3, 32, 24, dtype=torch.uint8, device="meta")).shape == (0, 3, 32, 24)
-
-
-@pytest.mark.parametrize("begin", [leave_signals_to_parent, step_back])
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_worker_reads_on_when_a_signal_reaches_all_processes(begin: Any, signum: int) -> None:
-    loader = DataLoader(list(range(12)), batch_size=1, num_workers=1, worker_init_fn=begin)  # type: ignore[arg-type]
-    batches: Any = iter(loader)
-    read = [int(next(batches))]  # its worker has begun
-    os.kill(batches._workers[0].pid, signum)
-    read += [int(batch) for batch in batches]
-    assert read == list(range(12))
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
-        EOFError(),
-        ConnectionResetError(104, "x"),
-    ],
-    ids=repr,
-)
-def test_a_worker_that_the_system_has_ended_is_explained(error: Exception) -> None:
-    """What DataLoader raises depends on the moment: while the worker hands over a batch its connection breaks."""
-    with pytest.raises(HandCLIPError, match=r"ended from outside \(.+\), for want of memory"), plain_worker_errors():
-        raise error
-
-
-def test_other_errors_stay_as_they_are() -> None:
-    with pytest.raises(RuntimeError, match="shapes"), plain_worker_errors():
-        raise RuntimeError("shapes do not fit")

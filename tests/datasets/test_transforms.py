@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from handclip.config.experiment import Augmentation
+from handclip.datasets.images import read_image
 from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, LabelledImage, to_images
 from handclip.datasets.transforms import CLIP_MEAN, CLIP_STD, ImageTransform, Preprocessing
 
@@ -64,6 +65,22 @@ def test_d01_training_without_augmentation_is_evaluation() -> None:
     assert torch.equal(
         ImageTransform(preprocessing, Augmentation())(image, seed=7), ImageTransform(preprocessing)(image)
     )
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "CMYK", "YCbCr", "I;16", "RGB"])
+def test_an_image_of_any_mode_becomes_what_its_file_becomes(mode: str, tmp_path: Path) -> None:
+    """From a notebook, as `Image.open(...)` or `Image.fromarray(...)`."""
+    image = photograph().convert("L").convert("I;16") if mode == "I;16" else photograph().convert(mode)
+    path = tmp_path / ("image.ppm" if mode == "RGB" else "image.tif")
+    image.save(path)
+    transform = ImageTransform(Preprocessing(24, 32))
+    assert torch.equal(transform(Image.open(path)), transform(read_image(path)))
+    assert torch.equal(transform(image), transform(read_image(path)))
+
+
+def test_an_image_without_a_defined_white_is_refused() -> None:
+    with pytest.raises(ValueError, match="floating-point numbers without a defined white"):
+        ImageTransform(Preprocessing(24, 32))(photograph().convert("F"))
 
 
 def test_clips_normalisation_is_the_default() -> None:

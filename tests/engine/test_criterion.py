@@ -61,24 +61,24 @@ def test_classifiers_see_the_neck_and_metric_losses_do_not() -> None:
         assert (given.features.grad is not None) is not on_neck
 
 
-def test_centres_of_every_embedding_are_found_and_freed_from_the_weight() -> None:
+def test_centres_of_every_embedding_move_whatever_the_weight() -> None:
     criterion = criterion_for([{"type": "center", "weight": 0.01, "lr": 0.25}], {"a": 4, "b": 6})
-    pairs = criterion.center_parameters()
-    assert [(tuple(parameter.shape), lr) for parameter, lr in pairs] == [((3, 4), 0.25), ((3, 6), 0.25)]
+    before = {name: value.clone() for name, value in criterion.state_dict().items()}
     given = {"a": embedding(4, 0), "b": embedding(6, 1)}
     criterion(embeddings=given, labels=LABELS).total.backward()
-    criterion.unweight_center_gradients()
-    for (centres, _), name in zip(pairs, given, strict=True):
+    for name, one in given.items():
         # Half the mean squared distance: each centre's gradient is the sum of (centre - feature) over its images, / B.
-        difference: Tensor = centres.detach()[LABELS] - given[name].features.detach()
-        expected = torch.zeros_like(centres).index_add_(0, LABELS, difference) / len(LABELS)
-        torch.testing.assert_close(centres.grad, expected)
+        key = f"by_embedding.{name}.terms.center.centers"
+        gradient = (before[key][LABELS] - one.features.detach()) / len(LABELS)
+        expected: Tensor = before[key] - 0.25 * torch.zeros_like(before[key]).index_add_(0, LABELS, gradient)
+        torch.testing.assert_close(criterion.state_dict()[key], expected)
 
 
 def test_everything_learned_is_in_the_state_dict() -> None:
     losses = [{"type": "cross_entropy"}, {"type": "center"}, {"type": "arcface"}]
     criterion = criterion_for(losses, {"a": 4})
-    assert {name for name, _ in criterion.named_parameters()} == set(criterion.state_dict())
+    learned = {name for name, _ in (*criterion.named_parameters(), *criterion.named_buffers())}
+    assert learned == set(criterion.state_dict())
     single = build_loss(losses, 3, 4)
     assert len(criterion.state_dict()) == len(single.state_dict()) == 4
 

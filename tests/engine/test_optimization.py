@@ -10,7 +10,7 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import parse_config
 from handclip.engine import optimization
 from handclip.engine.criterion import TrainingCriterion
-from handclip.engine.optimization import build_optimizers, lr_factor
+from handclip.engine.optimization import build_optimizer, lr_factor
 from handclip.errors import ConfigError
 from handclip.models.builder import build_model
 from handclip.models.embedding_model import EmbeddingModel
@@ -41,12 +41,9 @@ def make(config: ExperimentConfig, num_classes: int = 2) -> tuple[EmbeddingModel
 
 
 def take_step(config: ExperimentConfig, model: EmbeddingModel, criterion: TrainingCriterion, images: Tensor) -> None:
-    main, centres = build_optimizers(config, model, criterion)
+    optimizer = build_optimizer(config, model, criterion)
     criterion(embeddings=model(images), labels=LABELS).total.backward()
-    criterion.unweight_center_gradients()
-    for optimizer in (main, centres):
-        if optimizer is not None:
-            optimizer.step()
+    optimizer.step()
 
 
 def has_no_gradient_by_nature(name: str) -> str | None:
@@ -125,10 +122,9 @@ def test_d10_parameters_move_on_a_gpu(model: str, size: int) -> None:
     parts = [part.cuda() for part in make(config)]
     whole = nn.ModuleDict({"model": parts[0], "criterion": parts[1]})
     before = {name: parameter.detach().clone() for name, parameter in whole.named_parameters()}
-    main, centres = build_optimizers(config, *parts)  # type: ignore[arg-type]
+    optimizer = build_optimizer(config, *parts)  # type: ignore[arg-type]
     parts[1](embeddings=parts[0](torch.randn(4, 3, size, size).cuda()), labels=LABELS.cuda()).total.backward()
-    for optimizer in filter(None, (main, centres)):
-        optimizer.step()
+    optimizer.step()
     for name, parameter in whole.named_parameters():
         if not has_no_gradient_by_nature(name):
             assert torch.equal(parameter, before[name]) is not parameter.requires_grad, name
@@ -149,17 +145,15 @@ def test_d10_parameters_move_on_a_gpu(model: str, size: int) -> None:
 )
 @pytest.mark.parametrize("neck", ["bnneck", "hidden"])
 @pytest.mark.parametrize("freeze", ["none", "all_but_last_1", "all"])
-def test_d15_every_trainable_parameter_is_in_one_optimizer(
+def test_d15_every_trainable_parameter_is_in_the_optimizer_once(
     model: str, options: dict[str, Any], neck: str, freeze: str, losses: str
 ) -> None:
     config = make_config(model=model, input_size=64, freeze=freeze, losses=COMBINATIONS[losses], neck=neck, **options)
     built = make(config)
-    optimizers = [optimizer for optimizer in build_optimizers(config, *built) if optimizer is not None]
-    held = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    held = [id(p) for group in build_optimizer(config, *built).param_groups for p in group["params"]]
     trainable = {id(p) for module in built for p in module.parameters() if p.requires_grad}
     assert len(held) == len(set(held))
     assert set(held) == trainable
-    assert (len(optimizers) == 2) is ("center" in losses)
 
 
 def test_d36_each_group_has_its_own_learning_rate_and_decay() -> None:
@@ -167,7 +161,7 @@ def test_d36_each_group_has_its_own_learning_rate_and_decay() -> None:
         lr=0.01, backbone_lr_scale=0.5, weight_decay=0.3, neck="bnneck", losses=[CE, {"type": "center", "lr": 0.25}]
     )
     model, criterion = make(config)
-    main, centres = build_optimizers(config, model, criterion)
+    main = build_optimizer(config, model, criterion)
     assert isinstance(main, torch.optim.AdamW)
     assert {group["name"]: (group["lr"], group["weight_decay"]) for group in main.param_groups} == {
         "encoder": (0.005, 0.3),
@@ -180,15 +174,12 @@ def test_d36_each_group_has_its_own_learning_rate_and_decay() -> None:
     encoder = {id(p) for p in model.encoder.parameters()}
     for group in main.param_groups:
         assert all((id(p) in encoder) is group["name"].startswith("encoder") for p in group["params"])
-    assert isinstance(centres, torch.optim.SGD)
-    (group,) = centres.param_groups
-    assert (group["name"], group["lr"], group.get("momentum"), group["weight_decay"]) == ("centers", 0.25, 0, 0)
 
 
 def test_new_parameters_of_the_encoder_learn_as_fast_as_the_classifier() -> None:
     config = make_config(model="mbanet_small", lr=0.01, backbone_lr_scale=0.1, neck="hidden")
     model, criterion = make(config)
-    main, _ = build_optimizers(config, model, criterion)
+    main = build_optimizer(config, model, criterion)
     group_of = {id(p): group for group in main.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         group = group_of[id(parameter)]
@@ -200,7 +191,7 @@ def test_new_parameters_of_the_encoder_learn_as_fast_as_the_classifier() -> None
 def test_frozen_new_parameters_are_in_no_optimizer() -> None:
     config = make_config(model="mbanet_small", freeze="all")
     model, criterion = make(config)
-    main, _ = build_optimizers(config, model, criterion)
+    main = build_optimizer(config, model, criterion)
     assert {id(p) for group in main.param_groups for p in group["params"]} == {id(p) for p in criterion.parameters()}
 
 
@@ -211,7 +202,7 @@ def test_a_state_of_another_device_does_not_bring_its_kernel(own: bool | None, s
     optimizers = []
     for fused in (saved, own):
         model, criterion = make(config)
-        main, _ = build_optimizers(config, model, criterion)
+        main = build_optimizer(config, model, criterion)
         for group in main.param_groups:
             group["fused"] = fused
         criterion(embeddings=model(images), labels=LABELS).total.backward()
@@ -233,7 +224,7 @@ def test_one_kernel_steps_a_whole_group_and_equals_the_plain_formula(optimizer: 
     results: list[list[Tensor]] = []
     for fused in (True, None):
         model, criterion = make(config)
-        main, _ = build_optimizers(config, model, criterion)
+        main = build_optimizer(config, model, criterion)
         assert all(group["fused"] for group in main.param_groups)
         for group in main.param_groups:
             group["fused"] = fused
@@ -266,21 +257,20 @@ def test_one_kernel_does_not_depend_on_the_number_of_threads() -> None:
 
 def test_adam_is_adam() -> None:
     config = make_config(optimizer="adam")
-    main, centres = build_optimizers(config, *make(config))
-    assert type(main) is torch.optim.Adam and centres is None
+    assert type(build_optimizer(config, *make(config))) is torch.optim.Adam
 
 
 def test_nothing_to_train_is_an_error() -> None:
     config = make_config(freeze="all", losses=[TRIPLET])
     with pytest.raises(ConfigError, match="freeze: nothing is left to train"):
-        build_optimizers(config, *make(config))
+        build_optimizer(config, *make(config))
 
 
 def test_d15_a_forgotten_parameter_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     config = make_config()
     monkeypatch.setattr(optimization, "_decay_groups", lambda name, p, lr, decay: [{"params": p[1:], "lr": lr}])
-    with pytest.raises(AssertionError, match="is trainable but in no optimizer"):
-        build_optimizers(config, *make(config))
+    with pytest.raises(AssertionError, match="is trainable but not in the optimizer"):
+        build_optimizer(config, *make(config))
 
 
 # The learning rate over time

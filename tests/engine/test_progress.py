@@ -1,9 +1,17 @@
+import io
+import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
+from tiny_study import tiny_config
 
+from handclip import console
+from handclip.engine.evaluation import evaluate
 from handclip.engine.progress import TrainingProgress
+from handclip.engine.training import train
 
 
 class Loss:
@@ -73,3 +81,17 @@ def test_without_a_terminal_long_epochs_say_how_far_they_are(caplog: pytest.LogC
         *(f"Epoch 3/3, steps: {done}" for done in range(63, 100, 10)),
     ]
     assert caplog.messages[9] == "Epoch 3/3, steps: 63 of 100 (63%); 0:00:37 to go"
+
+
+def test_called_from_python_work_is_not_silent(manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "stderr", Console(file=screen, soft_wrap=True))
+    monkeypatch.setattr(logging.root, "handlers", [])
+    config = tiny_config(manifests, epochs=1, num_splits=1, explained_images=0)
+    train(config)
+    evaluate(config)
+    lines = screen.getvalue().splitlines()
+    assert lines[0].startswith("Run tiny_vit_small_")
+    assert any(line.startswith("Epoch 1/1: total ") for line in lines)
+    assert lines[-1].startswith("Evaluating on cpu")
+    assert logging.getLogger("handclip").handlers == []

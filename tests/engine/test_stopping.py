@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tiny_study import LOSSES, loss_columns, same_weights, tiny_config, tiny_values, weights, write_config
 
 from handclip.config.experiment import ExperimentConfig
+from handclip.datasets.torch_dataset import ImageDataset
 from handclip.engine.progress import TrainingProgress
 from handclip.engine.result import TrainingResult
 from handclip.engine.run_folder import RunFolder
@@ -190,6 +191,48 @@ def test_a_signal_during_validation_loses_no_step_and_the_validation_is_done_whe
             assert watch.steps == [0, 1, 2]
     result = train(config, resume=True)
     assert embedded == 31
+    assert (watch.steps, watch.images) == (list(range(STEPS)), images)
+    assert_same_run(result, whole)
+
+
+@pytest.mark.parametrize("variant", ["centres", "arcface"])
+def test_a_signal_while_images_are_read_waits_for_none_of_them_and_loses_no_step(
+    variant: str,
+    manifests: Path,
+    tmp_path: Path,
+    watch: Watch,
+    undisturbed: Callable[[str], tuple[TrainingResult, list[float]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, images = undisturbed(variant)
+    config = config_of(manifests, tmp_path, variant)
+    read, count = ImageDataset.__getitem__, 0
+    # Of all images that are read: one of the first batch, two of the third, which is then begun a third time, one of a
+    # validation, and one of the second epoch.
+    stops, said = [2, 12, 13, 27, 45], []
+
+    def read_and_stop(self: ImageDataset, item: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count in stops:
+            signal.raise_signal(signal.SIGTERM)
+            pytest.fail("the signal has waited for the image")
+        return read(self, item)
+
+    monkeypatch.setattr(ImageDataset, "__getitem__", read_and_stop)
+    watch.steps, watch.images = [], []
+    for _ in stops:
+        with pytest.raises(Interrupted) as stopped:
+            train(config, resume=True)
+        said.append(stopped.value.advice)
+    result = train(config, resume=True)
+    assert said == [
+        "No step of this run is saved yet.",
+        "Everything up to epoch 1, step 2 is saved.",
+        "Everything up to epoch 1, step 2 is saved.",
+        "All steps of epoch 1 are saved. Its validation is done when training goes on.",
+        "Everything up to epoch 2, step 1 is saved.",
+    ]
     assert (watch.steps, watch.images) == (list(range(STEPS)), images)
     assert_same_run(result, whole)
 

@@ -10,40 +10,41 @@ from handclip.loss.loss_factory import build_loss
 def test_equals_the_formula_in_value_and_gradient(normalize):
     torch.manual_seed(0)
     loss = CenterLoss(4, 6, normalize=normalize)
+    start = loss.centers.clone()
     features, labels = torch.randn(5, 6, requires_grad=True), torch.tensor([0, 3, 3, 1, 0])
 
     value = loss(features, labels)
     value.backward()
 
     z = F.normalize(features.detach()) if normalize else features.detach()
-    offsets = z - loss.centers.detach()[labels]
+    offsets = z - start[labels]
     assert value.item() == pytest.approx(sum(offsets[i].dot(offsets[i]).item() for i in range(5)) / 10, rel=1e-5)
     if not normalize:
         torch.testing.assert_close(features.grad, offsets / 5)
-    expected = torch.zeros(4, 6).index_add(0, labels, -offsets / 5)
-    torch.testing.assert_close(loss.centers.grad, expected)
+    expected = start + 0.5 * torch.zeros(4, 6).index_add(0, labels, offsets / 5)
+    torch.testing.assert_close(loss.centers, expected)
 
 
-def train_centers(weight, steps=40):
+def train_centers(weight, steps=40, factor=1.0):
+    """Train with an optimizer over all of the criterion's parameters, as one plainly does."""
     torch.manual_seed(0)
-    criterion = build_loss([{"type": "center", "weight": weight}], num_classes=3, feature_dim=4)
+    criterion = build_loss([{"type": "center", "weight": weight}, {"type": "cross_entropy"}], 3, 4)
     labels = torch.arange(12) % 3
     features = 3.0 * labels[:, None] + 0.1 * torch.randn(12, 4)
-    groups = [{"params": [centers], "lr": lr} for centers, lr in criterion.center_parameters()]
-    optimizer = torch.optim.SGD(groups)
+    optimizer = torch.optim.Adam(criterion.parameters(), lr=1e-4)
     values = []
     for _ in range(steps):
         optimizer.zero_grad()
         output = criterion(features=features, labels=labels)
-        output.total.backward()
-        criterion.unweight_center_gradients()
+        (factor * output.total).backward()
         optimizer.step()
         values.append(output.terms["center"].item())
-    return values, criterion.terms["center"].centers.detach()
+    return values, criterion.terms["center"].centers
 
 
-def test_d31_center_loss_decreases_whatever_its_weight():
-    values, centers = train_centers(weight=5e-4)
+@pytest.mark.parametrize("factor", [1.0, 2.0**16], ids=["", "as a gradient scaler"])
+def test_d31_center_loss_decreases_whatever_its_weight(factor):
+    values, centers = train_centers(weight=5e-4, factor=factor)
     same_values, same_centers = train_centers(weight=1.0)
 
     assert values == sorted(values, reverse=True)
@@ -53,15 +54,40 @@ def test_d31_center_loss_decreases_whatever_its_weight():
     torch.testing.assert_close(centers.mean(dim=1), torch.tensor([0.0, 3.0, 6.0]), atol=0.1, rtol=0)
 
 
-def test_unweighting_leaves_everything_but_the_centres_alone():
+def test_centres_are_moved_as_plain_sgd_moves_them_to_the_last_bit():
     torch.manual_seed(0)
-    criterion = build_loss([{"type": "cross_entropy", "weight": 0.5}, {"type": "center", "weight": 0.25}], 3, 4)
-    criterion.unweight_center_gradients()  # no gradient yet
-    criterion(features=torch.randn(6, 4), labels=torch.arange(6) % 3).total.backward()
-    before = {name: parameter.grad.clone() for name, parameter in criterion.named_parameters()}
+    criterion = build_loss([{"type": "center", "weight": 3e-4, "lr": 0.3}, {"type": "cross_entropy"}], 5, 8)
+    expected = criterion.terms["center"].centers.clone().requires_grad_()
+    optimizer = torch.optim.SGD([expected], lr=0.3)
+    for _ in range(20):
+        features, labels = torch.randn(9, 8), torch.randint(5, (9,))
+        (3e-4 * (features - expected[labels]).square().sum() / 18).backward()
+        expected.grad.div_(3e-4)
+        optimizer.step()
+        optimizer.zero_grad()
+        criterion(features=features, labels=labels).total.backward()
+        assert torch.equal(criterion.terms["center"].centers, expected)
 
-    criterion.unweight_center_gradients()
 
-    for name, parameter in criterion.named_parameters():
-        factor = 4 if name == "terms.center.centers" else 1
-        torch.testing.assert_close(parameter.grad, before[name] * factor)
+def test_centres_stay_where_nothing_is_trained():
+    criterion = build_loss([{"type": "center"}], 3, 4)
+    features, labels, before = torch.randn(6, 4, requires_grad=True), torch.arange(6) % 3, criterion.state_dict()
+    before = {name: value.clone() for name, value in before.items()}
+    with torch.no_grad():
+        criterion(features=features, labels=labels)
+    criterion.eval()
+    criterion(features=features, labels=labels).total.backward()
+    assert features.grad.any()
+    assert all(torch.equal(value, before[name]) for name, value in criterion.state_dict().items())
+
+
+def test_centres_move_by_what_both_of_two_batches_ask_for():
+    torch.manual_seed(0)
+    criterion = build_loss([{"type": "center"}], 3, 4)
+    centers = criterion.terms["center"].centers
+    batches = [(torch.randn(6, 4), torch.arange(6) % 3) for _ in range(2)]
+    expected = centers + sum(
+        0.5 * torch.zeros(3, 4).index_add(0, labels, (features - centers[labels]) / 6) for features, labels in batches
+    )
+    sum(criterion(features=features, labels=labels).total for features, labels in batches).backward()
+    torch.testing.assert_close(criterion.terms["center"].centers, expected)

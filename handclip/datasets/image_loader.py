@@ -1,0 +1,179 @@
+"""Processes that read batches of photographs: as many as shared memory has room for, and none is waited for in vain."""
+
+import logging
+import multiprocessing.queues
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from types import FrameType
+from typing import Any
+
+import torch
+from torch._utils import ExceptionWrapper
+from torch.utils.data import DataLoader, Sampler
+
+from handclip.cores import free_shared_memory, processes_sharing_cores
+from handclip.datasets.torch_dataset import Batch, BatchCollator, ImageDataset
+from handclip.errors import HandCLIPError
+from handclip.interruption import HANG_UP, waiting
+from handclip.wording import counted
+
+logger = logging.getLogger(__name__)
+
+MORE_SHARED_MEMORY = "a container gets more by docker's --shm-size=1g"
+
+_LABELS_AND_DRAWS = 4 * 4096
+"""Bytes of a batch beside its images, in whole pages."""
+
+_LOCKS = 2**18
+"""Bytes for the locks by which processes are started: each takes a page."""
+
+
+class ImageLoader(DataLoader[Any]):
+    """Yields the batches of a data set; the wait for one ends with the first signal.
+
+    Args:
+        dataset: the photographs.
+        batches: the items of each batch.
+        device: of the model.
+        largest: images in the largest batch.
+        num_workers: processes that read; fewer, or none, where shared memory has no room for what they hand over.
+        training: keep the processes for further epochs; on a CPU they use the time that the training step leaves.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        batches: Sampler[list[Any]] | Iterable[list[Any]],
+        device: torch.device,
+        *,
+        largest: int,
+        num_workers: int,
+        training: bool = False,
+    ) -> None:
+        collator = BatchCollator(dataset.transform, device)
+        workers, ready = workers_with_room(num_workers, largest * collator.bytes_per_image)
+        if workers < num_workers:
+            _say_fewer(num_workers, workers)
+        super().__init__(
+            dataset,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=collator,
+            worker_init_fn=step_back if training and device.type == "cpu" else begin,
+            prefetch_factor=ready if workers else None,
+            persistent_workers=training and workers > 0,
+            pin_memory=device.type == "cuda",
+        )
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # DataLoader promises a private class of its own
+        """Start the processes, or have them go on with the next epoch."""
+        batches = super().__iter__()
+        for worker in getattr(batches, "_workers", ()):
+            # One that has not ended when asked: it leaves SIGTERM to this process, or hangs in a drive.
+            worker._popen.terminate = worker._popen.kill
+        return _Batches(batches)
+
+
+class _Batches(Iterator[Batch]):
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+
+    def __next__(self) -> Batch:
+        with waiting():
+            return next(self._batches)
+
+
+def workers_with_room(wanted: int, batch_bytes: int) -> tuple[int, int]:
+    """Return how many processes can read at once, and how many batches each may have ready: two, or one.
+
+    Args:
+        wanted: processes.
+        batch_bytes: of the images of the largest batch.
+    """
+    free = free_shared_memory()
+    if free is None:
+        return wanted, 2
+    # Two more are in use: that of the step before, until the one that has just come takes its place.
+    room = (free // processes_sharing_cores() - _LOCKS) // (batch_bytes + _LABELS_AND_DRAWS) - 2
+    return (wanted, 2) if room >= 2 * wanted else (max(0, min(wanted, room)), 1)
+
+
+@cache  # each validation has a loader of its own
+def _say_fewer(wanted: int, workers: int) -> None:
+    free = (free_shared_memory() or 0) / 2**20
+    instead = counted(workers, "process reads", "processes read") if workers else "the main process reads"
+    logger.warning(
+        f"Shared memory (/dev/shm) has {free:,.0f} MiB free, too little for the batches of "
+        f"{counted(wanted, 'worker process', 'worker processes')}: {instead} the images, which may be slower; "
+        f"{MORE_SHARED_MEMORY}."
+    )
+
+
+def begin(worker: int) -> None:
+    """Let the process that a worker reads for decide when to stop, and tell it of a batch that cannot be handed over.
+
+    A terminal sends Ctrl-C to every process of a command, one that is closed SIGHUP, and a cluster SIGTERM: a worker
+    that ended of it would take the step under way with it. Only a second SIGTERM ends it; its parent kills one that
+    hangs.
+    """
+
+    def end_next_time(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if HANG_UP is not None:
+        signal.signal(HANG_UP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end_next_time)
+    # Python's own answer is to print the error and to drop the batch, for which its parent would wait for ever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = _tell_instead  # type: ignore[attr-defined]
+
+
+def _tell_instead(results: "multiprocessing.queues.Queue[Any]", error: Exception, lost: tuple[Any, ...]) -> None:
+    told = HandCLIPError(
+        f"a process that reads images could not hand over a batch ({error}). With a lower num_workers or batch size "
+        f"less is needed; {MORE_SHARED_MEMORY}"
+    )
+    wrapped = ExceptionWrapper((type(told), told, None), where="in a worker process")  # type: ignore[no-untyped-call]
+    results.put((lost[0], wrapped))
+
+
+def step_back(worker: int) -> None:
+    """Begin, and use the time that the training step leaves.
+
+    The threads of a step share its work evenly; one that has to wait for its core keeps all of them waiting.
+    """
+    begin(worker)
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
+
+
+_NICENESS = 10
+
+
+@contextmanager
+def plain_worker_errors() -> Iterator[None]:
+    """Give an error of a worker process the message it had there; DataLoader puts a whole traceback into it.
+
+    Raises:
+        HandCLIPError: as raised in the worker; or the system has ended the worker.
+    """
+    try:
+        yield
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        # Ended in the middle of a batch that it was handing over, a worker breaks the connection.
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+            raise
+        how = str(error) or type(error).__name__
+        raise HandCLIPError(
+            f"a process that reads images was ended from outside ({how}), for want of memory, perhaps; with a lower "
+            "num_workers less is needed"
+        ) from error
+    except HandCLIPError as error:
+        kind = f"{type(error).__module__}.{type(error).__qualname__}: "
+        _, found, message = str(error).rpartition(kind)
+        if not found:
+            raise
+        raise type(error)(message.strip()) from None
