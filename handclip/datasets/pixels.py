@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import PIL
 import torch
 import torchvision
 from PIL import Image, features
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2.functional import pil_to_tensor, resize
+from torchvision.transforms.v2.functional import resize
 
-from handclip.datasets.images import read_image
+from handclip.datasets.images import Pixels, read_pixels
+from handclip.datasets.jpeg import SIMPLEJPEG_VERSION
 from handclip.datasets.pixel_cache import PixelCache
 
 MARGIN = 1.15
@@ -39,7 +41,7 @@ class Squash:
     interpolation: str
     """As torchvision calls it, such as `bicubic`."""
     reduced: bool = False
-    """Decode large JPEG files at a half, a quarter or an eighth of their size."""
+    """Decode large JPEG files at a half, a quarter or an eighth of their size, and all by simplejpeg where it is."""
 
     @property
     def group(self) -> str:
@@ -70,7 +72,7 @@ class PixelReader:
             stored = self._cache.load(self._group, sha256, self.squash.height, self.squash.width)
             if stored is not None:
                 return stored
-        pixels: Tensor = squash_image(read_image(path, sha256, enough=self._enough), self.squash)
+        pixels = squash_pixels(read_pixels(path, sha256, enough=self._enough), self.squash)
         if self._cache is not None:
             self._cache.store(self._group, sha256, pixels)
         return pixels
@@ -83,9 +85,14 @@ class PixelReader:
 
 def squash_image(image: Image.Image, squash: Squash) -> Tensor:
     """Return an RGB photograph as uint8 pixels of shape (3, height, width), whatever its aspect ratio."""
+    return squash_pixels(np.array(image), squash)
+
+
+def squash_pixels(pixels: Pixels, squash: Squash) -> Tensor:
+    """Do what `squash_image` does for (H, W, 3) pixels."""
     interpolation = InterpolationMode(squash.interpolation)
-    pixels = resize(pil_to_tensor(image), [squash.height, squash.width], interpolation, antialias=True)
-    return pixels.contiguous()  # type: ignore[no-any-return]
+    images = torch.from_numpy(pixels).permute(2, 0, 1)
+    return resize(images, [squash.height, squash.width], interpolation, antialias=True).contiguous()  # type: ignore[no-any-return]
 
 
 @cache
@@ -96,6 +103,7 @@ def _versions() -> str:
         MARGIN,
         PIL.__version__,
         *(features.version(codec) for codec in ("libjpeg_turbo", "jpg", "jpg_2000", "webp")),
+        SIMPLEJPEG_VERSION,
         torch.__version__,
         torch.backends.cpu.get_cpu_capability(),  # resizing is rounded otherwise where vector units are others
         torchvision.__version__,
