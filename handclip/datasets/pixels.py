@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -91,8 +92,25 @@ def squash_image(image: Image.Image, squash: Squash) -> Tensor:
 def squash_pixels(pixels: Pixels, squash: Squash) -> Tensor:
     """Do what `squash_image` does for (H, W, 3) pixels."""
     interpolation = InterpolationMode(squash.interpolation)
-    images = torch.from_numpy(pixels).permute(2, 0, 1)
-    return resize(images, [squash.height, squash.width], interpolation, antialias=True).contiguous()  # type: ignore[no-any-return]
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    with in_one_thread():
+        squashed: Tensor = resize(image, [squash.height, squash.width], interpolation, antialias=True)
+        return squashed.contiguous()
+
+
+@contextmanager
+def in_one_thread() -> Iterator[None]:
+    """Let PyTorch do little work on a CPU alone.
+
+    With other threads it waits for each of them: a hundred times as long where other processes hold the cores, which
+    are often our own workers.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @cache

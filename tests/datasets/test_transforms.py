@@ -1,4 +1,5 @@
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize
 
 from handclip.config.experiment import Augmentation
+from handclip.datasets.pixels import squash_image
 from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, LabelledImage, to_images
 from handclip.datasets.transforms import CLIP_MEAN, CLIP_STD, ImageTransform, Preprocessing
 
@@ -153,3 +156,28 @@ def test_preprocessing_round_trip() -> None:
     preprocessing = Preprocessing(48, 16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bilinear")
     assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
     assert isinstance(preprocessing.to_dict()["mean"], list)
+
+
+def test_squashing_and_normalising_on_a_cpu_wait_for_no_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where other processes hold the cores, threads that wait for each other took a hundred times as long."""
+    used: list[int] = []
+
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*given: Any, **named: Any) -> Any:
+            used.append(torch.get_num_threads())
+            return function(*given, **named)
+
+        return noted
+
+    transform = ImageTransform(Preprocessing(16, 16))
+    monkeypatch.setattr(transform, "_transform", noting(transform._transform))
+    monkeypatch.setattr("handclip.datasets.pixels.resize", noting(resize))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        squashed = squash_image(photograph(), transform.squash)
+        transform.batch(squashed.expand(20, -1, -1, -1))
+        assert used == [1, 1, 1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
