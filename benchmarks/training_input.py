@@ -135,13 +135,15 @@ def large_photographs(folder: Path, camera: Camera, count: int) -> list[Labelled
 
 
 def decoding_rows(folder: Path) -> Iterator[Row]:
-    """One photograph of each size, on one core: libjpeg-turbo directly against the same library through Pillow."""
-    large = large_photographs(folder, CAMERAS[1], 1)[0].path
+    """One photograph of each size, on one core: libjpeg-turbo directly against the same library through Pillow.
+
+    `folder` holds large photographs of the second camera.
+    """
     reader = PixelReader(ImageTransform(Preprocessing(SIDE, SIDE), reduced_decoding=True).squash)
     enough = math.ceil(MARGIN * SIDE)
     for width, height in (LARGE, (1024, 768), (640, 480)):
         path = folder / f"{width}.jpg"
-        with Image.open(large) as image:
+        with Image.open(folder / "0_0.jpg") as image:
             image.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=CAMERAS[1].quality)
         content = path.read_bytes()
         read = functools.partial(reader.read, path, hashlib.sha256(content).hexdigest())
@@ -155,7 +157,7 @@ def decoding_rows(folder: Path) -> Iterator[Row]:
             with without_simplejpeg():
                 by_pillow_seconds = seconds_of(read, repeats=7)
             times.append((by_pillow_seconds, seconds_of(read, repeats=7), seconds_of(decode, repeats=7)))
-        pillow, ours, least = np.median(times, axis=0)
+        pillow, ours, least = np.min(times, axis=0)
         what = f"a training photograph of {width}x{height}, {len(content) / 1000:.0f} kB, to {SIDE} px, one core"
         reference = "Pillow decodes, at the same reduced size"
         yield speedup_row(
@@ -372,9 +374,9 @@ def rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")  # an empty cache, and not the user's
-        yield from decoding_rows(folder / "one")
         for number, camera in enumerate(CAMERAS):
             yield from input_rows(folder / str(number), camera)
+        yield from decoding_rows(folder / "1")
         yield from epoch_rows(folder / "epochs")
 
 
