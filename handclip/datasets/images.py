@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from handclip.cores import available_cores
+from handclip.datasets.depth import declared_bits, grey_to_eight_bits, require_light
 from handclip.datasets.inside import DatasetFiles
 from handclip.datasets.jpeg import decode_jpeg
 from handclip.errors import DataError
@@ -136,7 +136,7 @@ def _saying_what_is_wrong(data: bytes, name: str) -> Iterator[None]:
         raise DataError(f"{name} cannot be decoded: {str(error) or type(error).__name__}") from error
 
 
-def _open(data: bytes, name: str) -> Image.Image:
+def _open(data: bytes, name: str) -> ImageFile.ImageFile:
     """Look at everything but the pixels."""
     _require_size(*_webp_canvas(data), name, MAX_WEBP_PIXELS)
     with _without_pillow_size_limit():
@@ -146,12 +146,14 @@ def _open(data: bytes, name: str) -> Image.Image:
     return image
 
 
-def _load(image: Image.Image) -> Image.Image:
+def _load(image: ImageFile.ImageFile) -> Image.Image:
     """Have Pillow decode the pixels."""
+    bits = declared_bits(image)
     with _without_pillow_size_limit() if image.width * image.height > _LARGE else nullcontext():
         image.load()
     turn = _TURNS.get(_orientation(image))
-    return _to_rgb(image if turn is None else image.transpose(turn))
+    upright = _to_rgb(image, bits)
+    return upright if turn is None else upright.transpose(turn)
 
 
 def inspect_image(path: Path) -> ImageFacts:
@@ -330,23 +332,15 @@ def _without_pillow_size_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _sixteen_bit_to_rgb(image)
+def _to_rgb(image: Image.Image, bits: int) -> Image.Image:
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers without a defined white; save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = grey_to_eight_bits(image)
+    require_light(image, bits)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def _sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
-    # Pillow's own conversion clips at 255. It gives 16-bit grey of some formats as 32-bit integers (mode I).
-    grey: npt.NDArray[Any] = np.asarray(image)
-    if grey.min() < 0 or grey.max() > 65535:
-        raise ValueError("its pixels are 32-bit numbers without a defined white; save it with 8 or 16 bits")
-    eight_bit = (grey.astype(np.uint32) * 255 + 32767) // 65535
-    return Image.fromarray(eight_bit.astype(np.uint8)).convert("RGB")
