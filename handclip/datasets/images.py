@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from handclip.cores import available_cores
 from handclip.datasets.depth import declared_bits, grey_to_eight_bits, require_light
 from handclip.datasets.inside import DatasetFiles
 from handclip.datasets.jpeg import decode_jpeg
+from handclip.datasets.metadata import orientation, without_metadata
 from handclip.errors import DataError
 from handclip.files import read_limited
 
@@ -38,6 +40,8 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 Pixels = npt.NDArray[np.uint8]
 """(height, width, 3), RGB."""
+
+_Decoded = TypeVar("_Decoded")
 
 Progress = Callable[[int, int], None]
 """Called as `progress(done, total)` after each image."""
@@ -94,7 +98,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
             has a longer side than `MAX_SIDE`.
     """
     with _saying_what_is_wrong(data, name):
-        return _load(_open(data, name))
+        return _despite_metadata(lambda data: _load(_open(data, name)), data)
 
 
 def decode_pixels(data: bytes, name: str, *, enough: tuple[int, int] | None = None) -> Pixels:
@@ -110,15 +114,37 @@ def decode_pixels(data: bytes, name: str, *, enough: tuple[int, int] | None = No
     Raises:
         DataError: as for `decode_image`.
     """
-    with _saying_what_is_wrong(data, name):
+
+    def decode(data: bytes) -> Pixels:
         image = _open(data, name)
         if enough is not None and image.format in ("JPEG", "MPO"):
-            turn = _TURNS.get(_orientation(image))
+            turn = _TURNS.get(orientation(image))
             _reduce(image, *enough, on_its_side=turn in _ON_ITS_SIDE)
             pixels = decode_jpeg(data, image)
             if pixels is not None:
                 return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
         return np.array(_load(image))
+
+    with _saying_what_is_wrong(data, name):
+        return _despite_metadata(decode, data)
+
+
+def _despite_metadata(decode: Callable[[bytes], _Decoded], data: bytes) -> _Decoded:
+    """Decode a file, if need be without what it says beside its pixels."""
+    try:
+        return decode(data)
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        bare = without_metadata(data)
+        if bare is None:
+            raise
+        try:
+            return decode(bare)
+        except DataError:
+            raise
+        except Exception:
+            raise error from None
 
 
 @contextmanager
@@ -151,7 +177,7 @@ def _load(image: ImageFile.ImageFile) -> Image.Image:
     bits = declared_bits(image)
     with _without_pillow_size_limit() if image.width * image.height > _LARGE else nullcontext():
         image.load()
-    turn = _TURNS.get(_orientation(image))
+    turn = _TURNS.get(orientation(image))
     upright = _to_rgb(image, bits)
     return upright if turn is None else upright.transpose(turn)
 
@@ -294,12 +320,6 @@ def _what_else(data: bytes) -> str:
 def _reduce(image: Image.Image, height: int, width: int, *, on_its_side: bool) -> None:
     """Have a JPEG file decoded at the smallest size that is, when upright, at least `height` x `width`."""
     image.draft(None, (height, width) if on_its_side else (width, height))
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return how the stored pixels lie, as EXIF counts it: 1 is upright."""
-    orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return orientation
 
 
 _TURNS = {
