@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from handclip.cores import available_cores
+from handclip.datasets.depth import declared_bits, grey_to_eight_bits, require_light
 from handclip.datasets.inside import DatasetFiles
+from handclip.datasets.jpeg import decode_jpeg
+from handclip.datasets.metadata import orientation, without_metadata
 from handclip.errors import DataError
 from handclip.files import read_limited
 
@@ -35,6 +38,11 @@ IMAGE_EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", "
 # Pillow warns of odd metadata, which nothing here depends on. Not with `catch_warnings`, as images are read in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
+Pixels = npt.NDArray[np.uint8]
+"""(height, width, 3), RGB."""
+
+_Decoded = TypeVar("_Decoded")
+
 Progress = Callable[[int, int], None]
 """Called as `progress(done, total)` after each image."""
 
@@ -47,7 +55,7 @@ class ImageFacts:
     bytes: int
 
 
-def read_image(path: Path, sha256: str | None = None, *, enough: tuple[int, int] | None = None) -> Image.Image:
+def read_image(path: Path, sha256: str | None = None) -> Image.Image:
     """Read a photograph as an upright 8-bit RGB image.
 
     The EXIF orientation is applied, transparency is laid over white, 16-bit grey is scaled (not clipped) to 8 bit,
@@ -56,44 +64,94 @@ def read_image(path: Path, sha256: str | None = None, *, enough: tuple[int, int]
     Args:
         path: the image file.
         sha256: the hash that the bytes must have, if known.
-        enough: height and width that suffice. A larger JPEG file is then decoded, which is faster, at a half, a quarter
-            or an eighth of its size, the smallest whose sides are at least that long.
 
     Raises:
         DataError: the file is missing, empty, no regular file, larger than `MAX_BYTES`, not the file whose hash was
             given; or as for `decode_image`.
     """
-    data = _read_bytes(path)
-    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-        raise DataError(f"{path} has changed since the manifest was made; run `handclip prepare` again")
-    return decode_image(data, str(path), enough=enough)
+    return decode_image(_read_bytes(path, sha256), str(path))
 
 
-def decode_image(data: bytes, name: str, *, enough: tuple[int, int] | None = None) -> Image.Image:
+def read_pixels(path: Path, sha256: str | None = None, *, enough: tuple[int, int] | None = None) -> Pixels:
+    """Read a photograph as `read_image` does, or faster, as an array.
+
+    Args:
+        path: the image file.
+        sha256: the hash that the bytes must have, if known.
+        enough: as for `decode_pixels`.
+
+    Raises:
+        DataError: as for `read_image`.
+    """
+    return decode_pixels(_read_bytes(path, sha256), str(path), enough=enough)
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
     """Decode a photograph as `read_image` does.
 
     Args:
         data: the file's bytes.
         name: the file, for errors.
-        enough: as for `read_image`.
 
     Raises:
         DataError: it is damaged, of no format in `FORMATS`, larger than `MAX_PIXELS` (`MAX_WEBP_PIXELS` in WebP), or
             has a longer side than `MAX_SIDE`.
     """
+    with _saying_what_is_wrong(data, name):
+        return _despite_metadata(lambda data: _load(_open(data, name)), data)
+
+
+def decode_pixels(data: bytes, name: str, *, enough: tuple[int, int] | None = None) -> Pixels:
+    """Decode a photograph to (height, width, 3).
+
+    Args:
+        data: the file's bytes.
+        name: the file, for errors.
+        enough: height and width that suffice. A JPEG file is then decoded by libjpeg-turbo directly, where
+            `handclip.datasets.jpeg` can; and a larger one at a half, a quarter or an eighth of its size, the smallest
+            whose sides are at least that long.
+
+    Raises:
+        DataError: as for `decode_image`.
+    """
+
+    def decode(data: bytes) -> Pixels:
+        image = _open(data, name)
+        if enough is not None and image.format in ("JPEG", "MPO"):
+            turn = _TURNS.get(orientation(image))
+            _reduce(image, *enough, on_its_side=turn in _ON_ITS_SIDE)
+            pixels = decode_jpeg(data, image)
+            if pixels is not None:
+                return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
+        return np.array(_load(image))
+
+    with _saying_what_is_wrong(data, name):
+        return _despite_metadata(decode, data)
+
+
+def _despite_metadata(decode: Callable[[bytes], _Decoded], data: bytes) -> _Decoded:
+    """Decode a file, if need be without what it says beside its pixels."""
+    try:
+        return decode(data)
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        bare = without_metadata(data)
+        if bare is None:
+            raise
+        try:
+            return decode(bare)
+        except DataError:
+            raise
+        except Exception:
+            raise error from None
+
+
+@contextmanager
+def _saying_what_is_wrong(data: bytes, name: str) -> Iterator[None]:
     # Pillow's readers raise nearly any exception on damaged data, hence the broad `except`.
     try:
-        _require_size(*_webp_canvas(data), name, MAX_WEBP_PIXELS)
-        with _without_pillow_size_limit():
-            image = Image.open(BytesIO(data), formats=FORMATS)
-        _require_size(image.width, image.height, name, MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS)
-        _require_small_tiles(image)
-        if enough is not None:
-            _reduce(image, *enough)
-        with _without_pillow_size_limit() if image.width * image.height > _LARGE else nullcontext():
-            image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return to_rgb(image)
+        yield
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -102,6 +160,26 @@ def decode_image(data: bytes, name: str, *, enough: tuple[int, int] | None = Non
         raise DataError(f"{name} cannot be decoded: it needs more memory than there is; scale it down") from None
     except Exception as error:
         raise DataError(f"{name} cannot be decoded: {str(error) or type(error).__name__}") from error
+
+
+def _open(data: bytes, name: str) -> ImageFile.ImageFile:
+    """Look at everything but the pixels."""
+    _require_size(*_webp_canvas(data), name, MAX_WEBP_PIXELS)
+    with _without_pillow_size_limit():
+        image = Image.open(BytesIO(data), formats=FORMATS)
+    _require_size(image.width, image.height, name, MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS)
+    _require_small_tiles(image)
+    return image
+
+
+def _load(image: ImageFile.ImageFile) -> Image.Image:
+    """Have Pillow decode the pixels."""
+    bits = declared_bits(image)
+    with _without_pillow_size_limit() if image.width * image.height > _LARGE else nullcontext():
+        image.load()
+    turn = _TURNS.get(orientation(image))
+    upright = to_rgb(image, bits)
+    return upright if turn is None else upright.transpose(turn)
 
 
 def inspect_image(path: Path) -> ImageFacts:
@@ -156,7 +234,7 @@ def inspect_images(
     return facts
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Path, sha256: str | None = None) -> bytes:
     try:
         data = read_limited(path, MAX_BYTES)
     except FileNotFoundError as error:
@@ -167,6 +245,8 @@ def _read_bytes(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: there is not enough memory") from None
     if not data:
         raise DataError(f"{path} is empty (0 bytes)")
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise DataError(f"{path} has changed since the manifest was made; run `handclip prepare` again")
     return data
 
 
@@ -237,14 +317,23 @@ def _what_else(data: bytes) -> str:
     return "is not an image of a known format (JPEG, PNG, TIFF, WebP, BMP, GIF, PPM); save it as one of them"
 
 
-def _reduce(image: Image.Image, height: int, width: int) -> None:
+def _reduce(image: Image.Image, height: int, width: int, *, on_its_side: bool) -> None:
     """Have a JPEG file decoded at the smallest size that is, when upright, at least `height` x `width`."""
-    lies_on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) in _ON_ITS_SIDE
-    image.draft(None, (height, width) if lies_on_its_side else (width, height))
+    image.draft(None, (height, width) if on_its_side else (width, height))
 
 
-_ON_ITS_SIDE = (5, 6, 7, 8)
-"""EXIF orientations in which the stored width is the upright height."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image of each orientation upright."""
+_ON_ITS_SIDE = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
+"""Where the stored width is the upright height."""
 
 # Well below Pillow's limit of 89 million pixels. Larger images are decoded one at a time, which also spares memory.
 _LARGE = 50_000_000
@@ -263,28 +352,26 @@ def _without_pillow_size_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
     """Convert an image as `read_image` does, whose colours it keeps.
+
+    Args:
+        image: of any mode.
+        bits: of a number, as its file declares them; by default asked of the image, whose file may be open.
 
     Raises:
         ValueError: its mode has no defined white.
     """
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _sixteen_bit_to_rgb(image)
+    if bits is None:
+        bits = declared_bits(image)
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers without a defined white; save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = grey_to_eight_bits(image)
+    require_light(image, bits)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def _sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
-    # Pillow's own conversion clips at 255. It gives 16-bit grey of some formats as 32-bit integers (mode I).
-    grey: npt.NDArray[Any] = np.asarray(image)
-    if grey.min() < 0 or grey.max() > 65535:
-        raise ValueError("its pixels are 32-bit numbers without a defined white; save it with 8 or 16 bits")
-    eight_bit = (grey.astype(np.uint32) * 255 + 32767) // 65535
-    return Image.fromarray(eight_bit.astype(np.uint8)).convert("RGB")

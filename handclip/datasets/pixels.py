@@ -2,22 +2,25 @@
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import PIL
 import torch
 import torchvision
 from PIL import Image, features
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
+from torchvision.transforms.v2.functional import center_crop, resize
 
 from handclip.config.experiment import ResizeMode
-from handclip.datasets.images import read_image
+from handclip.datasets.images import Pixels, read_pixels
+from handclip.datasets.jpeg import SIMPLEJPEG_VERSION
 from handclip.datasets.pixel_cache import PixelCache
 
 MARGIN = 1.15
@@ -27,7 +30,7 @@ resizing still. Pixels then differ from those of full decoding by less than one 
 take longer. At a quarter of their size, 1600x1200 pixels are 1.17 times an input of 256.
 """
 
-_RECIPE = 1
+_RECIPE = 2
 """Raise this whenever `read_image` or `PixelReader` gives other pixels than before: what is cached then counts no more.
 """
 
@@ -41,7 +44,7 @@ class Squash:
     interpolation: str
     """As torchvision calls it, such as `bicubic`."""
     reduced: bool = False
-    """Decode large JPEG files at a half, a quarter or an eighth of their size."""
+    """Decode large JPEG files at a half, a quarter or an eighth of their size, and all by simplejpeg where it is."""
     mode: ResizeMode = "squash"
     """`shortest` keeps the aspect ratio and cuts off the longer side's ends; `longest` fills up with black."""
 
@@ -75,7 +78,7 @@ class PixelReader:
             stored = self._cache.load(self._group, sha256, self.squash.height, self.squash.width)
             if stored is not None:
                 return stored
-        pixels: Tensor = squash_image(read_image(path, sha256, enough=self._enough), self.squash)
+        pixels = squash_pixels(read_pixels(path, sha256, enough=self._enough), self.squash)
         if self._cache is not None:
             self._cache.store(self._group, sha256, pixels)
         return pixels
@@ -88,33 +91,56 @@ class PixelReader:
 
 def squash_image(image: Image.Image, squash: Squash) -> Tensor:
     """Return an RGB photograph as uint8 pixels of shape (3, height, width), whatever its aspect ratio."""
+    return squash_pixels(np.array(image), squash)
+
+
+def squash_pixels(pixels: Pixels, squash: Squash) -> Tensor:
+    """Do what `squash_image` does for (H, W, 3) pixels."""
     interpolation = InterpolationMode(squash.interpolation)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
     wanted = [squash.height, squash.width]
-    size = wanted if squash.mode == "squash" else _resized(image, squash)
-    pixels = resize(pil_to_tensor(image), size, interpolation, antialias=True)
-    if size != wanted:
-        pixels = center_crop(pixels, wanted)  # which fills up with black what is smaller
-    return pixels.contiguous()  # type: ignore[no-any-return]
+    height, width, _ = pixels.shape
+    size = wanted if squash.mode == "squash" else _resized(height, width, squash)
+    with in_one_thread():
+        squashed: Tensor = resize(image, size, interpolation, antialias=True)
+        if size != wanted:
+            squashed = center_crop(squashed, wanted)  # which fills up with black what is smaller
+        return squashed.contiguous()
+
+
+@contextmanager
+def in_one_thread() -> Iterator[None]:
+    """Let PyTorch do little work on a CPU alone.
+
+    With other threads it waits for each of them: a hundred times as long where other processes hold the cores, which
+    are often our own workers.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def seen_part(image: Image.Image, squash: Squash) -> Image.Image:
     """Return what of a photograph becomes pixels, at its own size: all of it where it is squashed."""
     if squash.mode == "squash":
         return image
-    scale = _scale(image, squash)
+    scale = _scale(image.height, image.width, squash)
     return center_crop(image, [max(1, round(side / scale)) for side in (squash.height, squash.width)])  # type: ignore[no-any-return]
 
 
-def _resized(image: Image.Image, squash: Squash) -> list[int]:
+def _resized(height: int, width: int, squash: Squash) -> list[int]:
     """Return (height, width) of a photograph that keeps its aspect ratio, rounded as open_clip does."""
-    scale = _scale(image, squash)
+    scale = _scale(height, width, squash)
     whole = math.floor if squash.mode == "shortest" else round
-    return [max(1, whole(side * scale)) for side in (image.height, image.width)]
+    return [max(1, whole(side * scale)) for side in (height, width)]
 
 
-def _scale(image: Image.Image, squash: Squash) -> Fraction:
+def _scale(height: int, width: int, squash: Squash) -> Fraction:
     """Return by what both sides are multiplied."""
-    scales = Fraction(squash.height, image.height), Fraction(squash.width, image.width)
+    scales = Fraction(squash.height, height), Fraction(squash.width, width)
     return max(scales) if squash.mode == "shortest" else min(scales)
 
 
@@ -126,6 +152,7 @@ def _versions() -> str:
         MARGIN,
         PIL.__version__,
         *(features.version(codec) for codec in ("libjpeg_turbo", "jpg", "jpg_2000", "webp")),
+        SIMPLEJPEG_VERSION,
         torch.__version__,
         torch.backends.cpu.get_cpu_capability(),  # resizing is rounded otherwise where vector units are others
         torchvision.__version__,

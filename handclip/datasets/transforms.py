@@ -1,5 +1,6 @@
 """From a photograph to a network's input: one description of the preprocessing, used by every phase."""
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from handclip.config.experiment import Augmentation, ResizeMode
 from handclip.datasets.augmentation import BatchAugmentation, Draw
 from handclip.datasets.images import to_rgb
-from handclip.datasets.pixels import Squash, squash_image
+from handclip.datasets.pixels import Squash, in_one_thread, squash_image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -104,11 +105,13 @@ class ImageTransform:
         if self._augmentation is not None and draws is None:
             raise ValueError("an augmenting transform needs what was drawn for each image")
         images = torch.empty(len(pixels), 3, self.preprocessing.height, self.preprocessing.width, device=pixels.device)
+        on_cpu = pixels.device.type == "cpu"
         # A few at a time, so that what a CPU has just computed is still in its cache.
-        step = _AT_ONCE if pixels.device.type == "cpu" else max(1, len(pixels))
-        for start in range(0, len(pixels), step):
-            rows = slice(start, start + step)
-            self._transform(pixels[rows], draws[rows] if draws is not None else None, images[rows])
+        step = _AT_ONCE if on_cpu else max(1, len(pixels))
+        with in_one_thread() if on_cpu and self._augmentation is None else nullcontext():
+            for start in range(0, len(pixels), step):
+                rows = slice(start, start + step)
+                self._transform(pixels[rows], draws[rows] if draws is not None else None, images[rows])
         return images
 
     def _transform(self, pixels: Tensor, draws: Tensor | None, out: Tensor) -> None:

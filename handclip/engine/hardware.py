@@ -18,6 +18,7 @@ from torch import nn
 from handclip import __version__
 from handclip.config.experiment import ExperimentConfig
 from handclip.cores import available_cores, processes_sharing_cores
+from handclip.datasets.jpeg import SIMPLEJPEG_VERSION
 from handclip.errors import ConfigError
 from handclip.files import as_text
 from handclip.wording import counted
@@ -191,8 +192,12 @@ def command_line() -> list[str]:
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that numbers depend on; PyTorch's says for which devices it was built."""
-    return {name: importlib.metadata.version(name) for name in _RECORDED} | {"torch": str(torch.__version__)}
+    """Return the versions of the libraries that numbers depend on; PyTorch's says for which devices it was built.
+
+    Without simplejpeg, Pillow decodes all photographs.
+    """
+    versions = {name: importlib.metadata.version(name) for name in _RECORDED}
+    return {**versions, "simplejpeg": SIMPLEJPEG_VERSION or "not installed", "torch": str(torch.__version__)}
 
 
 def describe_code() -> dict[str, str | bool | None]:

@@ -249,7 +249,7 @@ def test_bombs_do_not_fill_the_memory(tmp_path: Path) -> None:
 
 
 def test_memory_that_runs_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Image.Image) -> None:
+    def fail(*_: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(images, "to_rgb", fail)

@@ -186,7 +186,13 @@ def test_what_is_computed_otherwise_is_stored_apart(tmp_path: Path, cache: Pixel
 
 @pytest.mark.parametrize(
     "changed",
-    ["PIL.__version__", "torch.__version__", "torchvision.__version__", "handclip.datasets.pixels.MARGIN"],
+    [
+        "PIL.__version__",
+        "torch.__version__",
+        "torchvision.__version__",
+        "handclip.datasets.pixels.MARGIN",
+        "handclip.datasets.pixels.SIMPLEJPEG_VERSION",
+    ],
 )
 def test_other_versions_share_nothing(monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
     from handclip.datasets import pixels

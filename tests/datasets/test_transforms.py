@@ -1,4 +1,5 @@
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize
 
 from handclip.config.experiment import Augmentation
 from handclip.datasets.images import read_image
+from handclip.datasets.pixels import squash_image
 from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, LabelledImage, to_images
 from handclip.datasets.transforms import CLIP_MEAN, CLIP_STD, ImageTransform, Preprocessing
 
@@ -70,7 +73,8 @@ def test_d01_training_without_augmentation_is_evaluation() -> None:
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "CMYK", "YCbCr", "I;16", "RGB"])
 def test_an_image_of_any_mode_becomes_what_its_file_becomes(mode: str, tmp_path: Path) -> None:
     """From a notebook, as `Image.open(...)` or `Image.fromarray(...)`."""
-    image = photograph().convert("L").convert("I;16") if mode == "I;16" else photograph().convert(mode)
+    grey = np.asarray(photograph().convert("L"), dtype=np.uint16)
+    image = Image.fromarray(grey * 257) if mode == "I;16" else photograph().convert(mode)
     path = tmp_path / ("image.ppm" if mode == "RGB" else "image.tif")
     image.save(path)
     transform = ImageTransform(Preprocessing(24, 32))
@@ -81,6 +85,8 @@ def test_an_image_of_any_mode_becomes_what_its_file_becomes(mode: str, tmp_path:
 def test_an_image_without_a_defined_white_is_refused() -> None:
     with pytest.raises(ValueError, match="floating-point numbers without a defined white"):
         ImageTransform(Preprocessing(24, 32))(photograph().convert("F"))
+    with pytest.raises(ValueError, match="32-bit numbers without a defined white"):
+        ImageTransform(Preprocessing(24, 32))(photograph().convert("I"))
 
 
 def test_clips_normalisation_is_the_default() -> None:
@@ -170,3 +176,28 @@ def test_preprocessing_round_trip() -> None:
     preprocessing = Preprocessing(48, 16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bilinear")
     assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
     assert isinstance(preprocessing.to_dict()["mean"], list)
+
+
+def test_squashing_and_normalising_on_a_cpu_wait_for_no_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where other processes hold the cores, threads that wait for each other took a hundred times as long."""
+    used: list[int] = []
+
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*given: Any, **named: Any) -> Any:
+            used.append(torch.get_num_threads())
+            return function(*given, **named)
+
+        return noted
+
+    transform = ImageTransform(Preprocessing(16, 16))
+    monkeypatch.setattr(transform, "_transform", noting(transform._transform))
+    monkeypatch.setattr("handclip.datasets.pixels.resize", noting(resize))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        squashed = squash_image(photograph(), transform.squash)
+        transform.batch(squashed.expand(20, -1, -1, -1))
+        assert used == [1, 1, 1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -18,6 +18,7 @@ from handclip.engine.hardware import (
     computing_in,
     describe_environment,
     full_float32,
+    library_versions,
     peak_memory_mib,
     reset_peak_memory,
 )
@@ -73,6 +74,14 @@ def test_the_environment_is_recorded() -> None:
     assert 1 <= environment["cores"] == available_cores() <= (os.cpu_count() or 1)
     assert set(environment["libraries"]) > {"torch", "open_clip_torch", "lightning"}
     assert peak_memory_mib() > 50
+
+
+@pytest.mark.parametrize("version", [None, "1.9.0"])
+def test_the_record_says_what_decoded_training_photographs(
+    monkeypatch: pytest.MonkeyPatch, version: str | None
+) -> None:
+    monkeypatch.setattr("handclip.engine.hardware.SIMPLEJPEG_VERSION", version)
+    assert library_versions()["simplejpeg"] == (version or "not installed")
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="this system cannot forget its peak")
