@@ -15,6 +15,7 @@ from handclip.datasets import folder
 from handclip.datasets.check import check_copies, check_separation
 from handclip.datasets.copies import Pair, describe_learned
 from handclip.datasets.file_kinds import describe_counts
+from handclip.datasets.inside import unicode_form
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import PreparedDataset, find_or_prepare, named_manifest, require_pattern_of
 from handclip.datasets.synthetic import SyntheticHands, generate, is_generated
@@ -288,14 +289,14 @@ def warn_of_known_names(model: Checkpoint, manifests: Mapping[str, Manifest]) ->
     """
     if model.trained_on["dataset"] != folder.DATASET:
         return
-    trained = {name.split("/", 1)[1] for name in model.identities}
+    trained = {unicode_form(name.split("/", 1)[1]) for name in model.identities}
     tested = [
         manifest.identity_names[identity]
         for manifest in manifests.values()
         if manifest.dataset == folder.DATASET
         for identity in manifest.identities(manifest.test)
     ]
-    if known := sorted(trained.intersection(tested)):
+    if known := sorted(trained.intersection(map(unicode_form, tested))):
         logger.warning(
             f"{model.run} was trained on the names of {len(known):,} of {len(tested):,} test identities (such as "
             f"{known[0]}). If they are the same people, it has learned what it is tested on, and the results say "

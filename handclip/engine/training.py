@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from handclip.checksums import sha256_of
 from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.copies import describe_validated
+from handclip.datasets.inside import unicode_form
 from handclip.datasets.pixel_cache import open_pixel_cache
 from handclip.datasets.sampling import BatchShare, PKBatchSampler, RandomBatchSampler
 from handclip.datasets.torch_dataset import (
@@ -263,7 +264,7 @@ def _build_sampler(config: ExperimentConfig, data: TrainingData) -> PKBatchSampl
 
 def _continue_criterion(criterion: TrainingCriterion, data: TrainingData, checkpoint: Checkpoint) -> None:
     """Take over the earlier stage's loss terms (its classifier, say) where both have them for the same identities."""
-    if checkpoint.identities != data.identities:
+    if [*map(unicode_form, checkpoint.identities)] != [*map(unicode_form, data.identities)]:
         logger.info("The earlier stage knew other identities: every loss starts afresh.")
         return
     own = criterion.state_dict()

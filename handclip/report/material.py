@@ -220,8 +220,10 @@ class ReportRun:
 
     def photograph(self, aspect: str, image: ManifestImage) -> Path | None:
         """Return the file of an image, None where it is not on this machine or may not be shown."""
-        path = None if self.manifests is None or not self.with_photographs else self.manifests[aspect].root / image.path
-        return path if path is not None and path.is_file() else None
+        if self.manifests is None or not self.with_photographs:
+            return None
+        path = self.manifests[aspect].file_of(image)
+        return path if path.is_file() else None
 
     @property
     def _draws(self) -> int:
