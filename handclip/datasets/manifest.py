@@ -80,6 +80,8 @@ class Manifest:
     unread_files: dict[str, int] = field(default_factory=dict)
     unread_identities: int = 0
     pattern: str | None = None
+    file: Path | None = field(default=None, compare=False)
+    """Where it was read from or written to, if it was."""
 
     @property
     def train_all(self) -> tuple[int, ...]:
@@ -100,7 +102,7 @@ class Manifest:
 
     @cached_property
     def sha256(self) -> str:
-        """Hexadecimal hash of everything except `root`."""
+        """Hexadecimal hash of everything except `root` and `file`."""
         canonical = json.dumps(self._content(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
@@ -270,6 +272,7 @@ class _Reader:
             unread_files=self._counts(value, "unread_files") if "unread_files" in value else {},
             unread_identities=self._count(value, "unread_identities") if "unread_identities" in value else 0,
             pattern=self._get(value, "pattern", str) if "pattern" in value else None,
+            file=self.path,
         )
         self._require(
             self._get(value, "sha256", str) == manifest.sha256,

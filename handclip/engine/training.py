@@ -167,7 +167,7 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
             logger.info("No step of this run was saved, so it starts from the beginning.")
             own.note(**facts)  # whatever was recorded, nothing has been learned from it
         for aspect, manifest in manifests.items():
-            logger.info(f"Manifest of {aspect}: {manifest.root}, sha256 {manifest.sha256}")
+            logger.info(f"Manifest of {aspect}: {manifest.file}, of {manifest.root}, sha256 {manifest.sha256}")
         processes = {"processes": current().size}
         environment = {**describe_environment(device, precision), **processes, **computation.record()}
         if is_first_process():
