@@ -17,7 +17,7 @@ import numpy as np
 
 from handclip.config.loading import parse_config
 from handclip.datasets.manifest import Draw, Manifest, ManifestImage
-from handclip.engine.feature_table import FeatureTable
+from handclip.engine.feature_table import FeatureTable, listed_path
 from handclip.engine.ranking import rank_draws
 from handclip.engine.records import (
     KeptFeatures,
@@ -85,7 +85,7 @@ def write_evaluation(folder: Path, manifest: Manifest) -> None:
     vectors = people[identities] + options.noise * random.normal(size=(len(identities), DIMENSIONS))
     vectors = vectors.astype(np.float32)
     hashes = [image.sha256 for image in manifest.images]
-    rows = {manifest.path_of(index): index for index in range(len(identities))}
+    rows = {listed_path(manifest, index): index for index in range(len(identities))}
     rankings = {"dorsal_r": rank_draws(config, manifest, FeatureTable(rows, hashes, {"none": vectors}))}
     metrics: dict[str, Any] = {
         "run": "scale", "experiment": "scale", "variant": "baseline", "stage": "0", "family": "clip", "losses": [],

@@ -308,7 +308,7 @@ def _check_folders() -> Iterator[Check]:
     temporary = Path(tempfile.gettempdir())
     yield _writable("temporary folder", temporary, "Set TMPDIR to a folder of yours", necessary=True)
     cache = cache_folder()
-    advice = "Decoded images and manifests are not kept; set XDG_CACHE_HOME to a folder of yours"
+    advice = "Decoded images are not kept, manifests go to the working folder; set XDG_CACHE_HOME to a folder of yours"
     yield _writable("cache folder", cache, advice, necessary=False)
 
 

@@ -9,8 +9,8 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -54,6 +54,26 @@ def holding(folder: Path) -> Iterator[None]:
             with suppress(OSError):
                 path.unlink()
         lock.release()
+
+
+@contextmanager
+def holding_in_turn(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """As `holding`, but where another process holds the folder, tell so once and wait until it lets go.
+
+    Raises:
+        HandCLIPError: nothing can be written there.
+    """
+    told = False
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(holding(folder))
+                break
+            except InUseError as error:
+                if not told:
+                    tell(f"Waiting, as {error}")
+                told = True
+        yield
 
 
 def refuse_if_held(folder: Path) -> None:

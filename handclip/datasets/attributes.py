@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from handclip.datasets.hands11k import DATASET, has_11k_layout, read_attributes
+from handclip.datasets.inside import unicode_form
 from handclip.datasets.manifest import Manifest
 
 
@@ -26,6 +27,6 @@ def attributes_of(manifests: Mapping[str, Manifest]) -> dict[str, dict[str, str]
         for index in manifest.test:
             path = manifest.images[index].path
             # Where the original scripts have sorted the images into folders, they have kept their names.
-            if found := by_name.get(PurePosixPath(path).name):
+            if found := by_name.get(unicode_form(PurePosixPath(path).name)):
                 attributes[path] = found
     return attributes

@@ -1,7 +1,7 @@
 """Any data set laid out as `root/<identity>/<images>`, or by another pattern, with names of any alphabet."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from handclip.config.experiment import SINGLE_ASPECT
@@ -9,6 +9,7 @@ from handclip.config.path_pattern import PathPattern
 from handclip.datasets.copies import Pair, such_as
 from handclip.datasets.folder_listing import PLAIN, FolderListing
 from handclip.datasets.images import ImageFacts, Progress, inspect_images
+from handclip.datasets.inside import unicode_form
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.splits import Exclusions, Identity, SeededDraws, assemble_manifest
 from handclip.errors import DataError
@@ -48,11 +49,13 @@ def prepare_folder(
 
     Raises:
         DataError: there is no such folder, too few identities to train and test on, images are unreadable, nothing is
-            read of an identity, the pattern matches nothing, or one photograph is there under two identities.
+            read of an identity, the pattern matches nothing, one photograph is there under two identities, or the names
+            of two differ in their Unicode form alone.
         ValueError: the pattern is none.
     """
     pattern = None if pattern == PLAIN else pattern
     listing = _list_folder(root, pattern)
+    _require_distinct(listing.paths_of, root)
     lost = listing.left_out.require_nobody_lost(listing.without_images, allow_missing=allow_missing)
     listing.left_out.report()
     identity_of = {path: identity for identity, paths in listing.paths_of.items() for path in paths}
@@ -95,6 +98,18 @@ def _list_folder(root: Path, pattern: str | None) -> FolderListing:
         lacks = plain if pattern is None else f"identities; expected photographs by the pattern {pattern}"
         raise DataError(f"{root} holds no {lacks}. {listing.left_out}".strip())
     return listing
+
+
+def _require_distinct(names: Iterable[str], root: Path) -> None:
+    """Refuse one person as two: photographs that came from two machines, say, of which one writes names otherwise."""
+    first: dict[str, str] = {}
+    for name in names:
+        same = first.setdefault(unicode_form(name), name)
+        if same != name:
+            raise DataError(
+                f"{root} holds the name {name} in two Unicode forms, as macOS and other systems write it ({same!a} and "
+                f"{name!a}), which would be two people; put all images of this person under one of them"
+            )
 
 
 def _find_copies(

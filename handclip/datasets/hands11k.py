@@ -9,7 +9,7 @@ from pathlib import Path
 from handclip.config.experiment import HAND_ASPECTS
 from handclip.datasets.file_kinds import is_image_name, kind_of
 from handclip.datasets.images import ImageFacts, Progress, inspect_images
-from handclip.datasets.inside import is_plain_relative
+from handclip.datasets.inside import is_plain_relative, unicode_form
 from handclip.datasets.left_out import LeftOut
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.splits import Exclusions, Identity, SeededDraws, Splits, assemble_manifest
@@ -92,7 +92,7 @@ def read_hand_info(root: Path) -> list[HandInfoRow]:
 
 
 def read_attributes(root: Path) -> dict[str, dict[str, str]]:
-    """Read what `root/HandInfo.csv` says of the person and the hand on each image, by the name of its file.
+    """Read what `root/HandInfo.csv` says of the person and the hand on each image, by the `unicode_form` of its name.
 
     `age` in years, `gender`, `skin_colour` as the table has them; `nail_polish` and `irregularities` are `yes` or `no`.
     A column that the table lacks, and a cell that is empty, is left out.
@@ -105,7 +105,7 @@ def read_attributes(root: Path) -> dict[str, dict[str, str]]:
         found = {name: values.get(column, "") for name, column in _ATTRIBUTE_COLUMNS.items()}
         for name in ("nail_polish", "irregularities"):
             found[name] = {"0": "no", "1": "yes"}.get(found[name], "")
-        attributes[values["imageName"]] = {name: value for name, value in found.items() if value}
+        attributes[unicode_form(values["imageName"])] = {name: value for name, value in found.items() if value}
     return attributes
 
 
@@ -149,13 +149,13 @@ def prepare_11k(
         DataError: as for `read_hand_info`; images are absent or unreadable; there is no image at all.
     """
     rows = read_hand_info(root)
-    files = {file.name: file for file in found_in(root / "Hands", "*")}
-    on_disk = files.keys()
+    files = {unicode_form(file.name): file for file in found_in(root / "Hands", "*")}
+    on_disk = {row.image_name for row in rows if unicode_form(row.image_name) in files}
     present = [row for row in rows if row.image_name in on_disk]
     left_out = LeftOut(root)
-    for name in sorted(on_disk - {row.image_name for row in rows}):
+    for name in sorted(files.keys() - {unicode_form(row.image_name) for row in rows}):
         if not is_image_name(name) and (kind := kind_of(files[name])) is not None:
-            left_out.add(kind, f"Hands/{name}")
+            left_out.add(kind, f"Hands/{files[name].name}")
     if len(present) < len(rows) and not allow_missing:
         absent = [row.image_name for row in rows if row.image_name not in on_disk]
         also = f". {left_out}" if left_out.unread else ""

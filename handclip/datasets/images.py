@@ -209,7 +209,7 @@ def inspect_images(
 
     def inspect(path: str) -> ImageFacts | DataError:
         try:
-            return inspect_image(root / path)
+            return inspect_image(files.path(path))
         except DataError as error:
             return error
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
-from handclip.datasets.inside import DatasetFiles, is_plain_relative
+from handclip.datasets.inside import DatasetFiles, NamesOnDisk, is_plain_relative
 from handclip.errors import DataError
 from handclip.files import read_limited, write_text
 
@@ -27,7 +27,10 @@ LARGEST_IDENTITY = 2**53
 
 @dataclass(frozen=True)
 class ManifestImage:
-    """One image file: `path` is posix and relative to the manifest's root, `bytes` the size of the file."""
+    """One image file: `path` is posix and relative to the manifest's root, `bytes` the size of the file.
+
+    The disk may have the name in another Unicode form, see `Manifest.file_of`.
+    """
 
     path: str
     identity: int
@@ -77,6 +80,8 @@ class Manifest:
     unread_files: dict[str, int] = field(default_factory=dict)
     unread_identities: int = 0
     pattern: str | None = None
+    file: Path | None = field(default=None, compare=False)
+    """Where it was read from or written to, if it was."""
 
     @property
     def train_all(self) -> tuple[int, ...]:
@@ -97,7 +102,7 @@ class Manifest:
 
     @cached_property
     def sha256(self) -> str:
-        """Hexadecimal hash of everything except `root`."""
+        """Hexadecimal hash of everything except `root` and `file`."""
         canonical = json.dumps(self._content(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
@@ -106,8 +111,16 @@ class Manifest:
         return {self.images[index].identity for index in indices}
 
     def path_of(self, index: int) -> Path:
-        """The file of an image."""
-        return self.root / self.images[index].path
+        """The file of an image, by its number."""
+        return self.file_of(self.images[index])
+
+    def file_of(self, image: ManifestImage) -> Path:
+        """The file of an image, as this disk has its name: a copy made elsewhere may have another Unicode form."""
+        return self._files.path(image.path)
+
+    @cached_property
+    def _files(self) -> DatasetFiles:
+        return DatasetFiles(self.root)
 
     def verify_files(self) -> None:
         """Check that every image is there, in the root itself and not by a link out of it, with its recorded size.
@@ -259,6 +272,7 @@ class _Reader:
             unread_files=self._counts(value, "unread_files") if "unread_files" in value else {},
             unread_identities=self._count(value, "unread_identities") if "unread_identities" in value else 0,
             pattern=self._get(value, "pattern", str) if "pattern" in value else None,
+            file=self.path,
         )
         self._require(
             self._get(value, "sha256", str) == manifest.sha256,
@@ -304,7 +318,7 @@ class _Reader:
 
     def _resolved(self, root: Path) -> Path:
         try:
-            return root.resolve()
+            return NamesOnDisk().find(root).resolve()
         except (OSError, RuntimeError, ValueError) as error:  # a circle of links, for example
             raise DataError(f"{self.path} names a root that cannot be followed, {root}: {error}") from error
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from handclip.datasets import hands11k, hd
 from handclip.datasets.file_kinds import is_image_name, kind_of
 from handclip.datasets.images import Progress, inspect_images
+from handclip.datasets.inside import unicode_form
 from handclip.datasets.left_out import LeftOut
 from handclip.datasets.manifest import LARGEST_IDENTITY, Manifest
 from handclip.datasets.splits import Exclusions, Identity, PathDraw, Splits, assemble_manifest
@@ -120,7 +121,7 @@ class _Copies:
                     self.left_out.add(kind_of(file), file.relative_to(self.folder).as_posix(), self.name_of[label])
                     continue
                 path = file.relative_to(self.folder.parent).as_posix()
-                path = self._path_of.setdefault((label, file.name, file.stat().st_size), path)
+                path = self._path_of.setdefault((label, unicode_form(file.name), file.stat().st_size), path)
                 self.label_of[path] = label
                 paths.add(path)
         return frozenset(paths)

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,8 +21,9 @@ from handclip.datasets.images import Progress
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.original_folders import find_original_splits, has_original_splits, read_original_splits
 from handclip.datasets.summary import split_table_csv, summarise
-from handclip.errors import ConfigError, DataError, did_you_mean
-from handclip.files import is_folder, write_text
+from handclip.errors import ConfigError, DataError, HandCLIPError, did_you_mean
+from handclip.files import cache_folder, is_folder, require_writable, write_text
+from handclip.locks import holding_in_turn
 
 logger = logging.getLogger(__name__)
 
@@ -164,16 +165,20 @@ def find_or_prepare(
     seed: int = 0,
     allow_missing: bool = False,
     pattern: str | None = None,
+    beside_images: bool = False,
     progress: Progress | None = None,
 ) -> PreparedDataset:
     """Load the manifests of a data set, or make and keep them on first use.
 
-    In this order: manifests in `root/manifests` (or those kept in `cache`), folders prepared by the original scripts,
-    the images themselves. What was made is kept in `root/manifests`, or in `cache` if `root` is read-only.
+    In this order: manifests in `root/manifests` or kept in `cache`, folders prepared by the original scripts, the
+    images themselves. What was made is kept in `cache`: the data set's own folder may be others' too. Of processes that
+    come at the same time, one makes them and the others wait for it.
 
     Args:
+        cache: where manifests of any number of data sets are kept, see `manifests_cache`.
         aspects: those that are needed, by default all of the data set.
         seed, allow_missing, pattern: as for `prepare`.
+        beside_images: keep what was made in `root/manifests` instead, unless that is read-only.
 
     Raises:
         ConfigError: an unknown data set or aspect.
@@ -185,18 +190,58 @@ def find_or_prepare(
     for aspect in needed:
         if aspect not in ASPECTS[dataset]:
             raise ConfigError(f"{dataset} has no aspect '{aspect}'.{did_you_mean(aspect, ASPECTS[dataset])}")
-    beside = root / "manifests"
-    # The cache serves any number of data sets, each under its own place on this machine.
+    if found := _find_made(dataset, root, cache, needed, pattern):
+        return found
+    beside, kept = places_of_manifests(dataset, root, cache, pattern)
+    out = beside if beside_images and _is_writable(root) else kept
+    with holding_in_turn(out, logger.info):
+        if found := _find_made(dataset, root, cache, needed, pattern):
+            return found
+        if set(needed) <= find_original_splits(root, dataset).keys():
+            return _store(_read_sound_original_splits(root, dataset, allow_missing, progress), out, "original_splits")
+        return _prepare(dataset, root, out, seed=seed, allow_missing=allow_missing, pattern=pattern, progress=progress)
+
+
+def manifests_cache() -> Path:
+    """Return where manifests that are made on first use are kept: in the user's cache folder.
+
+    Where there is none, or it cannot be written to, it is `manifests` in the working directory.
+    """
+    try:
+        cache = cache_folder() / "manifests"
+        require_writable(cache)
+    except HandCLIPError:
+        return Path("manifests")
+    return cache
+
+
+def places_of_manifests(dataset: str, root: Path, cache: Path, pattern: str | None = None) -> tuple[Path, Path]:
+    """Return where the manifests of a data set may lie that a config does not name: beside its images, and in a cache.
+
+    Each data set has a folder of its own in the cache, by its place on this machine and the pattern of its paths.
+    """
     place = os.fsencode(root.resolve()) + (b"" if pattern is None else f"\0{pattern}".encode())
-    cached = cache / f"{dataset}_{hashlib.sha256(place).hexdigest()[:12]}"
-    for out in (beside, cached):
+    return root / "manifests", cache / f"{dataset}_{hashlib.sha256(place).hexdigest()[:12]}"
+
+
+def _find_made(
+    dataset: str, root: Path, cache: Path, needed: Sequence[str], pattern: str | None
+) -> PreparedDataset | None:
+    """Load manifests that were made before, by hand or on first use; None where one of them is not there."""
+    beside, kept = places_of_manifests(dataset, root, cache, pattern)
+    for out in (beside, kept):
         if all(manifest_path(out, aspect).is_file() for aspect in needed):
-            manifests = {aspect: _load_for(dataset, aspect, out, pattern) for aspect in needed}
+            try:
+                manifests = {aspect: _load_for(dataset, aspect, out, pattern) for aspect in needed}
+            except DataError as error:
+                if out is beside:
+                    raise
+                raise DataError(
+                    f"{error}. (The manifests in {out} were made when these data were first used. Remove that folder, "
+                    "and new ones are made of what is there by then; runs on the old ones cannot be compared with them)"
+                ) from error
             return PreparedDataset(manifests, out, "manifests", unchanged=True)
-    out = beside if _is_writable(root) else cached
-    if set(needed) <= find_original_splits(root, dataset).keys():
-        return _store(_read_sound_original_splits(root, dataset, allow_missing, progress), out, "original_splits")
-    return _prepare(dataset, root, out, seed=seed, allow_missing=allow_missing, pattern=pattern, progress=progress)
+    return None
 
 
 def require_known(dataset: str) -> None:
@@ -285,7 +330,8 @@ def _store(manifests: dict[str, Manifest], out: Path, origin: Origin) -> Prepare
     summary = {aspect: summarise(manifest) for aspect, manifest in manifests.items()}
     _write_if_different(out / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     _write_if_different(out / "dataset_summary.csv", split_table_csv(manifests.values()))
-    return PreparedDataset(manifests, out, origin, unchanged)
+    placed = {aspect: replace(manifest, file=manifest_path(out, aspect)) for aspect, manifest in manifests.items()}
+    return PreparedDataset(placed, out, origin, unchanged)
 
 
 def _holds_same(manifests: Mapping[str, Manifest], out: Path) -> bool:

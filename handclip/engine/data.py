@@ -15,12 +15,19 @@ from handclip.datasets import folder
 from handclip.datasets.check import check_copies, check_separation
 from handclip.datasets.copies import Pair, describe_learned
 from handclip.datasets.file_kinds import describe_counts
+from handclip.datasets.inside import unicode_form
 from handclip.datasets.manifest import Manifest
-from handclip.datasets.prepare import PreparedDataset, find_or_prepare, named_manifest, require_pattern_of
+from handclip.datasets.prepare import (
+    PreparedDataset,
+    find_or_prepare,
+    manifests_cache,
+    named_manifest,
+    require_pattern_of,
+)
 from handclip.datasets.synthetic import SyntheticHands, generate, is_generated
 from handclip.datasets.torch_dataset import LabelledImage
 from handclip.errors import ConfigError, DataError, HandCLIPError, missing_file
-from handclip.files import cache_folder, is_folder, is_there
+from handclip.files import is_folder, is_there
 from handclip.models.checkpoint import Checkpoint
 from handclip.wording import counted
 
@@ -79,12 +86,13 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
         )
     with progress_over("reading images") as report:
         prepared = find_or_prepare(
-            _layout(config),
+            layout_of(config),
             root,
-            _kept_manifests(root),
+            manifests_cache(),
             aspects=config.aspects,
             allow_missing=config.allow_missing,
             pattern=config.pattern,
+            beside_images=config.dataset == "synthetic",  # in a folder that HandCLIP made
             progress=report,
         )
     if not config.allow_missing:
@@ -109,14 +117,6 @@ def missing_data(config: ExperimentConfig) -> Path | None:
         return None
 
 
-def _kept_manifests(root: Path) -> Path:
-    """Return where the manifests of a read-only data set are kept: without a home folder, there is only itself."""
-    try:
-        return cache_folder() / "manifests"
-    except HandCLIPError:
-        return root / "manifests"
-
-
 _ORIGINS = {
     "manifests": "Manifests read from {folder}.",
     "original_splits": "Splits prepared by the original scripts in {root} are used as they are; manifests in {folder}.",
@@ -124,7 +124,7 @@ _ORIGINS = {
 }
 
 
-def _layout(config: ExperimentConfig) -> str:
+def layout_of(config: ExperimentConfig) -> str:
     """Return the data set whose layout the images have; synthetic hands have that of 11k Hands."""
     return "11k" if config.dataset == "synthetic" else config.dataset
 
@@ -216,7 +216,7 @@ def _read_manifest(config: ExperimentConfig, path: Path, aspect: str) -> Manifes
     if not is_there(file):
         raise missing_file(file, "manifest_*.json", key="manifest")
     manifest = Manifest.load(file, root=config.data_root)
-    wanted = (_layout(config), aspect)
+    wanted = (layout_of(config), aspect)
     if (manifest.dataset, manifest.aspect) != wanted:
         raise DataError(
             f"{file}: is the manifest of {manifest.dataset} {manifest.aspect}, not of {wanted[0]} {wanted[1]}"
@@ -288,14 +288,14 @@ def warn_of_known_names(model: Checkpoint, manifests: Mapping[str, Manifest]) ->
     """
     if model.trained_on["dataset"] != folder.DATASET:
         return
-    trained = {name.split("/", 1)[1] for name in model.identities}
+    trained = {unicode_form(name.split("/", 1)[1]) for name in model.identities}
     tested = [
         manifest.identity_names[identity]
         for manifest in manifests.values()
         if manifest.dataset == folder.DATASET
         for identity in manifest.identities(manifest.test)
     ]
-    if known := sorted(trained.intersection(tested)):
+    if known := sorted(trained.intersection(map(unicode_form, tested))):
         logger.warning(
             f"{model.run} was trained on the names of {len(known):,} of {len(tested):,} test identities (such as "
             f"{known[0]}). If they are the same people, it has learned what it is tested on, and the results say "

@@ -20,7 +20,7 @@ from handclip.models.embedding_model import EmbeddingModel
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Features of each distinct image, by path and by flip setting; `sha256` are the hashes of the images' files."""
+    """Features of each distinct image, by `listed_path` and by flip setting; `sha256` are the hashes of their files."""
 
     images: dict[Path, int]
     sha256: list[str]
@@ -28,8 +28,13 @@ class FeatureTable:
 
     def of(self, manifest: Manifest, indices: Sequence[int], flip: str) -> Features:
         """Return the (N, D) features of images of a manifest."""
-        rows = [self.images[manifest.path_of(index)] for index in indices]
+        rows = [self.images[listed_path(manifest, index)] for index in indices]
         return self.by_flip[flip][rows]
+
+
+def listed_path(manifest: Manifest, index: int) -> Path:
+    """Return an image's path as the manifest has it, by which features are ordered, whatever form a disk gives it."""
+    return manifest.root / manifest.images[index].path
 
 
 def embed_images(
@@ -60,9 +65,10 @@ def embed_images(
     for aspect, manifest in manifests.items():
         for index in used[aspect]:
             # No label goes in: ranking is scored later.
-            path = manifest.path_of(index)
-            wanted[path] = LabelledImage(path, manifest.images[index].sha256, label=-1)
-    images = sorted(wanted.values(), key=lambda image: str(image.path))
+            image = LabelledImage(manifest.path_of(index), manifest.images[index].sha256, label=-1)
+            wanted[listed_path(manifest, index)] = image
+    listed = sorted(wanted, key=str)
+    images = [wanted[path] for path in listed]
     plain, mirrored = extract_features(
         model,
         images,
@@ -74,7 +80,7 @@ def embed_images(
         progress=report,
     )
     by_flip = {"none": plain} if mirrored is None else {"none": plain, "sum": plain + mirrored}
-    return FeatureTable({image.path: row for row, image in enumerate(images)}, [i.sha256 for i in images], by_flip)
+    return FeatureTable({path: row for row, path in enumerate(listed)}, [i.sha256 for i in images], by_flip)
 
 
 def validation_images(manifest: Manifest) -> list[int]:

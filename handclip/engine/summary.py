@@ -77,7 +77,7 @@ def per_split_csv(rankings: Mapping[str, Rankings]) -> str:
 
 def per_query_csv(rankings: Mapping[str, Rankings], manifests: Mapping[str, Manifest]) -> str:
     """Return a table with a row for each query of each draw; an unmatched one has rank 0 and no AP."""
-    columns = ["aspect", "gallery_protocol", "flip", "split", "image", "identity", "rank", "ap", "ap_trapezoid"]
+    columns = ["aspect", "gallery_protocol", "flip", "split", "image", "identity", "name", "rank", "ap", "ap_trapezoid"]
     lines: list[list[Any]] = [columns]
     for aspect, ranking in rankings.items():
         manifest = manifests[aspect]
@@ -88,7 +88,8 @@ def per_query_csv(rankings: Mapping[str, Rankings], manifests: Mapping[str, Mani
                 plain, trapezoid = result.average_precisions.tolist(), result.average_precisions_trapezoid.tolist()
                 for image, rank, *precisions in zip(query, ranks, plain, trapezoid, strict=True):
                     aps = ["" if math.isnan(value) else value for value in precisions]
-                    lines.append([aspect, protocol, flip, split, image.path, image.identity, rank, *aps])
+                    person = [image.identity, manifest.identity_names[image.identity]]
+                    lines.append([aspect, protocol, flip, split, image.path, *person, rank, *aps])
     return csv_text(lines)
 
 

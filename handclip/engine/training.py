@@ -14,6 +14,7 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.console import telling
 from handclip.datasets.copies import describe_validated
 from handclip.datasets.image_loader import ImageLoader
+from handclip.datasets.inside import unicode_form
 from handclip.datasets.pixel_cache import open_pixel_cache
 from handclip.datasets.sampling import BatchShare, PKBatchSampler, RandomBatchSampler, part_lengths
 from handclip.datasets.torch_dataset import ImageDataset
@@ -176,7 +177,7 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
             logger.info("No step of this run was saved, so it starts from the beginning.")
             own.note(**facts)  # whatever was recorded, nothing has been learned from it
         for aspect, manifest in manifests.items():
-            logger.info(f"Manifest of {aspect}: {manifest.root}, sha256 {manifest.sha256}")
+            logger.info(f"Manifest of {aspect}: {manifest.file}, of {manifest.root}, sha256 {manifest.sha256}")
         processes = {"processes": current().size}
         environment = {**describe_environment(device, precision), **processes, **computation.record()}
         if is_first_process():
@@ -260,7 +261,7 @@ def _build_sampler(config: ExperimentConfig, data: TrainingData) -> PKBatchSampl
 
 def _continue_criterion(criterion: TrainingCriterion, data: TrainingData, checkpoint: Checkpoint) -> None:
     """Take over the earlier stage's loss terms (its classifier, say) where both have them for the same identities."""
-    if checkpoint.identities != data.identities:
+    if [*map(unicode_form, checkpoint.identities)] != [*map(unicode_form, data.identities)]:
         logger.info("The earlier stage knew other identities: every loss starts afresh.")
         return
     own = criterion.state_dict()

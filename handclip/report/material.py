@@ -6,8 +6,8 @@ reason is in `missing`.
 
 import csv
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +56,7 @@ class Search:
         scores: (Q, G) cosine similarities, before any re-ranking; in float64, in which the metrics rank.
         query_people: (Q,) identity of each query.
         gallery_people: (G,) identity of each gallery image.
+        names: what the data set calls each identity.
     """
 
     aspect: str
@@ -65,6 +66,15 @@ class Search:
     scores: NDArray[np.float64]
     query_people: Integers
     gallery_people: Integers
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    def name_of_query(self, place: int) -> str:
+        """Return whose image the query at a place is."""
+        return self.names[int(self.query_people[place])]
+
+    def name_in_gallery(self, place: int) -> str:
+        """Return whose image stands at a place of the gallery."""
+        return self.names[int(self.gallery_people[place])]
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,10 +228,16 @@ class ReportRun:
         images = [manifest.images[index] for index in used if index in tested]
         return images, self.features.of(images, self.flip)
 
+    def names(self, aspect: str) -> Mapping[int, str]:
+        """Return what the data set calls each identity of an aspect; nothing where the manifest is missing."""
+        return {} if self.manifests is None else self.manifests[aspect].identity_names
+
     def photograph(self, aspect: str, image: ManifestImage) -> Path | None:
         """Return the file of an image, None where it is not on this machine or may not be shown."""
-        path = None if self.manifests is None or not self.with_photographs else self.manifests[aspect].root / image.path
-        return path if path is not None and path.is_file() else None
+        if self.manifests is None or not self.with_photographs:
+            return None
+        path = self.manifests[aspect].file_of(image)
+        return path if path.is_file() else None
 
     @property
     def _draws(self) -> int:
@@ -247,8 +263,11 @@ class ReportRun:
         assert self.features is not None
         queries, candidates = ([manifest.images[index] for index in indices] for indices in (query, gallery))
         scores = self.features.of(queries, self.flip) @ self.features.of(candidates, self.flip).T
-        people = (np.array([image.identity for image in images], dtype=np.int64) for images in (queries, candidates))
-        return Search(aspect, split, queries, candidates, scores, *people)
+        query_people, gallery_people = (
+            np.array([image.identity for image in images], dtype=np.int64) for images in (queries, candidates)
+        )
+        names = manifest.identity_names
+        return Search(aspect, split, queries, candidates, scores, query_people, gallery_people, names)
 
     def _read(self, name: str, read: Callable[[], _Content]) -> _Content | None:
         try:

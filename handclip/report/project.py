@@ -1,6 +1,6 @@
 """How runs arrange people in their embedding spaces: what `handclip project` draws, and the report's section too."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,14 @@ class Space:
         label: its short name in figures.
         images: N images.
         features: (N, D) of length 1.
+        names: what the data set calls each identity.
     """
 
     run: str
     label: str
     images: Sequence[ManifestImage]
     features: NDArray[np.float64]
+    names: Mapping[int, str]
 
     @property
     def people(self) -> NDArray[np.int64]:
@@ -83,9 +85,12 @@ def project(spaces: Sequence[Space], sample: Sample) -> tuple[list[Projections],
         panels.append(Projections(space.label, tsne, plane.points, plane.explained, people))
         for method, points in (("tsne", tsne), ("pca", plane.points)):
             rows += [
-                {"run": space.run, "method": method, "image": image.path, "person": image.identity, "x": x, "y": y}
+                {
+                    "run": space.run, "method": method, "image": image.path, "person": image.identity,
+                    "name": space.names[image.identity], "x": x, "y": y,
+                }
                 for image, (x, y) in zip(images, points.tolist(), strict=True)
-            ]
+            ]  # fmt: skip
     return panels, rows
 
 
@@ -143,7 +148,7 @@ def _draw(paths: Sequence[Path], out: Path) -> list[Path]:
         points += [{**data, **row} for row in rows]
         measured += [{**data, "label": space.label, **numbers(space)} for space in spaces]
         for part, start in enumerate(range(0, len(panels), MOST_PANELS), start=1):
-            figure = projection_figure(panels[start : start + MOST_PANELS], sample.named)
+            figure = projection_figure(panels[start : start + MOST_PANELS], sample.named, spaces[0].names)
             written = save_figure(figure, out / "figures", f"{name}_{part}" if len(panels) > MOST_PANELS else name)
             files += [written.png, written.svg]
     book = Book(out)
@@ -168,7 +173,7 @@ def _space(run: ReportRun, aspect: str) -> Space:
     found = run.test_features(aspect)
     if found is None:
         raise HandCLIPError(why_not_searched(run))
-    space = Space(run.row.run, run.label, *found)
+    space = Space(run.row.run, run.label, *found, run.names(aspect))
     if not enough_to_project(space):
         raise HandCLIPError(
             f"{run.folder}: its {len(space.images)} test images of {len(set(space.people.tolist()))} people are too "

@@ -27,7 +27,9 @@ logger = logging.getLogger(__name__)
 _DEPTH = 3
 """How deep below a folder evaluations are looked for: a study's folder has them at 2."""
 
-_COLUMNS = ("aspect", "gallery_protocol", "flip", "split", "image", "identity", "rank", "ap", "ap_trapezoid")
+_COLUMNS = ("aspect", "gallery_protocol", "flip", "split", "image", "identity", "name", "rank", "ap", "ap_trapezoid")
+_NAME = _COLUMNS.index("name")
+"""Older evaluations have no such column, and nothing is computed from it."""
 _TOLERANCE = 1e-9
 
 Floats = NDArray[np.float64]
@@ -341,12 +343,16 @@ def _read_outcomes(path: Path) -> dict[Setting, Outcomes]:
     try:
         with opened_text(path) as file:
             reader = csv_rows(file)
-            if tuple(next(reader, ())) != _COLUMNS:
+            header = tuple(next(reader, ()))
+            if header not in (_COLUMNS, (*_COLUMNS[:_NAME], *_COLUMNS[_NAME + 1 :])):
                 raise HandCLIPError(
                     f"{path}: its columns are not {', '.join(_COLUMNS)}. It was damaged or written by another version "
                     "of HandCLIP; evaluate the run again with --overwrite"
                 )
-            for aspect, protocol, flip, *query in reader:
+            for row in reader:
+                if header == _COLUMNS:
+                    row = [*row[:_NAME], *row[_NAME + 1 :]]
+                aspect, protocol, flip, *query = row
                 queries.setdefault((aspect, protocol, flip), _Queries()).add(*query)
                 number += 1
     except FileNotFoundError:

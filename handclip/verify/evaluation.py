@@ -11,7 +11,7 @@ from handclip.csv_files import csv_rows
 from handclip.datasets.manifest import Manifest
 from handclip.engine.data import combined_sha256, images_left_out
 from handclip.engine.earlier_evaluation import evaluation_files
-from handclip.engine.feature_table import FeatureTable, images_of_draws
+from handclip.engine.feature_table import FeatureTable, images_of_draws, listed_path
 from handclip.engine.provenance import read_provenance
 from handclip.engine.ranking import rank_draws
 from handclip.engine.records import KeptFeatures, manifest_file, read_features
@@ -107,7 +107,7 @@ def _check_numbers(folder: Path, config: ExperimentConfig, metrics: Mapping[str,
 def _feature_table(config: ExperimentConfig, manifests: Mapping[str, Manifest], kept: KeptFeatures) -> FeatureTable:
     """Return the features of the draws' images as the evaluation had them."""
     wanted = {
-        manifest.path_of(index): manifest.images[index].sha256
+        listed_path(manifest, index): manifest.images[index].sha256
         for manifest in manifests.values()
         for index in images_of_draws(config, manifest)
     }

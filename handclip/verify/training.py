@@ -8,11 +8,12 @@ from handclip.checksums import sha256_of
 from handclip.config.experiment import ExperimentConfig
 from handclip.csv_files import csv_rows
 from handclip.datasets.manifest import Manifest
-from handclip.datasets.prepare import named_manifest
-from handclip.engine.data import combined_hash, combined_sha256, default_root
+from handclip.datasets.prepare import manifests_cache, named_manifest, places_of_manifests
+from handclip.engine.data import combined_hash, combined_sha256, default_root, layout_of
 from handclip.engine.provenance import read_provenance, weights_sha256
 from handclip.engine.result import RECORDS
 from handclip.engine.states import States
+from handclip.errors import HandCLIPError
 from handclip.file_names import HISTORY, PROVENANCE, RESULT, STATES
 from handclip.files import opened_text, read_json_object
 from handclip.models.checkpoint import Checkpoint
@@ -121,19 +122,45 @@ def _check_manifests(result: Mapping[str, Any], provenance: Mapping[str, Any]) -
 def _check_data(
     folder: Path, config: ExperimentConfig, result: Mapping[str, Any], images: ImageChecker
 ) -> Iterator[Finding]:
-    """Check what it was trained on, where the manifests lie where the config or the data set has them."""
-    named = config.manifest or default_root(config) / "manifests"
-    place = recorded_file(str(named), folder)
-    files = {} if place is None else {aspect: named_manifest(place, aspect) for aspect in config.aspects}
-    if not files or not all(file.is_file() for file in files.values()):
+    """Check what it was trained on, where the manifests lie where the config, the data set or the cache has them."""
+    found = list(_manifest_files(folder, config))
+    if not found:
+        named = config.manifest or f"that of {default_root(config)}"
         advice = "its evaluation keeps a copy of the manifest"
         yield Finding("manifests", Outcome.NOT_CHECKED, f"{named} is not there; {advice}")
         return
+    files = next((files for files in found if _hash_of(files) == result["manifest_sha256"]), found[0])
     for file in files.values():
         yield from verify_manifest(file, images)
 
     def check() -> Iterator[Finding]:
         now = combined_sha256({aspect: Manifest.load(file) for aspect, file in files.items()})
+        place = next(iter(files.values())).parent if config.manifest is None else config.manifest
         yield compared(f"{RESULT}: manifest_sha256", result, {"manifest_sha256": now}, f"{place}, {now[:12]}")
 
     yield from guarded("manifests", check)
+
+
+def _manifest_files(folder: Path, config: ExperimentConfig) -> Iterator[dict[str, Path]]:
+    """Yield the manifests of all aspects at each place where those of a run may lie, if they are there."""
+    places = []
+    if config.manifest is not None:
+        places.append(recorded_file(str(config.manifest), folder))
+    else:
+        root = default_root(config)
+        places.append(recorded_file(str(root / "manifests"), folder))
+        if (of_then := recorded_file(str(root), folder)) is not None:
+            places += places_of_manifests(layout_of(config), of_then, manifests_cache(), config.pattern)
+    for place in places:
+        if place is not None:
+            files = {aspect: named_manifest(place, aspect) for aspect in config.aspects}
+            if all(file.is_file() for file in files.values()):
+                yield files
+
+
+def _hash_of(files: Mapping[str, Path]) -> str:
+    """Return the hash of some manifests; nothing of damaged ones, of which it is said when they are checked."""
+    try:
+        return combined_sha256({aspect: Manifest.load(file) for aspect, file in files.items()})
+    except HandCLIPError:
+        return ""

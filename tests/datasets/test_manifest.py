@@ -69,7 +69,7 @@ def test_views(tmp_path):
     assert make_manifest(tmp_path, draws=(Draw((4, 6), (5, 7)),)).gallery_protocols == ("gallery",)
 
 
-def test_hash_depends_on_everything_but_root(tmp_path):
+def test_hash_depends_on_everything_but_its_places(tmp_path):
     manifest = make_manifest(tmp_path)
     assert make_manifest(tmp_path / "elsewhere").sha256 == manifest.sha256
     changes: list[dict[str, Any]] = [
@@ -92,7 +92,11 @@ def test_hash_depends_on_everything_but_root(tmp_path):
         {"unread_identities": 1},
         {"pattern": "{identity}/*"},
     ]
-    assert {field.name for field in dataclasses.fields(Manifest)} == {"root", *(key for one in changes for key in one)}
+    assert {field.name for field in dataclasses.fields(Manifest)} == {
+        "root",
+        "file",
+        *(key for one in changes for key in one),
+    }
     hashes = {make_manifest(tmp_path, **change).sha256 for change in changes}
     assert len(hashes | {manifest.sha256}) == len(changes) + 1
 

@@ -4,15 +4,18 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from handclip.datasets.manifest import Manifest
-from handclip.datasets.prepare import ASPECTS, find_or_prepare, manifest_path, prepare
+from handclip.datasets.prepare import ASPECTS, find_or_prepare, manifest_path, places_of_manifests, prepare
 from handclip.datasets.summary import split_table, summarise
 from handclip.errors import ConfigError, DataError, HandCLIPError
+from handclip.locks import holding
 
 ORIGINAL = {
     "train_all": {"12": "ab"},
@@ -48,6 +51,10 @@ def hands(tmp_path: Path) -> Path:
                 rows.append(f"{identity:07},0,{aspect},{name}")
     (root / "HandInfo.csv").write_text("\n".join(rows))
     return root
+
+
+def contents_of(root: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def write_original(root: Path, splits: dict[str, dict[str, str]] = ORIGINAL) -> None:
@@ -207,30 +214,66 @@ def test_prepare_reads_original_splits_where_the_images_are_not(tmp_path):
 
 
 def test_first_use_prepares_and_keeps(hands, tmp_path):
+    before = contents_of(hands)
     first = find_or_prepare("11k", hands, tmp_path / "cache", aspects=["palmar_l"])
-    assert (first.origin, first.folder, first.unchanged) == ("images", hands / "manifests", False)
+    assert (first.origin, first.folder.parent, first.unchanged) == ("images", tmp_path / "cache", False)
+    assert contents_of(hands) == before
     second = find_or_prepare("11k", hands, tmp_path / "cache", aspects=["palmar_l"], seed=9)
     assert (second.origin, second.unchanged) == ("manifests", True)
     assert second.manifests == {"palmar_l": first.manifests["palmar_l"]}
-    assert not (tmp_path / "cache").exists()
+    # In another place they are made anew, and of the same images are the same.
     moved = tmp_path / "moved"
     shutil.move(hands, moved)
     third = find_or_prepare("11k", moved, tmp_path / "cache")
-    assert third.origin == "manifests"
+    assert (third.origin, third.folder == first.folder) == ("images", False)
     assert third.manifests["palmar_l"].sha256 == first.manifests["palmar_l"].sha256
+
+
+@pytest.mark.parametrize("kept_too", [False, True])
+def test_manifests_that_stand_in_the_data_set_are_used(hands, tmp_path, kept_too):
+    if kept_too:
+        find_or_prepare("11k", hands, tmp_path / "cache")
+    asked = prepare("11k", hands, hands / "manifests", seed=7)
+    found = find_or_prepare("11k", hands, tmp_path / "cache")
+    assert (found.origin, found.folder, found.manifests) == ("manifests", hands / "manifests", asked.manifests)
+    shutil.move(hands, tmp_path / "moved")
+    assert find_or_prepare("11k", tmp_path / "moved", tmp_path / "cache").manifests["dorsal_r"].seed == 7
+
+
+def test_what_is_made_goes_beside_the_images_where_that_is_asked_for(hands, tmp_path):
+    made = find_or_prepare("11k", hands, tmp_path / "cache", beside_images=True)
+    assert made.folder == hands / "manifests"
+    assert find_or_prepare("11k", hands, tmp_path / "cache").origin == "manifests"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_of_two_at_once_one_waits_for_the_other(hands, tmp_path, caplog):
+    caplog.set_level("INFO", "handclip")
+    _, kept = places_of_manifests("11k", hands, tmp_path / "cache")
+    with ThreadPoolExecutor(2) as pool:
+        with holding(kept):
+            waiting = [pool.submit(find_or_prepare, "11k", hands, tmp_path / "cache") for _ in range(2)]
+            while caplog.text.count("Waiting") < 2 and not any(one.done() for one in waiting):
+                time.sleep(0.01)
+            assert not kept.exists()
+        first, second = (one.result() for one in waiting)
+    assert {first.origin, second.origin} == {"images", "manifests"}
+    assert first.manifests == second.manifests
+    assert f"Waiting, as {kept} is being written by process {os.getpid()}" in caplog.text
+    assert caplog.text.count("Waiting") == 2
 
 
 def test_first_use_of_a_folder_data_set_is_stable(people, tmp_path):
     first = find_or_prepare("folder", people, tmp_path / "cache")
-    shutil.copytree(people / "manifests", tmp_path / "copy")
-    assert prepare("folder", people, people / "manifests").unchanged
+    assert prepare("folder", people, first.folder).unchanged
+    assert prepare("folder", people, people / "manifests").manifests == first.manifests
     assert find_or_prepare("folder", people, tmp_path / "cache").manifests == first.manifests
 
 
 def test_first_use_of_read_only_data(hands, tmp_path):
     hands.chmod(0o555)
     try:
-        first = find_or_prepare("11k", hands, tmp_path / "cache")
+        first = find_or_prepare("11k", hands, tmp_path / "cache", beside_images=True)
         assert first.folder.parent == tmp_path / "cache"
         assert not (hands / "manifests").exists()
         second = find_or_prepare("11k", hands, tmp_path / "cache")
@@ -245,7 +288,7 @@ def test_first_use_prefers_original_splits_if_they_have_the_aspect(hands, tmp_pa
     assert read.origin == "original_splits"
     assert read.manifests["dorsal_r"].seed is None
     assert find_or_prepare("11k", hands, tmp_path / "cache", aspects=["dorsal_r"]).origin == "manifests"
-    shutil.rmtree(hands / "manifests")
+    shutil.rmtree(read.folder)
     assert find_or_prepare("11k", hands, tmp_path / "cache", aspects=["palmar_l"]).origin == "images"
 
 
@@ -256,10 +299,16 @@ def test_overlapping_original_splits_are_refused(tmp_path):
 
 
 def test_manifest_whose_images_have_gone(hands, tmp_path):
-    find_or_prepare("11k", hands, tmp_path / "cache")
+    made = find_or_prepare("11k", hands, tmp_path / "cache")
     (hands / "Hands" / "palmar left 12 0.png").unlink()
-    with pytest.raises(DataError, match=r"1 are gone \(Hands/palmar left 12 0\.png\)"):
+    with pytest.raises(DataError, match=r"1 are gone \(Hands/palmar left 12 0\.png\)") as caught:
         find_or_prepare("11k", hands, tmp_path / "cache", aspects=["palmar_l"])
+    # What nobody has asked for nobody would look for either.
+    assert f"(The manifests in {made.folder} were made when these data were first used. Remove that" in str(
+        caught.value
+    )
+    shutil.rmtree(made.folder)
+    assert find_or_prepare("11k", hands, tmp_path / "cache", allow_missing=True).origin == "images"
 
 
 def test_manifest_of_another_data_set(hands, tmp_path):

@@ -24,6 +24,7 @@ from handclip.engine.result import TrainingResult
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.training import train
 from handclip.errors import DataError
+from handclip.files import cache_folder
 from handclip.models.checkpoint import Checkpoint
 from handclip.report.comparison import compare_runs
 from handclip.report.matrix_text import legend
@@ -114,8 +115,7 @@ def test_what_is_prepared_on_first_use_tells_of_copies_once(
     with pytest.raises(DataError, match="test has 1 image of which"):
         train(tiny_config(here, **unprepared))
     assert "very same photograph" not in caplog.text
-    assert (here / "hands" / "manifests").is_dir()
-    shutil.rmtree(here / "hands" / "manifests")
+    shutil.rmtree(cache_folder() / "manifests")
     evaluate(baseline_config(here, **unprepared, num_splits=1, explained_images=0))
     assert caplog.text.count("test has 1 image of which") == 1
 

@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import prepare
 from handclip.engine.data import combined_sha256, default_root, find_manifests, load_training_data
 from handclip.errors import ConfigError, DataError
+from handclip.files import cache_folder
 
 ASPECTS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
 
@@ -85,16 +87,33 @@ def test_the_manifest_of_another_aspect_or_data_set_is_refused(manifests: Path) 
         find_manifests(tiny_config(manifests, manifest=path, dataset="hd"))
 
 
-def test_a_data_set_is_prepared_on_first_use(hands: Path, here: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_data_set_is_prepared_on_first_use(
+    hands: Path, here: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level("INFO", "handclip")
     shutil.copytree(hands, here / "datasets" / "11k")
     config = tiny_config(here, manifest=None)
     first = find_manifests(config)
-    assert "datasets/11k was not prepared yet: it was now, with seed 0" in caplog.text
+    (place,) = (cache_folder() / "manifests").glob("11k_*")
+    assert f"datasets/11k was not prepared yet: it was now, with seed 0; manifests in {place}." in caplog.text
     caplog.clear()
     assert find_manifests(config)["dorsal_r"] == first["dorsal_r"]
-    assert "Manifests read from datasets/11k/manifests" in caplog.text
+    assert f"Manifests read from {place}." in caplog.text
     assert first["dorsal_r"].seed == 0
+    # Whoever uses these data from elsewhere has the same manifests.
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    again = find_manifests(tiny_config(here, manifest=None, data_root="../datasets/11k"))
+    assert again["dorsal_r"] == first["dorsal_r"]
+    left = {path.name for path in (here / "datasets" / "11k").iterdir()}
+    assert left == {path.name for path in hands.iterdir()}
+
+
+def test_synthetic_hands_have_their_manifests_beside_them(hands: Path, here: Path) -> None:
+    shutil.copytree(hands, here / "datasets" / "synthetic")
+    find_manifests(tiny_config(here, manifest=None, dataset="synthetic"))
+    assert (here / "datasets" / "synthetic" / "manifests" / "manifest_dorsal_r.json").is_file()
+    assert not (cache_folder() / "manifests").exists()
 
 
 def test_data_are_looked_for_where_the_original_code_did() -> None:
@@ -131,31 +150,47 @@ def test_manifests_of_a_part_of_the_data_are_used_only_when_allowed(hands: Path,
     with pytest.raises(DataError, match="--allow-missing"):
         find_manifests(tiny_config(here, **part))
     find_manifests(tiny_config(here, **part, aspect="all", allow_missing=True))
-    assert (here / "hands" / "manifests").is_dir()
     with pytest.raises(DataError, match=r"were made without 1 images .* allow_missing: true"):
         find_manifests(tiny_config(here, **part, aspect="all"))
     find_manifests(tiny_config(here, **part, aspect="all", allow_missing=True))
 
 
-def test_without_a_home_folder_manifests_are_beside_the_data(
-    hands: Path, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_home() -> Path:
+def no_home(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
+    def home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(Path, "home", home)
+
+
+def no_cache(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
+    (here / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "file"))
+
+
+@pytest.mark.parametrize("lacking", [no_home, no_cache])
+def test_where_no_cache_can_be_manifests_are_in_the_working_directory(
+    hands: Path,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    lacking: Callable[[pytest.MonkeyPatch, Path], None],
+) -> None:
+    caplog.set_level("INFO", "handclip")
+    lacking(monkeypatch, here)
     root = Path(shutil.copytree(hands, here / "hands"))
     config = tiny_config(here, manifest=None, data_root=str(root))
     made = find_manifests(config)
     assert find_manifests(config)["dorsal_r"].sha256 == made["dorsal_r"].sha256
-    assert (root / "manifests" / "manifest_dorsal_r.json").is_file()
+    (place,) = Path("manifests").glob("11k_*")
+    assert (place / "manifest_dorsal_r.json").is_file()
+    assert f"with seed 0; manifests in {place}." in caplog.text
+    assert not (root / "manifests").exists()
 
 
 def test_the_folder_of_manifests_is_that_of_the_environment_now(
     hands: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handclip.datasets.prepare._is_writable", lambda folder: False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
     find_manifests(tiny_config(here, manifest=None, data_root=str(hands)))
     assert list((here / "cache" / "handclip" / "manifests").glob("11k_*/manifest_dorsal_r.json"))

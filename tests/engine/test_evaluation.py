@@ -129,6 +129,7 @@ def test_d52_rank_k_follows_from_the_ranks_of_the_queries(evaluated: Evaluation,
             assert [int(row["identity"]) for row in own] == [
                 manifest.images[i].identity for i in manifest.draws[number].query
             ]
+            assert all(row["name"] == f"{int(row['identity']):07}" for row in own), "as HandInfo.csv has it"
 
 
 def test_how_the_model_was_made_stands_beside_the_numbers(

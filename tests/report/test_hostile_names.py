@@ -35,6 +35,7 @@ PEOPLE = (
     '"><img src=x onerror=alert(1)>',
     "$x^{$",
     "`a`|b",
+    "\na\nb\r\x1b[31m\u202e",
 )
 FORMULA = ("=", "+", "-", "@")
 
@@ -75,10 +76,21 @@ def test_names_of_a_data_set_stay_text_from_the_folder_to_the_page(here: Path, m
     assert all((root / plain(image)).is_file() for image in shown)
     assert any(image.startswith("'") for image in shown)
     with (folder / "per_query.csv").open(newline="") as file:
-        assert {row[4] for row in csv_rows(file)} - {"image"} == {plain(image) for image in shown}
+        header, *rows = csv_rows(file)
+    assert {row[4] for row in rows} == {plain(image) for image in shown}
+    # Whose image it is stands beside the number that stands for it.
+    assert header[5:7] == ["identity", "name"]
+    numbers = {number: name for _, _, _, _, _, number, name, *_ in rows}
+    assert len(numbers) > 2 and set(numbers.values()) <= set(PEOPLE)
+    assert all(row[4].startswith(f"{row[6]}/") for row in rows)
+    for table in ("rank_lists", "projections"):
+        with (here / "report" / "tables" / f"{table}.csv").open(newline="", encoding="utf-8") as file:
+            header, *rows = csv_rows(file)
+        person, name = header.index("person"), header.index("name")
+        assert {(row[person], row[name]) for row in rows} <= set(numbers.items())
     assert all((root / one.image).is_file() for one in read_explanations(folder))
     assert "could not be made" not in page
-    assert "<img src=x" not in page
+    assert "<img src=x" not in page and "\x1b" not in page and "\u202e" not in page
 
 
 SCRIPT = "<script>alert(1)</script>"

@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from quick_figures import keep_figures
 
+from handclip.csv_files import plain
 from handclip.datasets.manifest import Draw, Manifest, ManifestImage
+from handclip.engine.data import combined_sha256
 from handclip.engine.records import KeptFeatures, manifest_file, write_features
 from handclip.report.book import Block, Book, Note, Picture, Section, Text
 from handclip.report.figures.style import save_figure
@@ -27,7 +29,14 @@ QUERIES = {1: 2, 2: 10, 3: 61, 4: 10}
 """Where each person's image stands on a circle, in degrees: person 2 is nearest to 1, and 4 to 1, then 2, then 3."""
 
 
-def write_records(run: Path, hands: Path, gallery: dict[int, float], queries: dict[int, float]) -> None:
+def write_records(
+    run: Path,
+    hands: Path,
+    gallery: dict[int, float],
+    queries: dict[int, float],
+    names: dict[int, str] | None = None,
+    aspect: str = "dorsal_r",
+) -> Manifest:
     """Keep features of one gallery image and one query of each person, the same in each of three draws."""
     images, vectors = [], []
     for kind, angles in (("gallery", gallery), ("query", queries)):
@@ -42,13 +51,14 @@ def write_records(run: Path, hands: Path, gallery: dict[int, float], queries: di
     write_features(run, KeptFeatures([image.sha256 for image in images], {"none": features, "sum": features}))
     places = tuple(range(len(images)))
     draw = Draw(query=places[len(gallery) :], gallery=places[: len(gallery)])
-    names = {person: str(person) for person in gallery}
+    names = names or {person: str(person) for person in gallery}
     manifest = Manifest(
-        dataset="11k", aspect="dorsal_r", seed=0, images=tuple(images), train=(), val=(), test=places,
+        dataset="11k", aspect=aspect, seed=0, images=tuple(images), train=(), val=(), test=places,
         draws=(draw,) * 3, identity_names=names, missing_images=0, unreadable_images=0, root=hands,
     )  # fmt: skip
-    manifest.save(manifest_file(run, "dorsal_r"))
+    manifest.save(manifest_file(run, aspect))
     change_json(run / "metrics.json", manifest_sha256=manifest.sha256)
+    return manifest
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +176,44 @@ def test_confusions_are_counted_over_all_draws_as_share_of_a_persons_searches(st
     assert float(rows[0]["highest_score"]) == pytest.approx(np.cos(np.radians(10)), abs=1e-6)
     assert "In 6 of 12 searches of all draws (50.0 %) somebody else came first" in words(section)
     assert "person 2 is taken for person 1 in 3 of 3 searches" in pictures(section)["confused_pairs"].alt
+
+
+def test_people_have_the_names_of_the_data_set(tmp_path: Path, figures: dict[str, Figure]) -> None:
+    names = {1: "=Zoë", 2: "山田太郎", 3: "<b>Ann</b>", 4: "a name that is far too long\n" * 9}
+    write_records(write_run(tmp_path / "eval" / "a"), tmp_path / "hands", GALLERY, QUERIES, names)
+    section = section_of(tmp_path)
+    lists = rows_of(tmp_path, "rank_lists")
+    assert {(row["query_person"], plain(row["query_name"])) for row in lists} == {(str(k), v) for k, v in names.items()}
+    assert {(row["person"], plain(row["name"])) for row in lists} == {(str(k), v) for k, v in names.items()}
+    confusions = rows_of(tmp_path, "confusions")
+    assert [(row["query_person"], plain(row["query_name"])) for row in confusions] == [("2", names[2]), ("4", names[4])]
+    assert [(row["chosen_person"], row["chosen_name"]) for row in confusions] == [("1", "'=Zoë")] * 2
+    assert [(row["aspect"], row["query_image"], row["chosen_image"]) for row in confusions] == [
+        ("dorsal_r", "query_2.png", "gallery_1.png"),
+        ("dorsal_r", "query_4.png", "gallery_1.png"),
+    ]
+    shown = {text.get_text() for text in figures["rank_lists"].axes[0].texts}
+    assert {"=Zoë", "#2", "<b>…/b>", "a na…ng\\n"} <= shown
+    assert {"chosen: =Zoë", "query: #2"} <= {text.get_text() for text in figures["confused_pairs"].axes[0].texts}
+    picture = pictures(section)["rank_lists"]
+    assert "worst, person 山田太郎: right one at rank 2" in picture.alt
+    assert "\n" not in picture.alt and "person a name that is far too long\\na name" in picture.alt
+    assert "# and the person's number stand for one that cannot be drawn" in picture.caption
+    assert "Long names are cut" in pictures(section)["confused_pairs"].caption
+
+
+def test_an_aspect_is_named_where_a_person_has_several(tmp_path: Path, figures: dict[str, Figure]) -> None:
+    run = write_run(tmp_path / "eval" / "a", aspects=ALL_ASPECTS)
+    names = {person: f"{person:07}" for person in GALLERY}
+    manifests = {
+        aspect: write_records(run, tmp_path / "hands", GALLERY, QUERIES, names, aspect) for aspect in ALL_ASPECTS
+    }
+    change_json(run / "metrics.json", manifest_sha256=combined_sha256(manifests))
+    section = section_of(tmp_path)
+    assert "worst, person 0000004: right one at rank 4" in pictures(section)["rank_lists"].alt
+    assert "Long names" not in pictures(section)["rank_lists"].caption
+    texts = {text.get_text() for text in figures["confused_pairs"].axes[0].texts}
+    assert {"query: 0000004", "12 of 12 searches (100.0 %)\nphotographs: dorsal_r"} <= texts
 
 
 def test_two_people_taken_for_each_other_are_one_pair(tmp_path: Path):

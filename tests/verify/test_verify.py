@@ -14,6 +14,7 @@ from tiny_study import baseline_config, load_manifest
 from verified_study import SMALL, Copy, faults, found, verified
 
 from handclip.checksums import read_checksums, sha256_of, write_checksums
+from handclip.csv_files import csv_rows, csv_text
 from handclip.engine import evaluation as evaluation_module
 from handclip.engine.evaluation import evaluate
 from handclip.engine.records import KeptFeatures, read_features, write_features
@@ -21,6 +22,10 @@ from handclip.errors import HandCLIPError, Interrupted
 from handclip.file_names import CHECKSUMS
 from handclip.locks import holding
 from handclip.models.checkpoint import Checkpoint
+from handclip.report.book import Book
+from handclip.report.runs import read_run
+from handclip.report.sections.retrieval import retrieval_section
+from handclip.report.selection import gather
 from handclip.verify import Finding, Outcome, verify
 
 
@@ -132,6 +137,21 @@ def test_an_edited_query_is_found_though_all_checksums_were_made_anew(copy: Copy
     found = faults(verified(copy.evaluation))
     assert list(found) == ["per_query.csv"]
     assert found["per_query.csv"].found == f"line 2: rank: {int(rank) + 1} is recorded, recomputed {rank}"
+
+
+def test_names_are_verified_too_and_older_evaluations_have_none(copy: Copy) -> None:
+    path = copy.evaluation / "per_query.csv"
+    with path.open(newline="") as file:
+        header, *rows = csv_rows(file)
+    name = header.index("name")
+    path.write_text(csv_text([header, [*rows[0][:name], "somebody", *rows[0][name + 1 :]], *rows[1:]]), newline="")
+    copy.seal(copy.evaluation)
+    sentence = f"line 2: name: somebody is recorded, recomputed {rows[0][name]}"
+    assert faults(verified(copy.evaluation))["per_query.csv"].found == sentence
+    path.write_text(csv_text([[*row[:name], *row[name + 1 :]] for row in (header, *rows)]), newline="")
+    copy.seal(copy.evaluation)
+    assert verified(copy.evaluation).holds
+    assert retrieval_section(gather([read_run(copy.evaluation)]), Book(copy.study / "report")).blocks
 
 
 def test_features_of_another_run_are_found_by_the_numbers(copy: Copy) -> None:

@@ -14,6 +14,7 @@ from handclip.checksums import read_checksums, write_checksums
 from handclip.datasets.prepare import prepare
 from handclip.engine.evaluation import evaluate
 from handclip.engine.training import train
+from handclip.files import cache_folder
 from handclip.models.builder import build_model
 from handclip.models.checkpoint import Checkpoint
 from handclip.verify import Finding, Outcome, verify
@@ -138,6 +139,26 @@ def test_a_manifest_of_ones_own_is_not_taken_for_a_colleagues(
     verification = verified(here / "theirs" / folder)
     assert verification.holds
     assert found(verification, "manifests").outcome is Outcome.NOT_CHECKED
+
+
+def test_manifests_of_first_use_are_found_in_the_cache(hands: Path, here: Path) -> None:
+    shutil.copytree(hands, here / "datasets" / "11k")
+    folder = train(tiny_config(here, manifest=None, epochs=1)).folder
+    (kept,) = (cache_folder() / "manifests").glob("11k_*")
+    assert f"Manifest of dorsal_r: {kept / 'manifest_dorsal_r.json'}, of " in (folder / "train.log").read_text()
+    verification = verified(folder)
+    assert verification.holds
+    assert found(verification, "result.json: manifest_sha256").outcome is Outcome.MATCHES
+    # Others that were made since do not hide them.
+    prepare("11k", here / "datasets" / "11k", here / "datasets" / "11k" / "manifests", seed=7)
+    assert found(verified(folder), "result.json: manifest_sha256").outcome is Outcome.MATCHES
+    shutil.rmtree(cache_folder() / "manifests")
+    assert list(faults(verified(folder))) == ["result.json: manifest_sha256"]
+    shutil.rmtree(here / "datasets" / "11k" / "manifests")
+    verification = verified(folder)
+    assert verification.holds
+    sentence = "that of datasets/11k is not there; its evaluation keeps a copy of the manifest"
+    assert found(verification, "manifests") == Finding("manifests", Outcome.NOT_CHECKED, sentence)
 
 
 def test_whether_a_colleagues_training_had_ended_is_told_by_its_own_records(got: Path) -> None:

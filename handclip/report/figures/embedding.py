@@ -1,6 +1,6 @@
 """How runs arrange the same photographs of the same people: t-SNE above, principal components below."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
 
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from handclip.report.figures.names import person_labels
 from handclip.report.figures.style import MOST_SERIES, new_figure, series_style, styled
 from handclip.wording import counted
 
@@ -21,7 +22,8 @@ MOST_PANELS = 4
 _OTHERS = "#BBBBBB"
 _OTHER_POINT, _NAMED_POINT = 9, 36
 _LEGEND_INCHES = 1.85
-"""What a column of the legend takes, with identities of seven digits."""
+"""What a column of the legend takes, of which names have a part: seven digits, say."""
+_NAME_INCHES = 0.7
 _TITLE_LETTERS = {1: 60, 2: 34, 3: 28, 4: 22}
 
 
@@ -45,12 +47,15 @@ class Projections:
 
 
 @styled
-def projection_figure(panels: Sequence[Projections], named: Sequence[int]) -> Figure:
+def projection_figure(
+    panels: Sequence[Projections], named: Sequence[int], names: Mapping[int, str] | None = None
+) -> Figure:
     """Draw a column for each run, with the same people in the same colours and shapes in all of them.
 
     Args:
         panels: at most `MOST_PANELS` runs.
         named: identities that get a colour and a shape of their own, at most `MOST_NAMED`; all others are grey dots.
+        names: what these are called, by default by their numbers.
 
     Raises:
         ValueError: there is no run, or more runs or people than can be shown.
@@ -76,9 +81,11 @@ def projection_figure(panels: Sequence[Projections], named: Sequence[int]) -> Fi
         above.grid(False)
         below.tick_params(labelsize=9)
         below.locator_params(nbins=4)
+    texts = person_labels({person: (names or {}).get(person, str(person)) for person in named}, _NAME_INCHES, 10)
+    labels = [f"person {texts[person]}" for person in named]
     others = len({int(person) for panel in panels for person in panel.people} - set(named))
     fitting = int(figure.get_figwidth() / _LEGEND_INCHES)
-    figure.legend(handles=_legend(named, others), loc="outside lower center", ncols=fitting)
+    figure.legend(handles=_legend(labels, others), loc="outside lower center", ncols=fitting)
     return figure
 
 
@@ -99,13 +106,13 @@ def _scatter(ax: Axes, points: NDArray[np.floating], people: NDArray[np.integer]
         )
 
 
-def _legend(named: Sequence[int], others: int) -> list[Line2D]:
+def _legend(labels: Sequence[str], others: int) -> list[Line2D]:
     handles = [
         Line2D(
             [], [], linestyle="", marker=MARKERS[place], color=_colour(place), markeredgecolor="black",
-            markeredgewidth=0.4, markersize=6.5, label=f"person {person}",
+            markeredgewidth=0.4, markersize=6.5, label=label,
         )
-        for place, person in enumerate(named)
+        for place, label in enumerate(labels)
     ]  # fmt: skip
     if others:
         label = counted(others, "other")

@@ -17,6 +17,8 @@ from handclip.report.figures.style import BLACK, NEUTRAL, RIGHT, WRONG, new_figu
 _MARKED_RANKS = (1, 5, 10, 15, 20)
 _TILE, _TILE_HEIGHT, _BETWEEN = 0.66, 0.6, 0.06
 """Room for one photograph and between two, in inches; text stands above and below."""
+TILE_NAME_INCHES, PAIR_NAME_INCHES, TILE_NAME_SIZE = 0.69, 0.85, 9
+"""Room for a person's name above a photograph of a rank list, and of a pair; the size of its letters in points."""
 _FRAME = 2.6
 _NEAR = 0.005
 """Scores of one list that all lie this near to each other are shown with more decimals."""
@@ -182,7 +184,7 @@ def _draw_tile(axes: Axes, tile: Tile, x: float, y: float, scale: float = 1.0, d
         axes.set(**limits)  # which a picture would move
     axes.add_patch(Rectangle((left, top), width, height, zorder=2, **frame))
     centre = x + room_width / 2
-    axes.text(centre, y - 0.05, tile.person, ha="center", va="bottom", fontsize=9)
+    axes.text(centre, y - 0.05, tile.person, ha="center", va="bottom", fontsize=TILE_NAME_SIZE)
     if tile.score is not None:
         sign = "" if tile.right is None else "✓ " if tile.right else "✗ "
         axes.text(centre, y + room_height + 0.05, f"{sign}{tile.score:.{decimals}f}", ha="center", va="top", fontsize=9)

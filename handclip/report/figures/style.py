@@ -27,8 +27,10 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MOST_SERIES = len(_COLOURS)
 """More curves in one figure cannot be told apart."""
 
+FONT = "DejaVu Sans"
+
 _RC: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": FONT,
     "font.size": 11,
     "axes.titlesize": 12,
     "axes.titleweight": "bold",

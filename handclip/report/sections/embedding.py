@@ -55,7 +55,7 @@ def _aspect(material: Material) -> str:
 
 def _space(run: ReportRun, aspect: str) -> Space | None:
     found = run.test_features(aspect)
-    return None if found is None else Space(run.row.run, run.label, *found)
+    return None if found is None else Space(run.row.run, run.label, *found, run.names(aspect))
 
 
 def _missing(lacking: list[ReportRun], runs: int) -> Note:
@@ -85,7 +85,7 @@ def _projections(
         Text(_PROJECTIONS_TEXT),
         book.picture(
             "embedding_space",
-            projection_figure(panels, sample.named),
+            projection_figure(panels, sample.named, featured[0].names),
             alt=_alt(featured, measured, len(sample.named)),
             caption=_caption(aspect, sample, featured[0], path.name),
         ),

@@ -1,7 +1,7 @@
 """How soon the right person is found, what that looks like, and who is taken for whom."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,11 @@ from handclip.files import opened_text
 from handclip.metrics import rank_similarities
 from handclip.metrics.ranking import COSINE_TIE
 from handclip.report.book import Block, Book, Heading, Note, Picture, Section, Text, percent
+from handclip.report.figures.names import person_labels, visible_name
 from handclip.report.figures.retrieval import (
+    PAIR_NAME_INCHES,
+    TILE_NAME_INCHES,
+    TILE_NAME_SIZE,
     CmcCurve,
     ConfusedPair,
     RankList,
@@ -34,6 +38,8 @@ _LISTED = 10
 _OF_EACH_KIND = 2
 _PAIRS = 6
 _PIXELS = 160
+_SAID = 60
+"""Letters of a name in a sentence."""
 _PROTOCOLS = ("gallery", "gallery_all")
 
 Floats = NDArray[np.float64]
@@ -166,8 +172,9 @@ def _ranks(run: ReportRun) -> dict[tuple[str, str], dict[int, list[int]]]:
     ranks: dict[tuple[str, str], dict[int, list[int]]] = {}
     with opened_text(run.folder / PER_QUERY) as file:
         reader = csv_rows(file)
-        next(reader)
-        for aspect, protocol, flip, split, _, _, rank, *_ in reader:
+        place = next(reader).index("rank")  # older evaluations have no names before it
+        for row in reader:
+            aspect, protocol, flip, split, rank = *row[:4], row[place]
             # A query whose person is not in the gallery has rank 0 and counts nowhere.
             if flip == run.flip and rank != "0":
                 ranks.setdefault((aspect, protocol), {}).setdefault(int(split), []).append(int(rank))
@@ -277,9 +284,11 @@ class _Tally:
     searches: Counter[int] = field(default_factory=Counter)
     wrong: Counter[People] = field(default_factory=Counter)
     examples: dict[People, tuple[float, str, ManifestImage, ManifestImage]] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
 
     def add(self, answers: _Answers) -> None:
         search = answers.search
+        self.names.update(search.names)
         self.searches.update(search.query_people[answers.ranks > 0].tolist())
         for query in np.flatnonzero(answers.ranks > 1).tolist():
             column = int(answers.best_wrong[query])
@@ -319,40 +328,43 @@ def _looks(run: ReportRun, first: Sequence[_Answers], tally: _Tally, book: Book)
 
 def _rank_lists(run: ReportRun, answers: Sequence[_Answers], photographs: _Photographs, book: Book) -> Picture:
     chosen = _best_median_worst(answers)
+    orders = [_order(one, query) for _, one, query in chosen]
+    labels = _labels_of_lists(chosen, orders)
     lists, rows = [], []
-    for kind, one, query in chosen:
+    for (kind, one, query), order in zip(chosen, orders, strict=True):
         search, person = one.search, int(one.search.query_people[query])
-        right = search.gallery_people == person
-        # Of equal scores the wrong one comes first, as in the metrics.
-        order = np.lexsort((right, -search.scores[query]))[:_LISTED]
         found = [
             Tile(
                 photographs.of(search.aspect, search.gallery[place]),
-                str(search.gallery_people[place]),
+                labels[int(search.gallery_people[place])],
                 float(search.scores[query, place]),
-                bool(right[place]),
+                bool(search.gallery_people[place] == person),
             )
             for place in order
         ]
         image = search.query[query]
-        query_tile = Tile(photographs.of(search.aspect, image), str(person))
+        query_tile = Tile(photographs.of(search.aspect, image), labels[person])
         remark = f"right one\nat rank {one.ranks[query]}"
         lists.append(RankList(f"{kind}\n{search.aspect}", query_tile, found, remark))
-        names = {"run": run.row.run, "kind": kind, "aspect": search.aspect, "query": image.path, "query_person": person}
+        shared: dict[str, object] = {
+            "run": run.row.run, "kind": kind, "aspect": search.aspect, "query": image.path, "query_person": person,
+            "query_name": search.name_of_query(query),
+        }  # fmt: skip
         rows += [
             {
-                **names,
+                **shared,
                 "rank_of_right": int(one.ranks[query]),
                 "place": number,
                 "image": search.gallery[place].path,
                 "person": int(search.gallery_people[place]),
+                "name": search.name_in_gallery(place),
                 "score": float(search.scores[query, place]),
             }
             for number, place in enumerate(order, start=1)
         ]
     book.csv("rank_lists", rows)
     found_at = "; ".join(
-        f"{kind}, person {one.search.query_people[query]}: right one at rank {one.ranks[query]}"
+        f"{kind}, person {_said(one.search.name_of_query(query))}: right one at rank {one.ranks[query]}"
         for kind, one, query in chosen
     )
     return book.picture(
@@ -360,10 +372,42 @@ def _rank_lists(run: ReportRun, answers: Sequence[_Answers], photographs: _Photo
         rank_list_figure(lists),
         alt=f"Rank lists of {len(lists)} queries, with the {_LISTED} images found first. {found_at}.",
         caption="The best, the middle and the worst queries of the first draw, by the rank of the right image and then "
-        "by how far its score is ahead of the best wrong one; each of another person. The person's number stands above "
-        "each photograph, the score below. Solid green frame and tick: the right person; dashed red frame and cross: "
-        "somebody else.",
+        "by how far its score is ahead of the best wrong one; each of another person. The person's name in the data "
+        "set stands above each photograph, the score below. Solid green frame and tick: the right person; dashed red "
+        f"frame and cross: somebody else. {_cut_names('rank_lists', labels)}",
         photographic=True,
+    )
+
+
+def _order(one: _Answers, query: int) -> Integers:
+    """Return the columns of what was found first; of equal scores the wrong one comes first, as in the metrics."""
+    search = one.search
+    right = search.gallery_people == search.query_people[query]
+    return np.lexsort((right, -search.scores[query]))[:_LISTED]
+
+
+def _labels_of_lists(chosen: Sequence[tuple[str, _Answers, int]], orders: Sequence[Integers]) -> dict[int, str]:
+    """Return what stands for each person in the figure of rank lists."""
+    names: dict[int, str] = {}
+    for (_, one, query), order in zip(chosen, orders, strict=True):
+        people = {int(one.search.query_people[query]), *one.search.gallery_people[order].tolist()}
+        names |= {person: one.search.names[person] for person in people}
+    return person_labels(names, TILE_NAME_INCHES, TILE_NAME_SIZE)
+
+
+def _said(name: str) -> str:
+    """Return a name as part of a sentence."""
+    text = visible_name(name)
+    return text if len(text) <= _SAID else f"{text[:_SAID]}…"
+
+
+def _cut_names(table: str, labels: Mapping[int, str]) -> str:
+    """Say where the names are whole, if some are not in a figure."""
+    if not any("…" in label or label == f"#{person}" for person, label in labels.items()):
+        return ""
+    return (
+        "Long names are cut, and # and the person's number stand for one that cannot be drawn or told apart here; "
+        f"tables/{table}.csv has the names."
     )
 
 
@@ -397,21 +441,29 @@ def _confused_pairs(run: ReportRun, tally: _Tally, photographs: _Photographs, bo
         {
             "run": run.row.run,
             "query_person": one.people[0],
+            "query_name": tally.names[one.people[0]],
             "chosen_person": one.people[1],
+            "chosen_name": tally.names[one.people[1]],
             "wrong_searches": one.wrong,
             "searches": one.searches,
             "share": one.share,
             "highest_score": one.score,
+            "aspect": one.aspect,
+            "query_image": one.query.path,
+            "chosen_image": one.chosen.path,
         }
         for one in confusions
     ]
     book.csv("confusions", rows)
     shown = _distinct_pairs(confusions)
+    people = sorted({person for one in shown for person in one.people})
+    labels = person_labels({person: tally.names[person] for person in people}, PAIR_NAME_INCHES, TILE_NAME_SIZE)
     pairs = [
         ConfusedPair(
-            Tile(photographs.of(one.aspect, one.query), f"query: {one.people[0]}"),
-            Tile(photographs.of(one.aspect, one.chosen), f"chosen: {one.people[1]}", one.score, right=False),
-            f"{one.wrong} of {one.searches} searches ({percent(one.share)} %)",
+            Tile(photographs.of(one.aspect, one.query), f"query: {labels[one.people[0]]}"),
+            Tile(photographs.of(one.aspect, one.chosen), f"chosen: {labels[one.people[1]]}", one.score, right=False),
+            f"{one.wrong} of {one.searches} searches ({percent(one.share)} %)"
+            + (f"\nphotographs: {one.aspect}" if len(run.aspects) > 1 else ""),
         )
         for one in shown
     ]
@@ -422,14 +474,16 @@ def _confused_pairs(run: ReportRun, tally: _Tally, photographs: _Photographs, bo
         "the largest share of one person's searches; tables/confusions.csv has all pairs."
     )
     most = shown[0]
+    searched_for, taken_for = (_said(tally.names[person]) for person in most.people)
     picture = book.picture(
         "confused_pairs",
         confused_pairs_figure(pairs),
-        alt=f"Photographs of the {len(shown)} most confused pairs of people. Most often: person {most.people[0]} is "
-        f"taken for person {most.people[1]} in {most.wrong} of {most.searches} searches.",
+        alt=f"Photographs of the {len(shown)} most confused pairs of people. Most often: person {searched_for} is "
+        f"taken for person {taken_for} in {most.wrong} of {most.searches} searches.",
         caption="Left a query, right the image of somebody else that came first, with the highest such score. Below: "
         "how many of the left person's searches, over all draws, chose the right person's images. The same photographs "
-        "are searched for again in every draw, so these are not independent errors.",
+        "are searched for again in every draw, so these are not independent errors. "
+        f"{_cut_names('confusions', labels)}",
         photographic=True,
     )
     return [Text(text), picture]
