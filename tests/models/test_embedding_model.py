@@ -78,7 +78,7 @@ MODES: dict[str, Callable[[EmbeddingModel], object]] = {
 }
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, deadline=None, max_examples=25)
 @given(
     name=st.sampled_from(["vit_small", "rn_small", "mbanet_small", "resnet_small"]),
     neck=st.sampled_from(["none", "bnneck", "hidden"]),
