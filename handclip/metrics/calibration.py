@@ -11,8 +11,8 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 from handclip.metrics.ranking import require_finite
 
@@ -26,6 +26,11 @@ FEW_PAIRS = 30
 
 _INVERSE_PENALTY = 1e3
 """So weak that it only keeps the slope finite where genuine and impostor scores do not overlap."""
+_CONVERGED, _RESOLVED = 1e-20, 1e-8
+"""Newton's decrement as a share of the cost: where the last step follows, and below which steps need no checking: by
+then they are whole, and the cost changes too little to be compared in float64."""
+_MOST_STEPS = 100
+"""A dozen are usual; more than these are rounding's doing."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,15 @@ class Reliability:
 
 
 def fit_calibration(genuine: Values, impostor: Values) -> Calibration:
-    """Fit logistic regression in which both kinds weigh alike in total, so that its log odds are the LLR.
+    r"""Fit logistic regression in which both kinds weigh alike in total, so that its log odds are the LLR.
+
+    With scores $x$ whose weighted mean is 0 and variance 1, $y = \pm 1$ and weights $v$ that sum to the number $n$ of
+    scores, it is the exact minimum of
+
+    $$\frac{w^2}{2} + 1000 \sum_i v_i \log(1 + e^{-y_i (w x_i + b)})$$
+
+    The first term only matters where the kinds hardly overlap, or not at all. Scores that are all the same, but for
+    rounding, tell nothing: slope and offset are 0.
 
     Args:
         genuine: (N,) scores.
@@ -75,14 +88,43 @@ def fit_calibration(genuine: Values, impostor: Values) -> Calibration:
     require_finite(genuine=genuine, impostor=impostor)
     drawn = thinned(impostor)
     scores = np.concatenate([genuine, drawn]).astype(np.float64)
-    is_genuine = np.arange(len(scores)) < len(genuine)
-    weights = _alike(len(genuine), len(drawn)) * len(scores)
+    signs = np.repeat([1.0, -1.0], [len(genuine), len(drawn)])
+    weights = _alike(len(genuine), len(drawn))
     centre = float(np.average(scores, weights=weights))
-    spread = float(np.sqrt(np.average((scores - centre) ** 2, weights=weights))) or 1.0
-    model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=1_000)
-    model.fit(((scores - centre) / spread)[:, None], is_genuine, sample_weight=weights)
-    slope = float(model.coef_[0, 0]) / spread
-    return Calibration(slope, float(model.intercept_[0]) - slope * centre)
+    spread = float(np.sqrt(np.average((scores - centre) ** 2, weights=weights)))
+    rounding = max(np.finfo(genuine.dtype).eps, np.finfo(impostor.dtype).eps)
+    if spread <= rounding * np.abs(scores).max():
+        return Calibration(0.0, 0.0)
+    penalty = 1 / (_INVERSE_PENALTY * len(scores))
+    slope, offset = _fit_line(signs, (scores - centre) / spread, weights, penalty)
+    return Calibration(slope / spread, offset - slope / spread * centre)
+
+
+def _fit_line(signs: Floats, scores: Floats, weights: Floats, penalty: float) -> tuple[float, float]:
+    """Return slope and offset with the least penalty * slope^2 / 2 + sum(weights * log(1 + exp(-signs * line))).
+
+    The cost is strictly convex, so its minimum is the only one, and Newton's steps, halved until they lower it, lead
+    there.
+    """
+    columns = np.stack([scores, np.ones_like(scores)])
+    ridge = np.diag([penalty, 0.0])
+
+    def cost_of(line: Floats) -> float:
+        return float(weights @ np.logaddexp(0, -signs * (line @ columns)) + line @ ridge @ line / 2)
+
+    line = np.zeros(2)
+    for _ in range(_MOST_STEPS):
+        margins = signs * (line @ columns)
+        wrong = weights * expit(-margins)
+        gradient = ridge @ line - columns @ (signs * wrong)
+        step = np.linalg.solve(ridge + columns * (wrong * expit(margins)) @ columns.T, gradient)
+        cost, decrement = cost_of(line), gradient @ step
+        while decrement > _RESOLVED * cost and cost_of(line - step) > cost - 1e-4 * gradient @ step:
+            step /= 2
+        line = line - step
+        if decrement <= _CONVERGED * cost:
+            break
+    return float(line[0]), float(line[1])
 
 
 def cosine_as_probability(cosines: Values) -> Floats:

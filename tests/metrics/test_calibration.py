@@ -41,6 +41,80 @@ def test_calibration_improves_the_cost_on_a_held_out_draw():
     assert after == pytest.approx(minimum_cllr(genuine, impostor), abs=0.05)
 
 
+def newton_fit(genuine: NDArray[np.float64], impostor: NDArray[np.float64]) -> tuple[float, float]:
+    """The documented minimum by plain Newton steps, with more digits where the machine has them."""
+    scores = np.concatenate([genuine, impostor]).astype(np.longdouble)
+    signs = np.repeat([1.0, -1.0], [len(genuine), len(impostor)])
+    weights = np.repeat([0.5 / len(genuine), 0.5 / len(impostor)], [len(genuine), len(impostor)]) * len(scores)
+    centre = (weights * scores).sum() / weights.sum()
+    spread = np.sqrt((weights * (scores - centre) ** 2).sum() / weights.sum())
+    x = (scores - centre) / spread
+
+    def cost(slope: np.longdouble, offset: np.longdouble) -> np.longdouble:
+        return slope**2 / 2 + 1_000 * (weights * np.logaddexp(0, -signs * (slope * x + offset))).sum()
+
+    slope = offset = np.longdouble(0)
+    for _ in range(60):
+        margins = signs * (slope * x + offset)
+        wrong = 1_000 * weights / (1 + np.exp(margins))
+        curved = wrong / (1 + np.exp(-margins))
+        down = np.array([(signs * wrong * x).sum() - slope, (signs * wrong).sum()])
+        a, b, c = 1 + (curved * x**2).sum(), (curved * x).sum(), curved.sum()
+        step = np.array([c * down[0] - b * down[1], a * down[1] - b * down[0]]) / (a * c - b**2)
+        # As large a step as lowers the cost; near the minimum, where rounding would decide, the whole one.
+        part = np.longdouble(1)
+        while down @ step > 1e-9 and cost(slope + part * step[0], offset + part * step[1]) > cost(slope, offset):
+            part /= 2
+        slope, offset = slope + part * step[0], offset + part * step[1]
+    return float(slope / spread), float(offset - slope / spread * centre)
+
+
+@st.composite
+def any_scores(draw: st.DrawFn) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A few or many of either kind, near or far apart, with or without ties and outliers, in any unit."""
+    sizes = draw(st.tuples(st.integers(1, 300), st.integers(1, 300)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    heavy = draw(st.booleans())
+    genuine, impostor = (rng.standard_t(1, size) if heavy else rng.normal(size=size) for size in sizes)
+    genuine = genuine + draw(st.sampled_from([-1.0, 0.0, 0.5, 3.0, 5.0, 8.0]))  # at 5 they hardly overlap, at 8 never
+    if draw(st.booleans()):
+        genuine, impostor = np.round(genuine), np.round(impostor)
+    unit, origin = draw(st.sampled_from([1e-9, 1e-2, 1.0, 1e6])), draw(st.sampled_from([0.0, 1.0, -50.0]))
+    return unit * (genuine + origin), unit * (impostor + origin)
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(any_scores())
+def test_the_fit_is_exact(scores: tuple[NDArray[np.float64], NDArray[np.float64]]):
+    calibration = fit_calibration(*scores)
+    if np.ptp(np.concatenate(scores)) == 0:
+        assert (calibration.slope, calibration.offset) == (0, 0)
+        return
+    slope, offset = newton_fit(*scores)
+    assert calibration.slope == pytest.approx(slope, rel=1e-8, abs=1e-12 / np.ptp(np.concatenate(scores)))
+    # An offset of nearly 0 is the difference of two large numbers, to whose size rounding is relative.
+    largest = np.abs(np.concatenate(scores)).max()
+    assert calibration.offset == pytest.approx(offset, rel=1e-8, abs=1e-8 * abs(slope) * largest + 1e-12)
+
+
+def test_the_fit_of_many_scores_is_that_of_maximum_likelihood():
+    """Its weak penalty is not seen where the scores overlap: the means of either kind come out as they are."""
+    genuine, impostor = normal_scores(2_000, 30_000)
+    calibration = fit_calibration(genuine, impostor)
+    missed = 1 / (1 + np.exp(calibration.llr(genuine)))
+    accepted = 1 / (1 + np.exp(-calibration.llr(impostor)))
+    assert missed.mean() == pytest.approx(accepted.mean(), rel=1e-9)
+    assert (missed * genuine).mean() == pytest.approx((accepted * impostor).mean(), rel=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scores_that_only_rounding_tells_apart_say_nothing(dtype: type[np.floating]):
+    one = np.nextafter(dtype(1), dtype(0))
+    calibration = fit_calibration(np.array([1, 1, one], dtype), np.array([one, one, 1, one], dtype))
+    assert (calibration.slope, calibration.offset) == (0, 0)
+    assert fit_calibration(np.full(3, 0.1, dtype), np.full(7, 0.1, dtype)).llr(np.array([0.1, 0.9])).tolist() == [0, 0]
+
+
 def test_scores_that_do_not_overlap_keep_the_slope_finite():
     calibration = fit_calibration(np.array([0.8, 0.9]), np.array([0.1, 0.2]))
     assert np.isfinite([calibration.slope, calibration.offset]).all()
