@@ -17,7 +17,7 @@ from statistics import NormalDist
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from handclip.metrics.ranking import require_finite
 
@@ -33,6 +33,8 @@ LEVEL = 0.05
 FEW_PEOPLE = 20
 """Intervals over fewer people are too short to be trusted."""
 
+TIE = 1e-12
+"""Rates that are nearer to each other than this are the same; sums in another order differ by rounding."""
 EXACT_UP_TO = 14
 """With so many people or fewer all 2^people ways of swapping are gone through instead of drawn."""
 
@@ -71,7 +73,7 @@ class PersonSums:
     @property
     def means(self) -> Floats:
         """(M,) the reported means."""
-        means: Floats = self.contributions.sum(axis=0)
+        means: Floats = _mean_over_columns(self.sums.sum(axis=0)[None], self.counts.sum(axis=0)[None])[0]
         return means
 
     @property
@@ -113,11 +115,21 @@ def resampling_weights(people: int, replicates: int = REPLICATES, seed: int = 0)
     return weights
 
 
+def containing(estimate: ArrayLike, low: ArrayLike, high: ArrayLike) -> tuple[Floats, Floats]:
+    """Return the ends of intervals, moved out to their estimates where they leave them out.
+
+    Those of a rate that every resample gives again do by a rounding, and BCa's shift can by more.
+    """
+    return np.minimum(low, estimate), np.maximum(high, estimate)
+
+
 def bca_interval(estimate: Floats, replicates: Floats, leave_one_out: Floats) -> tuple[Floats, Floats]:
-    """Bias-corrected and accelerated bootstrap interval (Efron, 1987) at 1 - LEVEL.
+    """Bias-corrected and accelerated bootstrap interval (Efron, 1987) at 1 - LEVEL, see also `containing`.
+
+    Of resamples that give the estimate again, up to `TIE`, half count as below it.
 
     Args:
-        estimate: (K,) values on the sample itself.
+        estimate: (K,) rates, or differences of rates, on the sample itself.
         replicates: (B, K) values on resamples.
         leave_one_out: (P, K) values without each person, which tell the acceleration.
 
@@ -135,12 +147,13 @@ def bca_interval(estimate: Floats, replicates: Floats, leave_one_out: Floats) ->
     smallest = 1 / len(replicates)
     low, high = np.empty(len(estimate)), np.empty(len(estimate))
     for k, column in enumerate(np.ascontiguousarray(replicates.T)):
-        below = (np.count_nonzero(column < estimate[k]) + np.count_nonzero(column == estimate[k]) / 2) / len(column)
+        excess = column - estimate[k]
+        below = (np.count_nonzero(excess < -TIE) + np.count_nonzero(excess <= TIE)) / (2 * len(column))
         bias = normal.inv_cdf(min(max(below, smallest), 1 - smallest))
         shifted = [bias + normal.inv_cdf(level) for level in (LEVEL / 2, 1 - LEVEL / 2)]
         levels = [normal.cdf(bias + shift / (1 - float(acceleration[k]) * shift)) for shift in shifted]
         low[k], high[k] = _quantiles(column, levels)
-    return low, high
+    return containing(estimate, low, high)
 
 
 def _quantiles(values: Floats, levels: Sequence[float]) -> Floats:

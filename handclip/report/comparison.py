@@ -8,7 +8,7 @@ from pathlib import Path
 from handclip.config.experiment import HAND_ASPECTS
 from handclip.errors import HandCLIPError
 from handclip.files import write_json, write_text
-from handclip.metrics.uncertainty import PersonSums, compact_letters, compare_tables
+from handclip.metrics.uncertainty import PersonSums, compact_letters, compare_tables, containing
 from handclip.report.manifests import differing_manifests, require_one_manifest
 from handclip.report.matrix import (
     METRICS,
@@ -191,13 +191,11 @@ def _block(protocol: Protocol, measured: Sequence[_Measured]) -> Block:
     intervals, paired = compare_tables(tables)
     rows = []
     for index, one in enumerate(measured):
+        means = [one.entry.mean[name] for name in METRICS]
+        # The means that were written are of the same queries, summed in another order.
+        low, high = containing(means, intervals.low[index], intervals.high[index])
         scores = {
-            name: Score(
-                one.entry.mean[name],
-                one.entry.std[name],
-                float(intervals.low[index, metric]),
-                float(intervals.high[index, metric]),
-            )
+            name: Score(means[metric], one.entry.std[name], float(low[metric]), float(high[metric]))
             for metric, name in enumerate(METRICS)
         }
         rows.append(_row(index + 1, one, scores))

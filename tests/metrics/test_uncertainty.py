@@ -118,6 +118,45 @@ def test_interval_ends_are_quantiles_of_the_resampled_means() -> None:
     assert [low.item(), high.item()] == pytest.approx(np.quantile(replicates, [0.025, 0.975]))
 
 
+@st.composite
+def any_runs(draw: st.DrawFn) -> list[PersonSums]:
+    """Two runs on the same queries of a few people, whose rates are any, or the same of all in all queries."""
+    people, columns = draw(st.integers(2, 6)), draw(st.integers(1, 3))
+    counts = draw(st.lists(st.integers(1, 7), min_size=people, max_size=people))
+    rates = st.sampled_from([0.0, 0.1, 1 / 3, 0.7, 1.0]) | st.floats(0, 1)
+    runs = []
+    for _ in range(2):
+        rate = st.just(draw(rates)) if draw(st.booleans()) else rates
+        # Summed one query after the other, as they are read.
+        sums = [[sum([draw(rate)] * count) for _ in range(columns)] for count in counts]
+        runs.append(PersonSums(np.array(sums)[..., None], np.array([counts] * columns, float).T))
+    return runs
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(any_runs())
+def test_no_interval_leaves_out_its_estimate(runs: list[PersonSums]) -> None:
+    intervals, paired = compare_tables(runs)
+    means = np.array([run.means for run in runs])
+    for estimate, low, high in ((means, intervals.low, intervals.high), (paired.differences, paired.low, paired.high)):
+        assert (low <= estimate).all()
+        assert (estimate <= high).all()
+        for digits in (1, 3):  # as they are shown
+            shown = [[float(f"{100 * value:.{digits}f}") for value in values.flat] for values in (low, estimate, high)]
+            assert (np.diff(shown, axis=0) >= 0).all()
+
+
+def test_rounding_does_not_decide_how_many_resamples_give_the_estimate_again() -> None:
+    rng = np.random.default_rng(0)
+    replicates = 0.1 + rng.integers(-2, 4, size=(1_000, 1)) / 10  # one in six is the estimate
+    left_out = rng.normal(size=(5, 1))
+    low, high = bca_interval(np.array([0.1]), replicates, left_out)
+    for part in (1e-16, -1e-16):
+        rounded = replicates + part * np.arange(1_000)[:, None] % 1e-14
+        again = bca_interval(np.array([0.1]), rounded, left_out)
+        assert [again[0].item(), again[1].item()] == pytest.approx([low.item(), high.item()], abs=1e-10)
+
+
 def test_one_failure_is_enough_to_be_resampled() -> None:
     counts = np.full((20, 2), 3.0)
     sums = counts.copy()

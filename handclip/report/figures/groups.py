@@ -156,7 +156,7 @@ def _draw(ax: Axes, groups: Sequence[Group], places: Sequence[float], runs: Sequ
         ax.errorbar(
             100 * run.rates,
             at,
-            xerr=100 * np.clip(ends, 0, None),
+            xerr=100 * ends,
             fmt="none",
             ecolor=style["color"],
             elinewidth=1.6,
