@@ -21,6 +21,7 @@ from handclip.metrics.verification import (
     RULE_OF_30,
     RateEstimate,
     ScoredSearch,
+    band,
     estimate_rate,
     rate_at,
     refuse_nan,
@@ -217,7 +218,7 @@ def identify(searches: OpenSetSearches, *, replicates: int = REPLICATES) -> Open
         found = fnir_at(level)
         return replace(found, reason=found.reason or few_alarms(level, non_mated))
 
-    band = [fnir_at(level) for level in fpir[0].tolist()]
+    fnir_low, fnir_high = band(fpir[0], fnir[0], fnir_at)
     accepting_all = estimate_rate(float(fnir[0, 0]), fnir[:, 0], replicates, mated)
     return OpenSet(
         mated=len(searches.mated),
@@ -226,8 +227,8 @@ def identify(searches: OpenSetSearches, *, replicates: int = REPLICATES) -> Open
         thresholds=thresholds.astype(np.float64),
         fpir=fpir[0],
         fnir=fnir[0],
-        fnir_low=np.array([one.low for one in band], dtype=np.float64),
-        fnir_high=np.array([one.high for one in band], dtype=np.float64),
+        fnir_low=fnir_low,
+        fnir_high=fnir_high,
         fnir_accepting_all=RateEstimate(None, reason=unmated) if unmated else accepting_all,
         fnir_at_fpir={level: fnir_at_fpir(level) for level in FPIRS},
     )

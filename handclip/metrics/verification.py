@@ -11,7 +11,7 @@ genuine comparisons w times, and an impostor comparison of persons a and b count
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handclip.metrics.ranking import require_finite
-from handclip.metrics.uncertainty import bca_interval, resampling_weights, share_without_exception
+from handclip.metrics.uncertainty import bca_interval, containing, resampling_weights, share_without_exception
 
 Floats: TypeAlias = NDArray[np.float64]
 Scores: TypeAlias = NDArray[np.float32]
@@ -38,9 +38,6 @@ REPLICATES = 1_000
 
 _LEVELS = 60
 """Resampled thresholds that are spread evenly over log FMR, and as many over FNMR."""
-_BAND_LEVELS = 40
-_HIGHEST_BAND_LEVELS = (0.8, 0.85, 0.9, 0.95, 0.99)
-"""Levels that are even over log FMR end long before its axis does."""
 
 
 class ScoredSearch(Protocol):
@@ -227,9 +224,8 @@ class Verification:
         thresholds: (K,) rising, from one that accepts everything to one that accepts nothing.
         fmr: (K,) false match rates.
         fnmr: (K,) false non-match rates.
-        band_fmr: (L,) false match rates, rising, at which the band of the curve is known.
-        band_low: (L,) lower ends of the 95 % intervals of the FNMR there.
-        band_high: (L,) upper ends.
+        fnmr_low: (K,) lower ends of the 95 % intervals of the FNMR at each of these FMR.
+        fnmr_high: (K,) upper ends.
         eer: equal error rate, see `ScoredPairs.equal_error_rate`; not given of fewer than `FEWEST_PEOPLE` people, nor
             where it would be fewer than `RULE_OF_30` pairs of people.
         fnmr_at_fmr: FNMR at the lowest threshold that keeps each of `FMRS`.
@@ -244,9 +240,8 @@ class Verification:
     thresholds: Floats
     fmr: Floats
     fnmr: Floats
-    band_fmr: Floats
-    band_low: Floats
-    band_high: Floats
+    fnmr_low: Floats
+    fnmr_high: Floats
     eer: RateEstimate
     fnmr_at_fmr: dict[float, RateEstimate]
     at_fixed: Sequence[tuple[RateEstimate, RateEstimate]]
@@ -347,9 +342,9 @@ def verify(pairs: ScoredPairs, fixed: Sequence[float] = (), *, replicates: int =
 
     reasons = {level: too_few_pairs(level, pairs.pairs_of_people) or unmated for level in FMRS}
     places = np.searchsorted(thresholds, np.asarray(fixed, thresholds.dtype)).tolist()
+    curve = pairs.fmr(thresholds), pairs.fnmr(thresholds)
     # At an FMR of 1 everything is accepted, and there is nothing to be uncertain about.
-    band_fmr = np.union1d(np.geomspace(1 / len(pairs.impostor), 1, _BAND_LEVELS + 1)[:-1], _HIGHEST_BAND_LEVELS)
-    band = [fnmr_at(level) for level in band_fmr.tolist()]
+    fnmr_low, fnmr_high = band(*curve, lambda level: fnmr_at(level) if level < 1 else RateEstimate(0.0, 0.0, 0.0))
     return Verification(
         genuine=len(pairs.genuine),
         impostor=len(pairs.impostor),
@@ -357,11 +352,10 @@ def verify(pairs: ScoredPairs, fixed: Sequence[float] = (), *, replicates: int =
         mated_people=mated,
         pairs_of_people=pairs.pairs_of_people,
         thresholds=thresholds.astype(np.float64),
-        fmr=pairs.fmr(thresholds),
-        fnmr=pairs.fnmr(thresholds),
-        band_fmr=band_fmr,
-        band_low=np.array([one.low for one in band], dtype=np.float64),
-        band_high=np.array([one.high for one in band], dtype=np.float64),
+        fmr=curve[0],
+        fnmr=curve[1],
+        fnmr_low=fnmr_low,
+        fnmr_high=fnmr_high,
         eer=equal_errors(),
         fnmr_at_fmr={
             level: RateEstimate(None, reason=reason) if reason else fnmr_at(level) for level, reason in reasons.items()
@@ -374,7 +368,8 @@ def estimate_rate(value: float, rows: Floats, replicates: int, people: int) -> R
     """Return a rate with its interval over people.
 
     Where no comparison fails, or each does, resampling gives an interval without width: `share_without_exception`
-    stands in for the end that is open.
+    stands in for the end that is open. The interval holds both the value and the rate on the sample as `rows` has it,
+    which is read off a coarser curve.
 
     Args:
         value: the rate.
@@ -392,9 +387,23 @@ def estimate_rate(value: float, rows: Floats, replicates: int, people: int) -> R
         return RateEstimate(value, reason=f"no interval can be told from {people} people")
     (low,), (high,) = bca_interval(rows[:1], *(part[:, None] for part in known))
     share = share_without_exception(people)
-    low, high = (share if value == 1 else low), (1 - share if value == 0 else high)
-    # The rows are read off a coarser curve than the value.
-    return RateEstimate(value, min(float(low), value), max(float(high), value))
+    low, high = min(low, share if value == 1 else value), max(high, 1 - share if value == 0 else value)
+    return RateEstimate(value, float(low), float(high))
+
+
+def band(falling: Floats, rising: Floats, estimate: Callable[[float], RateEstimate]) -> tuple[Floats, Floats]:
+    """Return the (K,) lower and (K,) upper ends of the intervals along a curve; NaN where there are none.
+
+    Args:
+        falling: (K,) one rate at rising thresholds.
+        rising: (K,) the other.
+        estimate: the other rate at the lowest threshold that keeps the first.
+    """
+    levels, places = np.unique(falling, return_inverse=True)
+    found = [estimate(level) for level in levels.tolist()]
+    low, high = np.array([(one.low, one.high) for one in found], dtype=np.float64)[places].T
+    # Several thresholds can give the same rate; there the curve goes straight up.
+    return containing(rising, low, high)
 
 
 def equal_rate(falling: Floats, rising: Floats) -> Floats:

@@ -70,7 +70,8 @@ def test_curves_go_from_accepting_everything_to_accepting_nothing():
     np.testing.assert_allclose(found.fnir, searches.fnir(found.thresholds), atol=1e-9)
     assert (np.diff(found.fpir) <= 0).all()
     assert (np.diff(found.fnir) >= 0).all()
-    assert (found.fnir_low <= found.fnir_high).all()
+    assert (found.fnir_low <= found.fnir).all()
+    assert (found.fnir <= found.fnir_high).all()
     at = found.fnir_at_fpir[0.1]
     threshold = searches.threshold_at_fpir(0.1)
     assert searches.fpir(threshold) <= 0.1 < searches.fpir(np.nextafter(np.float32(threshold), np.float32(-9)))

@@ -55,6 +55,35 @@ def made_search(people: int, seed: int = 0, images: int = 2, distance: float = 3
 few_scores = st.lists(st.integers(-5, 5), min_size=1, max_size=12)
 
 
+def contains(rate: RateEstimate) -> bool:
+    """Whether an interval, where there is one, holds its value, as it is and as it is shown."""
+    if rate.value is None or rate.low is None or rate.high is None:
+        return True
+    ends = rate.low, rate.value, rate.high
+    shown = [float(in_percent(end)) for end in ends]
+    return sorted(ends) == list(ends) and sorted(shown) == shown
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(st.integers(10, 14), st.integers(0, 99), st.sampled_from([0.0, 0.5, 3.0]), st.sampled_from([0, 1, 8]))
+def test_no_interval_leaves_out_its_rate(people: int, seed: int, distance: float, scale: int):
+    """Of continuous scores, of few different ones, and of a model that gives every comparison the same."""
+    search = made_search(people, seed, distance=distance)
+    search.scores = np.round(search.scores * scale) if scale < 8 else search.scores
+    found = verify(ScoredPairs.of([search]), [0.0, 1.0], replicates=60)
+    assert all(
+        map(contains, [found.eer, *found.fnmr_at_fmr.values(), *(rate for two in found.at_fixed for rate in two)])
+    )
+    assert (found.fnmr_low <= found.fnmr).all()
+    assert (found.fnmr <= found.fnmr_high).all()
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(st.floats(0, 1) | st.floats(0, 1e-3), min_size=3, max_size=3).map(sorted))
+def test_percent_keeps_the_order(rates: list[float]):
+    assert contains(RateEstimate(rates[1], rates[0], rates[2]))
+
+
 def test_pairs_are_told_apart_by_the_people_they_show():
     scores = np.array([[0.9, 0.1, 0.2], [0.3, 0.4, 0.8]], np.float32)
     pairs = ScoredPairs.of([Scored(scores, np.array([11, 5]), np.array([11, 5, 5])), made_search(3)])
@@ -211,9 +240,9 @@ def test_verification_holds_curves_rates_and_counts():
         assert (fmr.value, fnmr.value) == pytest.approx((float(pairs.fmr(threshold)), float(pairs.fnmr(threshold))))
         assert fmr.low < fmr.value < fmr.high
     assert found.fnmr_at_fmr[0.1].value == pairs.fnmr(pairs.threshold_at_fmr(0.1))
-    assert (found.band_low <= found.band_high).all()
-    assert (np.diff(found.band_fmr) > 0).all()
-    assert found.band_fmr[-1] == 0.99
+    assert (found.fmr[0], found.fnmr_low[0], found.fnmr_high[0]) == (1, 0, 0)
+    for fmr, low, high in zip(found.fmr, found.fnmr_low, found.fnmr_high, strict=True):
+        assert contains(RateEstimate(float(pairs.fnmr(pairs.threshold_at_fmr(fmr))), low, high))
     assert found.lowest_fmr == 30 / 1_770
     assert found.measurable.tolist() == (found.fmr >= 30 / 1_770).tolist()
     assert found.measurable.any()

@@ -21,7 +21,7 @@ MISSED = np.array([0, 0.02, 0.05, 0.1, 0.3, 1])
 
 
 def curve(number: int, *, band: bool = False) -> ErrorCurve:
-    bands = (FALSE[1:5], 0.9 * MISSED[1:5], 1.1 * MISSED[1:5]) if band else None
+    bands = (0.9 * MISSED, np.minimum(1.1 * MISSED, 1)) if band else None
     return ErrorCurve(f"run {number}", number, FALSE, MISSED, bands)
 
 
@@ -52,15 +52,28 @@ def test_det_axes_are_normal_deviates_and_roc_axes_percent(runs: int):
     assert legend(figure)[:runs] == [f"run {number}" for number in range(runs)]
     assert legend(figure)[runs:] == ["too few pairs of people to measure"]
     normal = NormalDist()
-    np.testing.assert_allclose(det.lines[0].get_xdata()[1:5], [normal.inv_cdf(rate) for rate in FALSE[1:5]])
-    np.testing.assert_allclose(det.lines[0].get_ydata()[1:5], [normal.inv_cdf(rate) for rate in MISSED[1:5]])
-    np.testing.assert_allclose(roc.lines[0].get_ydata(), 100 * (1 - MISSED))
+    drawn = dict(zip(roc.lines[0].get_xdata(), det.lines[0].get_xydata(), strict=True))
+    for false, missed in zip(FALSE[1:5], MISSED[1:5], strict=True):
+        np.testing.assert_allclose(drawn[100 * false], [normal.inv_cdf(false), normal.inv_cdf(missed)])
+    np.testing.assert_allclose(np.interp(100 * FALSE, *roc.lines[0].get_xydata()[::-1].T), 100 * (1 - MISSED))
     assert len(det.lines) == runs + 1  # and the line of equal rates
     assert [tick.get_text() for tick in det.get_xticklabels()] == ["1", "5", "20", "40", "60", "80"]
     assert np.isfinite([line.get_xydata() for line in det.lines[:runs]]).all()
     assert len({(line.get_color(), str(line.get_linestyle())) for line in roc.lines}) == runs
     shaded = roc.patches[0].get_extents().transformed(roc.transData.inverted())
     assert shaded.xmax == pytest.approx(100 * 30 / 870)
+
+
+def test_curves_are_straight_between_their_points_and_inside_their_bands():
+    """Of a model that gives every comparison the same score, there are two points, one of them at an FMR of 0."""
+    ends = np.array([1.0, 0.0])
+    collapsed = ErrorCurve("collapsed", 0, ends, 1 - ends, (0.5 - ends / 2, 1 - ends / 2))
+    for axes in (error_tradeoff_figure([collapsed], 0.1).axes[1], open_set_figure([collapsed], 0.1).axes[0]):
+        false, missed = axes.lines[0].get_xydata().T
+        np.testing.assert_allclose(missed if axes.get_xlabel().startswith("False match") else 100 - missed, false)
+        assert ((false > 1) & (false < 10)).sum() > 10
+        band = axes.collections[0].get_paths()[0]
+        assert all(band.contains_point(point, radius=1e-6) for point in zip(false[1:-1], missed[1:-1], strict=True))
 
 
 def test_nothing_is_shaded_where_everything_shown_can_be_measured():
@@ -73,8 +86,7 @@ def test_nothing_is_shaded_where_everything_shown_can_be_measured():
 def test_open_set_curves_are_percent():
     figure = open_set_figure([curve(0, band=True), curve(3)], 0.1)
     axes = figure.axes[0]
-    np.testing.assert_allclose(axes.lines[1].get_xdata(), 100 * FALSE)
-    np.testing.assert_allclose(axes.lines[1].get_ydata(), 100 * MISSED)
+    np.testing.assert_allclose(np.interp(100 * FALSE, *axes.lines[1].get_xydata()[::-1].T), 100 * MISSED)
     assert legend(figure) == ["run 0", "run 3", "rests on few people: read the band"]
     assert len(axes.collections) == 1
 

@@ -1,7 +1,7 @@
 """Figures of error rates: score densities, DET and ROC curves, open-set curves, reliability diagrams."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -15,6 +15,8 @@ Floats = NDArray[np.float64]
 
 _TICKS = (1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99)
 _LEFTMOST = 1e-5
+_BETWEEN = np.geomspace(_LEFTMOST, 1, 101)
+"""False rates at which curves have a point, if they have none nearby."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,21 +40,31 @@ class ScoreDensities:
 
 @dataclass(frozen=True, eq=False)
 class ErrorCurve:
-    """One error rate against another, both as fractions.
+    """One error rate against another, both as fractions; straight between its points.
 
     Args:
         label: names the system.
         style: number of its colour and dash.
-        false: (K,) FMR or FPIR.
+        false: (K,) FMR or FPIR, falling.
         missed: (K,) FNMR or FNIR.
-        band: (L,) false rates, lower and upper ends of the missed rate's interval there.
+        band: (K,) lower and (K,) upper ends of the missed rate's interval.
     """
 
     label: str
     style: int
     false: Floats
     missed: Floats
-    band: tuple[Floats, Floats, Floats] | None = None
+    band: tuple[Floats, Floats] | None = None
+
+    def with_points_between(self) -> "ErrorCurve":
+        """Return it with so many points that it is right on axes that bend straight lines."""
+        own = np.arange(len(self.false))
+        places = np.union1d(own, np.interp(-_BETWEEN, -self.false, own))
+        false, missed = (np.interp(places, own, rates) for rates in (self.false, self.missed))
+        if self.band is None:
+            return replace(self, false=false, missed=missed)
+        low, high = (np.interp(places, own, ends) for ends in self.band)
+        return replace(self, false=false, missed=missed, band=(low, high))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,15 +118,15 @@ def error_tradeoff_figure(curves: Sequence[ErrorCurve], lowest_fmr: float) -> Fi
     det, roc = figure.subplots(1, 2)
     left = max((tick for tick in _TICKS if tick < lowest_fmr), default=_LEFTMOST)
     left = min(left, 0.01)
-    for curve in curves:
+    for curve in (one.with_points_between() for one in curves):
         style = series_style(curve.style)
         det.plot(_probit(curve.false), _probit(curve.missed), label=curve.label, **style)
         roc.plot(100 * curve.false, 100 * (1 - curve.missed), **style)
         if curve.band is not None:
-            false, low, high = curve.band
+            low, high = curve.band
             band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
-            det.fill_between(_probit(false), _probit(low), _probit(high), **band)
-            roc.fill_between(100 * false, 100 * (1 - high), 100 * (1 - low), **band)
+            det.fill_between(_probit(curve.false), _probit(low), _probit(high), **band)
+            roc.fill_between(100 * curve.false, 100 * (1 - high), 100 * (1 - low), **band)
     inside = np.concatenate(
         [curve.missed[(curve.missed > 0) & (curve.false < 0.6)] for curve in curves] or [np.ones(1)]
     )
@@ -154,12 +166,12 @@ def open_set_figure(curves: Sequence[ErrorCurve], lowest_fpir: float) -> Figure:
     figure = new_figure(8, 4.4 + 0.22 * -(-len(curves) // 2))
     axes = figure.subplots()
     left = min(0.01, 10 ** np.floor(np.log10(lowest_fpir)))
-    for curve in curves:
+    for curve in (one.with_points_between() for one in curves):
         style = series_style(curve.style)
         axes.plot(100 * curve.false, 100 * curve.missed, label=curve.label, **style)
         if curve.band is not None:
-            false, low, high = (100 * part for part in curve.band)
-            axes.fill_between(false, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            low, high = curve.band
+            axes.fill_between(100 * curve.false, 100 * low, 100 * high, color=style["color"], alpha=0.15, linewidth=0)
     axes.set_xscale("log")
     axes.set_xlim(100 * left, 100)
     axes.set_ylim(0, 101)

@@ -275,9 +275,7 @@ def _rates(judged: Sequence[_Judged], best: _Judged, book: Book, material: Mater
             style=one.run.style,
             false=one.verification.fmr,
             missed=one.verification.fnmr,
-            band=(one.verification.band_fmr, one.verification.band_low, one.verification.band_high)
-            if one is best
-            else None,
+            band=(one.verification.fnmr_low, one.verification.fnmr_high) if one is best else None,
         )
         for one in judged
         if one.run.style is not None
@@ -377,7 +375,7 @@ def _open_sets(judged: Sequence[_Judged], best: _Judged, book: Book, material: M
     curves, points = [], []
     for one in judged:
         found = one.open_set
-        band = (found.fpir, found.fnir_low, found.fnir_high) if one is best else None
+        band = (found.fnir_low, found.fnir_high) if one is best else None
         if one.run.style is not None:
             curves.append(ErrorCurve(one.run.label, one.run.style, found.fpir, found.fnir, band))
         curve = {"threshold": found.thresholds, "fpir": found.fpir, "fnir": found.fnir}
