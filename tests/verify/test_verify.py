@@ -311,6 +311,20 @@ def test_an_interrupted_replacement_leaves_an_evaluation_that_holds(
     assert "interrupted by SIGINT" in found(verification, "last session").found
 
 
+def test_an_evaluation_that_was_cut_short_has_written_nothing_to_differ_from(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(evaluation_module, "embed_images", interrupted)
+    with pytest.raises(Interrupted):
+        evaluate(baseline_config(manifests, **SMALL))
+    verification = verified(next(here.glob("eval_logs/*")))
+    assert list(faults(verification)) == ["metrics.json"]
+    assert found(verification, "config.yml").outcome == Outcome.NOT_CHECKED
+
+
 def test_a_run_by_an_older_version_is_checked_as_far_as_can_be(copy: Copy) -> None:
     for folder in (copy.evaluation, copy.training):
         for name in (CHECKSUMS, "provenance.json"):
