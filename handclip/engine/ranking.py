@@ -18,7 +18,8 @@ def require_rankable(config: ExperimentConfig, manifest: Manifest) -> None:
     """Check what can be checked before hours are spent on embedding images.
 
     Raises:
-        DataError: the data set has none of the gallery protocols, or galleries in which re-ranking cannot help.
+        DataError: the data set has none of the gallery protocols, a draw in whose gallery is nobody who is searched
+            for, or galleries in which re-ranking cannot help.
     """
     protocols = _protocols(config, manifest)
     if not protocols:
@@ -26,6 +27,13 @@ def require_rankable(config: ExperimentConfig, manifest: Manifest) -> None:
             f"gallery_protocols: {', '.join(config.gallery_protocols)}: {manifest.dataset} has only "
             f"{', '.join(manifest.gallery_protocols)}"
         )
+    for protocol in protocols:
+        for number, draw in enumerate(manifest.draws[: config.num_splits], start=1):
+            if not manifest.identities(draw.query) & manifest.identities(getattr(draw, protocol)):
+                raise DataError(
+                    f"{manifest.dataset} {manifest.aspect} cannot be evaluated: in draw {number}, {protocol} has no "
+                    "image of anybody who is searched for. Prepare the data set anew, or leave the aspect out"
+                )
     if config.rerank is None:
         return
     for protocol in protocols:
