@@ -405,10 +405,12 @@ def _check_adds_up(run: EvaluatedRun, aspects: Sequence[str], entry: ResultEntry
     """The statistic that is resampled must be the one that is reported."""
     path = run.folder / PER_QUERY
     outcomes = run.outcomes_of(aspects, entry)
-    try:
-        means = person_sums(outcomes).means
-    except ValueError as error:
-        raise HandCLIPError(f"{path}: {entry.gallery_protocol}, flip {entry.flip}: {error}") from None
+    if len({person for part in outcomes for person in part.people}) < 2:
+        raise HandCLIPError(
+            f"{path}: {entry.gallery_protocol}, flip {entry.flip}: only one person in the gallery is searched for, and "
+            "intervals and tests take at least two. Evaluate on more people, or leave this evaluation out"
+        )
+    means = person_sums(outcomes).means
     draws = {part.counts.shape[1] for part in outcomes}
     for name, mean in zip(METRICS, means, strict=True):
         if draws != {entry.num_splits} or abs(mean - entry.mean[name]) > _TOLERANCE:
