@@ -272,7 +272,7 @@ def too_few_pairs(fmr: float, pairs_of_people: int) -> str:
     needed = round(RULE_OF_30 / fmr)
     if pairs_of_people >= needed:
         return ""
-    return f"an FMR of {100 * fmr:g} % needs {needed:,} pairs of people, there are {pairs_of_people:,}"
+    return f"an FMR of {100 * fmr:g} % needs {needed:,} pairs of people, {_there_are(pairs_of_people)}"
 
 
 def too_few_people(people: int) -> str:
@@ -280,6 +280,10 @@ def too_few_people(people: int) -> str:
     if people >= FEWEST_PEOPLE:
         return ""
     return f"errors in recognizing people need {FEWEST_PEOPLE} people with a photograph to compare, there are {people}"
+
+
+def _there_are(pairs_of_people: int) -> str:
+    return "there is one" if pairs_of_people == 1 else f"there are {pairs_of_people:,}"
 
 
 def _lowest_rate(pairs_of_people: int) -> float:
@@ -291,8 +295,11 @@ def _too_low(name: str, rate: float, pairs_of_people: int) -> RateEstimate | Non
     lowest = _lowest_rate(pairs_of_people)
     if rate * pairs_of_people >= RULE_OF_30:
         return None
+    if lowest == 1:
+        reason = f"an {name} needs at least {RULE_OF_30} pairs of people, {_there_are(pairs_of_people)}"
+        return RateEstimate(None, reason=reason)
     reason = f"{pairs_of_people:,} pairs of people measure no {name} below {in_percent(lowest)} %"
-    return RateEstimate(None, below=lowest if lowest < 1 else None, reason=reason)
+    return RateEstimate(None, below=lowest, reason=reason)
 
 
 def fix_thresholds(pairs: ScoredPairs) -> FixedThresholds:

@@ -195,7 +195,12 @@ def _block(protocol: Protocol, measured: Sequence[_Measured]) -> Block:
         # The means that were written are of the same queries, summed in another order.
         low, high = containing(means, intervals.low[index], intervals.high[index])
         scores = {
-            name: Score(means[metric], one.entry.std[name], float(low[metric]), float(high[metric]))
+            name: Score(
+                means[metric],
+                one.entry.std[name] if protocol.draws > 1 else None,
+                float(low[metric]),
+                float(high[metric]),
+            )
             for metric, name in enumerate(METRICS)
         }
         rows.append(_row(index + 1, one, scores))

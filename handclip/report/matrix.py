@@ -66,7 +66,7 @@ class Protocol:
             f"{self.gallery_protocol} ({', '.join(map(str, self.gallery_images))} images)",
             f"flip: {self.flip}",
             f"re-ranking: {rerank}",
-            f"{self.draws} draws",
+            counted(self.draws, "draw"),
         ]
         if self.manifest_sha256 is None:
             parts.append("published results, each on draws of its own")
@@ -82,10 +82,13 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Score:
-    """A metric as fractions: mean and standard deviation over the draws, and the 95 % interval over people."""
+    """A metric as fractions: mean and standard deviation over the draws, and the 95 % interval over people.
+
+    One draw has no standard deviation.
+    """
 
     mean: float
-    std: float
+    std: float | None
     low: float
     high: float
 
@@ -227,12 +230,16 @@ class Block:
     matched_queries: tuple[int, ...] = ()
 
     @property
+    def searches(self) -> str:
+        """How many queries of each draw can be answered."""
+        counts = sorted(set(self.matched_queries or (self.queries,)))
+        return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+
+    @property
     def denominator(self) -> str:
         """How many queries of each draw the rates are of, in words."""
-        counts = sorted(set(self.matched_queries or (self.queries,)))
-        number = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
         over = ", averaged over the aspects" if len(self.protocol.gallery_images) > 1 else ""
-        return f"{number} queries of each draw{over}"
+        return f"{self.searches} queries of {'each' if self.protocol.draws > 1 else 'the'} draw{over}"
 
     @property
     def pairs(self) -> int:

@@ -50,7 +50,8 @@ def score_text(score: Score, letters: str = "") -> str:
 
 def spread_text(score: Score) -> str:
     """Return mean and standard deviation in percent."""
-    return f"{100 * score.mean:.1f} ± {100 * score.std:.1f}"
+    spread = "" if score.std is None else f" ± {100 * score.std:.1f}"
+    return f"{100 * score.mean:.1f}{spread}"
 
 
 def interval_text(score: Score) -> str:
@@ -109,9 +110,11 @@ def legend(block: Block) -> list[str]:
     """Return one sentence for each thing in the table that needs one."""
     sentences = [f"Percent of the {block.denominator}."]
     if block.rows:
+        draws = block.protocol.draws
+        spread = f"±: standard deviation over the {draws} draws." if draws > 1 else "One draw has no ±."
         sentences[0] += (
-            f" ±: standard deviation over the {block.protocol.draws} draws. [..]: {1 - LEVEL:.0%} interval "
-            f"over people (BCa bootstrap, {REPLICATES:,} resamples of the {block.people} people with queries)."
+            f" {spread} [..]: {1 - LEVEL:.0%} interval over people (BCa bootstrap, {REPLICATES:,} resamples of the "
+            f"{block.people} people with queries)."
         )
     if block.pairs:
         sentences += _tests_legend(block)

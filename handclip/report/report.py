@@ -177,11 +177,12 @@ def _lead(material: Material) -> list[str]:
     aspects = (
         f"{len(protocol.gallery_images)} aspects of the hand" if len(protocol.gallery_images) > 1 else "one aspect"
     )
+    draws = f"each of {protocol.draws} draws" if protocol.draws > 1 else "one draw"
     images = " or ".join(map(str, sorted(set(protocol.gallery_images))))
     flip = ", the features of each image and its mirror image added" if protocol.flip == "sum" else ""
     lead = [
-        f"{runs}, tested by {block.queries:,} searches for {block.people} people in each of {protocol.draws} draws of "
-        f"the gallery, over {aspects}.",
+        f"{runs}, tested by {block.searches} searches for {block.people} people in {draws} of the gallery, "
+        f"over {aspects}.",
         f"Unless they say otherwise, figures are about the protocol {protocol.gallery_protocol} ({images} images)"
         f"{flip}; a run has the same number and colour in all of them.",
     ]

@@ -103,6 +103,18 @@ def test_a_significant_difference_needs_the_corrected_p(tmp_path: Path) -> None:
     assert "no difference is shown" in list(verdict(replace(block, differences=doubtful)))[1]
 
 
+@pytest.mark.parametrize("family", ["clip", "resnet"])
+@pytest.mark.parametrize("difference", [0.0, -1e-17, 1e-17])
+def test_no_difference_is_a_zero_without_a_minus(family: str, difference: float, tmp_path: Path) -> None:
+    """Neither where the better run is the second of the two, nor where rounding is below zero."""
+    for name, skill in (("clip", 0.8), ("resnet", 0.2)):
+        stage = "1" if name == family else "2"
+        write_run(tmp_path / name, skill=skill, people=10, model=f"{name}_small", family=name, stage=stage)
+    block = block_of(tmp_path)
+    same = [replace(one, difference=difference, low=difference, high=difference) for one in block.differences]
+    assert "differ by +0.0 [0.0, 0.0] points" in list(verdict(replace(block, differences=same)))[-1]
+
+
 def test_clip_is_held_against_the_cnn(tmp_path: Path) -> None:
     """Also where the best of all runs is beside another of its own kind."""
     write_run(tmp_path / "clip", skill=0.2, people=30, family="clip")

@@ -232,9 +232,11 @@ def _calibrate(validation: ScoredPairs, test: ScoredPairs) -> _Calibrated:
 def _counts(one: _Judged, runs: int) -> str:
     found = one.verification
     each = "Each run is" if runs > 1 else "The run is"
+    several = f"{found.pairs_of_people:,} different pairs of people are"
+    pairs = several if found.pairs_of_people > 1 else "one pair of people is"
     return (
         f"{each} judged by {found.genuine:,} genuine and {found.impostor:,} impostor comparisons of {found.people:,} "
-        f"people, over all draws and aspects; {found.pairs_of_people:,} different pairs of people are among them. "
+        f"people, over all draws and aspects; {pairs} among them. "
         "The photographs of one person succeed or fail together, so intervals (95 %) come from resampling people, and "
         f"what counts are not comparisons but people. FMR and EER are shown only where they amount to {RULE_OF_30} "
         "errors among the pairs of people (the rule of 30: then a rate is within 30 % of the truth with 90 % "
@@ -564,7 +566,8 @@ def _protocol(material: Material) -> str:
     one = material.block.protocol
     aspects = len(one.gallery_images)
     data = f"{one.dataset}, {aspects} aspects together" if aspects > 1 else f"{one.dataset} {one.aspect}"
-    return f"Protocol: {data}, gallery, flip: {one.flip}, {one.draws} draws together, no re-ranking"
+    draws = f"{one.draws} draws together" if one.draws > 1 else "one draw"
+    return f"Protocol: {data}, gallery, flip: {one.flip}, {draws}, no re-ranking"
 
 
 def _full_stop(text: str) -> str:

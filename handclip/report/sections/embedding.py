@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from handclip.metrics.ranking import COSINE_TIE
 from handclip.report.book import Block, Book, Column, Note, Section, Text
 from handclip.report.figures.embedding import projection_figure
 from handclip.report.material import Material, ReportRun, why_not_searched
@@ -138,4 +139,6 @@ def _numbers(material: Material, book: Book, aspect: str, measured: Mapping[str,
 def _decimal(value: float | None) -> str:
     if value is None:
         return "not known"
+    if abs(value) < COSINE_TIE:  # of images that a model sees no difference between
+        return "0"
     return f"{value:.3f}" if abs(value) >= 0.01 else f"{value:.1g}"

@@ -14,6 +14,7 @@ from handclip.file_names import CONFIG, PROVENANCE
 from handclip.locks import is_held
 from handclip.report.book import Block, Book, Column, Commands, Heading, Note, Section, Table, Text
 from handclip.report.material import Material, ReportRun
+from handclip.wording import counted
 
 _COLUMNS = (
     Column("label", "Run"),
@@ -210,7 +211,10 @@ def _yaml(value: Any) -> str:
 def _environment_text(environment: Mapping[str, Any]) -> str:
     hardware = [environment.get("device"), environment.get("processor")]
     if environment.get("cores"):
-        hardware.append(f"{environment['cores']} cores, {environment.get('threads', 'unknown')} threads")
+        threads = environment.get("threads")
+        hardware.append(
+            f"{counted(environment['cores'], 'core')}, {counted(threads, 'thread') if threads else 'unknown threads'}"
+        )
     parts = [
         f"HandCLIP {_code(environment) or 'of an unknown version'}",
         f"started {environment.get('started', 'at an unknown time')}",

@@ -22,6 +22,7 @@ from handclip.report.matrix_text import (
 )
 from handclip.report.row_names import distinguishing_columns
 from handclip.report.tables import METRIC_TITLES
+from handclip.wording import counted
 
 
 def verdict_section(material: Material, book: Book) -> Section:
@@ -120,7 +121,7 @@ def _differences_table(block: Block) -> Table:
         )
     caption = (
         "By how much the best run is ahead in Rank-1 (points, with the 95 % interval of this one difference), and the "
-        f"p-value of a test over people: alone, and corrected for all {block.pairs} pairs of runs (Holm), which "
+        f"p-value of a test over people: alone, and corrected for {counted(block.pairs, 'pair')} of runs (Holm), which "
         "decides. So a difference may not be significant although its interval leaves out 0."
     )
     headings = [f"Run {best.number} against", "At 5 %", "Rank-1, points", "p alone", "p corrected"]
@@ -128,7 +129,7 @@ def _differences_table(block: Block) -> Table:
 
 
 def _points(found: Difference) -> str:
-    return f"{100 * found.difference:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    return f"{100 * found.difference:+z.1f} [{100 * found.low:z.1f}, {100 * found.high:z.1f}]"
 
 
 def name(row: RunRow) -> str:
