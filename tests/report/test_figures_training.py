@@ -54,6 +54,15 @@ def test_best_epoch_without_a_value_is_not_marked():
     assert len(figure.axes[0].lines) == 1
 
 
+@pytest.mark.parametrize(("highest", "most"), [(20.0, 8), (3e9, 12)])
+def test_a_logarithmic_axis_has_labels_that_do_not_lie_on_each_other(highest: float, most: int):
+    figure = epochs_figure([EpochPanel("A", "a", [curve(values=(highest, 0.5))], logarithmic=True)])
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    low, high = axes.get_ylim()
+    assert 3 <= sum(low <= tick <= high for tick in axes.get_yticks()) <= most
+
+
 def test_one_epoch_is_a_visible_point_on_an_axis_without_epoch_zero():
     figure = epochs_figure([EpochPanel("A", "a", [curve(values=(3.0,))])])
     (line,) = figure.axes[0].lines
