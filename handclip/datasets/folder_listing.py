@@ -7,6 +7,7 @@ from pathlib import Path
 
 from handclip.config.path_pattern import IDENTITY, PathPattern
 from handclip.datasets.file_kinds import is_image_name, kind_of
+from handclip.datasets.inside import unicode_form
 from handclip.datasets.left_out import LeftOut
 from handclip.errors import DataError
 from handclip.files import as_text
@@ -126,7 +127,7 @@ class FolderListing:
 
     def _identity(self, names: _Names) -> str | None:
         """Whose a file or folder is; None where the pattern does not match it, or says it further down only."""
-        return (self._pattern.match(names) or {}).get(IDENTITY)
+        return self._match(names).get(IDENTITY)
 
     def _register(self, names: _Names, identity: str | None) -> None:
         if identity is None:
@@ -170,7 +171,15 @@ class FolderListing:
         logger.info(f"{said}.")
 
     def _shortest(self, names: _Names) -> str | None:
-        return (self._pattern.match(names, longest=False) or {}).get(IDENTITY)
+        return self._match(names, longest=False).get(IDENTITY)
+
+    def _match(self, names: _Names, *, longest: bool = True) -> dict[str, str]:
+        """Match names as they are, else in the Unicode form that they share with a pattern that is typed elsewhere."""
+        found = self._pattern.match(names, longest=longest)
+        if found is None and not all(map(str.isascii, names)):
+            in_one_form = PathPattern(unicode_form(self._pattern.text))
+            found = in_one_form.match([*map(unicode_form, names)], longest=longest)
+        return found or {}
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -190,6 +190,17 @@ def test_one_person_in_two_folders_of_one_name_is_refused(tmp_path: Path) -> Non
 
 
 @tells_forms_apart
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_pattern_matches_names_in_any_form(tmp_path: Path, form: str) -> None:
+    root = hands_of(tmp_path / "hands", tuple(f"Hände von {person}" for person in PEOPLE))
+    rename(root, {"NFC": "NFD", "NFD": "NFC"}[form])
+    pattern = normalize(form, "Hände von {identity}/ä {n}.png")
+    manifest = prepare("folder", root, tmp_path / "out", pattern=pattern).manifests["hand"]
+    assert sorted(manifest.identity_names.values()) == sorted(PEOPLE)
+    assert len(manifest.images) == 2 * len(PEOPLE)
+
+
+@tells_forms_apart
 def test_copies_of_the_original_scripts_are_one_image_in_any_form(tmp_path: Path) -> None:
     split = tmp_path / "train_val_test_split_dorsal_r"
     image = hands_of(tmp_path / "x", ("p",)) / "p" / "b.png"
