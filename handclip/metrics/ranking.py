@@ -18,6 +18,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from handclip.metrics.products import product
+
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 Scores: TypeAlias = NDArray[np.floating[Any]]
@@ -128,7 +130,7 @@ def rank_gallery(query_features: Any, gallery_features: Any, query_labels: Any, 
         raise ValueError(f"query features have {queries.shape[1]} dimensions, gallery features {gallery.shape[1]}")
     query_ids = _identities(query_labels, "query_labels", len(queries))
     gallery_ids = _identities(gallery_labels, "gallery_labels", len(gallery))
-    blocks = ((rows, queries[rows] @ gallery.T) for rows in _chunks((len(queries), len(gallery)), CHUNK_BYTES))
+    blocks = ((rows, product(queries[rows], gallery.T)) for rows in _chunks((len(queries), len(gallery)), CHUNK_BYTES))
     return _rank(blocks, query_ids, gallery_ids, tie=COSINE_TIE)
 
 

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from handclip.metrics.products import product
 from handclip.metrics.ranking import (
     COSINE_TIE,
     Floats,
@@ -143,7 +144,7 @@ def _squared_distances(vectors: Floats) -> Floats:
     distances = np.empty((size, size))
     for start in range(0, size, _STRIP):
         stop = min(start + _STRIP, size)
-        np.matmul(vectors[start:stop], vectors[start:].T, out=distances[start:stop, start:])
+        product(vectors[start:stop], vectors[start:].T, out=distances[start:stop, start:])
         for top in range(start, stop, _TILE):
             rows = slice(top, min(top + _TILE, stop))
             for left in range(top, size, _TILE):
@@ -255,7 +256,7 @@ def _product(left: Sparse, right: Sparse) -> Sparse:
     crowd = _crowd(left, right)
     if crowd is None:
         return (left @ right).tocsr()
-    block = sparse.coo_array(crowd.left @ crowd.right)
+    block = sparse.coo_array(product(crowd.left, crowd.right))
     places = crowd.rows[block.row], crowd.columns[block.col]
     of_crowd = sparse.csr_array((block.data, places), shape=(left.shape[0], right.shape[1]))
     return (left[:, ~crowd.middle] @ right[~crowd.middle] + of_crowd).tocsr()

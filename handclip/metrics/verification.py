@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from handclip.metrics.products import product
 from handclip.metrics.ranking import require_finite
 from handclip.metrics.uncertainty import bca_interval, resampling_weights, share_without_exception
 
@@ -471,7 +472,7 @@ def _resampled_rates(pairs: ScoredPairs, thresholds: Scores, replicates: int) ->
     rejected = np.cumsum(per_person, axis=0)
     totals = per_person.sum(axis=0)
     all_weights = np.vstack([weights, left_out])
-    fnmr = _share(all_weights @ rejected.T, all_weights @ totals)
+    fnmr = _share(product(all_weights, rejected.T), all_weights @ totals)
 
     reached = np.searchsorted(thresholds, pairs.impostor, side="right").astype(np.uint16)
     order = np.argsort(reached, kind="stable")
@@ -484,7 +485,7 @@ def _resampled_rates(pairs: ScoredPairs, thresholds: Scores, replicates: int) ->
         if len(chosen):
             added = np.bincount(pairs.impostor_pairs[chosen], minlength=people**2)
             accepted += added.reshape(people, people).astype(np.float32)
-            drawn = np.einsum("bp,bp->b", weights @ accepted, weights)
+            drawn = np.einsum("bp,bp->b", product(weights, accepted), weights)
             alone = accepted.sum(axis=0, dtype=np.float64) + accepted.sum(axis=1, dtype=np.float64)
             matches[place] = np.concatenate([drawn, alone.sum() / 2 - alone])
         elif place + 1 < len(thresholds):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from handclip.metrics.products import product
 from handclip.metrics.ranking import COSINE_TIE, best_scores
 from handclip.metrics.uncertainty import PersonSums, bca_interval, bounds_without_exception, resampling_weights
 from handclip.metrics.verification import REPLICATES, RULE_OF_30, RateEstimate, estimate_rate, too_few_people
@@ -166,7 +167,7 @@ class VerificationErrors:
 def _resampled_pairs(counts: NDArray[Any]) -> Floats:
     """Sum (P, P) counts: of all, of each resample of people, in which both people of a pair count, without each."""
     weights = _weights(len(counts)).astype(np.float32)
-    drawn = np.einsum("bp,bp->b", weights @ counts.astype(np.float32), weights)
+    drawn = np.einsum("bp,bp->b", product(weights, counts.astype(np.float32)), weights)
     total = counts.sum()
     rows: Floats = np.r_[total, drawn, total - counts.sum(axis=0) - counts.sum(axis=1)].astype(np.float64)
     return rows
