@@ -10,7 +10,7 @@ the order of the gallery nor on a sorting algorithm, and a model that gives ever
 Queries whose first rank a tie has decided are counted in `tied_queries`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -18,11 +18,15 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from handclip.metrics import screening
+from handclip.metrics.arrays import ranges_from, rounded_up
 from handclip.metrics.products import product
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 Scores: TypeAlias = NDArray[np.floating[Any]]
+Ranked: TypeAlias = tuple[Integers, Integers, NDArray[np.bool_]]
+"""Queries, the (Q, N) ranks of their relevant images, best first and 0 for none, and whether the best is tied."""
 
 CHUNK_BYTES = 64 * 2**20
 """Most memory that one block of similarities takes."""
@@ -130,8 +134,8 @@ def rank_gallery(query_features: Any, gallery_features: Any, query_labels: Any, 
         raise ValueError(f"query features have {queries.shape[1]} dimensions, gallery features {gallery.shape[1]}")
     query_ids = _identities(query_labels, "query_labels", len(queries))
     gallery_ids = _identities(gallery_labels, "gallery_labels", len(gallery))
-    blocks = ((rows, product(queries[rows], gallery.T)) for rows in _chunks((len(queries), len(gallery)), CHUNK_BYTES))
-    return _rank(blocks, query_ids, gallery_ids, tie=COSINE_TIE)
+    relevant = _Relevant.of(query_ids, gallery_ids)
+    return _result(_ranked_features(queries, gallery, relevant), relevant.counts, len(gallery))
 
 
 def rank_similarities(similarities: Any, query_labels: Any, gallery_labels: Any, *, tie: float = 0.0) -> RankingResult:
@@ -153,8 +157,10 @@ def rank_similarities(similarities: Any, query_labels: Any, gallery_labels: Any,
     query_ids = _identities(query_labels, "query_labels", scores.shape[0])
     gallery_ids = _identities(gallery_labels, "gallery_labels", scores.shape[1])
     kept = scores.dtype if scores.dtype in (np.float32, np.float64) else np.float64
-    blocks = ((rows, scores[rows].astype(kept, copy=False)) for rows in _chunks(scores.shape, CHUNK_BYTES))
-    return _rank(blocks, query_ids, gallery_ids, tie)
+    rows = np.arange(len(scores))
+    blocks = ((rows[some], scores[some].astype(kept, copy=False)) for some in _chunks(scores.shape, CHUNK_BYTES))
+    relevant = _Relevant.of(query_ids, gallery_ids)
+    return _result(_ranked_scores(blocks, relevant, tie), relevant.counts, len(gallery_ids))
 
 
 def best_scores(scores: Any, query_labels: Any, gallery_labels: Any) -> tuple[Floats, Floats]:
@@ -178,34 +184,61 @@ def best_scores(scores: Any, query_labels: Any, gallery_labels: Any) -> tuple[Fl
     return of_relevant, of_others
 
 
-def _rank(
-    blocks: Iterable[tuple[slice, Scores]], query_ids: Integers, gallery_ids: Integers, tie: float
-) -> RankingResult:
-    num_gallery = len(gallery_ids)
-    # Sorted by identity, the relevant images of a query stand together: no comparison of each label with each other.
-    by_identity = np.argsort(gallery_ids, kind="stable")
-    begin, end = (np.searchsorted(gallery_ids, query_ids, side, by_identity) for side in ("left", "right"))
-    first_ranks = np.zeros(len(query_ids), dtype=np.int64)
-    plain = np.full(len(query_ids), np.nan)
-    trapezoid = np.full(len(query_ids), np.nan)
-    ties = np.zeros(len(query_ids), dtype=np.bool_)
-    for rows, scores in blocks:
-        for part in _chunks(scores.shape, CACHE_BYTES):
-            queries = slice(rows.start + part.start, rows.start + min(part.stop, len(scores)))
-            counts = end[queries] - begin[queries]
-            relevant = by_identity[ranges_from(begin[queries], counts)]
-            ranks, ties[queries] = _relevant_ranks(scores[part], relevant, counts, tie)
-            first_ranks[queries], plain[queries], trapezoid[queries] = _score_ranks(ranks, counts)
+@dataclass(frozen=True, eq=False)
+class _Relevant:
+    """Which gallery images are relevant to which query.
+
+    Sorted by identity, those of a query stand together: no comparison of each label with each other.
+    """
+
+    by_identity: Integers
+    begin: Integers
+    counts: Integers
+
+    @classmethod
+    def of(cls, query_ids: Integers, gallery_ids: Integers) -> "_Relevant":
+        by_identity = np.argsort(gallery_ids, kind="stable")
+        begin, end = (np.searchsorted(gallery_ids, query_ids, side, by_identity) for side in ("left", "right"))
+        return cls(by_identity, begin, end - begin)
+
+    def to(self, queries: Integers) -> tuple[Integers, Integers]:
+        """Columns of the images relevant to some queries, one query after the other; and how many each has."""
+        counts = self.counts[queries]
+        return self.by_identity[ranges_from(self.begin[queries], counts)], counts
+
+
+def _result(ranked: Iterable[Ranked], counts: Integers, num_gallery: int) -> RankingResult:
+    first_ranks = np.zeros(len(counts), dtype=np.int64)
+    plain = np.full(len(counts), np.nan)
+    trapezoid = np.full(len(counts), np.nan)
+    ties = np.zeros(len(counts), dtype=np.bool_)
+    for queries, ranks, tied in ranked:
+        ties[queries] = tied
+        first_ranks[queries], plain[queries], trapezoid[queries] = _score_ranks(ranks, counts[queries])
     if not first_ranks.any():
         raise ValueError("no query has an image of its identity in the gallery: nothing to measure")
     return RankingResult(first_ranks, plain, trapezoid, ties, num_gallery)
 
 
-def ranges_from(starts: Integers, lengths: Integers) -> Integers:
-    """Integers that count up from each start, one range after the other."""
-    before = np.cumsum(lengths) - lengths
-    ranges: Integers = np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
-    return ranges
+def _ranked_features(queries: Floats, gallery: Floats, relevant: _Relevant) -> Iterator[Ranked]:
+    left = np.arange(len(queries))
+    if screening.pays(len(queries), *gallery.shape):
+        few = relevant.counts < SORT_FROM
+        remaining = [left[~few]]
+        chosen = left[few & (relevant.counts > 0)]
+        for some, ranks, ties, found in screening.screened_ranks(queries, gallery, chosen, relevant.to, COSINE_TIE):
+            yield some[found], ranks[found], ties[found]
+            remaining.append(some[~found])
+        left = np.concatenate(remaining)
+    parts = (left[some] for some in _chunks((len(left), len(gallery)), CHUNK_BYTES))
+    blocks = ((some, product(queries[some], gallery.T)) for some in parts)
+    yield from _ranked_scores(blocks, relevant, COSINE_TIE)
+
+
+def _ranked_scores(blocks: Iterable[tuple[Integers, Scores]], relevant: _Relevant, tie: float) -> Iterator[Ranked]:
+    for queries, scores in blocks:
+        for part in _chunks(scores.shape, CACHE_BYTES):
+            yield queries[part], *_relevant_ranks(scores[part], *relevant.to(queries[part]), tie)
 
 
 def _relevant_ranks(
@@ -241,7 +274,7 @@ def _ties(scores: Scores, most: Floats, ranks: Integers) -> NDArray[np.bool_]:
     ties = np.zeros(len(scores), dtype=np.bool_)
     # Whose relevant image comes first is tied with nobody; of the others, few are left to count.
     behind = np.flatnonzero((ranks[:, :1] > 1).any(axis=1))
-    above = _rounded_up(np.nextafter(most[behind, :1], np.inf), scores.dtype)
+    above = rounded_up(np.nextafter(most[behind, :1], np.inf), scores.dtype)
     ties[behind] = [
         np.count_nonzero(scores[row] >= bound) < ranks[row, 0] - 1 for row, bound in zip(behind, above, strict=True)
     ]
@@ -250,7 +283,7 @@ def _ties(scores: Scores, most: Floats, ranks: Integers) -> NDArray[np.bool_]:
 
 def _count_reaching(scores: Scores, least: Floats) -> Integers:
     """(Q, N) how many of each query's (Q, G) scores are at least (Q, N) given ones."""
-    bounds = _rounded_up(least, scores.dtype)
+    bounds = rounded_up(least, scores.dtype)
     reached = np.empty(least.shape, dtype=np.int64)
     for i in range(least.shape[1]):
         # Counting along an axis turns each truth value into an integer first; row by row it does not.
@@ -261,16 +294,9 @@ def _count_reaching(scores: Scores, least: Floats) -> Integers:
 def _count_reaching_sorted(scores: Scores, least: Floats) -> Integers:
     """Do the same for many bounds."""
     ascending = np.sort(scores, axis=1)
-    below = [row.searchsorted(bounds) for row, bounds in zip(ascending, _rounded_up(least, scores.dtype), strict=True)]
+    below = [row.searchsorted(bounds) for row, bounds in zip(ascending, rounded_up(least, scores.dtype), strict=True)]
     reached: Integers = scores.shape[1] - np.array(below)
     return reached
-
-
-def _rounded_up(bounds: Floats, dtype: np.dtype[Any]) -> Scores:
-    """The least numbers of a type that are not below the bounds: a number of that type reaches both or neither."""
-    rounded: Scores = bounds.astype(dtype)
-    np.nextafter(rounded, dtype.type(np.inf), out=rounded, where=rounded < bounds)
-    return rounded
 
 
 def _score_ranks(ranks: Integers, counts: Integers) -> tuple[Integers, Floats, Floats]:

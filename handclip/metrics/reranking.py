@@ -30,12 +30,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from handclip.metrics.arrays import ranges_from
 from handclip.metrics.products import product
 from handclip.metrics.ranking import (
     COSINE_TIE,
     Floats,
     RankingResult,
-    ranges_from,
     rank_similarities,
     unit_vectors,
 )

@@ -1,5 +1,6 @@
 """Which products are shared among threads."""
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from handclip.metrics import products, rank_gallery, rerank_gallery
-from handclip.metrics.products import product
+from handclip.metrics.products import do_in_threads, product, threads_of_products
 from handclip.metrics.verification import ScoredPairs, verify
 
 RANDOM = np.random.default_rng(0)
@@ -49,12 +50,37 @@ def test_a_small_product_is_made_in_one_thread(
 
 
 def test_products_of_many_threads_leave_no_limit_behind() -> None:
-    left, right = RANDOM.normal(size=(200, 30)), RANDOM.normal(size=(30, 400))
+    left, right = RANDOM.normal(size=(20, 30)), RANDOM.normal(size=(30, 40))
     before = threads()
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: product(left, right), range(400)))
     assert threads() == before
-    assert all(np.allclose(one, left @ right) for one in found)
+    expected = left @ right
+    assert all(np.allclose(one, expected) for one in found)
+
+
+def test_tasks_are_shared_among_threads_each_of_which_multiplies_alone(used: list[int]) -> None:
+    left, right = RANDOM.normal(size=(300, 40)), RANDOM.normal(size=(40, 300))
+    places, meeting = np.zeros(2), threading.Barrier(2, timeout=30)
+
+    def task(place: int) -> None:
+        meeting.wait()
+        places[place] = np.matmul(left, right).sum()
+
+    assert threads_of_products() == 2
+    do_in_threads(task, range(2))
+    assert used == [1, 1]
+    np.testing.assert_allclose(places, (left @ right).sum())
+
+
+def test_a_task_that_fails_is_heard_of_and_leaves_no_limit_behind(used: list[int]) -> None:
+    def task(number: int) -> None:
+        raise ValueError(f"task {number}")
+
+    with pytest.raises(ValueError, match="task 0"):
+        do_in_threads(task, range(3))
+    product(np.ones((2, 2)), np.ones((2, 2)))
+    assert used == [1]
 
 
 def rank() -> None:
