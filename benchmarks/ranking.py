@@ -1,13 +1,20 @@
-"""Ranking a gallery: against sorting it for every query, and how time and memory grow with the queries."""
+"""Ranking a gallery: against sorting it, float64 alone and faiss, beside other work, and by the number of queries."""
 
+import importlib.util
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from harness import Row, extra_memory, main, seconds_of, speedup_row
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from handclip.metrics import RankingResult, rank_gallery, rank_similarities
+from handclip.metrics.ranking import COSINE_TIE, unit_vectors
 
 Array = NDArray[Any]
 
@@ -76,6 +83,107 @@ def against_sorting(relevant: int, target: float) -> Iterator[Row]:
         yield Row(f"{what}: memory", "", "under 300 MB", f"{megabytes:.1f} MB", enough, extra_mib=extra[0])
 
 
+def fastest_in_turn(*functions: Callable[[], Any], repeats: int) -> list[float]:
+    """Return the fewest seconds that each takes; they take turns, so that what else runs slows all of them."""
+    seconds = [[seconds_of(function) for function in functions] for _ in range(repeats)]
+    return [min(of_function) for of_function in zip(*seconds, strict=True)]
+
+
+def require_same_ranks(result: RankingResult, expected: RankingResult) -> None:
+    """Stop unless ranks, both APs and ties are the same to the last bit."""
+    for name in ("first_ranks", "average_precisions", "average_precisions_trapezoid", "ties"):
+        np.testing.assert_array_equal(getattr(result, name), getattr(expected, name), err_msg=name)
+
+
+@contextmanager
+def busy_core() -> Iterator[None]:
+    """Let another process hold a core meanwhile."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        time.sleep(0.5)
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def small_rankings() -> Iterator[Row]:
+    """Time many small rankings beside a process that holds a core."""
+    random = np.random.default_rng(0)
+    count, (queries, gallery, dimensions) = 160, (135, 256, 250)
+    labels = np.arange(queries) % 128, np.arange(gallery) % 128
+    problems = [[random.normal(size=(images, dimensions)) for images in (queries, gallery)] for _ in range(count)]
+
+    def rank() -> list[RankingResult]:
+        return [rank_gallery(*problem, *labels) for problem in problems]
+
+    def rank_in_one_thread() -> list[RankingResult]:
+        with threadpool_limits(limits=1):
+            return rank()
+
+    for result, expected in zip(rank(), rank_in_one_thread(), strict=True):
+        require_same_ranks(result, expected)
+    with busy_core():
+        seconds, reference_seconds = fastest_in_turn(rank, rank_in_one_thread, repeats=5)
+    yield speedup_row(
+        f"{count} rankings of {queries} x {gallery} x {dimensions} while another process holds a core",
+        "the same with one thread for all",
+        seconds=seconds,
+        reference_seconds=reference_seconds,
+        target=0.8,
+        same_work="ranks, APs and ties equal",
+    )
+
+
+def by_float64(queries: Array, gallery: Array, query_labels: Array, gallery_labels: Array) -> RankingResult:
+    """Rank by a float64 product of all pairs."""
+    scores = unit_vectors(queries, "queries") @ unit_vectors(gallery, "gallery").T
+    return rank_similarities(scores, query_labels, gallery_labels, tie=COSINE_TIE)
+
+
+def top_100(queries: Array, gallery: Array) -> Callable[[], Any]:
+    """Return faiss's exact search for the 100 nearest, of features that are normalised and indexed already."""
+    import faiss
+
+    units = [unit_vectors(side, "features").astype(np.float32) for side in (queries, gallery)]
+    index = faiss.IndexFlatIP(DIMENSIONS)
+    index.add(units[1])
+    return lambda: index.search(units[0], 100)
+
+
+def against_products(queries: int, images: int, relevant: int, repeats: int) -> Iterator[Row]:
+    """Time ranking against what only multiplies and selects."""
+    random = np.random.default_rng(0)
+    people = random.standard_normal((images // relevant, DIMENSIONS), dtype=np.float32)
+    labels = [np.arange(count) % len(people) for count in (queries, images)]
+    sides = [features(random, people, of_side) for of_side in labels]
+    what = f"rank_gallery, {queries:,} x {images:,} x {DIMENSIONS}, {relevant} relevant each"
+
+    def rank() -> RankingResult:
+        return rank_gallery(*sides, *labels)
+
+    if queries * images <= IMAGES**2:
+        require_same_ranks(rank(), by_float64(*sides, *labels))
+        seconds, reference_seconds = fastest_in_turn(rank, lambda: by_float64(*sides, *labels), repeats=repeats)
+        yield speedup_row(
+            what,
+            "float64 cosines of all pairs",
+            seconds=seconds,
+            reference_seconds=reference_seconds,
+            target=1.5,
+            same_work="ranks, APs and ties equal to the last bit",
+        )
+    if importlib.util.find_spec("faiss") is not None:
+        seconds, reference_seconds = fastest_in_turn(rank, top_100(*sides), repeats=repeats)
+        yield speedup_row(
+            what,
+            "faiss IndexFlatIP, top 100, features normalised and indexed before",
+            seconds=seconds,
+            reference_seconds=reference_seconds,
+            target=1,
+            note="other work: faiss keeps the best 100 by float32 scores, we count for exact ranks",
+        )
+
+
 def features(random: np.random.Generator, people: Array, labels: Array) -> Array:
     """Float32 photographs near the place of their person."""
     noise = random.standard_normal((len(labels), DIMENSIONS), dtype=np.float32)
@@ -134,6 +242,10 @@ def large_gallery() -> Iterator[Row]:
 def rows() -> Iterator[Row]:
     yield from against_sorting(1, 15)
     yield from against_sorting(10, 4)
+    yield from small_rankings()
+    for relevant in (1, 10):
+        yield from against_products(IMAGES, IMAGES, relevant, repeats=9)
+    yield from against_products(20_000, GALLERY, 10, repeats=1)
     yield from large_gallery()
 
 
