@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from handclip.datasets.images import Pixels, read_pixels
+from handclip.datasets.images import HEIF_VERSION, Pixels, read_pixels
 from handclip.datasets.jpeg import SIMPLEJPEG_VERSION
 from handclip.datasets.pixel_cache import PixelCache
 
@@ -120,8 +120,9 @@ def _versions() -> str:
         _RECIPE,
         MARGIN,
         PIL.__version__,
-        *(features.version(codec) for codec in ("libjpeg_turbo", "jpg", "jpg_2000", "webp")),
+        *(features.version(codec) for codec in ("libjpeg_turbo", "jpg", "webp", "avif")),
         SIMPLEJPEG_VERSION,
+        HEIF_VERSION,
         torch.__version__,
         torch.backends.cpu.get_cpu_capability(),  # resizing is rounded otherwise where vector units are others
         torchvision.__version__,
