@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from handclip.datasets.images import decode_image, decode_pixels
+from handclip.datasets.images import FORMATS, decode_image, decode_pixels
 from handclip.errors import HandCLIPError
 
 _MODES = {
@@ -20,6 +20,8 @@ _MODES = {
     "TIFF": ("RGB", "L", "P", "1", "RGBA", "CMYK", "I;16", "I", "F"),
     "WEBP": ("RGB", "RGBA"),
     "MPO": ("RGB",),
+    "AVIF": ("RGB", "L", "RGBA"),
+    "HEIF": ("RGB", "L", "RGBA"),
 }
 _OPTIONS: dict[str, list[dict[str, object]]] = {
     "JPEG": [{}, {"progressive": True}, {"quality": 100, "subsampling": 0}],
@@ -60,6 +62,8 @@ def seeds() -> Iterator[bytes]:
     exif = Image.Exif()
     exif[0x0112] = 6
     for kind, modes in _MODES.items():
+        if kind not in (*FORMATS, "MPO"):  # decoders that are not installed
+            continue
         for mode in modes:
             image = picture.convert("L").convert(mode) if mode.startswith(("I", "F")) else picture.convert(mode)
             for options in _OPTIONS.get(kind, [{}]):
@@ -109,6 +113,10 @@ TOKENS += [
     b"ALPH",
     b"ANMF",
     b"GIF89a",
+    b"ftypavif",
+    b"ftypheic",
+    b"ispe",
+    b"iloc",
 ]
 """What mutations may put in: marks that decoders look for."""
 

@@ -24,7 +24,10 @@ class Kind:
 _SAVE = "save them as JPEG or PNG"
 KINDS: Mapping[str, Kind] = {
     "heic": Kind(
-        "HEIC photograph", "HEIC photographs", "`pip install 'handclip[heic]'` reads them", ".heic .heif .hif .heics"
+        "HEIC photograph",
+        "HEIC photographs",
+        "`pip install 'handclip[heic]'` reads them",
+        ".heic .heics .heif .heifs .hif",
     ),
     "avif": Kind("AVIF photograph", "AVIF photographs", "`pip install -U pillow` reads them", ".avif .avifs"),
     "jpeg_2000": Kind(
@@ -42,8 +45,8 @@ KINDS: Mapping[str, Kind] = {
         "image of another format",
         "images of other formats",
         _SAVE,
-        ".ai .apng .bpg .dcm .dib .djvu .emf .eps .exr .fits .hdp .hdr .ico .jfi .jfif .jif .jpe .jps .jxr .mpo .pam "
-        ".pbm .pcx .pfm .pnm .psb .psd .qoi .sgi .svg .svgz .tga .wdp .wmf .wsq .xcf",
+        ".ai .bpg .dcm .djvu .emf .eps .exr .fits .hdp .hdr .ico .jps .jxr .pam "
+        ".pcx .pfm .psb .psd .qoi .sgi .svg .svgz .tga .wdp .wmf .wsq .xcf",
     ),
     "pdf": Kind("PDF document", "PDF documents", "save their pages as JPEG or PNG", ".pdf"),
     "video": Kind(

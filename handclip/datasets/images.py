@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, features
 
 from handclip.cores import available_cores
 from handclip.datasets.depth import declared_bits, grey_to_eight_bits, require_light
@@ -31,9 +31,30 @@ MAX_SIDE = 65_535
 """Pixels of the longer side; as many as JPEG can have."""
 MAX_BYTES = 700_000_000
 """Of a file: an uncompressed image of `MAX_PIXELS` has less."""
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+_EXTENSIONS = {
+    "BMP": ".bmp .dib",
+    "GIF": ".gif",
+    "JPEG": ".jfi .jfif .jif .jpe .jpeg .jpg .mpo",
+    "PNG": ".apng .png",
+    "PPM": ".pbm .pgm .pnm .ppm",
+    "TIFF": ".tif .tiff",
+    "WEBP": ".webp",
+}
+HEIF_VERSION: str | None = None
+"""That of pillow-heif, which reads HEIC; None where it is not installed."""
+if features.check("avif"):
+    _EXTENSIONS["AVIF"] = ".avif .avifs"
+with suppress(ImportError):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(thumbnails=False)
+    HEIF_VERSION = pillow_heif.__version__
+    _EXTENSIONS["HEIF"] = ".heic .heics .heif .heifs .hif"
+FORMATS = tuple(_EXTENSIONS)
 """The decoders that may run, by Pillow's names. Of the others one starts a program (EPS), and many are seldom used."""
-IMAGE_EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGE_EXTENSIONS = frozenset(" ".join(_EXTENSIONS.values()).split())
+"""How the names of images end that are read here."""
 
 # Pillow warns of odd metadata, which nothing here depends on. Not with `catch_warnings`, as images are read in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -293,8 +314,20 @@ _OTHER_KINDS = (
     (rb"%PDF", "is a PDF document, not an image; save its pages as JPEG or PNG"),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "is a PostScript drawing, not an image; save it as JPEG or PNG"),
     (
+        rb".{4}ftyp(hei|hev|mif1|msf1)",
+        "is a HEIC photograph that cannot be decoded; save it as JPEG or PNG"
+        if HEIF_VERSION
+        else "is a HEIC photograph; `pip install 'handclip[heic]'` reads it, or save it as JPEG or PNG",
+    ),
+    (
+        rb".{4}ftypavi[fs]",
+        "is an AVIF photograph that cannot be decoded; save it as JPEG or PNG"
+        if "AVIF" in FORMATS
+        else "is an AVIF photograph; `pip install -U pillow` reads it, or save it as JPEG or PNG",
+    ),
+    (
         rb".{4}ftyp|\0{3}\x0cjP|\xff\x4f\xff\x51",
-        "is an image of a format that HandCLIP does not read (HEIC, AVIF, JPEG 2000 or a film); save it as JPEG or PNG",
+        "is an image of a format that HandCLIP does not read (JPEG 2000 or a film); save it as JPEG or PNG",
     ),
     (rb"version https://git-lfs", "is a Git LFS pointer, not an image; fetch the image with git lfs pull"),
     (

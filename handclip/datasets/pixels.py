@@ -19,7 +19,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 
 from handclip.config.experiment import ResizeMode
-from handclip.datasets.images import Pixels, read_pixels
+from handclip.datasets.images import HEIF_VERSION, Pixels, read_pixels
 from handclip.datasets.jpeg import SIMPLEJPEG_VERSION
 from handclip.datasets.pixel_cache import PixelCache
 
@@ -151,8 +151,9 @@ def _versions() -> str:
         _RECIPE,
         MARGIN,
         PIL.__version__,
-        *(features.version(codec) for codec in ("libjpeg_turbo", "jpg", "jpg_2000", "webp")),
+        *(features.version(codec) for codec in ("libjpeg_turbo", "jpg", "webp", "avif")),
         SIMPLEJPEG_VERSION,
+        HEIF_VERSION,
         torch.__version__,
         torch.backends.cpu.get_cpu_capability(),  # resizing is rounded otherwise where vector units are others
         torchvision.__version__,

@@ -18,6 +18,7 @@ from torch import nn
 from handclip import __version__
 from handclip.config.experiment import ExperimentConfig
 from handclip.cores import available_cores, processes_sharing_cores
+from handclip.datasets.images import HEIF_VERSION
 from handclip.datasets.jpeg import SIMPLEJPEG_VERSION
 from handclip.errors import ConfigError
 from handclip.files import as_text
@@ -197,7 +198,9 @@ def library_versions() -> dict[str, str]:
     Without simplejpeg, Pillow decodes all photographs.
     """
     versions = {name: importlib.metadata.version(name) for name in _RECORDED}
-    return {**versions, "simplejpeg": SIMPLEJPEG_VERSION or "not installed", "torch": str(torch.__version__)}
+    decoders = {"simplejpeg": SIMPLEJPEG_VERSION, "pillow-heif": HEIF_VERSION}
+    found = {name: version or "not installed" for name, version in decoders.items()}
+    return {**versions, **found, "torch": str(torch.__version__)}
 
 
 def describe_code() -> dict[str, str | bool | None]:

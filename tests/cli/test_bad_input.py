@@ -146,7 +146,7 @@ def test_a_config_that_is_not_there(handclip: Handclip, config: Callable[..., Pa
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("text.pth", b"hello", "resume_from: text.pth: is damaged, or is not a checkpoint"),
+        ("text.pth", b"hello", "resume_from: text.pth: is damaged, or is not a weights file"),
         ("empty.pth", b"", "resume_from: empty.pth: is damaged"),
         ("other.pth", {"a": torch.zeros(1)}, "resume_from: other.pth: is not a HandCLIP checkpoint"),
     ],

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
 from handclip.datasets import images
-from handclip.datasets.images import decode_image, inspect_image, inspect_images, read_image
+from handclip.datasets.images import FORMATS, decode_image, inspect_image, inspect_images, read_image
 from handclip.errors import DataError
 
 
@@ -123,9 +123,10 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(x) pr
         (b"7z\xbc\xaf\x27\x1c", "is an archive"),
         (b"%PDF-1.7\n", "is a PDF document, not an image; save its pages as JPEG or PNG"),
         (EPS, "is a PostScript drawing, not an image"),
-        (bytes(3) + b"\x20ftypheic", "HEIC, AVIF, JPEG 2000"),
-        (encoded(noise(), "AVIF"), "HEIC, AVIF, JPEG 2000"),
-        (encoded(noise(), "JPEG2000"), "HEIC, AVIF, JPEG 2000"),
+        (bytes(3) + b"\x20ftypheic", "is a HEIC photograph"),
+        (bytes(3) + b"\x20ftypavif", "is an AVIF photograph"),
+        (bytes(3) + b"\x20ftypqt  ", "HandCLIP does not read (JPEG 2000 or a film)"),
+        (encoded(noise(), "JPEG2000"), "HandCLIP does not read (JPEG 2000 or a film)"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "fetch the image with git lfs pull"),
         (encoded(noise(), "TGA"), "is not an image of a known format (JPEG, PNG,"),
         (encoded(noise(), "ICO"), "is not an image of a known format"),
@@ -156,7 +157,7 @@ def test_a_drawing_under_a_photographs_name_starts_no_program(tmp_path: Path, mo
     assert not started
 
 
-@pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", [*FORMATS, "MPO"])
 def test_photographs_of_every_known_format_are_read(kind: str) -> None:
     assert decode_image(encoded(noise(), kind), "a").size == (16, 12)
 
@@ -191,6 +192,12 @@ def test_what_is_too_large_is_refused_before_any_pixel_is_decoded(
     assert message in str(caught.value)
 
 
+def with_huge_sides(content: bytes) -> bytes:
+    """An AVIF or HEIC file that claims 65,535 pixels a side where it says its size (the box `ispe`)."""
+    start = content.index(b"ispe") + 8
+    return content[:start] + struct.pack(">II", 65535, 65535) + content[start + 8 :]
+
+
 BOMBS: dict[str, Callable[[], bytes]] = {
     "PNG with a text of 2 GB": lambda: png(
         4, 4, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**26)) * 4), data=bytes(52)
@@ -211,6 +218,11 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "WebP with a huge canvas": lambda: webp(65535, 65535),
     "WebP, lossy, that is said to be huge": lambda: lossy_webp(14_000, 14_000),
     "WebP, lossless, that is said to be huge": lambda: lossless_webp(14_000, 14_000),
+    **{
+        f"{kind} of 4 gigapixels": lambda kind=kind: with_huge_sides(encoded(noise(), kind))
+        for kind in ("AVIF", "HEIF")
+        if kind in FORMATS
+    },
     "JPEG of 4 gigapixels": lambda: encoded(noise(), "JPEG").replace(b"\0\x0c\0\x10\x03", b"\xff\xff\xff\xff\x03"),
 }
 
@@ -312,7 +324,7 @@ def test_odd_metadata_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 # What importing the module does, which pytest undoes for each test.
 without_pillow_warnings = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
-SEEDS = [encoded(noise(), kind) for kind in ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")]
+SEEDS = [encoded(noise(), kind) for kind in FORMATS]
 
 
 @without_pillow_warnings

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from handclip.datasets.images import decode_image, decode_pixels
+from handclip.datasets.images import FORMATS, decode_image, decode_pixels
 from handclip.datasets.metadata import without_metadata
 from handclip.errors import DataError
 
@@ -242,3 +242,15 @@ BEGINNINGS = [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0+", b"
 @given(st.binary(max_size=300), st.sampled_from(BEGINNINGS))
 def test_any_bytes_have_metadata_or_not(data: bytes, start: bytes) -> None:
     assert without_metadata(start + data) is None or isinstance(without_metadata(start + data), bytes)
+
+
+@pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow does not read AVIF")
+@pytest.mark.parametrize("odd", [b"x" * 40, b"II*\0\x08\0\0\0\xff\xff", b"II*\0\xff\xff\xff\xff"])
+def test_no_exif_of_an_avif_makes_it_unreadable(odd: bytes) -> None:
+    """Its orientation is another thing, which Pillow writes apart."""
+    buffer = io.BytesIO()
+    STORED.save(buffer, "AVIF", quality=100, exif=exif((0x0131, 2, 40, b"x" * 40)))
+    whole = buffer.getvalue()
+    start = max(whole.rfind(mark, 0, whole.index(b"x" * 40)) for mark in (b"II*\0", b"MM\0*"))
+    damaged = whole[:start] + odd + whole[start + len(odd) :]
+    assert np.array_equal(np.asarray(decode_image(damaged, "a")), np.asarray(decode_image(whole, "a")))

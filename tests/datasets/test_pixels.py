@@ -192,6 +192,7 @@ def test_what_is_computed_otherwise_is_stored_apart(tmp_path: Path, cache: Pixel
         "torchvision.__version__",
         "handclip.datasets.pixels.MARGIN",
         "handclip.datasets.pixels.SIMPLEJPEG_VERSION",
+        "handclip.datasets.pixels.HEIF_VERSION",
     ],
 )
 def test_other_versions_share_nothing(monkeypatch: pytest.MonkeyPatch, changed: str) -> None:

@@ -77,11 +77,12 @@ def test_the_environment_is_recorded() -> None:
 
 
 @pytest.mark.parametrize("version", [None, "1.9.0"])
-def test_the_record_says_what_decoded_training_photographs(
-    monkeypatch: pytest.MonkeyPatch, version: str | None
+@pytest.mark.parametrize(("name", "library"), [("SIMPLEJPEG_VERSION", "simplejpeg"), ("HEIF_VERSION", "pillow-heif")])
+def test_the_record_says_what_decoded_photographs(
+    monkeypatch: pytest.MonkeyPatch, name: str, library: str, version: str | None
 ) -> None:
-    monkeypatch.setattr("handclip.engine.hardware.SIMPLEJPEG_VERSION", version)
-    assert library_versions()["simplejpeg"] == (version or "not installed")
+    monkeypatch.setattr(f"handclip.engine.hardware.{name}", version)
+    assert library_versions()[library] == (version or "not installed")
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="this system cannot forget its peak")
