@@ -41,7 +41,7 @@ def threads_of_products() -> int:
 
 
 def in_threads(do: Callable[[_Task], _Done], tasks: Iterable[_Task]) -> list[_Done]:
-    """Return the results of tasks, which are shared among as many threads as a large product is, in place of its parts."""
+    """Return the results of tasks, shared among as many threads as a large product is, in place of its parts."""
     alone = partial(_blas().limit, limits=1)  # in each thread, too: in some builds the limit is the thread's own
     with _one_at_a_time:
         threads = threads_of_products()
