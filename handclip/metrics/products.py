@@ -13,6 +13,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from handclip.cores import available_cores
 
 _Task = TypeVar("_Task")
+_Done = TypeVar("_Done")
 
 ONE_THREAD_UP_TO = 2**26
 """Multiplications that one thread does in a millisecond or two. Sharing them gains less than that, and costs many times
@@ -39,14 +40,13 @@ def threads_of_products() -> int:
     return max((library["num_threads"] for library in _blas().info()), default=available_cores())
 
 
-def do_in_threads(do: Callable[[_Task], None], tasks: Iterable[_Task]) -> None:
-    """Share tasks, in place of each of their products, among as many threads as a large product has."""
+def in_threads(do: Callable[[_Task], _Done], tasks: Iterable[_Task]) -> list[_Done]:
+    """Return the results of tasks, shared among as many threads as a large product is, in place of its parts."""
     alone = partial(_blas().limit, limits=1)  # in each thread, too: in some builds the limit is the thread's own
     with _one_at_a_time:
         threads = threads_of_products()
         with alone(), ThreadPoolExecutor(threads, initializer=alone) as pool:
-            for _ in pool.map(do, tasks):
-                pass
+            return list(pool.map(do, tasks))
 
 
 @cache

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handclip.metrics.arrays import ranges_from, rounded_up
-from handclip.metrics.products import ONE_THREAD_UP_TO, do_in_threads, threads_of_products
+from handclip.metrics.products import ONE_THREAD_UP_TO, in_threads, threads_of_products
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -86,7 +86,7 @@ def screened_ranks(
     step = _ENTRIES // gallery.shape[1]
     for start in range(0, len(chosen), step):
         blocks = _blocks(chosen[start : start + step])
-        screens = [_Screen(queries[block], gallery, *relevant_to(block), tie) for block in blocks]
+        screens = in_threads(lambda block: _Screen(queries[block], gallery, *relevant_to(block), tie), blocks)
         _screen(screens, gallery)
         for block, screen in zip(blocks, screens, strict=True):
             yield block, screen.ranks(), screen.tied, screen.found
@@ -105,7 +105,7 @@ def _screen(screens: list["_Screen"], gallery: Floats) -> None:
     for start in range(0, len(gallery), step):
         images = gallery[start : start + step].astype(np.float32)
         open_ones = [screen for screen in screens if screen.found.any()]
-        do_in_threads(partial(_Screen.compare, images=images, start=start), open_ones)
+        in_threads(partial(_Screen.compare, images=images, start=start), open_ones)
 
 
 class _Screen:

@@ -10,7 +10,7 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from handclip.metrics import products, rank_gallery, rerank_gallery
-from handclip.metrics.products import do_in_threads, product, threads_of_products
+from handclip.metrics.products import in_threads, product, threads_of_products
 from handclip.metrics.verification import ScoredPairs, verify
 
 RANDOM = np.random.default_rng(0)
@@ -61,16 +61,16 @@ def test_products_of_many_threads_leave_no_limit_behind() -> None:
 
 def test_tasks_are_shared_among_threads_each_of_which_multiplies_alone(used: list[int]) -> None:
     left, right = RANDOM.normal(size=(300, 40)), RANDOM.normal(size=(40, 300))
-    places, meeting = np.zeros(2), threading.Barrier(2, timeout=30)
+    meeting = threading.Barrier(2, timeout=30)
 
-    def task(place: int) -> None:
+    def task(number: int) -> float:
         meeting.wait()
-        places[place] = np.matmul(left, right).sum()
+        return number * float(np.matmul(left, right).sum())
 
     assert threads_of_products() == 2
-    do_in_threads(task, range(2))
+    found = in_threads(task, [1, 3])
     assert used == [1, 1]
-    np.testing.assert_allclose(places, (left @ right).sum())
+    np.testing.assert_allclose(found, np.array([1, 3]) * (left @ right).sum())
 
 
 def test_a_task_that_fails_is_heard_of_and_leaves_no_limit_behind(used: list[int]) -> None:
@@ -78,7 +78,7 @@ def test_a_task_that_fails_is_heard_of_and_leaves_no_limit_behind(used: list[int
         raise ValueError(f"task {number}")
 
     with pytest.raises(ValueError, match="task 0"):
-        do_in_threads(task, range(3))
+        in_threads(task, range(3))
     product(np.ones((2, 2)), np.ones((2, 2)))
     assert used == [1]
 
