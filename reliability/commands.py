@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
@@ -22,6 +23,9 @@ _POLL = 0.005
 
 _PATIENCE = 300.0
 """Seconds after which a command that should have ended hangs."""
+
+_numbers = count()
+"""Of the logs of commands, of which two may work in one folder."""
 
 _HEAVY = ["handclip.cli", "handclip.studies", "handclip.demo", "handclip.datasets.prepare", "torch._dynamo"]
 
@@ -84,7 +88,7 @@ class Command:
         before: Callable[[], None] | None = None,
     ) -> None:
         self.folder = folder
-        self.log = folder.with_name(f"{folder.name}.log")
+        self.log = folder.with_name(f"{folder.name}.{next(_numbers)}.log")
         self.start = time.perf_counter()
         self._forked: ForkServerProcess | None = None
         self._fresh: subprocess.Popen[bytes] | None = None

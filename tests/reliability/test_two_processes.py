@@ -57,7 +57,6 @@ def test_two_trainings_of_one_run(manifests: Path, tmp_path: Path) -> None:
     place = now / RunFolder.of(load_config(now / "config.yml")).folder
     while not is_held(place) and first.code() is None:
         time.sleep(0.01)
-    log = first.log.rename(first.log.with_name("first.log"))
     first.pause()
     for arguments in (["train", "config.yml"], ["train", "config.yml", "--resume"]):
         second = run(now, *arguments)
@@ -67,7 +66,7 @@ def test_two_trainings_of_one_run(manifests: Path, tmp_path: Path) -> None:
     while first.code() is None:
         first.go_on()
         time.sleep(0.01)
-    assert first.code() == 0, log.read_text()
+    assert first.code() == 0, first.log.read_text()
     assert differences(folders[0], now) == []
     assert half_written(now) == []
 
