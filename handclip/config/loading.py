@@ -147,7 +147,7 @@ def _with_models(
         config: the config.
         source: where it stands, for errors.
         overrides: as in `parse_config`.
-        later: the experiment files that have led here, each by its `resume_from`.
+        later: the experiment files and run folders that have led here, resolved, each by its `resume_from`.
     """
     found = {}
     for key in ("resume_from", "checkpoint"):
@@ -161,12 +161,16 @@ def _with_models(
 def _model(named: Path | None, later: Sequence[Path]) -> Path | None:
     if named is None or named.suffix == ".pth":
         return named
-    if named.suffix in (".yml", ".yaml"):
-        if named in later:
-            raise ConfigError(f"{named}: this experiment goes on from itself")
+    is_experiment = named.suffix in (".yml", ".yaml")
+    if not is_experiment and not is_folder(named):
+        return named
+    place = named.absolute()
+    if place in later:
+        raise ConfigError(f"{named}: this experiment goes on from itself")
+    if is_experiment:
         # It is read as it stands: what is changed on the command line is the later run's.
-        return _best_model(named, _with_models(_read(named), str(named), later=[*later, named]))
-    return _model_of_folder(named) if is_folder(named) else named
+        return _best_model(named, _with_models(_read(named), str(named), later=[*later, place]))
+    return _model_of_folder(named, [*later, place])
 
 
 def _best_model(source: Path, config: ExperimentConfig) -> Path:
@@ -175,11 +179,11 @@ def _best_model(source: Path, config: ExperimentConfig) -> Path:
     return config.save_dir / f"{run_name(config)}.pth"
 
 
-def _model_of_folder(folder: Path) -> Path:
+def _model_of_folder(folder: Path, later: Sequence[Path]) -> Path:
     """Return the best model of a training, or the one that an evaluation is of; it may have moved with its study."""
     if not is_file(folder / CONFIG):
         raise ConfigError(f"{folder}: is not the folder of a run, which holds a {CONFIG}")
-    config = parse_config(read_yaml(folder / CONFIG), str(folder / CONFIG))
+    config = _with_models(_read(folder / CONFIG), str(folder / CONFIG), later=later)
     evaluated = config.checkpoint if is_file(folder / METRICS_FILE) else None
     found = evaluated or _best_model(folder, config)
     beside = folder.resolve().parent.parent / found.parent.name / found.name
@@ -192,13 +196,18 @@ def _require_model(asked: ExperimentConfig, config: ExperimentConfig) -> None:
     assert named is not None and model is not None
     is_experiment = not is_folder(named)
     if is_experiment:
-        earlier, own = (f"{one.dataset} {one.aspect}" for one in (_read(named), config))
+        earlier, own = (_data_of(one) for one in (_read(named), config))
         if earlier != own:
             raise ConfigError(f"{named}: trains on {earlier}, but this run on {own}. If that is meant, name {model}")
     # A run that has trained already needs no earlier one.
     if not is_there(model) and not is_there(_best_model(named, config)):
         advice = f"Train it first: handclip train {named}" if is_experiment else "It may have been moved"
         raise ConfigError(f"{named}: the model of this run, {model}, is not there. {advice}")
+
+
+def _data_of(config: ExperimentConfig) -> str:
+    place = config.manifest or config.data_root
+    return f"{config.dataset} {config.aspect}" + (f" ({place})" if config.dataset == "folder" else "")
 
 
 def blame(line: str, source: str, overrides: Sequence[str]) -> str:

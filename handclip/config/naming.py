@@ -14,6 +14,8 @@ _LONGEST_EXTRAS = 80
 _SHORT_LOSSES = {long: short for short, long in SHORT_NAMES.items()}
 _LONGEST_NAME = 255
 """Bytes of a file's name, by most file systems."""
+LAST = "_last"
+"""What the name of a run's last model ends with."""
 _LONGEST_RUN = _LONGEST_NAME - len("._last.pth.01234567.part")
 """Bytes of a run's name: the longest that is made from it is that of its last checkpoint while it is written."""
 _LONGEST_EVALUATION = 240
@@ -39,7 +41,7 @@ def run_name(config: ExperimentConfig) -> str:
 
 def last_name(run: str) -> str:
     """Return the name of a run's last model, whose best is named as the run is."""
-    return f"{run}_last"
+    return f"{run}{LAST}"
 
 
 def evaluation_name(run: str, *, on: str = "", rerank: Reranking | None = None) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 IDENTITY = "identity"
+PLAIN = "{identity}/*"
+"""A folder for each identity, as where nothing else is said."""
 _WILDCARD = re.compile(r"(\{[^{}]*\}|\*)")
 
 
@@ -66,7 +68,7 @@ class _Part:
     def parse(part: str) -> "_Part":
         texts, wildcards = _WILDCARD.split(part)[::2], _WILDCARD.findall(part)
         names = tuple(wildcard.strip("{}") for wildcard in wildcards)
-        named = [name for name in names if name != "*"]
+        named = [name for name, wildcard in zip(names, wildcards, strict=True) if wildcard != "*"]
         if part in ("", ".", ".."):
             raise ValueError("it is a path in the data set's folder, without a slash at either end, without . and ..")
         if any(set(text) & set("{}") for text in texts) or not all(name.isidentifier() for name in named):

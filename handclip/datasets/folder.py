@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from handclip.config.experiment import SINGLE_ASPECT
-from handclip.config.path_pattern import PathPattern
+from handclip.config.path_pattern import PLAIN, PathPattern
 from handclip.datasets.copies import Pair, such_as
-from handclip.datasets.folder_listing import PLAIN, FolderListing
+from handclip.datasets.folder_listing import FolderListing
 from handclip.datasets.images import ImageFacts, Progress, inspect_images
 from handclip.datasets.inside import unicode_form
 from handclip.datasets.manifest import Manifest

@@ -5,7 +5,7 @@ import os
 from collections import deque
 from pathlib import Path
 
-from handclip.config.path_pattern import IDENTITY, PathPattern
+from handclip.config.path_pattern import IDENTITY, PLAIN, PathPattern
 from handclip.datasets.file_kinds import is_image_name, kind_of
 from handclip.datasets.inside import unicode_form
 from handclip.datasets.left_out import LeftOut
@@ -13,9 +13,6 @@ from handclip.errors import DataError
 from handclip.files import as_text
 
 logger = logging.getLogger(__name__)
-
-PLAIN = "{identity}/*"
-"""The pattern of a folder for which none is named."""
 
 _SYSTEM_FOLDERS = frozenset({"lost+found", "system volume information", "$recycle.bin", "found.000"})
 """What systems make in the root of a drive."""

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from handclip.config.path_pattern import PathPattern
+from handclip.config.path_pattern import PLAIN, PathPattern
 from handclip.datasets import folder, hands11k, hd
 from handclip.datasets.check import check_copies, check_files, check_protocol
 from handclip.datasets.copies import describe_copies
 from handclip.datasets.folder import prepare_folder
-from handclip.datasets.folder_listing import PLAIN
 from handclip.datasets.hands11k import has_11k_layout, prepare_11k
 from handclip.datasets.hd import find_hd_folder, prepare_hd
 from handclip.datasets.images import Progress
@@ -220,7 +219,7 @@ def places_of_manifests(dataset: str, root: Path, cache: Path, pattern: str | No
 
     Each data set has a folder of its own in the cache, by its place on this machine and the pattern of its paths.
     """
-    place = os.fsencode(root.resolve()) + (b"" if pattern is None else f"\0{pattern}".encode())
+    place = os.fsencode(root.resolve()) + (b"" if pattern in (None, PLAIN) else f"\0{pattern}".encode())
     return root / "manifests", cache / f"{dataset}_{hashlib.sha256(place).hexdigest()[:12]}"
 
 

@@ -134,7 +134,7 @@ def _require_complete(prepared: PreparedDataset) -> None:
     left_out = sum(images_left_out(prepared.manifests).values())
     lost = sum(manifest.unread_identities for manifest in prepared.manifests.values())
     if left_out or lost:
-        images = [f"{left_out:,} images that were absent or unreadable"] if left_out else []
+        images = [f"{counted(left_out, 'image')} absent or unreadable"] if left_out else []
         people = [f"{counted(lost, 'identity', 'identities')} of which nothing was read"] if lost else []
         raise DataError(
             f"the manifests in {prepared.folder} were made without {' and '.join([*images, *people])}. "

@@ -19,11 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handclip.metrics import screening
-from handclip.metrics.arrays import ranges_from, rounded_up
+from handclip.metrics.arrays import Floats, Integers, ranges_from, rounded_up
 from handclip.metrics.products import product
 
-Floats: TypeAlias = NDArray[np.float64]
-Integers: TypeAlias = NDArray[np.int64]
 Scores: TypeAlias = NDArray[np.floating[Any]]
 Ranked: TypeAlias = tuple[Integers, Integers, NDArray[np.bool_]]
 """Queries, the (Q, N) ranks of their relevant images, best first and 0 for none, and whether the best is tied."""

@@ -30,11 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from handclip.metrics.arrays import ranges_from
+from handclip.metrics.arrays import Floats, ranges_from
 from handclip.metrics.products import product
 from handclip.metrics.ranking import (
     COSINE_TIE,
-    Floats,
     RankingResult,
     rank_similarities,
     unit_vectors,

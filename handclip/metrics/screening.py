@@ -24,16 +24,12 @@ below 1e-37 D.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from handclip.metrics.arrays import ranges_from, rounded_up
+from handclip.metrics.arrays import Floats, Integers, ranges_from, rounded_up
 from handclip.metrics.products import ONE_THREAD_UP_TO, in_threads, threads_of_products
-
-Floats: TypeAlias = NDArray[np.float64]
-Integers: TypeAlias = NDArray[np.int64]
 
 MOST_DIMENSIONS = 2**15
 """Of longer vectors float32 cosines are too uncertain to tell much."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from handclip import __version__
 from handclip.config.experiment import ExperimentConfig
+from handclip.config.naming import LAST, last_name
 from handclip.datasets.transforms import Preprocessing
 from handclip.errors import CheckpointError
 from handclip.files import replacing, require_regular
@@ -133,8 +134,9 @@ class Checkpoint:
 
 def _other_than(path: Path) -> str:
     """Return what to use instead of a damaged checkpoint."""
-    other = path.with_name(f"{path.stem.removesuffix('_last')}{'' if path.stem.endswith('_last') else '_last'}.pth")
-    model = "best" if path.stem.endswith("_last") else "last"
+    is_last = path.stem.endswith(LAST)
+    other = path.with_stem(path.stem.removesuffix(LAST) if is_last else last_name(path.stem))
+    model = "best" if is_last else "last"
     beside = f" The model of its run's {model} epoch is in {other}." if other != path and other.is_file() else ""
     return f"{beside} To have it again, move it and its run's folder away and train again"
 

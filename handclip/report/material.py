@@ -7,7 +7,7 @@ reason is in `missing`.
 import csv
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,7 +66,7 @@ class Search:
     scores: NDArray[np.float64]
     query_people: Integers
     gallery_people: Integers
-    names: Mapping[int, str] = field(default_factory=dict)
+    names: Mapping[int, str]
 
     def name_of_query(self, place: int) -> str:
         """Return whose image the query at a place is."""

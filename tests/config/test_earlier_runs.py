@@ -88,6 +88,11 @@ def test_a_config_of_other_data_is_refused_and_its_model_is_not(stage1: RunFolde
     assert "but this run on hd dorsal" in error_of(path, "dataset=hd")
     for meant in (stage1.best, stage1.folder):
         assert load_config(path, ["dataset=hd", f"resume_from={meant}"], to_train=True).resume_from == stage1.best
+    folder = {"dataset": "folder", "aspect": None, "data_root": "hands"}
+    write("other.yml", **{**STAGE1, **folder})
+    assert "trains on folder hand (hands), but this run on folder hand (elsewhere)" in error_of(
+        write("on_folder.yml", **{**STAGE2, **folder, "data_root": "elsewhere"}, resume_from="other.yml")
+    )
     # Who evaluates across domains names other data, too.
     assert load_config(path, ["aspect=palmar_l"]).resume_from == stage1.best
 
@@ -130,6 +135,10 @@ def test_a_run_that_goes_on_from_itself_is_refused(here: Path) -> None:
     write("own.yml", **STAGE2, resume_from="own.yml")
     for path in ("a.yml", "b.yml", "own.yml"):
         assert "this experiment goes on from itself" in error_of(path)
+    Path("run").mkdir()
+    write("run/config.yml", **STAGE2, resume_from="run")
+    said = error_of(write("later.yml", **STAGE2, resume_from="run"))
+    assert "this experiment goes on from itself" in said and len(said) < 300
 
 
 def test_what_names_no_run_is_explained(stage1: RunFolder) -> None:

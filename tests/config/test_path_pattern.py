@@ -98,6 +98,7 @@ def test_a_hostile_name_takes_no_time() -> None:
         ("../{identity}/*", "without . and .."),
         ("{identity/*", "holds braces that are not around a name"),
         ("{identity}/{}", "holds braces that are not around a name"),
+        ("{identity}/{*}", "holds braces that are not around a name"),
         ("{identity}/{a b}", "holds braces that are not around a name"),
         ("{identity}{n}.bmp", "two wildcards side by side"),
         ("{identity}/**", "two wildcards side by side"),

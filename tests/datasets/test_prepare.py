@@ -247,6 +247,12 @@ def test_what_is_made_goes_beside_the_images_where_that_is_asked_for(hands, tmp_
     assert not (tmp_path / "cache").exists()
 
 
+def test_the_plain_pattern_by_name_shares_the_manifests_of_none(tmp_path):
+    named, unnamed = (places_of_manifests("folder", tmp_path, tmp_path, one) for one in ("{identity}/*", None))
+    assert named == unnamed
+    assert places_of_manifests("folder", tmp_path, tmp_path, "{identity}_*") != unnamed
+
+
 def test_of_two_at_once_one_waits_for_the_other(hands, tmp_path, caplog):
     caplog.set_level("INFO", "handclip")
     _, kept = places_of_manifests("11k", hands, tmp_path / "cache")

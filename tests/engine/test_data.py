@@ -150,7 +150,7 @@ def test_manifests_of_a_part_of_the_data_are_used_only_when_allowed(hands: Path,
     with pytest.raises(DataError, match="--allow-missing"):
         find_manifests(tiny_config(here, **part))
     find_manifests(tiny_config(here, **part, aspect="all", allow_missing=True))
-    with pytest.raises(DataError, match=r"were made without 1 images .* allow_missing: true"):
+    with pytest.raises(DataError, match=r"were made without 1 image absent .* allow_missing: true"):
         find_manifests(tiny_config(here, **part, aspect="all"))
     find_manifests(tiny_config(here, **part, aspect="all", allow_missing=True))
 

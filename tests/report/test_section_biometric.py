@@ -50,7 +50,7 @@ def made_searches(people: int, seed: int, draws: int = 2, first: int = 0) -> lis
         rng = np.random.default_rng([seed, split])
         queries, gallery = np.repeat(np.arange(first, first + people), 2), np.arange(first, first + people)
         scores = 0.2 * rng.normal(size=(len(queries), people)) + 0.6 * (queries[:, None] == gallery)
-        searches.append(Search("dorsal_r", split, [], [], np.tanh(scores).astype(np.float32), queries, gallery))
+        searches.append(Search("dorsal_r", split, [], [], np.tanh(scores).astype(np.float32), queries, gallery, {}))
     return searches
 
 
