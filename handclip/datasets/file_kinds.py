@@ -63,7 +63,7 @@ KINDS: Mapping[str, Kind] = {
         "images whose names do not end as those of images",
         "give them the ending of their format, such as .jpg",
     ),
-    "not_jpg": Kind("image that is no .jpg", "images that are no .jpg", "save them as JPEG, as all of HD are"),
+    "not_jpg": Kind("image that is not .jpg", "images that are not .jpg", "save them as JPEG, as all of HD are"),
     "loose": Kind(
         "photograph in no identity's folder",
         "photographs in no identity's folder",

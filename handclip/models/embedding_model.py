@@ -53,8 +53,8 @@ class EmbeddingModel(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Return the feature that is compared, shape (B, sum of D): the embeddings joined, not normalised.
 
-        It is that of evaluation whatever mode the model is in, and which is left as it is: a batch's own statistics, or
-        dropout, would let what an image is given depend on who shares the batch, or on chance.
+        It is computed as in evaluation, and the model's mode is left unchanged: with a batch's own statistics, or with
+        dropout, it would depend on who shares the batch, or on chance.
         """
         with evaluating(self):
             if self.test_feature == "before_neck":

@@ -102,7 +102,7 @@ def _tensors_in(loaded: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def one_model(tensors: Mapping[str, Tensor], first: re.Pattern[str], source: str) -> dict[str, Tensor] | None:
-    """Return the model in a file, whatever its names begin with; of several the running average of the others.
+    """Return the model in a file, whatever its names begin with; of several, the one that averages the others.
 
     Args:
         tensors: what the file holds.

@@ -120,14 +120,14 @@ def test_photographs_of_other_formats_are_named(tmp_path, caplog):
     manifest = prepare_hd(root)["dorsal"]
     assert manifest.unread_files == {"jpeg_xl": 1, "not_jpg": 1, "pdf": 1}
     assert (manifest.ignored_files, manifest.unread_identities) == (0, 0)
-    assert "1 image that is no .jpg (such as 1-501/3_8.png; save them as JPEG, as all of HD are)" in caplog.text
+    assert "1 image that is not .jpg (such as 1-501/3_8.png; save them as JPEG, as all of HD are)" in caplog.text
     (folder / "44_1.png").write_bytes(b"x")
     (root / "Original Images" / "502-712" / "3_1.JXL").write_bytes(b"x")  # another person than 3 of the other folder
     with pytest.raises(DataError) as caught:
         prepare_hd(root)
     assert str(caught.value).splitlines()[:3] == [
         f"{root / 'Original Images'}: nothing is read of 2 identities:",
-        "  1-501/44: 1 image that is no .jpg (such as 1-501/44_1.png)",
+        "  1-501/44: 1 image that is not .jpg (such as 1-501/44_1.png)",
         "  502-712/3: 1 JPEG XL photograph (such as 502-712/3_1.JXL)",
     ]
     manifest = prepare_hd(root, allow_missing=True)["dorsal"]
