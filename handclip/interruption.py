@@ -104,7 +104,6 @@ def stopping_later(notice: str = "") -> Iterator[StopRequest]:
         with suppress(OSError, ValueError, AttributeError):  # None in place of a stream that is closed
             os.write(sys.stderr.fileno(), f"{notice}\n".encode() if notice else b"")
         if request.is_waited_for:
-            raised.append(signum)
             raise AskedToStop(signum)
 
     before, _nesting.request = _nesting.request, request
@@ -117,7 +116,11 @@ def stopping_later(notice: str = "") -> Iterator[StopRequest]:
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Wait, in the block, for what may never come: a first signal then raises, or has raised, `AskedToStop`."""
+    """Wait, in the block, for what may never come: a first signal then raises, or has raised, `AskedToStop`.
+
+    So it does where it has become another error in the block, see `_still_interrupted`. An error after the block, as of
+    saving what was done, is one.
+    """
     request = _nesting.request
     if request is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -127,6 +130,10 @@ def waiting() -> Iterator[None]:
         if request.signum is not None:
             raise AskedToStop(request.signum)
         yield
+    except Exception:
+        if request.signum is not None:
+            raise AskedToStop(request.signum) from None
+        raise
     finally:
         request.is_waited_for = False
 

@@ -168,6 +168,26 @@ def test_a_first_signal_does_not_wait_for_what_may_never_come(signum: int, code:
         send(signum)
 
 
+def test_an_error_after_what_was_waited_for_is_not_taken_for_the_signal() -> None:
+    with pytest.raises(HandCLIPError, match="the disk is full"), stopping_later():
+        try:
+            with waiting():
+                send(signal.SIGTERM)
+        except AskedToStop:
+            raise HandCLIPError("the disk is full") from None
+
+
+def test_a_library_that_replaces_the_exception_does_not_keep_what_is_done_from_being_saved() -> None:
+    def replace() -> None:
+        try:
+            send(signal.SIGTERM)
+        except AskedToStop:
+            raise ValueError("a compiled library's own") from None
+
+    with stopping_later(), pytest.raises(AskedToStop), waiting():
+        replace()
+
+
 def test_a_signal_waits_for_the_step_while_another_thread_waits_for_a_batch() -> None:
     with stopping_later() as request:
         begun, ended = threading.Event(), threading.Event()
