@@ -104,6 +104,7 @@ def stopping_later(notice: str = "") -> Iterator[StopRequest]:
         with suppress(OSError, ValueError, AttributeError):  # None in place of a stream that is closed
             os.write(sys.stderr.fileno(), f"{notice}\n".encode() if notice else b"")
         if request.is_waited_for:
+            request.is_waited_for = False  # wherever in `waiting` it has come, its last line included
             raise AskedToStop(signum)
 
     before, _nesting.request = _nesting.request, request
@@ -125,8 +126,8 @@ def waiting() -> Iterator[None]:
     if request is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    request.is_waited_for = True
     try:
+        request.is_waited_for = True
         if request.signum is not None:
             raise AskedToStop(request.signum)
         yield

@@ -256,7 +256,7 @@ def test_a_disk_that_is_full_after_a_signal_is_not_kept_quiet(
         return read(self, item)
 
     monkeypatch.setattr(ImageDataset, "__getitem__", read_and_stop)
-    with pytest.raises(TrainingError, match="No space left on device. Mend that, then go on with --resume"):
+    with pytest.raises(TrainingError, match=r"No space left on device\. Mend that, then go on with --resume"):
         train(config_of(manifests, tmp_path, "plain"))
 
 
