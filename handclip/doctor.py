@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,9 @@ _WITHOUT_HUB = (
 )
 
 _ALONE = "torchvision by itself"
+
+_TORCH_BUILDS = "https://download.pytorch.org/whl"
+"""Of torch and torchvision, those for CPUs in `cpu`, those for CUDA 13.0 in `cu130`."""
 
 _HEAVY = ("torch", "torchvision", "open_clip", "timm", "lightning")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -156,13 +160,29 @@ def _check_libraries() -> Iterator[Check]:
 def _cure(name: str, error: Exception) -> str:
     """Return what to do about a library whose import has failed, by the cause."""
     said = str(error)
-    if "MPLBACKEND" in os.environ and "backend" in said:
+    if "module://" in said or "is not a valid value for backend" in said:
         return "unset MPLBACKEND: it names a backend of matplotlib, as a notebook does for itself, that is not there"
-    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != name:
-        return f"Install {error.name.partition('.')[0]}, which it needs"
+    # In the words alone where another process has said them.
+    if missing := re.search(r"No module named '([^'.]+)(\.?)", said):
+        library, is_there_in_part = missing.groups()
+        if library in _HEAVY or is_there_in_part:
+            return _install_again(library)
+        return f"Install {library}, which it needs"
     if "cannot open shared object file" in said:
         return "Install the library of the system that is named, or a build for this machine"
-    return f"Install again: pip install --force-reinstall {name}"
+    return _install_again(name)
+
+
+def _install_again(name: str) -> str:
+    """Return how to install a library anew in the version that is there, so that it still fits the others."""
+    package = {"open_clip": "open_clip_torch"}.get(name, name)
+    try:
+        version = importlib.metadata.version(package).partition("+")[0]
+        _, _, build = importlib.metadata.version("torch").partition("+")
+    except importlib.metadata.PackageNotFoundError:
+        return "Install again: make setup"
+    index = f" --index-url {_TORCH_BUILDS}/{build}" if build and name in ("torch", "torchvision") else ""
+    return f"Install again: pip install --force-reinstall --no-deps {package}=={version}{index}"
 
 
 def _torch_build() -> Check:
@@ -198,7 +218,7 @@ def _check_torchvision_alone() -> Iterator[Check]:
     found = f"its build does not fit torch {torch.__version__}, so that it is imported after handclip only ({fault})"
     advice = (
         "HandCLIP works as it is. For other programs: pip uninstall torchvision, then pip install "
-        f"torch=={version} torchvision --index-url https://download.pytorch.org/whl/{build or 'cpu'}; or import "
+        f"torch=={version} torchvision --index-url {_TORCH_BUILDS}/{build or 'cpu'}; or import "
         "handclip first"
     )
     yield Check(_ALONE, "note", found, advice)

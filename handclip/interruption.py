@@ -104,7 +104,7 @@ def stopping_later(notice: str = "") -> Iterator[StopRequest]:
         with suppress(OSError, ValueError, AttributeError):  # None in place of a stream that is closed
             os.write(sys.stderr.fileno(), f"{notice}\n".encode() if notice else b"")
         if request.is_waited_for:
-            raised.append(signum)
+            request.is_waited_for = False  # wherever in `waiting` it has come, its last line included
             raise AskedToStop(signum)
 
     before, _nesting.request = _nesting.request, request
@@ -117,16 +117,24 @@ def stopping_later(notice: str = "") -> Iterator[StopRequest]:
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Wait, in the block, for what may never come: a first signal then raises, or has raised, `AskedToStop`."""
+    """Wait, in the block, for what may never come: a first signal then raises, or has raised, `AskedToStop`.
+
+    So it does where it has become another error in the block, see `_still_interrupted`. An error after the block, as of
+    saving what was done, is one.
+    """
     request = _nesting.request
     if request is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    request.is_waited_for = True
     try:
+        request.is_waited_for = True
         if request.signum is not None:
             raise AskedToStop(request.signum)
         yield
+    except Exception:
+        if request.signum is not None:
+            raise AskedToStop(request.signum) from None
+        raise
     finally:
         request.is_waited_for = False
 

@@ -69,9 +69,10 @@ def holding_in_turn(folder: Path, tell: Callable[[str], None]) -> Iterator[None]
             try:
                 held.enter_context(holding(folder))
                 break
-            except InUseError as error:
+            except InUseError:
                 if not told:
-                    tell(f"Waiting, as {error}")
+                    holder, _ = _holder(lock_of(folder))
+                    tell(f"{folder} is in use by {holder}; waiting for it to finish.")
                 told = True
         yield
 

@@ -1,4 +1,5 @@
 import errno
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from filelock import FileLock
 from handclip import doctor
 from handclip.doctor import Check, examine
 from handclip.errors import HandCLIPError
+
+_VERSION = importlib.metadata.version("torchvision").partition("+")[0]
 
 
 @pytest.fixture(autouse=True)
@@ -77,10 +80,22 @@ def test_a_library_that_does_not_load_is_a_problem(monkeypatch: pytest.MonkeyPat
             ValueError("Key backend: 'module://matplotlib_inline.backend_inline' is not a valid value for backend"),
             "unset MPLBACKEND: it names",
         ),
-        (ModuleNotFoundError("No module named 'aiohttp.client'", name="aiohttp.client"), "Install aiohttp, which it"),
-        (ModuleNotFoundError("No module named 'lightning'", name="lightning"), "--force-reinstall lightning"),
+        (ImportError("cannot load the MKL backend libfoo"), "--force-reinstall --no-deps lightning==2.99.0"),
+        (ModuleNotFoundError("No module named 'aiohttp'", name="aiohttp"), "Install aiohttp, which it"),
+        (ImportError("ModuleNotFoundError: No module named 'aiohttp'"), "Install aiohttp, which it"),
+        (
+            ModuleNotFoundError("No module named 'yarl.url'", name="yarl.url"),
+            "--force-reinstall --no-deps yarl==2.99.0",
+        ),
+        (
+            ModuleNotFoundError("No module named 'torch.library'", name="torch.library"),
+            "--no-deps torch==2.99.0 --index-url https://download.pytorch.org/whl/cpu",
+        ),
+        (ModuleNotFoundError("No module named 'open_clip'"), "--force-reinstall --no-deps open_clip_torch==2.99.0"),
+        (ModuleNotFoundError("No module named 'lightning'"), "--force-reinstall --no-deps lightning==2.99.0"),
+        (ModuleNotFoundError("No module named 'gone.part'"), "Install again: make setup"),
         (ImportError("libGL.so.1: cannot open shared object file: No such file"), "Install the library of the system"),
-        (RuntimeError("broken"), "pip install --force-reinstall lightning"),
+        (RuntimeError("broken"), "pip install --force-reinstall --no-deps lightning==2.99.0"),
     ],
 )
 def test_what_to_do_about_a_library_follows_from_the_cause(
@@ -89,9 +104,14 @@ def test_what_to_do_about_a_library_follows_from_the_cause(
     def fail(name: str) -> None:
         raise error
 
-    monkeypatch.setattr(doctor, "_HEAVY", ("lightning",))
+    def version(package: str) -> str:
+        if package == "gone":
+            raise importlib.metadata.PackageNotFoundError(package)
+        return "2.99.0+cpu" if package == "torch" else "2.99.0"
+
     monkeypatch.setattr(doctor.importlib, "import_module", fail)
-    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+    monkeypatch.setenv("MPLBACKEND", "agg")  # as the command line sets it
     check = checks("libraries")["import lightning"]
     assert check.state == "problem"
     assert advice in check.advice
@@ -144,7 +164,13 @@ def test_torchvision_is_imported_where_nothing_of_handclip_is() -> None:
             "ModuleNotFoundError: No module named 'torchvision'\n",
             "problem",
             "cannot be imported: ModuleNotFoundError",
-            "Install again: pip install --force-reinstall torchvision",
+            f"Install again: pip install --force-reinstall --no-deps torchvision=={_VERSION}",
+        ),
+        (
+            "ModuleNotFoundError: No module named 'typing_extensions'\n",
+            "problem",
+            "cannot be imported: ModuleNotFoundError",
+            "Install typing_extensions, which it needs",
         ),
     ],
 )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, field_serializer
 
 from handclip import interruption
 from handclip.errors import HandCLIPError, Interrupted
-from handclip.interruption import AskedToStop, ending_at_once, interruptible, stopping_later, waiting
+from handclip.interruption import AskedToStop, StopRequest, ending_at_once, interruptible, stopping_later, waiting
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
@@ -166,6 +166,45 @@ def test_a_first_signal_does_not_wait_for_what_may_never_come(signum: int, code:
             pytest.fail("it was asked before, and has waited")
     with waiting(), pytest.raises(Interrupted), interruptible():
         send(signum)
+
+
+@pytest.mark.parametrize("moment", [True, False], ids=["as it begins", "as it ends"])
+def test_nothing_is_waited_for_any_more_whenever_the_signal_has_come(
+    moment: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(request: StopRequest, waited_for: bool) -> None:
+        if waited_for:
+            now.append(waited_for)
+        if waited_for is moment and request.signum is None:
+            send(signal.SIGTERM)
+        now.append(waited_for)
+
+    now = [False]
+    with stopping_later() as request:
+        monkeypatch.setattr(StopRequest, "is_waited_for", property(lambda request: now[-1], change), raising=False)
+        with pytest.raises(AskedToStop), waiting():
+            pass
+        assert not request.is_waited_for
+
+
+def test_an_error_after_what_was_waited_for_is_not_taken_for_the_signal() -> None:
+    with pytest.raises(HandCLIPError, match="the disk is full"), stopping_later():
+        try:
+            with waiting():
+                send(signal.SIGTERM)
+        except AskedToStop:
+            raise HandCLIPError("the disk is full") from None
+
+
+def test_a_library_that_replaces_the_exception_does_not_keep_what_is_done_from_being_saved() -> None:
+    def replace() -> None:
+        try:
+            send(signal.SIGTERM)
+        except AskedToStop:
+            raise ValueError("a compiled library's own") from None
+
+    with stopping_later(), pytest.raises(AskedToStop), waiting():
+        replace()
 
 
 def test_a_signal_waits_for_the_step_while_another_thread_waits_for_a_batch() -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from filelock import FileLock, SoftFileLock
 
 from handclip import locks
 from handclip.errors import HandCLIPError, InUseError
-from handclip.locks import holding, is_held, lock_of, refuse_if_held
+from handclip.locks import holding, holding_in_turn, is_held, lock_of, refuse_if_held
 
 _HOLDER = """
 import os, sys, time
@@ -78,6 +78,22 @@ def test_a_process_on_another_machine_is_to_be_ended_there(tmp_path: Path) -> No
         lock_of(tmp_path / "run").write_text(json.dumps(facts))
         with pytest.raises(InUseError, match=r"process 4711 on lab2, .* or end it on lab2: kill 4711$"):
             refuse_if_held(tmp_path / "run")
+
+
+def test_who_waits_in_turn_is_told_for_whom_once_and_not_to_end_it(tmp_path: Path) -> None:
+    folder, told, held = tmp_path / "run", list[str](), ExitStack()
+    process, _ = held.enter_context(held_by_another(folder))
+
+    def tell(message: str) -> None:
+        told.append(message)
+        held.close()
+
+    with holding_in_turn(folder, tell):
+        pass
+    [message] = told
+    assert message.startswith(f"{folder} is in use by process {process.pid} on ")
+    assert message.endswith("; waiting for it to finish.")
+    assert "kill" not in message
 
 
 def test_it_can_be_said_before_a_long_start(tmp_path: Path) -> None:

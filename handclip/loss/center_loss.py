@@ -13,8 +13,9 @@ class CenterLoss(LossTerm):
     $$L = \frac{1}{2B} \sum_i \lVert z_i - c_{y_i} \rVert^2$$
 
     (CLIP-ReID leaves out the factor ½.) The centres start from $N(0, 1)$ and are no parameters: in training mode, each
-    backward pass moves them by `lr` against their own gradient, whatever this loss is multiplied by in the total. An
-    optimizer of the other weights would move them by its own rate times this loss's small weight, so hardly at all.
+    backward pass moves them by `lr` against their own gradient, whatever this loss is multiplied by in the total; times
+    0, they stay. An optimizer of the other weights would move them by its own rate times this loss's small weight, so
+    hardly at all.
     """
 
     centers: Tensor
@@ -35,8 +36,9 @@ class CenterLoss(LossTerm):
         if moving:
             factor: list[Tensor] = []
             loss.register_hook(factor.append)  # type: ignore[no-untyped-call]
-            centers.register_hook(lambda gradient: self._move(gradient / factor[-1]))  # type: ignore[no-untyped-call]
+            centers.register_hook(lambda gradient: self._move(gradient, factor[-1]))  # type: ignore[no-untyped-call]
         return loss
 
-    def _move(self, gradient: Tensor) -> None:
-        self.centers.add_(gradient, alpha=-self.lr)
+    def _move(self, gradient: Tensor, factor: Tensor) -> None:
+        # Multiplied by 0, the gradient says nothing. Asking for that in Python would wait for the GPU.
+        self.centers.add_(torch.where(factor == 0, 0.0, gradient / factor), alpha=-self.lr)

@@ -259,14 +259,14 @@ def test_of_two_at_once_one_waits_for_the_other(hands, tmp_path, caplog):
     with ThreadPoolExecutor(2) as pool:
         with holding(kept):
             waiting = [pool.submit(find_or_prepare, "11k", hands, tmp_path / "cache") for _ in range(2)]
-            while caplog.text.count("Waiting") < 2 and not any(one.done() for one in waiting):
+            while caplog.text.count("waiting for it") < 2 and not any(one.done() for one in waiting):
                 time.sleep(0.01)
             assert not kept.exists()
         first, second = (one.result() for one in waiting)
     assert {first.origin, second.origin} == {"images", "manifests"}
     assert first.manifests == second.manifests
-    assert f"Waiting, as {kept} is being written by process {os.getpid()}" in caplog.text
-    assert caplog.text.count("Waiting") == 2
+    assert f"{kept} is in use by process {os.getpid()} on " in caplog.text
+    assert caplog.text.count("; waiting for it to finish.\n") == 2
 
 
 def test_first_use_of_a_folder_data_set_is_stable(people, tmp_path):

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM during training: the step under way is finished and saved, and none is lost or repeated."""
 
+import errno
 import os
 import re
 import signal
@@ -24,7 +25,7 @@ from handclip.engine.result import TrainingResult
 from handclip.engine.run_folder import RunFolder
 from handclip.engine.step import Step
 from handclip.engine.training import train
-from handclip.errors import Interrupted
+from handclip.errors import Interrupted, TrainingError
 from handclip.files import read_json_object
 from handclip.models.embedding_model import EmbeddingModel
 
@@ -235,6 +236,28 @@ def test_a_signal_while_images_are_read_waits_for_none_of_them_and_loses_no_step
     ]
     assert (watch.steps, watch.images) == (list(range(STEPS)), images)
     assert_same_run(result, whole)
+
+
+@pytest.mark.parametrize("stop", [10, 14], ids=["a batch's", "a validation's"])
+def test_a_disk_that_is_full_after_a_signal_is_not_kept_quiet(
+    stop: int, manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, count = ImageDataset.__getitem__, 0
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def read_and_stop(self: ImageDataset, item: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == stop:
+            monkeypatch.setattr("handclip.files.os.fsync", full)
+            signal.raise_signal(signal.SIGTERM)
+        return read(self, item)
+
+    monkeypatch.setattr(ImageDataset, "__getitem__", read_and_stop)
+    with pytest.raises(TrainingError, match=r"No space left on device\. Mend that, then go on with --resume"):
+        train(config_of(manifests, tmp_path, "plain"))
 
 
 def test_a_second_signal_stops_at_once_and_the_last_state_is_gone_on_from(

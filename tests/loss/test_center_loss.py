@@ -81,6 +81,13 @@ def test_centres_stay_where_nothing_is_trained():
     assert all(torch.equal(value, before[name]) for name, value in criterion.state_dict().items())
 
 
+def test_centres_stay_where_the_total_is_multiplied_by_0():
+    criterion = build_loss([{"type": "center"}], 3, 4)
+    before = criterion.terms["center"].centers.clone()
+    (0.0 * criterion(features=torch.randn(6, 4), labels=torch.arange(6) % 3).total).backward()
+    assert torch.equal(criterion.terms["center"].centers, before)
+
+
 def test_centres_move_by_what_both_of_two_batches_ask_for():
     torch.manual_seed(0)
     criterion = build_loss([{"type": "center"}], 3, 4)
