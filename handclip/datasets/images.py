@@ -330,7 +330,7 @@ def _what_else(data: bytes) -> str:
     for pattern, words in _OTHER_KINDS:
         if re.match(pattern, start, re.DOTALL):
             return words
-    return "is not an image of a known format (JPEG, PNG, TIFF, WebP, BMP, GIF, PPM); save it as one of them"
+    return f"is not an image of a known format ({', '.join(FORMATS)}); save it as one of them"
 
 
 def _reduce(image: Image.Image, height: int, width: int, *, on_its_side: bool) -> None:

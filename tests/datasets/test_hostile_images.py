@@ -111,6 +111,13 @@ def zip_of(name: str) -> bytes:
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(x) print\n%%EOF\n"
 
 
+def test_all_formats_that_are_read_are_named() -> None:
+    with pytest.raises(DataError) as caught:
+        decode_image(b"MZ\x90\0", "hand.jpg")
+    named = str(caught.value).partition("(")[2].partition(")")[0].split(", ")
+    assert tuple(named) == FORMATS and named[:2] == ["JPEG", "PNG"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
