@@ -24,6 +24,7 @@ from handclip.datasets.jpeg import decode_jpeg
 from handclip.datasets.metadata import orientation, without_metadata
 from handclip.errors import DataError
 from handclip.files import read_limited
+from handclip.signatures import LOOKED_AT, is_lfs_pointer, is_web_page, packed_by
 
 MAX_PIXELS = 200_000_000
 MAX_WEBP_PIXELS = 50_000_000
@@ -300,28 +301,26 @@ _LARGEST_TILE = 2**24
 
 _OTHER_KINDS = (
     (rb"PK[\x03\x05]", "is a ZIP archive, not an image; unpack it"),
-    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|.{257}ustar", "is an archive, not an image; unpack it"),
     (rb"%PDF", "is a PDF document, not an image; save its pages as JPEG or PNG"),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "is a PostScript drawing, not an image; save it as JPEG or PNG"),
     (
         rb".{4}ftyp|\0{3}\x0cjP|\xff\x4f\xff\x51",
         "is an image of a format that HandCLIP does not read (JPEG 2000 or a film); save it as JPEG or PNG",
     ),
-    (rb"version https://git-lfs", "is a Git LFS pointer, not an image; fetch the image with git lfs pull"),
     (
         rb"(?i)(\xef\xbb\xbf)?\s*(<[?!][^>]{0,500}>\s*)*<svg[\s>]",
         "is an SVG drawing, not an image; save it as JPEG or PNG",
-    ),
-    (
-        rb"(?i)(\xef\xbb\xbf)?\s*(<[?!][^>]{0,500}>\s*)*<html[\s>]",
-        "is an HTML page, not an image; fetch the image itself",
     ),
 )
 """How files begin that are often found under an image's name, and what to say of them."""
 
 
 def _what_else(data: bytes) -> str:
-    start = data[:2048]
+    start = data[:LOOKED_AT]
+    if is_lfs_pointer(start):
+        return "is a Git LFS pointer, not an image; fetch the image with git lfs pull"
+    if packed_by(start):
+        return "is an archive, not an image; unpack it"
     if format := phone_format(start):
         photograph = "is an AVIF photograph" if format == "AVIF" else "is a HEIC photograph"
         if format in FORMATS:
@@ -330,6 +329,8 @@ def _what_else(data: bytes) -> str:
     for pattern, words in _OTHER_KINDS:
         if re.match(pattern, start, re.DOTALL):
             return words
+    if is_web_page(start):  # which an SVG drawing looks like
+        return "is a web page, not an image; fetch the image itself"
     return f"is not an image of a known format ({', '.join(FORMATS)}); save it as one of them"
 
 
