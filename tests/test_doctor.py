@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from packaging.requirements import Requirement
 
 from handclip import doctor
 from handclip.doctor import Check, examine
@@ -66,6 +68,15 @@ def test_a_version_out_of_range_is_a_problem(monkeypatch: pytest.MonkeyPatch) ->
     assert found["torch"].advice == "pip install 'torch>=99'"
     assert found["no-such-package"].advice == "pip install 'no-such-package>1'"
     assert "pytest" not in found
+
+
+@pytest.mark.parametrize(
+    ("machine", "is_needed"), [("x86_64", True), ("arm64", True), ("riscv64", False), ("x86", False)]
+)
+def test_simplejpeg_is_needed_where_there_are_wheels_of_it(machine: str, is_needed: bool) -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    [needed] = [found for found in map(Requirement, project["dependencies"]) if found.name == "simplejpeg"]
+    assert (needed.marker is None or needed.marker.evaluate({"platform_machine": machine})) is is_needed
 
 
 def test_a_library_that_does_not_load_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import handclip
 
 PACKAGE = Path(handclip.__file__).parent
 LAYERS = [
-    {"_torchvision_operators", "errors", "cores", "console", "interruption", "file_names", "wording"},
+    {"_torchvision_operators", "errors", "cores", "console", "interruption", "file_names", "signatures", "wording"},
     {"files"},
     {"checksums", "csv_files", "locks"},
     {"config"},

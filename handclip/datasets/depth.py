@@ -15,15 +15,17 @@ _WHITE_IS_ZERO = 0
 
 def declared_bits(image: Image.Image) -> int:
     """Return how many bits the numbers of a pixel have: in the file of an image that is opened but not loaded, or else
-    in an image that comes from no file.
+    in what Pillow has made of it, which keeps more than 8 bits of grey alone.
     """
     if not isinstance(image, ImageFile.ImageFile):
         return 32 if image.mode == "I" else 16 if image.mode.startswith("I;16") else 8
     if isinstance(image, TiffImageFile):
         bits: int = max(image.tag_v2.get(BITSPERSAMPLE, (1,)))
         return bits
-    if image.format not in ("PNG", "PPM") or not image.tile:
+    if image.format not in ("PNG", "PPM"):
         return 8
+    if not image.tile:  # loaded
+        return 16 if image.mode.startswith("I") else 8
     # The decoder's raw mode, and in PPM files also the number that stands for white.
     how: Any = image.tile[0].args
     rawmode, white = how if isinstance(how, tuple) else (how, 255)

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from handclip.datasets.formats import ENDINGS, WHAT_READS, phone_format
 from handclip.datasets.images import IMAGE_EXTENSIONS
 from handclip.files import opened
 from handclip.wording import counted
@@ -26,10 +27,10 @@ KINDS: Mapping[str, Kind] = {
     "heic": Kind(
         "HEIC photograph",
         "HEIC photographs",
-        "`pip install 'handclip[heic]'` reads them",
-        ".heic .heics .heif .heifs .hif",
+        f"{WHAT_READS['HEIF']} reads them",
+        ENDINGS["HEIF"],
     ),
-    "avif": Kind("AVIF photograph", "AVIF photographs", "`pip install -U pillow` reads them", ".avif .avifs"),
+    "avif": Kind("AVIF photograph", "AVIF photographs", f"{WHAT_READS['AVIF']} reads them", ENDINGS["AVIF"]),
     "jpeg_2000": Kind(
         "JPEG 2000 photograph", "JPEG 2000 photographs", _SAVE, ".jp2 .j2k .j2c .jpc .jpf .jpx .jpm .jph"
     ),
@@ -91,7 +92,6 @@ KINDS: Mapping[str, Kind] = {
 
 _KIND_OF = {ending: name for name, kind in KINDS.items() for ending in kind.endings.split()}
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*")
-_BRANDS = {b"ftypheic": "heic", b"ftypheix": "heic", b"ftypmif1": "heic", b"ftypavif": "avif"}
 
 
 def is_image_name(name: str) -> bool:
@@ -114,10 +114,10 @@ def _kind_of_content(file: Path) -> str | None:
     with suppress(OSError):
         if not file.is_symlink():  # which may lead out of the data set
             with opened(file) as content:
-                start = content.read(12)
-    if start.startswith(_BEGINNINGS) or (start[:4] == b"RIFF" and start[8:] == b"WEBP"):
+                start = content.read(64)
+    if start.startswith(_BEGINNINGS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
         return "ending"
-    kind = _BRANDS.get(start[4:])
+    kind = {"AVIF": "avif", "HEIF": "heic"}.get(phone_format(start) or "")
     return "ending" if f".{kind}" in IMAGE_EXTENSIONS else kind
 
 

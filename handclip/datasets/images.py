@@ -18,11 +18,13 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, featu
 
 from handclip.cores import available_cores
 from handclip.datasets.depth import declared_bits, grey_to_eight_bits, require_light
+from handclip.datasets.formats import ENDINGS, WHAT_READS, phone_format
 from handclip.datasets.inside import DatasetFiles
 from handclip.datasets.jpeg import decode_jpeg
 from handclip.datasets.metadata import orientation, without_metadata
 from handclip.errors import DataError
 from handclip.files import read_limited
+from handclip.signatures import LOOKED_AT, is_lfs_pointer, is_web_page, packed_by
 
 MAX_PIXELS = 200_000_000
 MAX_WEBP_PIXELS = 50_000_000
@@ -32,28 +34,17 @@ MAX_SIDE = 65_535
 MAX_BYTES = 700_000_000
 """Of a file: an uncompressed image of `MAX_PIXELS` has less."""
 
-_EXTENSIONS = {
-    "BMP": ".bmp .dib",
-    "GIF": ".gif",
-    "JPEG": ".jfi .jfif .jif .jpe .jpeg .jpg .mpo",
-    "PNG": ".apng .png",
-    "PPM": ".pbm .pgm .pnm .ppm",
-    "TIFF": ".tif .tiff",
-    "WEBP": ".webp",
-}
 HEIF_VERSION: str | None = None
 """That of pillow-heif, which reads HEIC; None where it is not installed."""
-if features.check("avif"):
-    _EXTENSIONS["AVIF"] = ".avif .avifs"
 with suppress(ImportError):
     import pillow_heif
 
     pillow_heif.register_heif_opener(thumbnails=False)
     HEIF_VERSION = pillow_heif.__version__
-    _EXTENSIONS["HEIF"] = ".heic .heics .heif .heifs .hif"
-FORMATS = tuple(_EXTENSIONS)
+_IS_READ = {"AVIF": bool(features.check("avif")), "HEIF": HEIF_VERSION is not None}
+FORMATS = tuple(name for name in ENDINGS if _IS_READ.get(name, True))
 """The decoders that may run, by Pillow's names. Of the others one starts a program (EPS), and many are seldom used."""
-IMAGE_EXTENSIONS = frozenset(" ".join(_EXTENSIONS.values()).split())
+IMAGE_EXTENSIONS = frozenset(" ".join(ENDINGS[name] for name in FORMATS).split())
 """How the names of images end that are read here."""
 
 # Pillow warns of odd metadata, which nothing here depends on. Not with `catch_warnings`, as images are read in threads.
@@ -310,44 +301,37 @@ _LARGEST_TILE = 2**24
 
 _OTHER_KINDS = (
     (rb"PK[\x03\x05]", "is a ZIP archive, not an image; unpack it"),
-    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|.{257}ustar", "is an archive, not an image; unpack it"),
     (rb"%PDF", "is a PDF document, not an image; save its pages as JPEG or PNG"),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "is a PostScript drawing, not an image; save it as JPEG or PNG"),
-    (
-        rb".{4}ftyp(hei|hev|mif1|msf1)",
-        "is a HEIC photograph that cannot be decoded; save it as JPEG or PNG"
-        if HEIF_VERSION
-        else "is a HEIC photograph; `pip install 'handclip[heic]'` reads it, or save it as JPEG or PNG",
-    ),
-    (
-        rb".{4}ftypavi[fs]",
-        "is an AVIF photograph that cannot be decoded; save it as JPEG or PNG"
-        if "AVIF" in FORMATS
-        else "is an AVIF photograph; `pip install -U pillow` reads it, or save it as JPEG or PNG",
-    ),
     (
         rb".{4}ftyp|\0{3}\x0cjP|\xff\x4f\xff\x51",
         "is an image of a format that HandCLIP does not read (JPEG 2000 or a film); save it as JPEG or PNG",
     ),
-    (rb"version https://git-lfs", "is a Git LFS pointer, not an image; fetch the image with git lfs pull"),
     (
         rb"(?i)(\xef\xbb\xbf)?\s*(<[?!][^>]{0,500}>\s*)*<svg[\s>]",
         "is an SVG drawing, not an image; save it as JPEG or PNG",
-    ),
-    (
-        rb"(?i)(\xef\xbb\xbf)?\s*(<[?!][^>]{0,500}>\s*)*<html[\s>]",
-        "is an HTML page, not an image; fetch the image itself",
     ),
 )
 """How files begin that are often found under an image's name, and what to say of them."""
 
 
 def _what_else(data: bytes) -> str:
-    start = data[:2048]
+    start = data[:LOOKED_AT]
+    if is_lfs_pointer(start):
+        return "is a Git LFS pointer, not an image; fetch the image with git lfs pull"
+    if packed_by(start):
+        return "is an archive, not an image; unpack it"
+    if format := phone_format(start):
+        photograph = "is an AVIF photograph" if format == "AVIF" else "is a HEIC photograph"
+        if format in FORMATS:
+            return f"{photograph} that cannot be decoded; save it as JPEG or PNG"
+        return f"{photograph}; {WHAT_READS[format]} reads it, or save it as JPEG or PNG"
     for pattern, words in _OTHER_KINDS:
         if re.match(pattern, start, re.DOTALL):
             return words
-    return "is not an image of a known format (JPEG, PNG, TIFF, WebP, BMP, GIF, PPM); save it as one of them"
+    if is_web_page(start):  # which an SVG drawing looks like
+        return "is a web page, not an image; fetch the image itself"
+    return f"is not an image of a known format ({', '.join(FORMATS)}); save it as one of them"
 
 
 def _reduce(image: Image.Image, height: int, width: int, *, on_its_side: bool) -> None:

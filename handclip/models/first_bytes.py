@@ -1,29 +1,20 @@
 """What a file that should hold weights is, by its first bytes: its name says little."""
 
+import codecs
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from handclip.signatures import LOOKED_AT, is_lfs_pointer, is_web_page, packed_by
+
 Format = Literal["safetensors", "zip", "pickle"]
 
-_LOOKED_AT = 512
-_LFS = b"version https://git-lfs.github.com/spec/"
-_WEB_PAGE = (b"<!doctype html", b"<html", b"<?xml", b"<head", b"<body")
-_PACKED = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\0": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"7z\xbc\xaf\x27\x1c": "7-Zip",
-    b"Rar!\x1a\x07": "RAR",
-}
 _OTHER_KINDS = {
     b"\x89HDF\r\n\x1a\n": "an HDF5 file, as Keras and TensorFlow write it",
     b"GGUF": "a GGUF file, as llama.cpp reads it",
     b"\x93NUMPY": "a NumPy array",
 }
-_TAR = slice(257, 262)
 
 
 def format_of(path: Path) -> Format | None:
@@ -54,19 +45,19 @@ def why_no_weights(path: Path, again: str = "Fetch it again") -> str | None:
     head = _head(path)
     if not head:
         return f"is damaged: it is empty, as a download or a copy leaves it that has failed. {again}"
-    if head.startswith(_LFS):
+    if is_lfs_pointer(head):
         size = next((line.split()[1] for line in head.splitlines() if line.startswith(b"size ")), b"")
         stands_for = f" of {int(size):,} bytes" if size.isdigit() else ""
         return (
             f"is a Git LFS pointer, which stands for a file{stands_for} that was not fetched. Run `git lfs pull` where "
             "it was cloned, or download the file itself"
         )
-    if head.lstrip().lower().startswith(_WEB_PAGE):
+    if is_web_page(head):
         return (
             "is a web page, not weights: a page that asks to sign in or tells an error was saved in their place. "
             "Download the file itself, signed in where that is needed"
         )
-    if packed := "tar" if head[_TAR] == b"ustar" else _named(_PACKED, head):
+    if packed := packed_by(head):
         return f"is packed by {packed}. Unpack it, and name the weights file that was in it"
     if kind := _named(_OTHER_KINDS, head):
         return f"is {kind}, not weights of PyTorch. Fetch those, as .safetensors or .pt"
@@ -82,7 +73,7 @@ def why_no_weights(path: Path, again: str = "Fetch it again") -> str | None:
 
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(_LOOKED_AT)
+        return file.read(LOOKED_AT)
 
 
 def _named(kinds: Mapping[bytes, str], head: bytes) -> str | None:
@@ -90,7 +81,12 @@ def _named(kinds: Mapping[bytes, str], head: bytes) -> str | None:
 
 
 def _text(head: bytes) -> str | None:
-    text = head.decode("utf-8", errors="ignore" if len(head) == _LOOKED_AT else "replace").strip()
+    try:
+        # A letter may be cut in two where the file goes on.
+        decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        text = decoder.decode(head, final=len(head) < LOOKED_AT).strip()
+    except UnicodeDecodeError:
+        return None
     return text if text and all(letter.isprintable() or letter.isspace() for letter in text) else None
 
 

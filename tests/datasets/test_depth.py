@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import SAVE_INFO
 
-from handclip.datasets.images import decode_image
+from handclip.datasets.images import decode_image, to_rgb
 from handclip.errors import DataError
 
 RAMP = np.arange(48).reshape(6, 8)
@@ -188,3 +188,17 @@ def test_every_mode_of_pillow_that_tiff_can_hold_is_read_or_refused() -> None:
                     decode_image(buffer.getvalue(), "a")
             else:
                 assert decode_image(buffer.getvalue(), "a").mode == "RGB"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PPM", "TIFF"])
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_too_dark_16_bit_grey_is_refused_whether_loaded_or_not(kind: str, is_loaded: bool) -> None:
+    def opened(level: int) -> Image.Image:
+        image = Image.open(io.BytesIO(encoded(np.full((4, 4), level, np.uint16), kind)))
+        if is_loaded:
+            image.load()
+        return image
+
+    assert to_rgb(opened(257 * 90)).getpixel((0, 0)) == (90, 90, 90)
+    with pytest.raises(ValueError, match="its pixels are 16-bit numbers without a defined white"):
+        to_rgb(opened(200))

@@ -117,6 +117,30 @@ def test_what_can_be_read_here_is_not_left_out(
     assert len(listing.paths_of["p0"]) == (2 if kind else 3)
 
 
+HEIC_BRANDS = ("heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs", "mif1", "msf1")
+
+
+@pytest.mark.parametrize(
+    ("first", "kind"),
+    [
+        *((f"\0\0\0\x18ftyp{brand}\0\0\0\0mif1heic", "heic") for brand in HEIC_BRANDS),
+        *((f"\0\0\0\x18ftyp{brand}\0\0\0\0miafavif", "avif") for brand in ("avif", "avis", "mif1", "msf1")),
+        ("\0\0\0\x14ftypmif1\0\0\0\0heicavif", "heic"),  # the second word is beyond the list of brands
+        ("\0\0\0\x18ftypqt  \0\0\0\0heicavif", None),
+    ],
+)
+def test_photographs_of_phones_are_known_by_their_brands(tmp_path: Path, first: str, kind: str | None) -> None:
+    (tmp_path / "IMG_1").write_bytes(first.encode() + b"\0\0\0\x08mdat")
+    for can_be_read in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(file_kinds, "IMAGE_EXTENSIONS", {".heic", ".avif"} if can_be_read else {".jpg"})
+            assert file_kinds.kind_of(tmp_path / "IMG_1") == (kind and "ending" if can_be_read else kind)
+
+
+def test_what_reads_heic_is_installed_by_its_own_name() -> None:
+    assert file_kinds.KINDS["heic"].advice == "`pip install pillow-heif` reads them"
+
+
 def test_a_link_is_not_opened_to_see_what_it_is(root: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"\xff\xd8\xff\xe0")
     (root / "p0" / "link").symlink_to(tmp_path / "secret")

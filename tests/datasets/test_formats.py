@@ -98,5 +98,5 @@ except DataError as error:
 def test_without_pillow_heif_it_is_said_what_reads_heic() -> None:
     result = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
     assert result.stdout == (
-        "hand.heic is a HEIC photograph; `pip install 'handclip[heic]'` reads it, or save it as JPEG or PNG\n"
+        "hand.heic is a HEIC photograph; `pip install pillow-heif` reads it, or save it as JPEG or PNG\n"
     )

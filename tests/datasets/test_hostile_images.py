@@ -111,15 +111,24 @@ def zip_of(name: str) -> bytes:
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(x) print\n%%EOF\n"
 
 
+def test_all_formats_that_are_read_are_named() -> None:
+    with pytest.raises(DataError) as caught:
+        decode_image(b"MZ\x90\0", "hand.jpg")
+    named = str(caught.value).partition("(")[2].partition(")")[0].split(", ")
+    assert tuple(named) == FORMATS and named[:2] == ["JPEG", "PNG"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "is an SVG drawing, not an image; save it as JPEG or PNG"),
         (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!DOCTYPE svg>\n<!-- a -->\n<svg>', "is an SVG drawing"),
-        (b"<!DOCTYPE html>\n<html><body>Not found", "is an HTML page, not an image; fetch the image itself"),
+        (b"<!DOCTYPE html>\n<html><body>Not found", "is a web page, not an image; fetch the image itself"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "is a web page, not an image"),
         (zip_of("hand.jpg"), "is a ZIP archive, not an image; unpack it"),
         (tar_of("hand.jpg"), "is an archive, not an image; unpack it"),
         (b"\x1f\x8b\x08" + bytes(20), "is an archive"),
+        (b"\x28\xb5\x2f\xfd" + bytes(20), "is an archive"),
         (b"7z\xbc\xaf\x27\x1c", "is an archive"),
         (b"%PDF-1.7\n", "is a PDF document, not an image; save its pages as JPEG or PNG"),
         (EPS, "is a PostScript drawing, not an image"),
