@@ -89,7 +89,7 @@ def beside_resnet(path: Path, given: Collection[str] = ()) -> Description | None
     if not isinstance(said, dict):
         return None
     # Photographs are resized as for CLIP's models, whatever a CNN was trained with.
-    return _taken(Description(str(place), _checked(said, {"mean", "std"} - set(given), place)), path)
+    return _taken(Description(str(place), _checked(said, ("mean", "std"), given, place)), path)
 
 
 def _beside_open_clip(path: Path, model: str, given: Collection[str]) -> Description | None:
@@ -105,7 +105,7 @@ def _beside_open_clip(path: Path, model: str, given: Collection[str]) -> Descrip
     if not isinstance(said, dict):
         return Description(str(place), {}, quick_gelu)
     values = {**OPENAI.values, **{name: value for name, value in said.items() if value is not None}}
-    return _taken(Description(str(place), _checked(values, set(_TYPES) - set(given), place), quick_gelu), path)
+    return _taken(Description(str(place), _checked(values, tuple(_TYPES), given, place), quick_gelu), path)
 
 
 def _beside_transformers(path: Path, given: Collection[str]) -> Description | None:
@@ -118,7 +118,7 @@ def _beside_transformers(path: Path, given: Collection[str]) -> Description | No
         named = {name: said[theirs] for theirs, name in _THEIRS.items() if said.get(theirs) is not None}
         resample = named.get("interpolation", 3)  # as their CLIP has it where nothing is said
         named["interpolation"] = _PILLOWS.get(str(resample), resample)
-        values = _checked(named, set(_TYPES) - set(given), of_input)
+        values = _checked(named, tuple(_TYPES), given, of_input)
     quick_gelu = None
     if described is not None and str(described.get("model_type")).startswith("clip"):
         inner = described.get("vision_config")
@@ -136,12 +136,14 @@ def _read(place: Path) -> dict[str, Any] | None:
         raise CheckpointError(f"{error}. It stands beside the weights: mend it, or move it away") from error
 
 
-def _checked(values: Mapping[str, Any], wanted: Collection[str], place: Path) -> dict[str, Any]:
+def _checked(values: Mapping[str, Any], wanted: Sequence[str], given: Collection[str], place: Path) -> dict[str, Any]:
     checked = {}
-    for name in sorted(wanted & values.keys()):
+    for name in sorted(values.keys() & wanted):
         try:
             checked[name] = _TYPES[name].validate_python(values[name])
         except ValidationError as error:
+            if name in given:  # the config says it, and this is not used
+                continue
             raise CheckpointError(
                 f"{place}: {name}: {values[name]!r} cannot be used: {error.errors()[0]['msg']}. Say {_KEYS[name]} in "
                 "the config, or move the file away from the weights"
@@ -212,12 +214,13 @@ def require_known(model: str, path: Path, known: Collection[str]) -> None:
         f"  pretrained_tag: {same[0]}  # {values}{_also(same[1:])}"
         for values, same in sorted(alike.items(), key=lambda item: len(item[1]))
     ]
+    lacking = ", ".join(_KEYS[name] for name in _TYPES if name in unknown)
+    what = "how its input is normalised" if len(unknown) == len(_TYPES) else f"its {lacking}"
     raise ConfigError(
-        f"pretrained: {path} does not say how its input is normalised, and not all published weights of {model} have "
-        "OpenAI's values. Add to the config which of them it holds, or was trained from:\n"
+        f"pretrained: {path} does not say {what}, and not all published weights of {model} have OpenAI's. Add to the "
+        "config which of them it holds, or was trained from:\n"
         + "\n".join(lines)
-        + f"\nor the values themselves ({', '.join(_KEYS[name] for name in _TYPES)}), or put its {_BESIDE_OPEN_CLIP} "
-        "beside it"
+        + f"\nor what is lacking itself ({lacking}), or put its {_BESIDE_OPEN_CLIP} beside it"
     )
 
 

@@ -132,7 +132,10 @@ def test_values_that_the_config_names_are_enough(model: str, given: dict[str, An
     if enough:
         assert resolve(model, given) == given
     else:
-        with pytest.raises(ConfigError, match="does not say how its input is normalised"):
+        lacking = {"mean": "input_mean", "std": "input_std", "interpolation": "interpolation"}.items()
+        names = ", ".join(key for name, key in lacking if name not in given)
+        what = f"its {names}" if given else "how its input is normalised"
+        with pytest.raises(ConfigError, match=rf"(?s)does not say {what},.*or what is lacking itself \({names}\),"):
             resolve(model, given)
 
 
@@ -169,6 +172,15 @@ def test_a_tag_can_be_overruled_by_the_config(
     published["siglip"] = dict(SIGLIP)
     assert used(path, pretrained_tag="siglip", interpolation="bilinear") == PE
     assert "interpolation: bilinear is used, though" in caplog.text and "was trained with bicubic" in caplog.text
+
+
+def test_a_description_can_be_overruled_by_the_config(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(path.parent, "open_clip_config.json", {"preprocess_cfg": {"mean": [0.1, 0.1, 0.1], "std": "broken"}})
+    keys = {"input_mean": [0.5, 0.5, 0.5], "input_std": [0.5, 0.5, 0.5]}
+    assert used(path, **keys) == SIGLIP
+    assert (
+        "input_mean: [0.5, 0.5, 0.5] is used, though" in caplog.text and "trained with [0.1, 0.1, 0.1]" in caplog.text
+    )
 
 
 def test_where_nothing_is_known_openais_values_are_used(path: Path) -> None:
