@@ -45,13 +45,21 @@ class FolderListing:
         self._pattern = pattern
         self._is_plain = pattern.text == PLAIN
         self._manifest_name = manifest_name
+        self._of_the_system: list[str] = []
         self._look_into(())
         self.paths_of = {identity: sorted(paths) for identity, paths in sorted(self.paths_of.items())}
         nested = [one.path for one in self.left_out.unread if one.kind == "nested"]
         if nested:
             self.left_out.advice["nested"] = self._advice_on_nested(nested)
         if not self._is_plain:
-            self._say_how_paths_are_read()
+            self._require_matches()
+
+    def say_how_paths_are_read(self) -> None:
+        """Log what folders of the system are left out, and what the pattern makes of a path."""
+        for name in self._of_the_system:
+            logger.info(f"Left out of {self._root}: {name}, a folder of the system.")
+        if not self._is_plain:
+            self._show_a_path()
 
     @property
     def without_images(self) -> list[str]:
@@ -79,7 +87,7 @@ class FolderListing:
             elif not _is_folder(entry):
                 self._sort(names, identity)
             elif len(names) == 1 and entry.name.casefold() in _SYSTEM_FOLDERS:
-                logger.info(f"Left out of {self._root}: {entry.name}, a folder of the system.")
+                self._of_the_system.append(entry.name)
             elif len(names) < self._pattern.levels:
                 self._look_into(names)
             elif entry.is_symlink() or not self._look_deeper(names, identity):
@@ -168,18 +176,21 @@ class FolderListing:
         lost = "; first move what lies right in the folder of an identity into one inside it" if own else ""
         return f"to use them, {pattern}{lost}"
 
-    def _say_how_paths_are_read(self) -> None:
-        """Show what the pattern makes of a path, one that can be read in several ways where there is any.
+    def _matched(self) -> list[_Names]:
+        return [tuple(path.split("/")) for paths in self.paths_of.values() for path in paths]
 
-        Raises:
-            DataError: it matches none.
-        """
-        matched = [tuple(path.split("/")) for paths in self.paths_of.values() for path in paths]
-        if not matched and (others := [one.path for one in self.left_out.unread if one.kind == "unmatched"]):
+    def _require_matches(self) -> None:
+        """Refuse a pattern that matches no path of those that are there."""
+        others = [one.path for one in self.left_out.unread if one.kind == "unmatched"]
+        if others and not self._matched():
             shown = "".join(f"\n  {path}" for path in sorted(others)[:_SHOWN])
             more = f"\n  and {len(others) - _SHOWN:,} more" if len(others) > _SHOWN else ""
             said = f"{self._root}: no photograph's path matches the pattern {self._pattern.text}; it holds"
             raise DataError(as_text(f"{said}{shown}{more}"))
+
+    def _show_a_path(self) -> None:
+        """Show what the pattern makes of a path, one that can be read in several ways where there is any."""
+        matched = self._matched()
         if not matched:
             return
         unlike = [names for names in matched if self._shortest(names) != self._identity(names)]
