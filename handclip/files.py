@@ -134,6 +134,18 @@ def _listed(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Pa
         raise _unreadable(Path(error.filename or folder), error) from error
 
 
+def require_enterable(folder: Path) -> None:
+    """Check that what lies in a folder can be reached, so that an error names the folder and no file in it.
+
+    Raises:
+        HandCLIPError: it may not be entered.
+    """
+    try:
+        os.stat(os.path.join(folder, os.curdir))  # noqa: PTH116, PTH118 (a Path drops the dot)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
 def _status(path: Path) -> os.stat_result | None:
     try:
         return path.stat()

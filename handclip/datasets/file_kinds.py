@@ -22,6 +22,11 @@ class Kind:
     endings: str = ""
 
 
+def use_pattern(pattern: str) -> str:
+    """Return how to ask for a pattern."""
+    return f"add --pattern '{pattern}' (in a config, pattern: \"{pattern}\")"
+
+
 _SAVE = "save them as JPEG or PNG"
 KINDS: Mapping[str, Kind] = {
     "heic": Kind(
@@ -68,13 +73,13 @@ KINDS: Mapping[str, Kind] = {
     "loose": Kind(
         "photograph in no identity's folder",
         "photographs in no identity's folder",
-        "put them into folders; or where their names begin with the identity, as in anna_1.jpg, add --pattern "
-        "'{{identity}}_*' (in a config, pattern: \"{{identity}}_*\")",
+        "put them into folders; or where their names begin with the identity, as in anna_1.jpg, "
+        + use_pattern("{identity}_*"),
     ),
     "nested": Kind(
         "photograph in a folder inside an identity's",
         "photographs in folders inside an identity's",
-        "to use them, add --pattern '{pattern}' (in a config, pattern: \"{pattern}\")",
+        "move them up into the identity's folder",
     ),
     "unmatched": Kind(
         "photograph that the pattern does not match",

@@ -55,6 +55,7 @@ def prepare_folder(
     """
     pattern = None if pattern == PLAIN else pattern
     listing = _list_folder(root, pattern)
+    listing.say_how_paths_are_read()
     _require_distinct(listing.paths_of, root)
     lost = listing.left_out.require_nobody_lost(listing.without_images, allow_missing=allow_missing)
     listing.left_out.report()
@@ -87,6 +88,38 @@ def prepare_folder(
         pattern=pattern,
     )
     return {ASPECT: manifest}
+
+
+def describe_added(manifest: Manifest) -> str:
+    """Say how many photographs and people have come to the folder since a manifest was made of it; empty if none.
+
+    Photographs are listed and not read. As many as the manifest left out, as copies or unreadable, are not counted.
+
+    Args:
+        manifest: of a plain folder.
+
+    Raises:
+        DataError: the folder cannot be listed.
+    """
+    listing = _list_folder(manifest.root, manifest.pattern)
+    had = {unicode_form(image.path) for image in manifest.images}
+    known = set(map(unicode_form, manifest.identity_names.values()))
+    new = {path: name for name, paths in listing.paths_of.items() for path in paths if unicode_form(path) not in had}
+    count = len(new) - manifest.copied_images - manifest.unreadable_images
+    if count <= 0:
+        return ""
+    people = {name for name in new.values() if unicode_form(name) not in known}
+    # What came last is none of the images that were left out before.
+    example = max(sorted(new), key=lambda path: (new[path] in people, _time_it_came(manifest.root / path)))
+    of_whom = f" and {counted(min(len(people), count), 'identity', 'identities')}" if people else ""
+    return f"{counted(count, 'photograph')}{of_whom} (such as {example})"
+
+
+def _time_it_came(file: Path) -> int:
+    try:
+        return file.lstat().st_ctime_ns
+    except OSError:
+        return 0
 
 
 def _list_folder(root: Path, pattern: str | None) -> FolderListing:

@@ -2,11 +2,11 @@
 
 import logging
 import os
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 
 from handclip.config.path_pattern import IDENTITY, PLAIN, PathPattern
-from handclip.datasets.file_kinds import is_image_name, kind_of
+from handclip.datasets.file_kinds import is_image_name, kind_of, use_pattern
 from handclip.datasets.inside import unicode_form
 from handclip.datasets.left_out import LeftOut
 from handclip.errors import DataError
@@ -45,10 +45,21 @@ class FolderListing:
         self._pattern = pattern
         self._is_plain = pattern.text == PLAIN
         self._manifest_name = manifest_name
+        self._of_the_system: list[str] = []
         self._look_into(())
         self.paths_of = {identity: sorted(paths) for identity, paths in sorted(self.paths_of.items())}
+        nested = [one.path for one in self.left_out.unread if one.kind == "nested"]
+        if nested:
+            self.left_out.advice["nested"] = self._advice_on_nested(nested)
         if not self._is_plain:
-            self._say_how_paths_are_read()
+            self._require_matches()
+
+    def say_how_paths_are_read(self) -> None:
+        """Log what folders of the system are left out, and what the pattern makes of a path."""
+        for name in self._of_the_system:
+            logger.info(f"Left out of {self._root}: {name}, a folder of the system.")
+        if not self._is_plain:
+            self._show_a_path()
 
     @property
     def without_images(self) -> list[str]:
@@ -76,8 +87,7 @@ class FolderListing:
             elif not _is_folder(entry):
                 self._sort(names, identity)
             elif len(names) == 1 and entry.name.casefold() in _SYSTEM_FOLDERS:
-                logger.info(f"Left out of {self._root}: {entry.name}, a folder of the system.")
-                self._register(names, self._identity(names))  # counted as an identity without images, as ever
+                self._of_the_system.append(entry.name)
             elif len(names) < self._pattern.levels:
                 self._look_into(names)
             elif entry.is_symlink() or not self._look_deeper(names, identity):
@@ -143,18 +153,44 @@ class FolderListing:
         if len(names) > 1 or self._pattern.levels == 1:
             self.left_out.add(None, "/".join(names))
 
-    def _say_how_paths_are_read(self) -> None:
-        """Show what the pattern makes of a path, one that can be read in several ways where there is any.
+    def _advice_on_nested(self, nested: list[str]) -> str:
+        """Say how to use photographs in folders inside the identities', without losing those that lie right in these.
 
-        Raises:
-            DataError: it matches none.
+        Where all are below one folder, as of an unpacked archive, it more likely holds the people than is one of them.
         """
-        matched = [tuple(path.split("/")) for paths in self.paths_of.values() for path in paths]
-        if not matched and (others := [one.path for one in self.left_out.unread if one.kind == "unmatched"]):
+        holders = {path.split("/", 1)[0] for path in nested}
+        deeper_only = [name for name in holders if not self.paths_of.get(name)]
+        own = [name for name, paths in self.paths_of.items() if paths]
+        if len(own) > len(deeper_only):
+            return "to use them, move them up, right into the folder of their identity"
+        levels = Counter(path.count("/") + 1 for path in nested).most_common(1)[0][0]
+        pattern = use_pattern(_pattern_of(levels))
+        if len(holders) == 1:
+            top = os.path.commonpath([path.rsplit("/", 2)[0] for path in nested])
+            below = levels - top.count("/") - 1
+            which = f" and {use_pattern(_pattern_of(below))}" if below > 2 else ""
+            return (
+                f"if the folders in {self._root / top} are the people, name that folder as the root{which}; if "
+                f"{nested[0].split('/', 1)[0]} is one person, {pattern}"
+            )
+        lost = "; first move what lies right in the folder of an identity into one inside it" if own else ""
+        return f"to use them, {pattern}{lost}"
+
+    def _matched(self) -> list[_Names]:
+        return [tuple(path.split("/")) for paths in self.paths_of.values() for path in paths]
+
+    def _require_matches(self) -> None:
+        """Refuse a pattern that matches no path of those that are there."""
+        others = [one.path for one in self.left_out.unread if one.kind == "unmatched"]
+        if others and not self._matched():
             shown = "".join(f"\n  {path}" for path in sorted(others)[:_SHOWN])
             more = f"\n  and {len(others) - _SHOWN:,} more" if len(others) > _SHOWN else ""
             said = f"{self._root}: no photograph's path matches the pattern {self._pattern.text}; it holds"
             raise DataError(as_text(f"{said}{shown}{more}"))
+
+    def _show_a_path(self) -> None:
+        """Show what the pattern makes of a path, one that can be read in several ways where there is any."""
+        matched = self._matched()
         if not matched:
             return
         unlike = [names for names in matched if self._shortest(names) != self._identity(names)]
@@ -177,6 +213,11 @@ class FolderListing:
             in_one_form = PathPattern(unicode_form(self._pattern.text))
             found = in_one_form.match([*map(unicode_form, names)], longest=longest)
         return found or {}
+
+
+def _pattern_of(levels: int) -> str:
+    """The pattern of paths of so many levels that begin with the identity."""
+    return "/".join(["{identity}", "{session}", *"*" * (levels - 2)])
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -39,6 +39,8 @@ class LeftOut:
         self.root = root
         self.unread: list[Unread] = []
         self.others: list[str] = []
+        self.advice: dict[str, str] = {}
+        """What to do with files of a kind, where more is known of it than `KINDS` says."""
 
     def add(self, kind: str | None, path: str, identity: str | None = None, why: str = "") -> None:
         """Add a file or folder of a kind; None is that of what has nothing to do with photographs."""
@@ -54,7 +56,7 @@ class LeftOut:
 
     def __str__(self) -> str:
         """Say what there is, with an example of each kind and what to do about it; empty where there is nothing."""
-        said = [f"{_count(found)} ({found[0]}; {_advice(found)})" for found in _by_kind(self.unread)]
+        said = [f"{_count(found)} ({found[0]}; {self._advice(found)})" for found in _by_kind(self.unread)]
         if self.others:
             said.append(f"{counted(len(self.others), 'other file')} (such as {self.others[0]})")
         return as_text(f"Left out of {self.root}: {'; '.join(said)}.") if said else ""
@@ -103,9 +105,13 @@ class LeftOut:
             lines.append(f"{self.root}: {counted(len(closed), 'folder')} may not be read:")
             lines += _first([f"  {one}" for one in closed])
         for found in _by_kind([*(one for unread in lost.values() for one in unread), *closed]):
-            lines.append(f"Of {KINDS[found[0].kind].many}: {_advice(found)}.")
+            lines.append(f"Of {KINDS[found[0].kind].many}: {self._advice(found)}.")
         lines.append("To go on without them, pass --allow-missing (in a config, allow_missing: true)")
         return "\n".join(lines)
+
+    def _advice(self, of_one_kind: Sequence[Unread]) -> str:
+        kind = of_one_kind[0].kind
+        return self.advice.get(kind, KINDS[kind].advice)
 
 
 def _by_kind(unread: Iterable[Unread]) -> list[list[Unread]]:
@@ -117,12 +123,6 @@ def _by_kind(unread: Iterable[Unread]) -> list[list[Unread]]:
 
 def _count(of_one_kind: Sequence[Unread]) -> str:
     return describe_counts({of_one_kind[0].kind: len(of_one_kind)})[0]
-
-
-def _advice(of_one_kind: Sequence[Unread]) -> str:
-    first = of_one_kind[0]
-    below = "/*" * (first.path.count("/") - 1)
-    return KINDS[first.kind].advice.format(pattern=f"{{identity}}/{{session}}{below}")
 
 
 def _identities(lost: Mapping[str, Sequence[Unread]]) -> str:

@@ -21,7 +21,7 @@ from handclip.datasets.manifest import Manifest
 from handclip.datasets.original_folders import find_original_splits, has_original_splits, read_original_splits
 from handclip.datasets.summary import split_table_csv, summarise
 from handclip.errors import ConfigError, DataError, HandCLIPError, did_you_mean
-from handclip.files import cache_folder, is_folder, require_writable, write_text
+from handclip.files import cache_folder, is_folder, require_enterable, require_writable, write_text
 from handclip.locks import holding_in_turn
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def prepare(
     Raises:
         ConfigError: an unknown data set, or an option that it does not have.
         DataError: the data set is not as it should be, or `out` holds other manifests.
-        HandCLIPError: `out` cannot be written.
+        HandCLIPError: `root` may not be read, or `out` cannot be written.
     """
     prepared = _prepare(
         dataset,
@@ -130,6 +130,7 @@ def _prepare(
         _require_pattern(pattern, dataset)
     if not is_folder(root):
         raise DataError(f"{root}: there is no such folder")
+    require_enterable(root)
     if not _has_images(dataset, root) and has_original_splits(root, dataset):
         return _store(_read_sound_original_splits(root, dataset, allow_missing, progress), out, "original_splits")
     if has_original_splits(root, dataset):
@@ -182,13 +183,15 @@ def find_or_prepare(
     Raises:
         ConfigError: an unknown data set or aspect.
         DataError: manifests or data set are not as they should be, or images of the manifests are gone.
-        HandCLIPError: the manifests cannot be written.
+        HandCLIPError: the data set's folder may not be read, or the manifests cannot be written.
     """
     require_known(dataset)
     needed = ASPECTS[dataset] if aspects is None else tuple(aspects)
     for aspect in needed:
         if aspect not in ASPECTS[dataset]:
             raise ConfigError(f"{dataset} has no aspect '{aspect}'.{did_you_mean(aspect, ASPECTS[dataset])}")
+    if is_folder(root):
+        require_enterable(root)
     if found := _find_made(dataset, root, cache, needed, pattern):
         return found
     beside, kept = places_of_manifests(dataset, root, cache, pattern)

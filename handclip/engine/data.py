@@ -103,6 +103,8 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
     _report_left_out(manifests)
     if prepared.origin == "manifests":
         _report_unread(manifests)
+        if config.dataset == folder.DATASET:
+            _report_added(manifests, prepared.folder)
     return manifests
 
 
@@ -201,6 +203,21 @@ def _report_unread(manifests: Mapping[str, Manifest]) -> None:
         said.append(f"{counted(lost, 'identity', 'identities')} of which nothing is read")
     if said:
         logger.info(f"The manifest was made without {', '.join(said)}.")
+
+
+def _report_added(manifests: Mapping[str, Manifest], made: Path) -> None:
+    """Log what has come to a plain folder since its manifests were made on first use."""
+    for manifest in manifests.values():
+        try:
+            added = folder.describe_added(manifest)
+        except DataError as error:
+            logger.warning(f"Whether photographs were added since the manifest was made cannot be told: {error}")
+            continue
+        if added:
+            logger.warning(
+                f"{manifest.root} holds {added} that the manifest lacks, and they are not used: remove {made} to have "
+                "them included (splits are then drawn anew)"
+            )
 
 
 def images_left_out(manifests: Mapping[str, Manifest]) -> dict[str, int]:

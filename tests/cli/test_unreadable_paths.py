@@ -18,7 +18,7 @@ from tiny_study import baseline_values, load_manifest, tiny_values, write_config
 
 from handclip.cli import run
 from handclip.datasets.folder import prepare_folder
-from handclip.datasets.prepare import prepare
+from handclip.datasets.prepare import find_or_prepare, prepare
 from handclip.engine.provenance import read_provenance
 from handclip.errors import HandCLIPError
 from handclip.files import is_file, is_folder, is_there, nearest_there, read_json, require_writable
@@ -168,6 +168,18 @@ def test_a_folder_of_a_known_data_set_that_may_not_be_read(
         monkeypatch.setattr(os, "scandir", refuse)
         with pytest.raises(HandCLIPError, match=rf"^{folder}: {DENIED}$"):
             prepare(dataset, Path("data"), Path("out"))
+
+
+@pytest.mark.parametrize("dataset", ["11k", "hd", "folder"])
+def test_of_a_data_set_whose_root_may_not_be_read_the_root_is_named(dataset: str, here: Path) -> None:
+    root = Path("drive")
+    root.mkdir()
+    with pytest.raises(HandCLIPError):
+        prepare(dataset, root, Path("out"))  # so that nothing is imported while this process may not read
+    with closed(root):
+        for make in (prepare, find_or_prepare):
+            with pytest.raises(HandCLIPError, match=rf"^drive: {DENIED}$"):
+                make(dataset, root, Path("out"))
 
 
 def test_a_named_folder_that_may_not_be_read_is_an_error(here: Path) -> None:

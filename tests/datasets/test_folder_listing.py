@@ -285,7 +285,7 @@ def test_a_folder_of_the_systems_is_left_out_by_name(
     closed(root / "lost+found")
     assert hand(root) == by_the_superuser
     assert caplog.messages == [f"Left out of {root}: lost+found, a folder of the system."]
-    assert by_the_superuser.empty_identities == 1
+    assert by_the_superuser.empty_identities == 0
 
 
 def test_an_identity_whose_folder_may_not_be_read_is_lost(
@@ -352,3 +352,46 @@ def test_a_pattern_that_cannot_be(root: Path, tmp_path: Path) -> None:
         prepare("hd", root, tmp_path / "out", pattern="{identity}/*")
     with pytest.raises(ConfigError, match=r"pattern: '\{person\}/\*' does not say where the identity stands"):
         prepare("folder", root, tmp_path / "out", pattern="{person}/*")
+
+
+PEOPLE = [f"p{person}" for person in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("paths", "top", "pattern"),
+    [
+        ([f"hands/{name}/{n}.png" for name in PEOPLE for n in range(2)], "hands", None),
+        ([f"a/hands/{name}/{n}.png" for name in PEOPLE for n in range(2)], "a/hands", None),
+        (
+            [f"people/{name}/{day}/1.png" for name in PEOPLE for day in ("mon", "tue")],
+            "people",
+            "{identity}/{session}/*",
+        ),
+    ],
+)
+def test_the_one_folder_that_holds_all_people_is_offered_as_the_root(
+    tmp_path: Path, paths: list[str], top: str, pattern: str | None
+) -> None:
+    write(tmp_path, *paths)
+    (tmp_path / "__MACOSX").mkdir()
+    with pytest.raises(DataError) as caught:
+        hand(tmp_path)
+    too = f" and add --pattern '{pattern}'" if pattern else "; "
+    said = f"if the folders in {tmp_path / top} are the people, name that folder as the root{too}"
+    assert said in str(caught.value)
+    assert f"; if {top.split('/')[0]} is one person, add --pattern" in str(caught.value)
+    assert len(hand(tmp_path / top, pattern=pattern).identity_names) == 6
+
+
+def test_no_pattern_is_offered_that_would_lose_most_people(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(root, "p0/old/7.png", "p0/old/8.png")
+    hand(root)
+    said = "2 photographs in folders inside an identity's (such as p0/old/7.png; to use them, move them up, right into"
+    assert said in caplog.text
+    assert "--pattern" not in caplog.text
+
+
+def test_a_pattern_that_loses_few_says_what_to_do_with_them(tmp_path: Path) -> None:
+    write(tmp_path, "p9/1.png", *(f"{name}/mon/{n}.png" for name in PEOPLE for n in range(2)))
+    with pytest.raises(DataError, match=r"--pattern '\{identity\}/\{session\}/\*'.*; first move what lies right in"):
+        hand(tmp_path)

@@ -244,3 +244,34 @@ def test_a_named_manifest_must_be_made_by_the_pattern_that_is_named(people: Path
         DataError, match=r"was made by the pattern \{identity\}/\{session\}/\*, and the pattern \{ident"
     ):
         find_manifests(tiny_config(people, **named, pattern="{identity}/*/*"))
+
+
+def test_photographs_added_after_first_use_are_said(people: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copy(people / "p0/day 1/0.png", people / "p0/day 1/copy.png")
+    (people / "p1/day 1/broken.png").write_bytes(b"x")
+    values = {"dataset": "folder", "aspect": "hand", "manifest": None, "data_root": str(people),
+              "pattern": "{identity}/{session}/*", "allow_missing": True}  # fmt: skip
+    config = tiny_config(people, **values)
+    first = find_manifests(config)
+    caplog.clear()
+    find_manifests(config)
+    assert "lacks" not in caplog.text
+    Image.new("RGB", (1, 1), (7, 7, 7)).save(people / "p2" / "day 1" / "new.png")
+    find_manifests(config)
+    assert f"{people} holds 1 photograph (such as p2/day 1/new.png) that the manifest lacks" in caplog.text
+    for name in ("zoe", "zora"):
+        (people / name / "day 1").mkdir(parents=True)
+        Image.new("RGB", (1, 1), (8, 8, len(name))).save(people / name / "day 1" / "0.png")
+    caplog.clear()
+    assert find_manifests(config) == first
+    [said] = [record for record in caplog.records if "lacks" in record.message]
+    assert said.levelname == "WARNING"
+    assert f"{people} holds 3 photographs and 2 identities (such as zo" in said.message
+    assert "remove " in said.message and "to have them included (splits are then drawn anew)" in said.message
+    made = first["hand"].file
+    assert made is not None and str(made.parent) in said.message
+    caplog.clear()
+    find_manifests(tiny_config(people, **values | {"manifest": str(made)}))
+    assert "lacks" not in caplog.text
+    shutil.rmtree(made.parent)
+    assert len(find_manifests(config)["hand"].identity_names) == 7
