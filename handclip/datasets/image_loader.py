@@ -162,18 +162,30 @@ def plain_worker_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, EOFError, ConnectionError) as error:
-        # Ended in the middle of a batch that it was handing over, a worker breaks the connection.
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+    except Exception as error:
+        if how := _how_a_worker_ended(error):
+            raise HandCLIPError(
+                f"a process that reads images was ended from outside ({how}), for want of memory, perhaps; with a "
+                "lower num_workers less is needed"
+            ) from error
+        if not isinstance(error, HandCLIPError):
             raise
-        how = str(error) or type(error).__name__
-        raise HandCLIPError(
-            f"a process that reads images was ended from outside ({how}), for want of memory, perhaps; with a lower "
-            "num_workers less is needed"
-        ) from error
-    except HandCLIPError as error:
         kind = f"{type(error).__module__}.{type(error).__qualname__}: "
         _, found, message = str(error).rpartition(kind)
         if not found:
             raise
         raise type(error)(message.strip()) from None
+
+
+def _how_a_worker_ended(error: BaseException) -> str:
+    # Ended in the middle of a batch that it was handing over, a worker breaks the connection.
+    if isinstance(error, EOFError | ConnectionError):
+        return str(error) or type(error).__name__
+    # At any other moment PyTorch raises in the midst of whatever this process does. What that was may fail of it with
+    # an error of its own, as the writing of a file does.
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RuntimeError) and str(cause).startswith("DataLoader worker"):
+            return str(cause).strip()
+        cause = cause.__cause__ or cause.__context__
+    return ""
