@@ -204,6 +204,18 @@ def test_a_first_signal_does_not_wait_for_a_batch_that_does_not_come(
     assert workers[0].exitcode == -signal.SIGKILL
 
 
+def test_frozen_workers_are_not_waited_for_one_after_the_other(dataset: ImageDataset) -> None:
+    batches: Any = iter(loader_of(dataset, num_workers=4))
+    next(batches)
+    workers = batches._batches._workers
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGSTOP)
+    start = time.monotonic()
+    batches._batches._shutdown_workers()
+    assert time.monotonic() - start < 12
+    assert [worker.exitcode for worker in workers] == [-signal.SIGKILL] * 4
+
+
 @pytest.mark.parametrize("first", [begin, step_back])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_worker_reads_on_when_a_signal_reaches_all_processes(first: Any, signum: int) -> None:
