@@ -4,6 +4,7 @@ SIGHUP says that the terminal is gone, as where a connection has broken off. It 
 from the system, and from a session's manager after SIGTERM; so it hurries nobody who has been asked to stop already.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -199,6 +200,10 @@ def _handling(handler: "signal._HANDLER") -> Iterator[None]:
             signal.signal(number, before[number])
         _nesting.blocks -= 1
         _nesting.is_stopping &= _nesting.blocks > 0
+        # The command line may still hang in its last lines; another program goes on.
+        if not _nesting.blocks and _nesting.last_resort is not None and not _is_command_line():
+            _nesting.last_resort.cancel()
+            _nesting.last_resort = None
 
 
 class _Nesting:
@@ -208,6 +213,8 @@ class _Nesting:
     """Whether a signal has come since the outermost began."""
     request: StopRequest | None = None
     """That of the innermost `stopping_later`."""
+    last_resort: threading.Timer | None = None
+    """What ends the process after a second signal."""
 
 
 _nesting = _Nesting()
@@ -216,4 +223,24 @@ _nesting = _Nesting()
 def _hurries_nobody(signum: int) -> bool:
     """Note that a signal has come; return whether it only repeats that the terminal is gone."""
     was_stopping, _nesting.is_stopping = _nesting.is_stopping, True
+    if was_stopping and signum != HANG_UP:
+        _end_for_certain(signum)
     return was_stopping and signum == HANG_UP
+
+
+_PATIENCE = 10.0
+"""Seconds in which a second signal has ended the program, or whatever it hangs in is left."""
+
+
+def _end_for_certain(signum: int) -> None:
+    """End the process some seconds later, if the exception has not: it may be lost in a destructor, or be waited on."""
+
+    def end() -> None:
+        for child in multiprocessing.active_children():
+            child.kill()
+        _end_at_once(signum)
+
+    if _nesting.last_resort is None:
+        _nesting.last_resort = threading.Timer(_PATIENCE, end)
+        _nesting.last_resort.daemon = True
+        _nesting.last_resort.start()

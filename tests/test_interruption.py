@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -341,3 +342,27 @@ def test_a_library_that_replaces_the_exception_does_not_hide_the_signal() -> Non
     for handling in (interruptible, stopping_later):
         with pytest.raises(ValueError, match="an error"), handling():
             raise ValueError("an error")
+
+
+_LOSES_THE_SECOND = """
+import os, signal, time
+from handclip import interruption
+
+interruption._PATIENCE = 0.5
+
+class Losing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+with interruption.stopping_later():
+    os.kill(os.getpid(), signal.SIGTERM)
+    Losing()
+    time.sleep(60)
+"""
+
+
+def test_a_second_signal_ends_the_process_also_where_its_exception_is_lost() -> None:
+    ended = subprocess.run([sys.executable, "-c", _LOSES_THE_SECOND], capture_output=True, text=True, timeout=50)
+    assert ended.returncode == 143
+    assert ended.stderr.endswith("\nInterrupted. To go on, give the same command again.\n")

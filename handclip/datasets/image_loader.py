@@ -4,15 +4,20 @@ import logging
 import multiprocessing.queues
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from torch._C import _remove_worker_pids
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from handclip.cores import free_shared_memory, processes_sharing_cores
 from handclip.datasets.torch_dataset import Batch, BatchCollator, ImageDataset
@@ -70,11 +75,51 @@ class ImageLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # DataLoader promises a private class of its own
         """Start the processes, or have them go on with the next epoch."""
-        batches = super().__iter__()
-        for worker in getattr(batches, "_workers", ()):
-            # One that has not ended when asked: it leaves SIGTERM to this process, or hangs in a drive.
-            worker._popen.terminate = worker._popen.kill
-        return _Batches(batches)
+        return _Batches(super().__iter__())
+
+    def _get_iterator(self) -> Any:
+        return _Workers(self) if self.num_workers else super()._get_iterator()
+
+
+class _Workers(_MultiProcessingDataLoaderIter):
+    """Ends its processes, whoever asks for it, in a limited time: Lightning, the end of the loader, or that of Python.
+
+    One may hang in a drive, or be frozen; and it leaves SIGTERM to this process.
+    """
+
+    def __init__(self, loader: ImageLoader) -> None:
+        try:
+            super().__init__(loader)
+        finally:  # a signal may have come when only some had started
+            for worker in getattr(self, "_workers", ()):
+                worker._popen.terminate = worker._popen.kill
+
+    def _shutdown_workers(self) -> None:
+        # PyTorch would wait some seconds for each in turn, and without a limit for the thread that pins memory, which
+        # waits for them.
+        if getattr(self, "_worker_pids_set", False):
+            self._worker_pids_set = False
+            _remove_worker_pids(id(self))  # their end is no error any more
+        killing = threading.Timer(_PATIENCE, self._kill_workers)
+        killing.daemon = True
+        if running := not (getattr(self, "_shutdown", True) or sys.is_finalizing()):
+            killing.start()
+        try:
+            super()._shutdown_workers()
+        except BaseException:
+            self._kill_workers()
+            raise
+        finally:
+            if running:
+                killing.cancel()
+
+    def _kill_workers(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+
+
+_PATIENCE = 5.0
+"""Seconds in which all processes have to end when they are asked to."""
 
 
 class _Batches(Iterator[Batch]):
@@ -138,6 +183,9 @@ def _tell_instead(results: "multiprocessing.queues.Queue[Any]", error: Exception
     )
     wrapped = ExceptionWrapper((type(told), told, None), where="in a worker process")  # type: ignore[no-untyped-call]
     results.put((lost[0], wrapped))
+    # PyTorch leaves the file for which there was no room; only this thread of this process makes any.
+    for left in Path("/dev/shm").glob(f"torch_{os.getpid()}_*"):
+        left.unlink(missing_ok=True)
 
 
 def step_back(worker: int) -> None:
@@ -162,18 +210,30 @@ def plain_worker_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, EOFError, ConnectionError) as error:
-        # Ended in the middle of a batch that it was handing over, a worker breaks the connection.
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+    except Exception as error:
+        if how := _how_a_worker_ended(error):
+            raise HandCLIPError(
+                f"a process that reads images was ended from outside ({how}), for want of memory, perhaps; with a "
+                "lower num_workers less is needed"
+            ) from error
+        if not isinstance(error, HandCLIPError):
             raise
-        how = str(error) or type(error).__name__
-        raise HandCLIPError(
-            f"a process that reads images was ended from outside ({how}), for want of memory, perhaps; with a lower "
-            "num_workers less is needed"
-        ) from error
-    except HandCLIPError as error:
         kind = f"{type(error).__module__}.{type(error).__qualname__}: "
         _, found, message = str(error).rpartition(kind)
         if not found:
             raise
         raise type(error)(message.strip()) from None
+
+
+def _how_a_worker_ended(error: BaseException) -> str:
+    # Ended in the middle of a batch that it was handing over, a worker breaks the connection.
+    if isinstance(error, EOFError | ConnectionError):
+        return str(error) or type(error).__name__
+    # At any other moment PyTorch raises in the midst of whatever this process does. What that was may fail of it with
+    # an error of its own, as the writing of a file does.
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RuntimeError) and str(cause).startswith("DataLoader worker"):
+            return str(cause).strip()
+        cause = cause.__cause__ or cause.__context__
+    return ""

@@ -1,5 +1,6 @@
 """Processes that read images: as many as there is room for, none that is waited for in vain."""
 
+import io
 import os
 import signal
 import time
@@ -21,6 +22,7 @@ from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, Labelle
 from handclip.datasets.transforms import ImageTransform, Preprocessing
 from handclip.errors import HandCLIPError
 from handclip.interruption import AskedToStop, stopping_later
+from handclip.models.torch_files import write_torch
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MIB = 2**20
@@ -202,6 +204,18 @@ def test_a_first_signal_does_not_wait_for_a_batch_that_does_not_come(
     assert workers[0].exitcode == -signal.SIGKILL
 
 
+def test_frozen_workers_are_not_waited_for_one_after_the_other(dataset: ImageDataset) -> None:
+    batches: Any = iter(loader_of(dataset, num_workers=4))
+    next(batches)
+    workers = batches._batches._workers
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGSTOP)
+    start = time.monotonic()
+    batches._batches._shutdown_workers()
+    assert time.monotonic() - start < 12
+    assert [worker.exitcode for worker in workers] == [-signal.SIGKILL] * 4
+
+
 @pytest.mark.parametrize("first", [begin, step_back])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_worker_reads_on_when_a_signal_reaches_all_processes(first: Any, signum: int) -> None:
@@ -226,6 +240,23 @@ def test_a_worker_that_the_system_has_ended_is_explained(error: Exception) -> No
     """What DataLoader raises depends on the moment: while the worker hands over a batch its connection breaks."""
     with pytest.raises(HandCLIPError, match=r"ended from outside \(.+\), for want of memory"), plain_worker_errors():
         raise error
+
+
+def test_a_worker_killed_while_a_file_is_written_is_explained(dataset: ImageDataset, tmp_path: Path) -> None:
+    """PyTorch raises in the midst of the writing, which ends with an error of its own."""
+    batches: Any = iter(loader_of(dataset, num_workers=1))
+    next(batches)
+    [worker] = batches._batches._workers
+
+    class Killing(io.BytesIO):
+        def write(self, content: Any) -> int:
+            if worker.is_alive():
+                os.kill(worker.pid, signal.SIGKILL)
+                time.sleep(20)  # until PyTorch raises
+            return super().write(content)
+
+    with pytest.raises(HandCLIPError, match=r"ended from outside \(DataLoader worker.+Killed"), plain_worker_errors():
+        write_torch({"weights": torch.zeros(1000)}, Killing())
 
 
 def test_other_errors_stay_as_they_are() -> None:

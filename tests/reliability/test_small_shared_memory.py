@@ -48,6 +48,7 @@ def a_lost_batch_is_an_error(disk: SmallDisk, place: Path) -> None:
         assert "No space left on device" in ended.printed
         assert "docker's --shm-size=1g" in ended.printed
         assert "Traceback" not in ended.printed
+        assert not list(SHARED_MEMORY.glob("torch_*"))
 
 
 @pytest.mark.parametrize("test", [fewer_processes_read, a_lost_batch_is_an_error])
