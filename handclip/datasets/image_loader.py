@@ -88,6 +88,7 @@ class _Workers(_MultiProcessingDataLoaderIter):
     """
 
     def __init__(self, loader: ImageLoader) -> None:
+        self._owner = os.getpid()
         try:
             super().__init__(loader)
         finally:  # a signal may have come when only some had started
@@ -95,6 +96,9 @@ class _Workers(_MultiProcessingDataLoaderIter):
                 worker._popen.terminate = worker._popen.kill
 
     def _shutdown_workers(self) -> None:
+        # Workers that were forked later have copies of this, which are collected there at any time.
+        if os.getpid() != self._owner:
+            return
         # PyTorch would wait some seconds for each in turn, and without a limit for the thread that pins memory, which
         # waits for them.
         if getattr(self, "_worker_pids_set", False):

@@ -198,6 +198,7 @@ def test_a_first_signal_does_not_wait_for_a_batch_that_does_not_come(
             except AskedToStop as stopped:
                 assert stopped.signum == request.signum == signal.SIGTERM
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert request.signum == signal.SIGTERM
     workers[0].join(20)
@@ -214,6 +215,21 @@ def test_frozen_workers_are_not_waited_for_one_after_the_other(dataset: ImageDat
     batches._batches._shutdown_workers()
     assert time.monotonic() - start < 12
     assert [worker.exitcode for worker in workers] == [-signal.SIGKILL] * 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_leaves_the_workers_of_its_parent_alone(dataset: ImageDataset) -> None:
+    """It has a copy of their iterator, which is collected there sooner or later."""
+    batches: Any = iter(loader_of(dataset, num_workers=1))
+    read = len(next(batches).labels)
+    child = os.fork()
+    if child == 0:
+        try:
+            batches._batches._shutdown_workers()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert read + sum(len(batch.labels) for batch in batches) == len(dataset)
 
 
 @pytest.mark.parametrize("first", [begin, step_back])
