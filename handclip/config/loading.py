@@ -147,7 +147,7 @@ def _with_models(
         config: the config.
         source: where it stands, for errors.
         overrides: as in `parse_config`.
-        later: the experiment files and run folders that have led here, resolved, each by its `resume_from`.
+        later: the absolute paths of the experiment files and run folders that have led here by their `resume_from`.
     """
     found = {}
     for key in ("resume_from", "checkpoint"):
