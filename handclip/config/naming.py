@@ -16,7 +16,7 @@ _LONGEST_NAME = 255
 """Bytes of a file's name, by most file systems."""
 LAST = "_last"
 """What the name of a run's last model ends with."""
-_LONGEST_RUN = _LONGEST_NAME - len("._last.pth.01234567.part")
+_LONGEST_RUN = _LONGEST_NAME - len(f".{LAST}.pth.01234567.part")
 """Bytes of a run's name: the longest that is made from it is that of its last checkpoint while it is written."""
 _LONGEST_EVALUATION = 240
 """Bytes of an evaluation's name, which leave room for the name of its folder's lock."""
