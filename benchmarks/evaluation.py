@@ -19,13 +19,13 @@ from handclip.config.loading import parse_config
 from handclip.datasets.images import read_image
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import prepare
-from handclip.datasets.synthetic import SyntheticHands, generate
 from handclip.datasets.transforms import ImageTransform
-from handclip.engine.evaluation import Evaluation, evaluate
-from handclip.engine.hardware import choose_workers
-from handclip.engine.summary import METRICS
 from handclip.metrics import rank_gallery
 from handclip.models.builder import build_model
+from handclip.parallel.hardware import choose_workers
+from handclip.retrieval.summary import METRICS
+from handclip.runs.evaluate import Evaluation, evaluate
+from handclip.synthetic import SyntheticHands, generate
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "hands11k_sample"
 HANDS = SyntheticHands(identities=40, images_per_aspect=5, size=160)

@@ -42,14 +42,14 @@ from handclip.config.experiment import Augmentation
 from handclip.config.study import SYNTHETIC_HANDS, StudyConfig
 from handclip.cores import available_cores
 from handclip.datasets.pixel_cache import PixelCache
-from handclip.datasets.synthetic import SyntheticHands, generate
 from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, LabelledImage, to_images
 from handclip.datasets.transforms import ImageTransform
-from handclip.engine.hardware import choose_device, choose_precision, choose_workers, computing_in
 from handclip.errors import ConfigError
 from handclip.files import write_text
 from handclip.models.flops import count_flops
+from handclip.parallel.hardware import choose_device, choose_precision, choose_workers, computing_in
 from handclip.studies import plan_study, run_study
+from handclip.synthetic import SyntheticHands, generate
 
 PEAKS: dict[str, tuple[float, float, float]] = {
     "B200": (2250, 1125, 75),

@@ -138,7 +138,7 @@ def extra_memory() -> Iterator[list[float]]:
     """Yield a list that holds, after the block, the MiB of its peak beyond what was resident before (Linux only)."""
     import torch
 
-    from handclip.engine.hardware import reset_peak_memory
+    from handclip.parallel.hardware import reset_peak_memory
 
     found: list[float] = []
     reset_peak_memory(torch.device("cpu"))

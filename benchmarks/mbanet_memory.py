@@ -7,9 +7,9 @@ import time
 import torch
 
 from handclip.config.loading import parse_config
-from handclip.engine.criterion import TrainingCriterion
-from handclip.engine.optimization import build_optimizer
 from handclip.models.builder import build_model
+from handclip.training.criterion import TrainingCriterion
+from handclip.training.optimization import build_optimizer
 
 IDENTITIES = 72
 """Of dorsal right in 11k Hands."""

@@ -17,18 +17,18 @@ import numpy as np
 
 from handclip.config.loading import parse_config
 from handclip.datasets.manifest import Draw, Manifest, ManifestImage
-from handclip.engine.feature_table import FeatureTable, listed_path
-from handclip.engine.ranking import rank_draws
-from handclip.engine.records import (
+from handclip.files import write_json, write_text
+from handclip.report.report import write_report
+from handclip.retrieval.feature_table import FeatureTable, listed_path
+from handclip.retrieval.ranking import rank_draws
+from handclip.retrieval.summary import per_query_csv, per_split_csv, summarise
+from handclip.runs.artifacts import (
     KeptFeatures,
     manifest_file,
     write_attributes,
     write_explanations,
     write_features,
 )
-from handclip.engine.summary import per_query_csv, per_split_csv, summarise
-from handclip.files import write_json, write_text
-from handclip.report.report import write_report
 
 DRAWS = 10
 DIMENSIONS = 512

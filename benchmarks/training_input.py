@@ -37,16 +37,16 @@ from handclip.datasets.images import read_pixels
 from handclip.datasets.pixel_cache import PixelCache, open_pixel_cache
 from handclip.datasets.pixels import MARGIN, PixelReader, in_one_thread
 from handclip.datasets.sampling import RandomBatchSampler
-from handclip.datasets.synthetic import SyntheticHands, generate
 from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, LabelledImage, to_images
 from handclip.datasets.transforms import ImageTransform, Preprocessing
-from handclip.engine.criterion import TrainingCriterion
-from handclip.engine.data import find_manifests, load_training_data
-from handclip.engine.hardware import choose_memory_format, choose_precision
-from handclip.engine.optimization import build_optimizer
-from handclip.engine.step import Step
-from handclip.engine.training import train
 from handclip.models.builder import build_model
+from handclip.parallel.hardware import choose_memory_format, choose_precision
+from handclip.runs.data import find_manifests, load_training_data
+from handclip.runs.train import train
+from handclip.synthetic import SyntheticHands, generate
+from handclip.training.criterion import TrainingCriterion
+from handclip.training.optimization import build_optimizer
+from handclip.training.step import Step
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "hands11k_sample"
 LARGE, BATCH, SIDE = (1600, 1200), 32, 224

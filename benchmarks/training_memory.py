@@ -25,7 +25,7 @@ import json, sys
 import torch
 import handclip
 import open_clip
-from handclip.engine.hardware import reset_peak_memory
+from handclip.parallel.hardware import reset_peak_memory
 from handclip.models.builder import build_model
 from handclip.config.loading import parse_config
 import harness

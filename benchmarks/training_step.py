@@ -15,12 +15,12 @@ from harness import Row
 from torch import Tensor
 
 from handclip.config.loading import parse_config
-from handclip.engine.criterion import TrainingCriterion
-from handclip.engine.finite_check import FiniteCheck
-from handclip.engine.hardware import Computation, choose_precision
-from handclip.engine.optimization import build_optimizer
-from handclip.engine.step import Step
 from handclip.models.builder import build_model
+from handclip.parallel.hardware import Computation, choose_precision
+from handclip.training.criterion import TrainingCriterion
+from handclip.training.finite_check import FiniteCheck
+from handclip.training.optimization import build_optimizer
+from handclip.training.step import Step
 
 IDENTITIES = 72
 """Of dorsal right in 11k Hands."""

@@ -254,7 +254,7 @@ def train(
     from handclip.config.loading import load_config
 
     experiment = load_config(config, set_ or [], to_train=True)
-    from handclip.engine.training import train as train_experiment
+    from handclip.runs.train import train as train_experiment
 
     train_experiment(experiment, resume=resume, stop_after=stop_after)
 
@@ -339,7 +339,7 @@ def explain(
 
 
 @app.command()
-def verify(
+def audit(
     runs: Annotated[
         list[Path],
         typer.Argument(
@@ -354,19 +354,19 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON, for programs.")] = False,
 ) -> None:
     """Recompute hashes, and metrics from stored features, and say what no longer matches."""
-    from handclip.report.screen import verification_summary, verification_tables
-    from handclip.verify import verify as verify_runs
+    from handclip.audit import audit as audit_runs
+    from handclip.report.screen import audit_summary, audit_tables
 
     with progress_over("reading images") as report:
-        verifications = verify_runs(runs, images=not no_images, report=report)
+        audits = audit_runs(runs, images=not no_images, report=report)
     if as_json:
-        _print_json([one.to_dict() for one in verifications])
+        _print_json([one.to_dict() for one in audits])
     else:
-        for table in verification_tables(verifications, every_finding=every_finding):
+        for table in audit_tables(audits, every_finding=every_finding):
             stdout.print(table)
-        stdout.print(verification_summary(verifications), soft_wrap=True)
-    failed = any(not one.holds or one.kind == "folder" for one in verifications)
-    if failed or not any(one.checked for one in verifications):
+        stdout.print(audit_summary(audits), soft_wrap=True)
+    failed = any(not one.holds or one.kind == "folder" for one in audits)
+    if failed or not any(one.checked for one in audits):
         raise typer.Exit(1)
 
 
@@ -453,7 +453,7 @@ def _facts(images: Sequence["CachedImage"]) -> dict[str, int | str | None]:
 
 
 def _amount(images: Sequence["CachedImage"]) -> str:
-    from handclip.wording import counted
+    from handclip.plurals import counted
 
     size = sum(image.bytes for image in images) / 2**20
     return f"{counted(len(images), 'image')} ({size:,.1f} MiB)"
@@ -475,12 +475,12 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
     from handclip.config.loading import load_config, load_trained_config
 
     experiment, trained = load_config(path, overrides), load_trained_config(path, overrides)
-    from handclip.engine.evaluated_model import choose_model
-    from handclip.engine.evaluation import evaluate as evaluate_experiment
-    from handclip.engine.launching import is_first_launched
     from handclip.file_names import EVALUATION_LOG
     from handclip.files import as_text
+    from handclip.parallel.launching import is_first_launched
     from handclip.report.tables import evaluation_text, is_logged, write_evaluation_log
+    from handclip.runs.evaluate import evaluate as evaluate_experiment
+    from handclip.runs.evaluated_model import choose_model
 
     evaluation = evaluate_experiment(choose_model(experiment, trained), overwrite=overwrite, reuse=True)
     if not is_first_launched():
@@ -513,7 +513,7 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
 
 
 def _other_code(folder: Path) -> str:
-    from handclip.engine.provenance import other_code, read_provenance
+    from handclip.runs.provenance import other_code, read_provenance
 
     try:
         sentence = other_code(read_provenance(folder) or {})
@@ -524,7 +524,7 @@ def _other_code(folder: Path) -> str:
 
 def _check(place: Path) -> None:
     from handclip.datasets.check import check_manifest, find_manifest_files
-    from handclip.datasets.copies import describe_copies
+    from handclip.datasets.duplicates import describe_copies
     from handclip.datasets.manifest import Manifest
 
     faults: list[str] = []
@@ -567,7 +567,7 @@ def run(command: typer.Typer) -> None:
     end_printing()
     fault = unshown()
     # Who closes a pipe knows it: no word, and the exit code of programs that SIGPIPE ends. What is usual in Python, 1,
-    # would say, of `handclip verify`, that something differs.
+    # would say, of `handclip audit`, that something differs.
     if isinstance(fault, BrokenPipeError):
         code = code or _BROKEN_PIPE
     elif fault is not None:

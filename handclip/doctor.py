@@ -227,7 +227,7 @@ def _check_torchvision_alone() -> Iterator[Check]:
 def _check_devices() -> Iterator[Check]:
     import torch
 
-    from handclip.engine.hardware import choose_device, choose_precision, describe_device
+    from handclip.parallel.hardware import choose_device, choose_precision, describe_device
 
     for number in range(torch.cuda.device_count()):
         device = torch.device("cuda", number)
@@ -306,7 +306,7 @@ def _memory_limits() -> list[int]:
 def _check_shared_memory() -> Iterator[Check]:
     """See whether the processes that read images have room for what they hand over, with all keys at their defaults."""
     from handclip.datasets.image_loader import MORE_SHARED_MEMORY, workers_with_room
-    from handclip.engine.hardware import choose_workers
+    from handclip.parallel.hardware import choose_workers
 
     if (free := free_shared_memory()) is None:
         return

@@ -9,20 +9,20 @@ from typing import Any
 
 from handclip.config.study import SYNTHETIC_HANDS, StudyConfig, plan_experiments
 from handclip.console import progress_over
-from handclip.datasets.synthetic import SyntheticHands, generate
-from handclip.engine.data import missing_data
-from handclip.engine.launching import refuse_launcher
-from handclip.engine.study import PlannedRun, RunReport, run_plan
 from handclip.errors import ConfigError, HandCLIPError
 from handclip.file_names import STUDY
 from handclip.files import require_writable, write_json
 from handclip.locks import holding
 from handclip.models.registry import check_keys
+from handclip.parallel.launching import refuse_launcher
 from handclip.report.comparison import compare_evaluations, write_matrix
 from handclip.report.matrix import Matrix
 from handclip.report.report import ReportFiles, report_evaluations
 from handclip.report.runs import EvaluatedRun, read_run, warn_of_missing_checksums
 from handclip.report.tables import write_evaluation_log
+from handclip.runs.data import missing_data
+from handclip.runs.study import PlannedRun, RunReport, run_plan
+from handclip.synthetic import SyntheticHands, generate
 
 logger = logging.getLogger(__name__)
 

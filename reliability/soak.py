@@ -33,8 +33,8 @@ from rich.console import Console
 from rich.table import Table
 from works import Data, Work, make_data, works_on
 
-from handclip.engine.hardware import describe_device
 from handclip.files import write_json
+from handclip.parallel.hardware import describe_device
 
 _KILLS_AT_MOST = 3
 """Kills of one piece of work, before it may end."""

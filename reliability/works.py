@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from handclip.datasets.prepare import prepare
-from handclip.datasets.synthetic import SyntheticHands, generate
+from handclip.synthetic import SyntheticHands, generate
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def save_dots(monkeypatch: pytest.MonkeyPatch) -> None:
         files.svg.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
         return files
 
-    monkeypatch.setattr("handclip.report.book.save_figure", save_dot)
+    monkeypatch.setattr("handclip.report.report_writer.save_figure", save_dot)
 
 
 def keep_figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
@@ -30,5 +30,5 @@ def keep_figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
         made[name] = figure
         return FigureFiles(folder / f"{name}.png", folder / f"{name}.svg")
 
-    monkeypatch.setattr("handclip.report.book.save_figure", keep)
+    monkeypatch.setattr("handclip.report.report_writer.save_figure", keep)
     return made

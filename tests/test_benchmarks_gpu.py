@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from handclip.datasets.synthetic import SyntheticHands, generate
+from handclip.synthetic import SyntheticHands, generate
 
 
 @pytest.fixture

@@ -345,7 +345,7 @@ def test_little_shared_memory_is_noted(
 ) -> None:
     for module in ("handclip.doctor", "handclip.datasets.image_loader"):
         monkeypatch.setattr(f"{module}.free_shared_memory", lambda: None if free_mib is None else free_mib * 2**20)
-    monkeypatch.setattr("handclip.engine.hardware.available_cores", lambda: 5)
+    monkeypatch.setattr("handclip.parallel.hardware.available_cores", lambda: 5)
     check = checks("shared memory").get("shared memory")
     assert (check and (check.state, check.found)) == (state and (state, found))
     if state == "note":

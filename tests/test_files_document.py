@@ -14,8 +14,8 @@ import pytest
 import torch
 from tiny_study import LOSSES, tiny_config
 
-from handclip.engine.evaluation import evaluate
-from handclip.engine.training import train
+from handclip.runs.evaluate import evaluate
+from handclip.runs.train import train
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "files.md").read_text(encoding="utf-8")
 SOMETIMES = {"copied_images", "unread_files", "unread_identities", "pattern", "peak_gpu_memory_mib"}

@@ -143,7 +143,7 @@ def test_every_path_of_the_command_line_begins_at_home(home: Path) -> None:
         (["train", "~/a.yml"], "{home}/a.yml: no such file"),
         (["train", "a.yml", "--set", "data_root=~nobody_of_this_name"], "there is no home folder ~nobody_of_this_name"),
         (["compare", "~/runs", "--out=~/comparison"], "{home}/runs: no such file or folder"),
-        (["verify", "~/runs", "~/others"], "{home}/runs: no such file or folder"),
+        (["audit", "~/runs", "~/others"], "{home}/runs: no such file or folder"),
         (["prepare", "--check=~/m.json"], "{home}/m.json"),
         (["compare", "runs", "--out=~nobody_of_this_name/x"], "there is no home folder"),
     ],

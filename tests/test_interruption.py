@@ -75,7 +75,7 @@ def test_a_program_that_only_imports_ends_at_once(
 
 def test_an_import_in_the_midst_of_work_lets_all_tidy_up(module_that_sends_one: None) -> None:
     with pytest.raises(Interrupted), interruptible():
-        exec(IMPORTING, {"__name__": "handclip.engine.evaluation"})
+        exec(IMPORTING, {"__name__": "handclip.runs.evaluate"})
 
 
 @pytest.mark.parametrize(("signum", "code"), CODES)

@@ -9,16 +9,20 @@ import handclip
 
 PACKAGE = Path(handclip.__file__).parent
 LAYERS = [
-    {"_torchvision_operators", "errors", "cores", "console", "interruption", "file_names", "signatures", "wording"},
+    {"_torchvision_operators", "errors", "cores", "console", "interruption", "file_names", "signatures", "plurals"},
     {"files"},
     {"checksums", "csv_files", "locks"},
     {"config"},
     {"datasets"},
+    {"synthetic"},
     {"models"},
     {"loss"},
     {"metrics"},
-    {"engine"},
-    {"verify", "doctor"},
+    {"parallel"},
+    {"retrieval"},
+    {"training"},
+    {"runs"},
+    {"audit", "doctor"},
     {"report"},
     {"studies"},
     {"demo"},

@@ -21,7 +21,7 @@ HARMLESS = {"dumps", "dump", "Pickler", "PicklingError", "UnpicklingError", "scr
 """What else is in them."""
 EXCEPTIONS = {
     (
-        "handclip/engine/launching.py",
+        "handclip/parallel/launching.py",
         "pickle.loads",
     ): "reads what a process that it started itself sends through a pipe",
     ("handclip/models/torchscript.py", "pickle.Unpickler"): "its find_class hands out nothing that could run a program",

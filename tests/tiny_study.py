@@ -13,7 +13,7 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import on_other_data, parse_config
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import prepare
-from handclip.datasets.synthetic import SyntheticHands, generate
+from handclip.synthetic import SyntheticHands, generate
 
 HANDS = SyntheticHands(identities=12, images_per_aspect=3, size=64)
 """Six identities to train on, with two training images and a validation image each; six to test on."""

@@ -40,7 +40,7 @@ def main(
             "--model NAME runs the variants of one model only"
         )
 
-    from handclip.engine.study import PlannedRun
+    from handclip.runs.study import PlannedRun
     from handclip.studies import run_and_compare
 
     plan = [PlannedRun(experiment) for experiment in experiments]

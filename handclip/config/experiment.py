@@ -213,7 +213,7 @@ class ExperimentConfig(Section):
         "resize_mode": "resize_mode",
     }
     """Keys that say how photographs become input, and what `Preprocessing` calls them."""
-    PLACES: ClassVar[frozenset[str]] = frozenset(
+    RUNTIME: ClassVar[frozenset[str]] = frozenset(
         {
             "data_root", "allow_missing", "output_dir", "save_dir", "eval_dir", "device", "devices", "num_nodes",
             "strategy", "num_workers", "pixel_cache_gib", "memory_format", "compile", "gradient_checkpointing",

@@ -90,7 +90,7 @@ def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _changed(values: Mapping[str, Any]) -> dict[str, Any]:
     fields = ExperimentConfig.model_fields
-    ignored = ExperimentConfig.PLACES | ExperimentConfig.EVALUATION
+    ignored = ExperimentConfig.RUNTIME | ExperimentConfig.EVALUATION
     changed: dict[str, Any] = {}
     for key in sorted((values.keys() & fields.keys()) - ignored):
         if key == "losses":

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from handclip.datasets.hands11k import DATASET, has_11k_layout, read_attributes
-from handclip.datasets.inside import unicode_form
 from handclip.datasets.manifest import Manifest
+from handclip.datasets.safe_paths import unicode_form
 
 
 def attributes_of(manifests: Mapping[str, Manifest]) -> dict[str, dict[str, str]]:

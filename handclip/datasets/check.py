@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handclip.datasets import hands11k, hd
-from handclip.datasets.copies import describe_learned
+from handclip.datasets.duplicates import describe_learned
 from handclip.datasets.manifest import Draw, Manifest
 from handclip.errors import DataError
 from handclip.files import found_in, is_folder

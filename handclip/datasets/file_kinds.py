@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from handclip.datasets.formats import ENDINGS, WHAT_READS, phone_format
 from handclip.datasets.images import IMAGE_EXTENSIONS
 from handclip.files import opened
-from handclip.wording import counted
+from handclip.plurals import counted
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from handclip.config.experiment import SINGLE_ASPECT
 from handclip.config.path_pattern import PLAIN, PathPattern
-from handclip.datasets.copies import Pair, such_as
+from handclip.datasets.duplicates import Pair, such_as
 from handclip.datasets.folder_listing import FolderListing
 from handclip.datasets.images import ImageFacts, Progress, inspect_images
-from handclip.datasets.inside import unicode_form
 from handclip.datasets.manifest import Manifest
+from handclip.datasets.safe_paths import unicode_form
 from handclip.datasets.splits import Exclusions, Identity, SeededDraws, assemble_manifest
 from handclip.errors import DataError
 from handclip.files import is_folder
-from handclip.wording import counted
+from handclip.plurals import counted
 
 logger = logging.getLogger(__name__)
 

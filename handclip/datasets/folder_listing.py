@@ -7,8 +7,8 @@ from pathlib import Path
 
 from handclip.config.path_pattern import IDENTITY, PLAIN, PathPattern
 from handclip.datasets.file_kinds import is_image_name, kind_of, use_pattern
-from handclip.datasets.inside import unicode_form
 from handclip.datasets.left_out import LeftOut
+from handclip.datasets.safe_paths import unicode_form
 from handclip.errors import DataError
 from handclip.files import as_text
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from handclip.config.experiment import HAND_ASPECTS
 from handclip.datasets.file_kinds import is_image_name, kind_of
 from handclip.datasets.images import ImageFacts, Progress, inspect_images
-from handclip.datasets.inside import is_plain_relative, unicode_form
 from handclip.datasets.left_out import LeftOut
 from handclip.datasets.manifest import Manifest
+from handclip.datasets.safe_paths import is_plain_relative, unicode_form
 from handclip.datasets.splits import Exclusions, Identity, SeededDraws, Splits, assemble_manifest
 from handclip.errors import DataError
 from handclip.files import found_in, is_file, is_folder, read_limited

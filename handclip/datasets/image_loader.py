@@ -23,7 +23,7 @@ from handclip.cores import free_shared_memory, processes_sharing_cores
 from handclip.datasets.torch_dataset import Batch, BatchCollator, ImageDataset
 from handclip.errors import HandCLIPError
 from handclip.interruption import HANG_UP, waiting
-from handclip.wording import counted
+from handclip.plurals import counted
 
 logger = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, featu
 from handclip.cores import available_cores
 from handclip.datasets.depth import declared_bits, grey_to_eight_bits, require_light
 from handclip.datasets.formats import ENDINGS, WHAT_READS, phone_format
-from handclip.datasets.inside import DatasetFiles
 from handclip.datasets.jpeg import decode_jpeg
 from handclip.datasets.metadata import orientation, without_metadata
+from handclip.datasets.safe_paths import DatasetFiles
 from handclip.errors import DataError
 from handclip.files import read_limited
 from handclip.signatures import LOOKED_AT, is_lfs_pointer, is_web_page, packed_by

@@ -9,7 +9,7 @@ from pathlib import Path
 from handclip.datasets.file_kinds import KINDS, describe_counts
 from handclip.errors import DataError
 from handclip.files import as_text
-from handclip.wording import counted
+from handclip.plurals import counted
 
 logger = logging.getLogger(__name__)
 

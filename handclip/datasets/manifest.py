@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
-from handclip.datasets.inside import DatasetFiles, NamesOnDisk, is_plain_relative
+from handclip.datasets.safe_paths import DatasetFiles, NamesOnDisk, is_plain_relative
 from handclip.errors import DataError
 from handclip.files import read_limited, write_text
 

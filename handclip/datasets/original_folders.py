@@ -12,9 +12,9 @@ from pathlib import Path
 from handclip.datasets import hands11k, hd
 from handclip.datasets.file_kinds import is_image_name, kind_of
 from handclip.datasets.images import Progress, inspect_images
-from handclip.datasets.inside import unicode_form
 from handclip.datasets.left_out import LeftOut
 from handclip.datasets.manifest import LARGEST_IDENTITY, Manifest
+from handclip.datasets.safe_paths import unicode_form
 from handclip.datasets.splits import Exclusions, Identity, PathDraw, Splits, assemble_manifest
 from handclip.errors import DataError
 from handclip.files import found_in, is_folder

@@ -12,7 +12,7 @@ from typing import Literal
 from handclip.config.path_pattern import PLAIN, PathPattern
 from handclip.datasets import folder, hands11k, hd
 from handclip.datasets.check import check_copies, check_files, check_protocol
-from handclip.datasets.copies import describe_copies
+from handclip.datasets.duplicates import describe_copies
 from handclip.datasets.folder import prepare_folder
 from handclip.datasets.hands11k import has_11k_layout, prepare_11k
 from handclip.datasets.hd import find_hd_folder, prepare_hd

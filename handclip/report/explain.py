@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from handclip.csv_files import csv_text
-from handclip.engine.explaining import explain_checkpoint
-from handclip.engine.records import Explanation
 from handclip.errors import HandCLIPError
 from handclip.files import is_there, require_writable, write_text
 from handclip.locks import holding
 from handclip.report.figures.attention import Maps, attention_figure
 from handclip.report.figures.style import save_figure
+from handclip.runs.artifacts import Explanation
+from handclip.runs.explanations import explain_checkpoint
 
 
 def explain_to_files(checkpoint: Path, images: Sequence[Path], out: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from handclip.metrics.products import product
 from handclip.metrics.ranking import COSINE_TIE, best_scores
 from handclip.metrics.uncertainty import PersonSums, bca_interval, bounds_without_exception, resampling_weights
 from handclip.metrics.verification import REPLICATES, RULE_OF_30, RateEstimate, estimate_rate, too_few_people
-from handclip.report.material import Search
+from handclip.report.report_data import Search
 
 Floats = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from handclip.errors import HandCLIPError
 from handclip.files import write_text
-from handclip.report.book import Block, Picture, Section
+from handclip.report.report_writer import Block, Picture, Section
 
 MOST_BYTES = 15_000_000
 """A larger page is too slow to open and too large to send."""

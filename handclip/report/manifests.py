@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from handclip.datasets.manifest import Manifest
-from handclip.engine.data import combined_sha256
-from handclip.engine.records import manifest_file
 from handclip.errors import HandCLIPError
 from handclip.report.runs import EvaluatedRun
+from handclip.runs.artifacts import manifest_file
+from handclip.runs.data import combined_sha256
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from handclip.config.naming import losses_text
+from handclip.plurals import counted
 from handclip.report.published import PublishedResult
 from handclip.report.tables import METRIC_TITLES
-from handclip.wording import counted
 
 METRICS = tuple(METRIC_TITLES)
 TESTED = ("rank1", "map")

@@ -14,11 +14,11 @@ from handclip.metrics.uncertainty import (
     permutations_for,
     smallest_corrected_p,
 )
+from handclip.plurals import counted
 from handclip.report.matrix import METRICS, TESTED, Block, Cost, Matrix, Protocol, RunRow, Score
 from handclip.report.published import PublishedResult
 from handclip.report.row_names import distinguishing_columns
 from handclip.report.tables import METRIC_TITLES
-from handclip.wording import counted
 
 CONVERTED = "†"
 """Marks a published value that was converted from the other convention of AP."""

@@ -12,10 +12,10 @@ from handclip.datasets.manifest import ManifestImage
 from handclip.errors import HandCLIPError
 from handclip.locks import holding
 from handclip.metrics.embedding_space import FEWEST_POINTS, measure_space, principal_plane, project_tsne
-from handclip.report.book import Book
 from handclip.report.figures.embedding import MOST_NAMED, MOST_PANELS, Projections, projection_figure
 from handclip.report.figures.style import save_figure
-from handclip.report.material import ReportRun, why_not_searched
+from handclip.report.report_data import ReportRun, why_not_searched
+from handclip.report.report_writer import ReportWriter
 from handclip.report.row_names import differing_options
 from handclip.report.runs import read_runs, require_all_read
 from handclip.report.selection import gather, run_label
@@ -151,8 +151,8 @@ def _draw(paths: Sequence[Path], out: Path) -> list[Path]:
             figure = projection_figure(panels[start : start + MOST_PANELS], sample.named, spaces[0].names)
             written = save_figure(figure, out / "figures", f"{name}_{part}" if len(panels) > MOST_PANELS else name)
             files += [written.png, written.svg]
-    book = Book(out)
-    files += [book.csv("projections", points), book.csv("embedding_space", measured)]
+    writer = ReportWriter(out)
+    files += [writer.csv("projections", points), writer.csv("embedding_space", measured)]
     require_all_read(unread, out)
     return files
 

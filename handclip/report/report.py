@@ -14,11 +14,11 @@ from handclip.console import progress_over
 from handclip.errors import HandCLIPError
 from handclip.files import read_json, require_writable, write_json
 from handclip.locks import holding
-from handclip.report.book import Book, Note, Section
 from handclip.report.html import write_page
 from handclip.report.manifests import require_one_manifest
-from handclip.report.material import Material
 from handclip.report.matrix import Block, Matrix
+from handclip.report.report_data import ReportData
+from handclip.report.report_writer import Note, ReportWriter, Section
 from handclip.report.runs import EvaluatedRun, read_runs
 from handclip.report.sections.attention import attention_section
 from handclip.report.sections.biometric import biometric_section
@@ -32,7 +32,7 @@ from handclip.report.selection import gather
 
 logger = logging.getLogger(__name__)
 
-_SECTIONS: Sequence[tuple[str, str, Callable[[Material, Book], Section]]] = (
+_SECTIONS: Sequence[tuple[str, str, Callable[[ReportData, ReportWriter], Section]]] = (
     ("verdict", "The verdict", verdict_section),
     ("training", "Training", training_section),
     ("retrieval", "Retrieval", retrieval_section),
@@ -110,26 +110,26 @@ def report_evaluations(
         HandCLIPError: the runs do not belong together, or `out` cannot be written.
         InUseError: another process writes to `out`.
     """
-    material = gather(runs, matrix, with_photographs=with_photographs)
+    data = gather(runs, matrix, with_photographs=with_photographs)
     with holding(out):
-        return _write(material, runs, unread, out)
+        return _write(data, runs, unread, out)
 
 
-def _write(material: Material, runs: Sequence[EvaluatedRun], unread: Sequence[str], out: Path) -> ReportFiles:
+def _write(data: ReportData, runs: Sequence[EvaluatedRun], unread: Sequence[str], out: Path) -> ReportFiles:
     before = _files_of_earlier_report(out)
-    book = Book(out, {run.row.run: run.label for run in material.runs})
+    writer = ReportWriter(out, {run.row.run: run.label for run in data.runs})
     sections, faults = [], []
     with progress_over("writing the report") as report:
         for number, (anchor, title, make) in enumerate(_SECTIONS):
             report(number, len(_SECTIONS))
-            section, fault = _section(anchor, title, make, material, book)
+            section, fault = _section(anchor, title, make, data, writer)
             sections.append(section)
             faults += [fault] if fault else []
-    damaged = [*(one for run in runs for one in run.damaged), *(one for run in material.runs for one in run.damaged)]
+    damaged = [*(one for run in runs for one in run.damaged), *(one for run in data.runs for one in run.damaged)]
     faults = list(dict.fromkeys([*unread, *damaged, *faults]))
-    lead = _lead(material) + ([f"Not all of this report is sound: {_told(faults)}."] if faults else [])
-    write_page(out / _PAGE, _title(material), lead, sections, made=_made())
-    names = sorted({str(path.relative_to(out)) for path in book.files})
+    lead = _lead(data) + ([f"Not all of this report is sound: {_told(faults)}."] if faults else [])
+    write_page(out / _PAGE, _title(data), lead, sections, made=_made())
+    names = sorted({str(path.relative_to(out)) for path in writer.files})
     for stale in sorted(before - set(names)):
         try:
             (out / stale).unlink(missing_ok=True)
@@ -144,11 +144,15 @@ def _write(material: Material, runs: Sequence[EvaluatedRun], unread: Sequence[st
 
 
 def _section(
-    anchor: str, title: str, make: Callable[[Material, Book], Section], material: Material, book: Book
+    anchor: str,
+    title: str,
+    make: Callable[[ReportData, ReportWriter], Section],
+    data: ReportData,
+    writer: ReportWriter,
 ) -> tuple[Section, str]:
     """Return a section, and why it could not be made, if so; another stands in its place then."""
     try:
-        return make(material, book), ""
+        return make(data, writer), ""
     except HandCLIPError as error:
         fault = str(error)
         logger.warning(f"Report, {title}: {fault}")
@@ -166,14 +170,14 @@ def _told(faults: Sequence[str]) -> str:
     return faults[0] + (f"; and {len(faults) - 1} more, which {_RECORD} lists" if len(faults) > 1 else "")
 
 
-def _title(material: Material) -> str:
-    protocol = material.block.protocol
+def _title(data: ReportData) -> str:
+    protocol = data.block.protocol
     return f"HandCLIP: {protocol.dataset}, {'four aspects' if protocol.aspect == 'all' else protocol.aspect}"
 
 
-def _lead(material: Material) -> list[str]:
-    block, protocol = material.block, material.block.protocol
-    runs = f"{len(material.runs)} runs" if len(material.runs) > 1 else "One run"
+def _lead(data: ReportData) -> list[str]:
+    block, protocol = data.block, data.block.protocol
+    runs = f"{len(data.runs)} runs" if len(data.runs) > 1 else "One run"
     aspects = (
         f"{len(protocol.gallery_images)} aspects of the hand" if len(protocol.gallery_images) > 1 else "one aspect"
     )
@@ -186,8 +190,8 @@ def _lead(material: Material) -> list[str]:
         f"Unless they say otherwise, figures are about the protocol {protocol.gallery_protocol} ({images} images)"
         f"{flip}; a run has the same number and colour in all of them.",
     ]
-    shown = {run.row.run for run in material.runs}
-    elsewhere = sorted({_place(one) for one in material.matrix.blocks for row in one.rows if row.run not in shown})
+    shown = {run.row.run for run in data.runs}
+    elsewhere = sorted({_place(one) for one in data.matrix.blocks for row in one.rows if row.run not in shown})
     if elsewhere:
         lead.append(
             f"Other runs were tested on {', '.join(elsewhere)}. They are in the verdict's tables, which number them "

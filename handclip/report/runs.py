@@ -15,12 +15,12 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError, field_valid
 
 from handclip.checksums import faults, read_checksums
 from handclip.csv_files import csv_rows
-from handclip.engine.records import AGAIN
 from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.file_names import CHECKSUMS, COST, METRICS_FILE, PER_QUERY
 from handclip.files import folders_in, is_file, is_folder, is_there, opened_text, read_json
 from handclip.metrics.uncertainty import PersonSums
 from handclip.report.matrix import METRICS
+from handclip.runs.artifacts import AGAIN
 
 logger = logging.getLogger(__name__)
 

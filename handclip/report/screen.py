@@ -14,6 +14,7 @@ from rich.text import Text
 from handclip.datasets.file_kinds import describe_counts
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.summary import split_table
+from handclip.plurals import counted
 from handclip.report.matrix import METRICS, Block, Matrix, RunRow
 from handclip.report.matrix_text import (
     COLUMN_TITLES,
@@ -29,12 +30,11 @@ from handclip.report.matrix_text import (
 )
 from handclip.report.row_names import differing_options, differs_by, distinguishing_columns
 from handclip.report.tables import METRIC_TITLES
-from handclip.wording import counted
 
 if TYPE_CHECKING:  # which take torch along
+    from handclip.audit import AuditResult
     from handclip.doctor import Check
-    from handclip.engine.study import PlannedRun
-    from handclip.verify import Verification
+    from handclip.runs.study import PlannedRun
 
 _RUN_TITLE = "Stage, model\nlosses"
 
@@ -217,16 +217,14 @@ def _broken(title: str) -> str:
 _COLOURS = {"matches": "green", "ok": "green", "differs": "bold red", "gone": "bold red", "problem": "bold red"}
 
 
-def verification_tables(
-    verifications: "Sequence[Verification]", *, every_finding: bool = False
-) -> Iterator[RenderableType]:
+def audit_tables(audits: "Sequence[AuditResult]", *, every_finding: bool = False) -> Iterator[RenderableType]:
     """Yield what was found of each run.
 
     Args:
-        verifications: of the runs.
+        audits: of the runs.
         every_finding: list what matches, too, instead of counting it.
     """
-    for one in verifications:
+    for one in audits:
         matching = one.counts["matches"]
         title = Text(f"{one.kind} {one.place}" + (f": {matching} match" if matching else ""), style="bold")
         shown = [finding for finding in one.findings if every_finding or finding.outcome.value != "matches"]
@@ -237,22 +235,22 @@ def verification_tables(
         yield Group(title, table, Text()) if shown else title
 
 
-def verification_summary(verifications: "Sequence[Verification]") -> Text:
+def audit_summary(audits: "Sequence[AuditResult]") -> Text:
     """Return which runs hold, and in the last line the number of each outcome and why anything was not checked."""
     lines = []
-    if verified := [one for one in verifications if one.checked]:
-        failed = [one for one in verified if not one.holds]
+    if audited := [one for one in audits if one.checked]:
+        failed = [one for one in audited if not one.holds]
         holds = "all that could be checked matches."
         result = f"{len(failed)} no longer as recorded: {_places(failed)}" if failed else holds
-        lines.append(Text(f"{len(verified)} checked: {result}", style="bold red" if failed else "bold"))
-    if unchecked := [one for one in verifications if not one.checked]:
+        lines.append(Text(f"{len(audited)} checked: {result}", style="bold red" if failed else "bold"))
+    if unchecked := [one for one in audits if not one.checked]:
         lines.append(Text(f"{len(unchecked)} not checked: {_places(unchecked)}", style="bold yellow"))
     of: Counter[str] = Counter()
-    for one in verifications:
+    for one in audits:
         of.update(one.counts)
     counts = f"{of['matches']} match, {of['differs']} differ, {of['gone']} gone, {of['not checked']} not checked"
     why: dict[str, list[str]] = {}
-    for finding in (finding for one in verifications for finding in one.findings):
+    for finding in (finding for one in audits for finding in one.findings):
         if finding.outcome.value == "not checked":
             why.setdefault(finding.found, []).append(finding.what)
     reasons = [
@@ -262,8 +260,8 @@ def verification_summary(verifications: "Sequence[Verification]") -> Text:
     return Text("\n").join([*lines, Text(f"{counts}: {'; '.join(reasons)}" if reasons else counts)])
 
 
-def _places(verifications: "Sequence[Verification]") -> str:
-    return ", ".join(str(one.place) for one in verifications)
+def _places(audits: "Sequence[AuditResult]") -> str:
+    return ", ".join(str(one.place) for one in audits)
 
 
 def doctor_table(checks: "Sequence[Check]") -> RenderableType:

@@ -7,8 +7,8 @@ from handclip.errors import HandCLIPError
 from handclip.file_names import METRICS_FILE
 from handclip.report.comparison import compare_evaluations
 from handclip.report.figures.style import MOST_SERIES
-from handclip.report.material import Material, ReportRun
 from handclip.report.matrix import Block, Matrix, RunRow, best_of_clip_and_cnn, merit
+from handclip.report.report_data import ReportData, ReportRun
 from handclip.report.row_names import differing_options
 from handclip.report.runs import EvaluatedRun
 
@@ -18,7 +18,7 @@ _LONGEST_OPTIONS = 30
 """Characters of a label that say in which options a run differs; figures have no room for more."""
 
 
-def gather(runs: Sequence[EvaluatedRun], matrix: Matrix | None = None, *, with_photographs: bool = True) -> Material:
+def gather(runs: Sequence[EvaluatedRun], matrix: Matrix | None = None, *, with_photographs: bool = True) -> ReportData:
     """Choose what a report shows of evaluated runs.
 
     It goes into the block of the comparison that has the most runs; of several, the one that averages aspects, was
@@ -54,7 +54,7 @@ def gather(runs: Sequence[EvaluatedRun], matrix: Matrix | None = None, *, with_p
         )
         for row, text in zip(block.rows, differing, strict=True)
     }
-    return Material(
+    return ReportData(
         matrix=matrix,
         block=block,
         runs=list(reported.values()),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from handclip.datasets.copies import name_of_gallery
+from handclip.datasets.duplicates import name_of_gallery
 from handclip.file_names import EVALUATION_LOG
 from handclip.files import opened, write_text
 

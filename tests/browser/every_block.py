@@ -5,19 +5,19 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from handclip.report.book import (
-    Book,
+from handclip.report.figures.style import new_figure, series_style, styled
+from handclip.report.html import write_page
+from handclip.report.report_writer import (
     Column,
     Commands,
     Heading,
     Note,
     Picture,
+    ReportWriter,
     Section,
     Text,
     percent,
 )
-from handclip.report.figures.style import new_figure, series_style, styled
-from handclip.report.html import write_page
 
 RUNS = (
     "1. baseline ViT-B/16",
@@ -29,7 +29,7 @@ ENDLESS_WORD = "vit_small_patch16_224_cross_entropy_triplet_center_arcface" * 6
 
 
 def write_every_block(folder: Path) -> Path:
-    book = Book(folder)
+    writer = ReportWriter(folder)
     page = folder / "report.html"
     lead = [
         "Stage 2 of ViT-B/16 names the right person first in 94.1 % of the searches, 3.2 points more often than the "
@@ -37,7 +37,7 @@ def write_every_block(folder: Path) -> Path:
         "The study compares 4 runs on 20 people that no run was trained on, each drawn 10 times. All numbers hold for "
         "the gallery of the same aspect of the hand.",
     ]
-    sections = [_verdict(book), _training(book), _retrieval(book), _biometric(book), _manner()]
+    sections = [_verdict(writer), _training(writer), _retrieval(writer), _biometric(writer), _manner()]
     made = {
         "Version": "HandCLIP 0.1.0, commit 24308fa",
         "Made": "2026-01-12 10:41 UTC",
@@ -47,7 +47,7 @@ def write_every_block(folder: Path) -> Path:
     return page
 
 
-def _verdict(book: Book) -> Section:
+def _verdict(writer: ReportWriter) -> Section:
     metrics = [
         f"{place} {metric}" for place in ("dorsal right", "dorsal left") for metric in ("Rank-1", "Rank-5", "mAP")
     ]
@@ -61,12 +61,12 @@ def _verdict(book: Book) -> Section:
         "Which run finds the right person most often, and is the difference real?",
         [
             Text("Each run is asked the same questions: whose hand is this, among the people of the gallery? " * 3),
-            book.table("comparison", columns, rows, "All runs on all aspects; the higher, the better."),
-            book.picture(
+            writer.table("comparison", columns, rows, "All runs on all aspects; the higher, the better."),
+            writer.picture(
                 "rank1", _bars(), alt="Bars of Rank-1: baseline 71 %, stage 2 94 %.", caption="Rank-1 with intervals."
             ),
             Note("Only 20 people were tested: differences below 5 points are within the error of the measurement."),
-            book.table(
+            writer.table(
                 "small",
                 [Column("metric", "Metric"), Column("value", "Value (%)", percent, numeric=True)],
                 [{"metric": "Rank-1", "value": 0.941}, {"metric": "mAP", "value": None}],
@@ -76,13 +76,13 @@ def _verdict(book: Book) -> Section:
     )
 
 
-def _training(book: Book) -> Section:
+def _training(writer: ReportWriter) -> Section:
     return Section(
         "training",
         "How training went",
         "Did the losses fall, and was it stopped at the right time?",
         [
-            book.picture(
+            writer.picture(
                 "losses",
                 _panels(),
                 alt="Six falling curves.",
@@ -94,15 +94,15 @@ def _training(book: Book) -> Section:
             ),
             Heading("Speed, and the memory that it takes"),
             Text(f"A word without end: {ENDLESS_WORD}."),
-            book.picture(
+            writer.picture(
                 "speed", _small(), alt="One bar of 120 images/s.", caption="A figure that is small by nature."
             ),
         ],
     )
 
 
-def _retrieval(book: Book) -> Section:
-    ranks = book.picture(
+def _retrieval(writer: ReportWriter) -> Section:
+    ranks = writer.picture(
         "ranks",
         _photographs(),
         alt="Rank lists of three queries; in two the first is right.",
@@ -114,8 +114,8 @@ def _retrieval(book: Book) -> Section:
     )
 
 
-def _biometric(book: Book) -> Section:
-    det: Picture = book.picture(
+def _biometric(writer: ReportWriter) -> Section:
+    det: Picture = writer.picture(
         "det", _curves(), alt="DET curves of four runs; stage 2 lies lowest.", caption="Detection error trade-off."
     )
     heading = f"A heading with {ENDLESS_WORD}"

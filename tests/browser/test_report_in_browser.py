@@ -19,9 +19,9 @@ def every_block(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_report(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a run that was really trained and evaluated."""
-    from handclip.engine.evaluation import evaluate
-    from handclip.engine.training import train
     from handclip.report.report import write_report
+    from handclip.runs.evaluate import evaluate
+    from handclip.runs.train import train
 
     place = tmp_path_factory.mktemp("tiny_report")
     folders = {"output_dir": "train_logs", "save_dir": "saved_models", "eval_dir": "eval_logs"}

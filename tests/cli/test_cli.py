@@ -22,8 +22,8 @@ from tiny_study import (
 )
 
 from handclip import __version__
-from handclip.engine import hardware
-from handclip.engine.provenance import Session
+from handclip.parallel import hardware
+from handclip.runs.provenance import Session
 
 Handclip = Callable[..., Any]
 

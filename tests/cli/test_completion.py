@@ -66,10 +66,10 @@ def test_the_program_tells_a_shell_how_to_ask(shell: str) -> None:
 
 
 def test_bash_completes(here: Path) -> None:
-    ask = 'eval "$(_HANDCLIP_COMPLETE=source_bash $0)"; COMP_WORDS=(handclip ver); COMP_CWORD=1'
+    ask = 'eval "$(_HANDCLIP_COMPLETE=source_bash $0)"; COMP_WORDS=(handclip aud); COMP_CWORD=1'
     show = '_handclip_completion $0; echo "${COMPREPLY[@]}"'
     answer = subprocess.run(["bash", "-c", f"{ask}; {show}", SCRIPT], check=False, capture_output=True, text=True)
-    assert (answer.stdout.strip(), answer.stderr) == ("verify", "")
+    assert (answer.stdout.strip(), answer.stderr) == ("audit", "")
 
 
 def test_completion_is_installed_by_an_option(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`evaluate`, `compare`, `report`, `project` and `verify` on results that are possible and of no use."""
+"""`evaluate`, `compare`, `report`, `project` and `audit` on results that are possible and of no use."""
 
 import csv
 import json
@@ -15,9 +15,9 @@ from tiny_study import HANDS, baseline_values, tiny_values, write_config
 
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import prepare
-from handclip.datasets.synthetic import generate
-from handclip.engine import feature_table
-from handclip.engine.features import extract_features
+from handclip.retrieval import feature_table
+from handclip.retrieval.features import extract_features
+from handclip.synthetic import generate
 
 Handclip = Callable[..., Any]
 FIGURES = {
@@ -75,7 +75,7 @@ def test_a_collapsed_model_is_evaluated_compared_and_reported(
     assert figures == FIGURES
     assert not re.search(r"\de-\d", page_text(here / "report" / "report.html"))  # rounding is shown as 0
     assert require_that_intervals_hold_their_values(here) > 100
-    assert handclip("verify", "eval_logs").code == 0
+    assert handclip("audit", "eval_logs").code == 0
 
 
 def page_text(page: Path) -> str:
@@ -103,7 +103,7 @@ def test_two_people_in_one_draw_after_one_epoch(
     for command in ("compare", "report", "project"):
         answer = handclip(command, "eval_logs", "--out", command)
         assert answer.code == 0, answer.err
-    assert handclip("verify", ".").code == 0
+    assert handclip("audit", ".").code == 0
     comparison = (here / "compare" / "comparison.md").read_text()
     assert "· 1 draw ·" in comparison
     assert "Percent of the 4 queries of the draw. One draw has no ±. [..]" in comparison

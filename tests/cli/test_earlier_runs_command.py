@@ -68,7 +68,7 @@ def test_the_last_model_is_evaluated_beside_the_best(handclip: Handclip, manifes
     assert [one["run"] for one in metrics] == [path.name for path in found]
     assert [Path(one["checkpoint"]).name for one in metrics] == [best.name, last.name, last.name]
     assert metrics[0]["weights_sha256"] != metrics[1]["weights_sha256"] == metrics[2]["weights_sha256"]
-    verified = handclip("verify", "eval_logs", "--no-images")
+    verified = handclip("audit", "eval_logs", "--no-images")
     assert verified.code == 0, verified.out
     assert handclip("compare", "eval_logs", "--out", "comparison").code == 0
     table = (here / "comparison" / "comparison.csv").read_text()

@@ -15,7 +15,7 @@ import os, subprocess, sys
 from handclip.cli import main
 
 for words in (
-    "train train.yml", "evaluate evaluate.yml", "report eval_logs --out report", "verify eval_logs", "doctor --json"
+    "train train.yml", "evaluate evaluate.yml", "report eval_logs --out report", "audit eval_logs", "doctor --json"
 ):
     sys.argv = ["handclip", *words.split()]
     try:
@@ -38,7 +38,7 @@ def test_a_notebook_s_backend_ends_no_command_and_none_of_its_processes(manifest
         env={**os.environ, "MPLBACKEND": _INLINE},
     )
     codes = [line.split()[1:2] + line.split()[-1:] for line in ended.stderr.splitlines() if line.startswith("ENDED")]
-    names = ("train", "evaluate", "report", "verify", "doctor")
+    names = ("train", "evaluate", "report", "audit", "doctor")
     assert codes == [[name, "0"] for name in names], ended.stderr
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout[ended.stdout.rindex("\n[") :])

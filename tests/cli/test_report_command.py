@@ -15,9 +15,9 @@ from made_runs import seal
 from quick_figures import save_dots
 from tiny_study import baseline_config, make_hands, make_manifests, metrics_without_time, tiny_config
 
-from handclip.engine.evaluation import evaluate
-from handclip.engine.training import train
 from handclip.report import report
+from handclip.runs.evaluate import evaluate
+from handclip.runs.train import train
 
 Handclip = Callable[..., Any]
 SECTIONS = ["verdict", "training", "retrieval", "embedding", "attention", "biometric", "groups", "provenance"]

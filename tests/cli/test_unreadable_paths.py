@@ -16,15 +16,15 @@ from made_runs import write_run
 from PIL import Image
 from tiny_study import baseline_values, load_manifest, tiny_values, write_config
 
+from handclip.audit.places import find_places
 from handclip.cli import run
 from handclip.datasets.folder import prepare_folder
 from handclip.datasets.prepare import find_or_prepare, prepare
-from handclip.engine.provenance import read_provenance
 from handclip.errors import HandCLIPError
 from handclip.files import is_file, is_folder, is_there, nearest_there, read_json, require_writable
 from handclip.report import report
 from handclip.report.runs import find_evaluations
-from handclip.verify.places import find_places
+from handclip.runs.provenance import read_provenance
 
 Handclip = Callable[..., Any]
 LONG = "n" * 300
@@ -52,8 +52,8 @@ def closed(folder: Path) -> Iterator[None]:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("verify", LONG),
-        ("verify", f"{LONG}.pth"),
+        ("audit", LONG),
+        ("audit", f"{LONG}.pth"),
         ("compare", LONG, "--out", "out"),
         ("compare", "runs", "--out", LONG),
         ("report", "runs", "--out", LONG),
@@ -226,14 +226,14 @@ def test_what_may_not_be_read_is_said_and_the_rest_goes_on(
 
 
 @pytest.mark.usefixtures("two_refused")
-def test_verify_says_which_folder_it_could_not_read(handclip: Handclip, manifests: Path, here: Path) -> None:
+def test_audit_says_which_folder_it_could_not_read(handclip: Handclip, manifests: Path, here: Path) -> None:
     load_manifest(manifests).save(here / "runs" / "one" / "manifest_dorsal_r.json")
     (here / "runs" / "two").mkdir()
-    answer = handclip("verify", "runs", "--no-images")
+    answer = handclip("audit", "runs", "--no-images")
     assert answer.code == 1
     assert "1 checked: all that could be checked matches.\n1 not checked: runs/two\n" in answer.out
-    assert f"two: runs/two: {DENIED}; what is there is not verified" in answer.out
-    found = json.loads(handclip("verify", "runs", "--no-images", "--json").out)
+    assert f"two: runs/two: {DENIED}; what is there is not audited" in answer.out
+    found = json.loads(handclip("audit", "runs", "--no-images", "--json").out)
     assert [(one["kind"], one["holds"]) for one in found] == [("manifest", True), ("folder", None)]
 
 
@@ -257,7 +257,7 @@ def test_hidden_folders_and_links_to_nowhere_are_passed_over(
     assert answer.code == 1
     assert answer.err.splitlines()[-1].startswith("Error: cannot write runs/loop")
     Path("runs/model.pth").symlink_to("model.pth")
-    answer = handclip("verify", "runs")
+    answer = handclip("audit", "runs")
     assert (answer.code, "checkpoint runs/model.pth" in answer.out, answer.err) == (1, True, "")
 
 

@@ -12,8 +12,8 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import load_config, load_trained_config, parse_config
 from handclip.config.naming import run_name
 from handclip.config.study import StudyConfig, plan_experiments
-from handclip.engine.run_folder import RunFolder
 from handclip.errors import ConfigError
+from handclip.runs.run_folder import RunFolder
 
 STAGE1 = {"experiment": "stage1", "model": "vitb16", "dataset": "11k", "aspect": "dorsal_r"}
 STAGE2 = {**STAGE1, "experiment": "stage2"}

@@ -91,7 +91,7 @@ def test_a_config_cannot_be_changed() -> None:
 
 
 def test_every_key_is_in_at_most_one_class() -> None:
-    classes = [ExperimentConfig.PLACES, ExperimentConfig.EVALUATION, ExperimentConfig.TRAINING]
+    classes = [ExperimentConfig.RUNTIME, ExperimentConfig.EVALUATION, ExperimentConfig.TRAINING]
     everything = [key for keys in classes for key in keys]
     assert len(everything) == len(set(everything))
     assert set(everything) <= ExperimentConfig.model_fields.keys()

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import load_config, parse_config
 from handclip.config.naming import evaluation_name, options_of, run_name
-from handclip.engine.run_folder import RunFolder
 from handclip.files import write_text
 from handclip.locks import holding
+from handclip.runs.run_folder import RunFolder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STAGE1 = "stage1_frozen_text_vitb16_11k_dorsal_r_e30_lr0001_bs32_losscross_entropy"
@@ -88,7 +88,7 @@ def test_only_coca_models_end_in_the_name_of_another() -> None:
 
 def computed(config: ExperimentConfig) -> dict[str, Any]:
     """What decides the trained model; a checkpoint to start from is known by its name."""
-    ignored = config.PLACES | config.EVALUATION
+    ignored = config.RUNTIME | config.EVALUATION
     values = {key: value for key, value in config.to_dict().items() if key not in ignored}
     if config.resume_from is not None:
         values["resume_from"] = config.resume_from.name

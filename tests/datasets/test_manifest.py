@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handclip.datasets.inside import is_plain_relative
 from handclip.datasets.manifest import Draw, Manifest, ManifestImage
+from handclip.datasets.safe_paths import is_plain_relative
 from handclip.errors import DataError, HandCLIPError
 
 

@@ -16,8 +16,8 @@ from torchvision.transforms import InterpolationMode, v2
 from handclip.datasets.images import read_image
 from handclip.datasets.pixel_cache import PixelCache, open_pixel_cache
 from handclip.datasets.pixels import PixelReader, Squash, seen_part, squash_image
-from handclip.datasets.synthetic import SyntheticHands, render_hand
 from handclip.errors import DataError
+from handclip.synthetic import SyntheticHands, render_hand
 
 SQUASH = Squash(24, 20, "bicubic")
 

@@ -12,17 +12,17 @@ import pytest
 from PIL import Image
 from tiny_study import baseline_config, tiny_config
 
+from handclip.audit import Outcome, audit
 from handclip.datasets.attributes import attributes_of
-from handclip.datasets.inside import DatasetFiles, NamesOnDisk
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.original_folders import read_original_splits
 from handclip.datasets.prepare import prepare
-from handclip.engine.evaluation import evaluate
-from handclip.engine.training import train
+from handclip.datasets.safe_paths import DatasetFiles, NamesOnDisk
 from handclip.errors import DataError
 from handclip.report.runs import read_run
 from handclip.report.selection import gather
-from handclip.verify import Outcome, verify
+from handclip.runs.evaluate import evaluate
+from handclip.runs.train import train
 
 PEOPLE = ("Zoë", "André", "Łukasz Ścibor", "가나", "plain", "Ångström")
 
@@ -234,7 +234,7 @@ def test_everything_that_opens_photographs_finds_them(here: Path, caplog: pytest
         assert (after.folder / name).read_bytes() == (before.folder / name).read_bytes()
     for form in ("NFD", "NFC"):
         rename(root, form)
-        for one in verify([after.folder]):
+        for one in audit([after.folder]):
             assert one.holds, one
             images = next(finding for finding in one.findings if finding.what.startswith("images of"))
             assert images.outcome is Outcome.MATCHES

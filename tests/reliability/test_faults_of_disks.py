@@ -77,7 +77,7 @@ def _full_while_training(disk: SmallDisk, undisturbed: Path) -> None:
     (state,) = good.values()
     disk.leave(len(state) // 2)
     require_clear_error(disk.handclip(*TRAIN, "--resume"), "MiB are free on this disk", "Make room")
-    with patch("handclip.engine.training.require_room"):  # as where others fill the disk later
+    with patch("handclip.runs.train.check_disk_space"):  # as where others fill the disk later
         require_clear_error(disk.handclip(*TRAIN, "--resume"), "cannot write", "No space left on device")
     assert states(now) == good  # and from it training goes on
     assert half_written(now) == []

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from handclip.datasets.synthetic import SyntheticHands, generate
+from handclip.synthetic import SyntheticHands, generate
 
 _GENERATE = """
 import sys
 from pathlib import Path
-from handclip.datasets.synthetic import SyntheticHands, generate, dataset
+from handclip.synthetic import SyntheticHands, generate, dataset
 dataset.available_cores = lambda: 2
 generate(Path(sys.argv[1]), SyntheticHands(identities=100, images_per_aspect=8, size=512))
 """

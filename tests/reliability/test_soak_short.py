@@ -6,7 +6,7 @@ import pytest
 from soak import soak, train_and_evaluate
 from works import Work, make_data, works_on
 
-from handclip.datasets.synthetic import SyntheticHands
+from handclip.synthetic import SyntheticHands
 
 EVERY = {"train, 0 workers": 45, "evaluate": 90, "study": 240, "prepare": 12}
 """Before every so many changes to the disk they are killed: two or three times each."""

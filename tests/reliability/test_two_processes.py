@@ -14,9 +14,9 @@ from tiny_study import LOSSES, baseline_values, tiny_values, write_config
 
 from handclip.config.loading import load_config
 from handclip.datasets.pixel_cache import PixelCache
-from handclip.engine.evaluation import evaluation_folder
-from handclip.engine.run_folder import RunFolder
 from handclip.locks import holding, is_held
+from handclip.runs.evaluate import evaluation_folder
+from handclip.runs.run_folder import RunFolder
 
 
 def run(folder: Path, *arguments: str) -> Ended:
@@ -33,7 +33,7 @@ def require_told(ended: Ended, folder: str) -> None:
 
 def stop_before_the_first_step() -> None:
     """Have this process stop itself in the midst of its training: the other looks meanwhile, however late it comes."""
-    from handclip.engine.step import Step
+    from handclip.training.step import Step
 
     step = Step.__call__
 

@@ -10,17 +10,17 @@ from quick_figures import save_dots
 from tiny_study import baseline_config, load_manifest
 
 from handclip.checksums import read_checksums, write_checksums
-from handclip.engine.evaluation import evaluate
 from handclip.errors import DamagedFileError, HandCLIPError, InUseError
 from handclip.file_names import CHECKSUMS
 from handclip.locks import holding
 from handclip.report import report as report_module
-from handclip.report.book import Book, Note
 from handclip.report.comparison import compare_runs
 from handclip.report.project import project_runs
 from handclip.report.report import write_report
+from handclip.report.report_writer import Note, ReportWriter
 from handclip.report.runs import find_evaluations, read_run
 from handclip.report.selection import gather
+from handclip.runs.evaluate import evaluate
 
 FILES = (
     "attributes.csv",
@@ -111,9 +111,9 @@ def test_a_part_that_cannot_be_shown_says_the_true_reason_and_once_what_to_do(
     if how == "of an older version":
         (folder / CHECKSUMS).unlink()
     save_dots(monkeypatch)
-    material, book = gather([read_run(folder)]), Book(tmp_path / "out")
+    data, writer = gather([read_run(folder)]), ReportWriter(tmp_path / "out")
     notes = {
-        anchor: [block.text for block in make(material, book).blocks if isinstance(block, Note)]
+        anchor: [block.text for block in make(data, writer).blocks if isinstance(block, Note)]
         for anchor, _, make in report_module._SECTIONS
         if anchor in parts
     }
@@ -280,5 +280,5 @@ def test_an_evaluation_that_is_just_being_written_is_not_read(tmp_path: Path, ca
 
 
 def test_a_table_of_names_like_formulas_runs_nothing(tmp_path: Path) -> None:
-    table = Book(tmp_path).csv("names", [{"image": "=cmd|' C calc'!A0/+1.jpg", "score": -0.5}, {"image": "@x"}])
+    table = ReportWriter(tmp_path).csv("names", [{"image": "=cmd|' C calc'!A0/+1.jpg", "score": -0.5}, {"image": "@x"}])
     assert table.read_bytes() == b"image,score\r\n'=cmd|' C calc'!A0/+1.jpg,-0.5\r\n'@x,\r\n"

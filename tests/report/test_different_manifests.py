@@ -11,11 +11,11 @@ from made_runs import ALL_ASPECTS, MANIFEST, write_run
 from tiny_study import load_manifest
 
 from handclip.datasets.manifest import Manifest
-from handclip.engine.data import combined_sha256
 from handclip.errors import HandCLIPError
 from handclip.report import report as report_module
 from handclip.report.comparison import compare_runs
 from handclip.report.report import write_report
+from handclip.runs.data import combined_sha256
 
 OTHER = "f" * 64
 

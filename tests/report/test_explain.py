@@ -6,10 +6,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from handclip.engine.records import Explanation
 from handclip.errors import HandCLIPError
 from handclip.report import explain
 from handclip.report.explain import explain_to_files, write_explanations_files
+from handclip.runs.artifacts import Explanation
 
 
 def explanation(image: str, value: float = 1.0) -> Explanation:

@@ -17,14 +17,14 @@ from tiny_study import baseline_config, read_table
 
 from handclip.csv_files import csv_rows, plain
 from handclip.datasets.prepare import prepare
-from handclip.engine.evaluation import evaluate
-from handclip.engine.records import read_explanations
-from handclip.report.book import Note, Section, Table, Text
 from handclip.report.comparison import compare_runs, write_matrix
 from handclip.report.figures.attention import Maps, attention_figure
 from handclip.report.figures.style import new_figure, save_figure, styled
 from handclip.report.html import render_page
 from handclip.report.report import write_report
+from handclip.report.report_writer import Note, Section, Table, Text
+from handclip.runs.artifacts import read_explanations
+from handclip.runs.evaluate import evaluate
 
 PEOPLE = (
     "=cmd|' C calc'!A0",

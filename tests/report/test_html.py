@@ -9,9 +9,9 @@ from PIL import Image
 
 from handclip.errors import HandCLIPError
 from handclip.report import html
-from handclip.report.book import Block, Commands, Heading, Note, Picture, Section, Table, Text
 from handclip.report.figures.style import FigureFiles
 from handclip.report.html import render_page, write_page
+from handclip.report.report_writer import Block, Commands, Heading, Note, Picture, Section, Table, Text
 
 MADE = {"Version": "HandCLIP 1.2.3", "From": "two runs"}
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'

@@ -6,12 +6,12 @@ import pytest
 from made_runs import write_run
 from matplotlib.figure import Figure
 
-from handclip.engine.records import Explanation, write_explanations
-from handclip.report.book import Book, Note, Picture, Section, Text
-from handclip.report.material import Material
+from handclip.report.report_data import ReportData
+from handclip.report.report_writer import Note, Picture, ReportWriter, Section, Text
 from handclip.report.runs import read_run
 from handclip.report.sections.attention import attention_section
 from handclip.report.selection import gather
+from handclip.runs.artifacts import Explanation, write_explanations
 
 ROLLOUT, GRAD_CAM, SPATIAL = "attention rollout", "Grad-CAM", "spatial attention (gamma -0.009)"
 
@@ -34,10 +34,10 @@ def run(
 
 
 def section(folder: Path, *runs: Path) -> Section:
-    return attention_section(material(*runs), Book(folder / "page"))
+    return attention_section(data(*runs), ReportWriter(folder / "page"))
 
 
-def material(*runs: Path) -> Material:
+def data(*runs: Path) -> ReportData:
     return gather([read_run(run) for run in runs])
 
 
@@ -76,7 +76,7 @@ def test_runs_are_shown_on_the_same_hands(tmp_path: Path, columns: Columns) -> N
     first = run(tmp_path / "first", ROLLOUT, hands=(0, 1, 2))
     second = run(tmp_path / "second", GRAD_CAM, hands=(2, 3, 1), family="resnet", losses=["cross_entropy"])
     found = section(tmp_path, first, second)
-    labels = {run.row.model: run.label for run in material(first, second).runs}
+    labels = {run.row.model: run.label for run in data(first, second).runs}
     assert columns == [
         (labels["vit_small"], ROLLOUT, [1, 2]),
         (labels["resnet_small"], GRAD_CAM, [1, 2]),
@@ -95,9 +95,9 @@ def test_runs_are_shown_on_the_same_hands(tmp_path: Path, columns: Columns) -> N
 
 def test_the_figure_is_drawn_and_saved(tmp_path: Path) -> None:
     one = run(tmp_path / "one", GRAD_CAM, SPATIAL, family="mbanet")
-    book = Book(tmp_path / "page")
-    [picture] = pictures(attention_section(material(one), book))
-    assert book.files == [picture.files.png, picture.files.svg]
+    writer = ReportWriter(tmp_path / "page")
+    [picture] = pictures(attention_section(data(one), writer))
+    assert writer.files == [picture.files.png, picture.files.svg]
     svg = picture.files.svg.read_text()
     assert svg.count("<image") >= 6  # two hands, the photograph and two maps
 
@@ -118,9 +118,9 @@ def test_an_mbanet_is_shown_even_where_it_is_not_featured(tmp_path: Path, column
     runs.append(run(tmp_path / "resnet", GRAD_CAM, family="resnet", skill=0.9))
     runs.append(run(tmp_path / "worse", GRAD_CAM, SPATIAL, family="mbanet", skill=0.1, seed=1))
     runs.append(run(tmp_path / "better", GRAD_CAM, SPATIAL, family="mbanet", skill=0.6, seed=2))
-    gathered = material(*runs)
+    gathered = data(*runs)
     assert "mbanet_small" not in {one.row.model for one in gathered.featured}
-    attention_section(gathered, Book(tmp_path / "page"))
+    attention_section(gathered, ReportWriter(tmp_path / "page"))
     better = next(one.label for one in gathered.runs if one.row.run == "better")
     assert [method for _, method, _ in columns] == [ROLLOUT, ROLLOUT, ROLLOUT, GRAD_CAM, GRAD_CAM, SPATIAL]
     assert {label for label, _, _ in columns[-2:]} == {better}
@@ -132,9 +132,9 @@ def test_a_vit_is_shown_even_where_another_of_clips_models_is_better(tmp_path: P
         write_explanations(tmp_path / f"rn{stage}", [hand(0, (GRAD_CAM,))])
     cnn = run(tmp_path / "cnn", GRAD_CAM, hands=(0,), family="resnet", skill=0.8)
     vits = [run(tmp_path / f"vit{n}", ROLLOUT, hands=(0,), skill=0.2 + n / 10, options={"lr": n}) for n in (1, 2)]
-    shown = material(*(tmp_path / f"rn{stage}" for stage in "012"), cnn, *vits)
+    shown = data(*(tmp_path / f"rn{stage}" for stage in "012"), cnn, *vits)
     assert not {"vit1", "vit2"} & {one.row.run for one in shown.featured}
-    attention_section(shown, Book(tmp_path / "page"))
+    attention_section(shown, ReportWriter(tmp_path / "page"))
     best = next(one for one in shown.runs if one.row.run == "vit2")
     assert [label for label, method, _ in columns if method == ROLLOUT] == [best.label]
 
@@ -150,7 +150,7 @@ def test_what_is_missing_is_said_beside_what_is_there(tmp_path: Path) -> None:
     old = run(tmp_path / "old", ROLLOUT, hands=None, seed=1)
     none = run(tmp_path / "none", hands=(), seed=2)
     found = section(tmp_path, there, old, none)
-    labels = {one.row.run: one.label for one in material(there, old, none).runs}
+    labels = {one.row.run: one.label for one in data(there, old, none).runs}
     assert len(pictures(found)) == 1
     unread, empty = notes(found)
     assert unread.startswith(f"No maps of {labels['old']}: {old / 'explanations.npz'}: no such file")

@@ -12,9 +12,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from handclip.metrics.verification import RateEstimate
-from handclip.report.book import Book, Heading, Note, Picture, Section, Table, Text
 from handclip.report.figures.style import FigureFiles
-from handclip.report.material import Search
+from handclip.report.report_data import Search
+from handclip.report.report_writer import Heading, Note, Picture, ReportWriter, Section, Table, Text
 from handclip.report.sections.biometric import _remarks, _shown, biometric_section
 
 
@@ -59,7 +59,7 @@ def made_run(number: int, people: int = 60, **changes: Any) -> MadeRun:
     return MadeRun(**{"number": number, "test": test, "validation": validation, "style": number - 1, **changes})
 
 
-class QuickBook(Book):
+class QuickBook(ReportWriter):
     """Pictures are made and not saved, which takes a second each."""
 
     def picture(self, name: str, figure: Figure, *, alt: str, caption: str, photographic: bool = False) -> Picture:
@@ -67,15 +67,15 @@ class QuickBook(Book):
         return Picture(FigureFiles(folder / f"{name}.png", folder / f"{name}.svg"), alt, caption, photographic)
 
 
-def section_of(folder: Path, *runs: MadeRun, book: type[Book] = QuickBook) -> Section:
+def section_of(folder: Path, *runs: MadeRun, writer: type[ReportWriter] = QuickBook) -> Section:
     protocol = SimpleNamespace(dataset="11k", aspect="dorsal_r", gallery_images=(60,), flip="sum", draws=2)
-    material: Any = SimpleNamespace(
+    data: Any = SimpleNamespace(
         shown=[run for run in runs if run.style is not None],
         featured=runs[:4],
         best=runs[0],
         block=SimpleNamespace(protocol=protocol),
     )
-    return biometric_section(material, book(folder))
+    return biometric_section(data, writer(folder))
 
 
 def rows_of(folder: Path, name: str) -> list[dict[str, str]]:
@@ -88,7 +88,7 @@ def of_kind(section: Section, kind: type) -> list[Any]:
 
 
 def test_the_section_holds_every_part(tmp_path: Path):
-    section = section_of(tmp_path, made_run(1), made_run(2), book=Book)
+    section = section_of(tmp_path, made_run(1), made_run(2), writer=ReportWriter)
     assert [heading.text for heading in of_kind(section, Heading)] == [
         "Genuine and impostor scores",
         "Accepting and rejecting",

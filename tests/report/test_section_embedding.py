@@ -10,14 +10,14 @@ import pytest
 from made_runs import ALL_ASPECTS, change_json, write_run
 
 from handclip.datasets.manifest import Draw, Manifest, ManifestImage
-from handclip.engine.data import combined_sha256
-from handclip.engine.records import KeptFeatures, manifest_file, write_attributes, write_features
 from handclip.metrics.embedding_space import measure_space
-from handclip.report.book import Block, Book, Note, Picture, Table
-from handclip.report.material import Material
+from handclip.report.report_data import ReportData
+from handclip.report.report_writer import Block, Note, Picture, ReportWriter, Table
 from handclip.report.runs import find_evaluations, read_run
 from handclip.report.sections.embedding import embedding_section
 from handclip.report.selection import gather
+from handclip.runs.artifacts import KeptFeatures, manifest_file, write_attributes, write_features
+from handclip.runs.data import combined_sha256
 
 IMAGES = 3
 TRAINED = range(1000, 1060)
@@ -75,7 +75,7 @@ def write_records(
     change_json(run / "metrics.json", manifest_sha256=combined_sha256(manifests))
 
 
-def material_of(study: Path) -> Material:
+def material_of(study: Path) -> ReportData:
     return gather([read_run(folder) for folder in find_evaluations([study])[0]])
 
 
@@ -92,8 +92,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_runs_stand_side_by_side_with_numbers_and_points(tmp_path: Path) -> None:
     for name, stage, noise in (("raw", "0", 3.0), ("trained", "1", 0.2)):
         write_records(write_run(tmp_path / name, stage=stage), noise=noise)
-    material = material_of(tmp_path)
-    section = embedding_section(material, Book(tmp_path / "out"))
+    data = material_of(tmp_path)
+    section = embedding_section(data, ReportWriter(tmp_path / "out"))
     picture, table = one(section.blocks, Picture), one(section.blocks, Table)
     assert picture.files.png.is_file()
     assert not [block for block in section.blocks if isinstance(block, Note)]
@@ -106,7 +106,7 @@ def test_runs_stand_side_by_side_with_numbers_and_points(tmp_path: Path) -> None
     assert {point["image"] for point in points} == {image("dorsal_r", p, n).path for p in range(12) for n in range(3)}
 
     found = {row["run"]: row for row in rows_of(table.csv)}
-    for run in material.runs:
+    for run in data.runs:
         images, features = run.test_features("dorsal_r") or ([], np.empty((0, 0)))
         expected = measure_space(features, np.array([image.identity for image in images]))
         for key in ("silhouette", "within", "between", "alignment", "uniformity"):
@@ -118,7 +118,7 @@ def test_runs_stand_side_by_side_with_numbers_and_points(tmp_path: Path) -> None
 def test_one_aspect_is_shown_where_there_are_several(tmp_path: Path) -> None:
     run = write_run(tmp_path / "all", aspects=ALL_ASPECTS)
     write_records(run, aspects=ALL_ASPECTS)
-    section = embedding_section(material_of(tmp_path), Book(tmp_path / "out"))
+    section = embedding_section(material_of(tmp_path), ReportWriter(tmp_path / "out"))
     points = rows_of(tmp_path / "out" / "tables" / "projections.csv")
     assert {Path(point["image"]).name.rsplit("_", 2)[0] for point in points} == {"dorsal_r"}
     assert "dorsal_r" in one(section.blocks, Picture).caption
@@ -128,9 +128,9 @@ def test_an_old_evaluation_is_named_and_the_others_are_shown(tmp_path: Path) -> 
     write_records(write_run(tmp_path / "new"))
     write_records(write_run(tmp_path / "old", stage="0"))
     (tmp_path / "old" / "features.npz").unlink()
-    material = material_of(tmp_path)
-    section = embedding_section(material, Book(tmp_path / "out"))
-    [old] = [run.label for run in material.runs if run.row.run == "old"]
+    data = material_of(tmp_path)
+    section = embedding_section(data, ReportWriter(tmp_path / "out"))
+    [old] = [run.label for run in data.runs if run.row.run == "old"]
     note = one(section.blocks, Note)
     assert note.kind == "missing"
     assert old in note.text
@@ -140,7 +140,7 @@ def test_an_old_evaluation_is_named_and_the_others_are_shown(tmp_path: Path) -> 
 
 def test_nothing_but_a_note_where_no_run_kept_its_features(tmp_path: Path) -> None:
     write_run(tmp_path / "old")
-    section = embedding_section(material_of(tmp_path), Book(tmp_path / "out"))
+    section = embedding_section(material_of(tmp_path), ReportWriter(tmp_path / "out"))
     assert one(section.blocks, Note).kind == "missing"
     assert len(section.blocks) == 1
     assert not (tmp_path / "out").exists()
@@ -148,13 +148,13 @@ def test_nothing_but_a_note_where_no_run_kept_its_features(tmp_path: Path) -> No
 
 def test_too_few_images_give_numbers_but_no_picture(tmp_path: Path) -> None:
     write_records(write_run(tmp_path / "few"), people=2)
-    material = material_of(tmp_path)
+    data = material_of(tmp_path)
     # Two people with an image each: the draws are cut down to the first query of each.
-    manifests = material.best.manifests
+    manifests = data.best.manifests
     assert manifests is not None
     manifest = manifests["dorsal_r"]
     draw = Draw((0,), (3,))
     manifests["dorsal_r"] = replace(manifest, draws=(draw, draw, draw))
-    section = embedding_section(material, Book(tmp_path / "out"))
+    section = embedding_section(data, ReportWriter(tmp_path / "out"))
     assert "too few" in one(section.blocks, Note).text
     assert one(section.blocks, Table).cells[0][1:3] == ["-", "-"]

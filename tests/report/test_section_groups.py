@@ -7,8 +7,8 @@ from made_runs import ALL_ASPECTS, write_run
 from test_section_embedding import IMAGES, image, material_of, one, rows_of, write_records
 
 from handclip.metrics.verification import ScoredPairs, verify
-from handclip.report.book import Book, Note, Picture, Section, Table, Text
-from handclip.report.material import ReportRun
+from handclip.report.report_data import ReportRun
+from handclip.report.report_writer import Note, Picture, ReportWriter, Section, Table, Text
 from handclip.report.sections.groups import FEWEST_PEOPLE, groups_section
 
 PEOPLE = 26
@@ -44,7 +44,7 @@ def write_described(run: Path, **changes: Any) -> Path:
 
 
 def made(study: Path) -> tuple[Section, dict[tuple[str, str, str], dict[str, str]]]:
-    section = groups_section(material_of(study), Book(study / "out"))
+    section = groups_section(material_of(study), ReportWriter(study / "out"))
     table = study / "out" / "tables" / "groups.csv"
     rows = rows_of(table) if table.exists() else []
     return section, {(row["run"], row["attribute"], row["group"]): row for row in rows}

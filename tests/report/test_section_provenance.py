@@ -8,10 +8,10 @@ import yaml
 from made_runs import MANIFEST, write_run
 from test_section_embedding import material_of, rows_of
 
-from handclip.engine.provenance import content_sha256
 from handclip.locks import holding
-from handclip.report.book import Book, Commands, Heading, Note, Section, Table
+from handclip.report.report_writer import Commands, Heading, Note, ReportWriter, Section, Table
 from handclip.report.sections.provenance import provenance_section
+from handclip.runs.provenance import content_sha256
 
 
 def environment(**changes: Any) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def write_study(study: Path, run: str = "trained", **changes: Any) -> Path:
 
 
 def made(study: Path) -> Section:
-    return provenance_section(material_of(study), Book(study / "out"))
+    return provenance_section(material_of(study), ReportWriter(study / "out"))
 
 
 def facts(section: Section) -> dict[str, str]:
@@ -117,11 +117,11 @@ def test_what_differs_between_runs_stands_side_by_side(tmp_path: Path) -> None:
     for name, options in (("a", {"lr": 0.1}), ("b", {"lr": 0.2}), ("c", {"resume_from": "a.pth"})):
         write_run(tmp_path / "eval_logs" / name, options={"epochs": 2, **options})
     write_run(tmp_path / "eval_logs" / "raw", stage="0")
-    material = material_of(tmp_path)
-    section = provenance_section(material, Book(tmp_path / "out"))
+    data = material_of(tmp_path)
+    section = provenance_section(data, ReportWriter(tmp_path / "out"))
     [table] = [block for block in section.blocks if isinstance(block, Table) and block.titles[0] == "Run"][1:]
     assert list(table.titles) == ["Run", "lr", "resume_from"]
-    labels = [run.label for run in material.runs if run.row.losses]
+    labels = [run.label for run in data.runs if run.row.losses]
     assert [list(cells) for cells in table.cells] == [
         [labels[0], "0.1", "-"],
         [labels[1], "0.2", "-"],
@@ -171,10 +171,10 @@ def test_lost_records_of_training_are_told(tmp_path: Path) -> None:
 def test_featured_runs_have_a_heading_each(tmp_path: Path) -> None:
     write_study(tmp_path)
     write_run(tmp_path / "eval_logs" / "raw", stage="0")
-    material = material_of(tmp_path)
-    section = provenance_section(material, Book(tmp_path / "out"))
+    data = material_of(tmp_path)
+    section = provenance_section(data, ReportWriter(tmp_path / "out"))
     headings = [block.text for block in section.blocks if isinstance(block, Heading)]
-    assert headings == ["To run it again", *(run.label for run in material.featured)]
+    assert headings == ["To run it again", *(run.label for run in data.featured)]
 
 
 def test_every_session_of_training_is_shown(tmp_path: Path) -> None:

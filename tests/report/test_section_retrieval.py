@@ -15,14 +15,14 @@ from quick_figures import keep_figures
 
 from handclip.csv_files import plain
 from handclip.datasets.manifest import Draw, Manifest, ManifestImage
-from handclip.engine.data import combined_sha256
-from handclip.engine.records import KeptFeatures, manifest_file, write_features
-from handclip.report.book import Block, Book, Note, Picture, Section, Text
 from handclip.report.figures.style import save_figure
-from handclip.report.material import Material
+from handclip.report.report_data import ReportData
+from handclip.report.report_writer import Block, Note, Picture, ReportWriter, Section, Text
 from handclip.report.runs import find_evaluations, read_run
 from handclip.report.sections.retrieval import retrieval_section
 from handclip.report.selection import gather
+from handclip.runs.artifacts import KeptFeatures, manifest_file, write_features
+from handclip.runs.data import combined_sha256
 
 GALLERY = {1: 0, 2: 30, 3: 60, 4: 90}
 QUERIES = {1: 2, 2: 10, 3: 61, 4: 10}
@@ -73,12 +73,12 @@ def study(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def material_of(study: Path) -> Material:
+def material_of(study: Path) -> ReportData:
     return gather([read_run(folder) for folder in find_evaluations([study / "eval"])[0]])
 
 
 def section_of(study: Path) -> Section:
-    return retrieval_section(material_of(study), Book(study / "report"))
+    return retrieval_section(material_of(study), ReportWriter(study / "report"))
 
 
 def rows_of(study: Path, name: str) -> list[dict[str, str]]:

@@ -9,8 +9,8 @@ from made_runs import ALL_ASPECTS, write_run
 from matplotlib.figure import Figure
 from quick_figures import keep_figures
 
-from handclip.report.book import Block, Book, Note, Picture, Section, Table, Text
-from handclip.report.material import Material
+from handclip.report.report_data import ReportData
+from handclip.report.report_writer import Block, Note, Picture, ReportWriter, Section, Table, Text
 from handclip.report.runs import find_evaluations, read_run
 from handclip.report.sections.training import training_section
 from handclip.report.selection import gather
@@ -46,12 +46,12 @@ def write_training(study: Path, run: str, history: Sequence[dict[str, Any]], bes
     (folder / "result.json").write_text(json.dumps({"best_epoch": best_epoch, **cost}))
 
 
-def material_of(study: Path) -> Material:
+def material_of(study: Path) -> ReportData:
     return gather([read_run(folder) for folder in find_evaluations([study / "eval_logs"])[0]])
 
 
 def section_of(study: Path) -> Section:
-    return training_section(material_of(study), Book(study / "report"))
+    return training_section(material_of(study), ReportWriter(study / "report"))
 
 
 def rows_of(study: Path, name: str) -> list[dict[str, str]]:
@@ -136,11 +136,11 @@ def test_more_runs_than_curves_can_be_told_apart_are_left_to_the_table(tmp_path:
         name, model = f"run{number}", "vit_small" if number % 2 else "mbanet_small"
         write_run(tmp_path / "eval_logs" / name, luck=number, losses=losses, model=model, seed=number, people=6)
         write_training(tmp_path, name, VALIDATED)
-    material = material_of(tmp_path)
-    section = training_section(material, Book(tmp_path / "report"))
-    assert f"10 runs were trained; the figures show {len(material.shown)} of them" in words(section)
+    data = material_of(tmp_path)
+    section = training_section(data, ReportWriter(tmp_path / "report"))
+    assert f"10 runs were trained; the figures show {len(data.shown)} of them" in words(section)
     alt = next(one.alt for one in of_kind(section, Picture) if one.files.png.stem == "losses")
-    assert all((run.label in alt) == (run in material.shown) for run in material.runs)
+    assert all((run.label in alt) == (run in data.shown) for run in data.runs)
     assert len({row["run"] for row in rows_of(tmp_path, "training")}) == 10
 
 

@@ -7,8 +7,8 @@ import pytest
 from made_runs import write_run
 from test_selection import CE, gathered
 
-from handclip.report.book import Book, Heading, Note, Table, Text
 from handclip.report.matrix import Block
+from handclip.report.report_writer import Heading, Note, ReportWriter, Table, Text
 from handclip.report.sections.verdict import verdict, verdict_section
 
 
@@ -47,10 +47,10 @@ def test_the_sign_is_that_of_the_best_minus_the_other(tmp_path: Path, best: int)
     skills = {best: 0.9, 3 - best: 0.3}
     for number, skill in skills.items():
         write_run(tmp_path / f"run{number}", skill=skill, people=30, options={"lr": float(number)})
-    material = gathered(tmp_path)
-    table = next(b for b in verdict_section(material, Book(tmp_path / "out")).blocks if isinstance(b, Table))
-    means = [row.scores["rank1"].mean for row in material.block.rows]
-    found = next(one for one in material.block.differences if one.metric == "rank1")
+    data = gathered(tmp_path)
+    table = next(b for b in verdict_section(data, ReportWriter(tmp_path / "out")).blocks if isinstance(b, Table))
+    means = [row.scores["rank1"].mean for row in data.block.rows]
+    found = next(one for one in data.block.differences if one.metric == "rank1")
     ends = sorted(abs(100 * end) for end in (found.low, found.high))
     assert table.cells[0][2] == f"{100 * abs(means[0] - means[1]):+.1f} [{ends[0]:.1f}, {ends[1]:.1f}]"
 
@@ -61,7 +61,9 @@ def test_the_peer_and_the_other_stages_are_named(tmp_path: Path) -> None:
     write_run(runs / "1", skill=0.5, stage="1", losses=CE, people=10)
     write_run(runs / "2", skill=0.9, stage="2", people=10)
     write_run(runs / "peer", skill=0.4, stage="2", people=10, model="mbanet_small", family="mbanet")
-    table = next(b for b in verdict_section(gathered(runs), Book(tmp_path / "out")).blocks if isinstance(b, Table))
+    table = next(
+        b for b in verdict_section(gathered(runs), ReportWriter(tmp_path / "out")).blocks if isinstance(b, Table)
+    )
     against = [cells[0].split(":")[0] for cells in table.cells]
     assert against[0] == "the next"
     assert set(against[1:]) <= {"the best of another model", "its own stage 1", "its own model untrained"}
@@ -76,8 +78,8 @@ def test_one_run_alone(tmp_path: Path) -> None:
 def test_the_section_shows_the_matrix_and_its_files(tmp_path: Path) -> None:
     for luck in range(2):
         write_run(tmp_path / "runs" / f"run{luck}", luck=luck, people=10, options={"lr": 0.1 + luck})
-    material = gathered(tmp_path / "runs")
-    section = verdict_section(material, Book(tmp_path / "out"))
+    data = gathered(tmp_path / "runs")
+    section = verdict_section(data, ReportWriter(tmp_path / "out"))
     assert isinstance(section.blocks[0], Text)
     tables = [block for block in section.blocks if isinstance(block, Table)]
     matrices = [table for table in tables if "mAP" in table.titles]
@@ -132,7 +134,7 @@ def test_clip_is_held_against_the_cnn(tmp_path: Path) -> None:
 def test_runs_with_the_same_scores_are_pointed_out(tmp_path: Path) -> None:
     for rate in (0.1, 0.2):
         write_run(tmp_path / "runs" / f"lr{rate}", people=30, options={"lr": rate})
-    section = verdict_section(gathered(tmp_path / "runs"), Book(tmp_path / "out"))
+    section = verdict_section(gathered(tmp_path / "runs"), ReportWriter(tmp_path / "out"))
     notes = [block.text for block in section.blocks if isinstance(block, Note)]
     assert any(text.startswith("Runs 1 and 2 have the same scores") for text in notes)
 
@@ -141,6 +143,6 @@ def test_what_the_figures_are_about_comes_first(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "11k", people=10)
     for number in range(2):
         write_run(tmp_path / "runs" / f"b{number}", people=10, luck=number, dataset="synthetic", seed=number)
-    section = verdict_section(gathered(tmp_path / "runs"), Book(tmp_path / "out"))
+    section = verdict_section(gathered(tmp_path / "runs"), ReportWriter(tmp_path / "out"))
     first = section.blocks[0]
     assert isinstance(first, Text) and first.text.startswith("On synthetic")

@@ -7,14 +7,14 @@ from made_runs import ALL_ASPECTS, write_run
 
 from handclip.errors import HandCLIPError
 from handclip.report.figures.style import MOST_SERIES
-from handclip.report.material import Material
+from handclip.report.report_data import ReportData
 from handclip.report.runs import find_evaluations, read_run
 from handclip.report.selection import gather
 
 CE = ["cross_entropy"]
 
 
-def gathered(folder: Path) -> Material:
+def gathered(folder: Path) -> ReportData:
     return gather([read_run(path) for path in find_evaluations([folder])[0]])
 
 
@@ -34,23 +34,23 @@ def write_study(folder: Path) -> None:
 
 def test_clips_stages_and_the_cnn_stand_side_by_side(tmp_path: Path) -> None:
     write_study(tmp_path)
-    material = gathered(tmp_path)
-    featured = [run.row.run for run in material.featured]
+    data = gathered(tmp_path)
+    featured = [run.row.run for run in data.featured]
     assert featured == ["0_vit_small", "1_vit_small", "2_vit_small_ce_triplet", "2_mbanet_small_ce_triplet"]
-    assert material.best.row.run == "2_vit_small_ce_triplet"
+    assert data.best.row.run == "2_vit_small_ce_triplet"
 
 
 def test_no_figure_has_more_curves_than_can_be_told_apart(tmp_path: Path) -> None:
     write_study(tmp_path)
-    material = gathered(tmp_path)
-    assert len(material.runs) == 12
-    assert len(material.shown) == MOST_SERIES
-    assert material.best in material.shown
-    assert sorted(run.style for run in material.shown if run.style is not None) == list(range(MOST_SERIES))
-    assert all(run.style is None for run in material.runs if run not in material.shown)
+    data = gathered(tmp_path)
+    assert len(data.runs) == 12
+    assert len(data.shown) == MOST_SERIES
+    assert data.best in data.shown
+    assert sorted(run.style for run in data.shown if run.style is not None) == list(range(MOST_SERIES))
+    assert all(run.style is None for run in data.runs if run not in data.shown)
     # Of nine models and stages it is a baseline that gives way, but not one that is featured.
-    assert set(material.featured) <= set(material.shown)
-    assert {(run.row.model, run.row.stage) for run in material.shown if run.row.stage != "0"} == {
+    assert set(data.featured) <= set(data.shown)
+    assert {(run.row.model, run.row.stage) for run in data.shown if run.row.stage != "0"} == {
         (model, stage) for model in ("vit_small", "rn_small", "mbanet_small") for stage in ("1", "2")
     }
 
@@ -58,8 +58,8 @@ def test_no_figure_has_more_curves_than_can_be_told_apart(tmp_path: Path) -> Non
 def test_few_runs_are_all_shown(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_run(tmp_path / name, luck=len(name), people=8)
-    material = gathered(tmp_path)
-    assert len(material.shown) == len(material.featured) == 2
+    data = gathered(tmp_path)
+    assert len(data.shown) == len(data.featured) == 2
 
 
 def test_the_report_goes_into_the_plain_gallery_averaged_over_aspects(tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def test_the_report_goes_where_most_runs_are(tmp_path: Path) -> None:
     write_run(tmp_path / "a", aspects=["dorsal_r"], people=8)
     for number in range(2):
         write_run(tmp_path / f"b{number}", aspects=["palmar_l"], people=8, luck=number, manifest_sha256="f" * 64)
-    material = gathered(tmp_path)
-    assert material.block.protocol.aspect == "palmar_l"
-    assert len(material.runs) == 2
+    data = gathered(tmp_path)
+    assert data.block.protocol.aspect == "palmar_l"
+    assert len(data.runs) == 2
 
 
 def test_runs_that_read_the_same_are_told_apart(tmp_path: Path) -> None:

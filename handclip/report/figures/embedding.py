@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from handclip.plurals import counted
 from handclip.report.figures.names import person_labels
 from handclip.report.figures.style import MOST_SERIES, new_figure, series_style, styled
-from handclip.wording import counted
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", "p", ">", "h")
 MOST_NAMED = len(MARKERS)

@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from handclip.metrics.uncertainty import FEW_PEOPLE
+from handclip.plurals import counted
 from handclip.report.figures.style import NEUTRAL, new_figure, series_style, styled
-from handclip.wording import counted
 
 _ROW_INCHES, _RUN_INCHES = 0.24, 0.11
 _SPREAD = 0.56

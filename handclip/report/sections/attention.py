@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from handclip.engine.records import Explanation
 from handclip.file_names import CONFIG, EXPLANATIONS
 from handclip.models.explanation import GRAD_CAM, ROLLOUT, SPATIAL_ATTENTION
-from handclip.report.book import Block, Book, Note, Section, Text
+from handclip.plurals import counted
 from handclip.report.figures.attention import HALF, Maps, attention_figure
-from handclip.report.material import Material, ReportRun
 from handclip.report.matrix import merit
-from handclip.wording import counted
+from handclip.report.report_data import ReportData, ReportRun
+from handclip.report.report_writer import Block, Note, ReportWriter, Section, Text
+from handclip.runs.artifacts import Explanation
 
 _MOST_HANDS = 6
 _Columns = list[tuple[str, str, Sequence[Explanation]]]
@@ -35,10 +35,10 @@ _METHODS = {
 }
 
 
-def attention_section(material: Material, book: Book) -> Section:
+def attention_section(data: ReportData, writer: ReportWriter) -> Section:
     """Lay the maps of the featured runs, and of one for each method they lack, over the same photographs."""
     blocks: list[Block] = []
-    runs = _runs(material)
+    runs = _runs(data)
     columns = _same_hands(_columns(runs))
     if columns:
         blocks += [Text(text) for method, text in _METHODS.items() if any(m.startswith(method) for _, m, _ in columns)]
@@ -50,7 +50,7 @@ def attention_section(material: Material, book: Book) -> Section:
             )
         )
         hands = columns[0][2]
-        picture = book.picture(
+        picture = writer.picture(
             "attention",
             attention_figure(
                 [(hand.aspect, hand.photograph) for hand in hands],
@@ -76,10 +76,10 @@ def attention_section(material: Material, book: Book) -> Section:
     return Section("attention", "Where it looks", "Which parts of a photograph does a model use?", blocks)
 
 
-def _runs(material: Material) -> list[ReportRun]:
+def _runs(data: ReportData) -> list[ReportRun]:
     """Return the featured runs, and for each method that none of them has, the best run that has it."""
-    runs = list(material.featured)
-    others = sorted((run for run in material.runs if run not in runs), key=lambda run: merit(run.row), reverse=True)
+    runs = list(data.featured)
+    others = sorted((run for run in data.runs if run not in runs), key=lambda run: merit(run.row), reverse=True)
     for method in _METHODS:
         if not any(_has(run, method) for run in runs):
             runs += [run for run in others if _has(run, method)][:1]

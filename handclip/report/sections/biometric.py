@@ -30,7 +30,7 @@ from handclip.metrics.verification import (
     in_percent,
     verify,
 )
-from handclip.report.book import Block, Book, Heading, Note, Picture, Section, Table, Text
+from handclip.plurals import counted
 from handclip.report.figures.verification import (
     ErrorCurve,
     ReliabilityCurve,
@@ -40,8 +40,8 @@ from handclip.report.figures.verification import (
     reliability_figure,
     score_densities_figure,
 )
-from handclip.report.material import Material, ReportRun, why_not_searched
-from handclip.wording import counted
+from handclip.report.report_data import ReportData, ReportRun, why_not_searched
+from handclip.report.report_writer import Block, Heading, Note, Picture, ReportWriter, Section, Table, Text
 
 Floats = NDArray[np.float64]
 
@@ -128,13 +128,13 @@ class _Judged:
         return [] if self.fixed is None else _criteria(self.fixed)
 
 
-def biometric_section(material: Material, book: Book) -> Section:
+def biometric_section(data: ReportData, writer: ReportWriter) -> Section:
     """Measure the runs that figures show as biometric systems."""
     blocks: list[Block] = []
     judged: list[_Judged] = []
     missing: dict[str, str] = {}
     # A featured run gets panels even where it is not among those that share curves.
-    runs = {run.row.number: run for run in (*material.shown, *material.featured)}
+    runs = {run.row.number: run for run in (*data.shown, *data.featured)}
     for _, run in sorted(runs.items()):
         one = _judge(run)
         if isinstance(one, _Judged):
@@ -143,14 +143,14 @@ def biometric_section(material: Material, book: Book) -> Section:
             missing[run.label] = one
     if judged:
         by_number = {one.run.row.number: one for one in judged}
-        panels = [by_number[run.row.number] for run in material.featured if run.row.number in by_number] or judged[:1]
-        best = by_number.get(material.best.row.number, judged[0])
+        panels = [by_number[run.row.number] for run in data.featured if run.row.number in by_number] or judged[:1]
+        best = by_number.get(data.best.row.number, judged[0])
         blocks += [Text(_INTRODUCTION), Text(_counts(best, len(judged)))]
-        blocks += _scores(panels, best, book)
-        blocks += _rates(judged, best, book, material)
-        blocks += _thresholds(judged, book, material)
-        blocks += _open_sets(judged, best, book, material)
-        blocks += _calibrations(judged, panels, book, material)
+        blocks += _scores(panels, best, writer)
+        blocks += _rates(judged, best, writer, data)
+        blocks += _thresholds(judged, writer, data)
+        blocks += _open_sets(judged, best, writer, data)
+        blocks += _calibrations(judged, panels, writer, data)
     if missing:
         first = next(iter(missing.values()))
         blocks.append(Note(f"Without error rates: {'; '.join(missing)}. Of the first of them: {first}", kind="missing"))
@@ -244,7 +244,7 @@ def _counts(one: _Judged, runs: int) -> str:
     )
 
 
-def _scores(panels: Sequence[_Judged], best: _Judged, book: Book) -> list[Block]:
+def _scores(panels: Sequence[_Judged], best: _Judged, writer: ReportWriter) -> list[Block]:
     eer = best.verification.eer
     finding = (
         ""
@@ -257,7 +257,7 @@ def _scores(panels: Sequence[_Judged], best: _Judged, book: Book) -> list[Block]
     figure = score_densities_figure(
         [ScoreDensities(one.run.label, *one.densities, None if one.fixed is None else one.fixed.eer) for one in panels]
     )
-    picture = book.picture(
+    picture = writer.picture(
         "score_densities",
         figure,
         alt=f"Densities of genuine and impostor similarities of {counted(len(panels), 'run')}.{finding}",
@@ -270,7 +270,7 @@ def _scores(panels: Sequence[_Judged], best: _Judged, book: Book) -> list[Block]
     return [Heading("Genuine and impostor scores"), picture]
 
 
-def _rates(judged: Sequence[_Judged], best: _Judged, book: Book, material: Material) -> list[Block]:
+def _rates(judged: Sequence[_Judged], best: _Judged, writer: ReportWriter, data: ReportData) -> list[Block]:
     curves = [
         ErrorCurve(
             label=one.run.label,
@@ -282,7 +282,7 @@ def _rates(judged: Sequence[_Judged], best: _Judged, book: Book, material: Mater
         for one in judged
         if one.run.style is not None
     ]
-    book.csv(
+    writer.csv(
         "det_curves",
         [
             row
@@ -297,7 +297,7 @@ def _rates(judged: Sequence[_Judged], best: _Judged, book: Book, material: Mater
             )
         ],
     )
-    picture = book.picture(
+    picture = writer.picture(
         "det_roc",
         error_tradeoff_figure(curves, best.verification.lowest_fmr),
         alt=(
@@ -320,18 +320,18 @@ def _rates(judged: Sequence[_Judged], best: _Judged, book: Book, material: Mater
         cells.append([one.run.label, *map(_shown, columns.values())])
     titles = ["Run", "EER (%)", *(f"FNMR at FMR {100 * fmr:g} % (%)" for fmr in FMRS)]
     table = _table(
-        book,
+        writer,
         "verification",
         titles,
         cells,
         rows,
-        f"Error rates with 95 % intervals over people. {_denominators(best)} {_protocol(material)}.",
+        f"Error rates with 95 % intervals over people. {_denominators(best)} {_protocol(data)}.",
     )
     shown = [rate for one in judged for rate in (one.verification.eer, *one.verification.fnmr_at_fmr.values())]
     return [Heading("Accepting and rejecting"), Text(_RATES_TEXT), picture, table, *_remarks(shown)]
 
 
-def _thresholds(judged: Sequence[_Judged], book: Book, material: Material) -> list[Block]:
+def _thresholds(judged: Sequence[_Judged], writer: ReportWriter, data: ReportData) -> list[Block]:
     blocks: list[Block] = [Heading("Thresholds fixed beforehand"), Text(_THRESHOLDS_TEXT)]
     fixed_on = [one.fixed.people for one in judged if one.fixed is not None]
     rows: list[dict[str, Any]] = []
@@ -353,9 +353,9 @@ def _thresholds(judged: Sequence[_Judged], book: Book, material: Material) -> li
         titles = ["Run", "Fixed for", "Threshold", "FMR on test (%)", "FNMR on test (%)"]
         caption = (
             "Thresholds from the validation split and the error rates they give on the test split, with 95 % intervals "
-            f"over people. {_denominators(judged[0])} Thresholds were fixed on {people} people. {_protocol(material)}."
+            f"over people. {_denominators(judged[0])} Thresholds were fixed on {people} people. {_protocol(data)}."
         )
-        blocks.append(_table(book, "thresholds", titles, cells, rows, caption))
+        blocks.append(_table(writer, "thresholds", titles, cells, rows, caption))
     blocks += _remarks([rate for one in judged for rates in one.verification.at_fixed for rate in rates])
     blocks += _why(
         (reason for one in judged if one.fixed is not None for reason in one.fixed.reasons.values()),
@@ -373,7 +373,7 @@ def _thresholds(judged: Sequence[_Judged], book: Book, material: Material) -> li
     return blocks + _no_validation(judged, "thresholds cannot be fixed beforehand")
 
 
-def _open_sets(judged: Sequence[_Judged], best: _Judged, book: Book, material: Material) -> list[Block]:
+def _open_sets(judged: Sequence[_Judged], best: _Judged, writer: ReportWriter, data: ReportData) -> list[Block]:
     curves, points = [], []
     for one in judged:
         found = one.open_set
@@ -389,8 +389,8 @@ def _open_sets(judged: Sequence[_Judged], best: _Judged, book: Book, material: M
         columns = {"fnir_accepting_all": one.open_set.fnir_accepting_all, **at_fpir}
         rows.append({"run": one.run.row.run, **_numbers(columns), **_searched(one)})
         cells.append([one.run.label, *map(_shown, columns.values())])
-    book.csv("open_set_curves", points)
-    picture = book.picture(
+    writer.csv("open_set_curves", points)
+    picture = writer.picture(
         "open_set",
         open_set_figure(curves, best.open_set.lowest_fpir),
         alt=(
@@ -410,14 +410,16 @@ def _open_sets(judged: Sequence[_Judged], best: _Judged, book: Book, material: M
         "Missed searches, first if every answer is accepted (1 − Rank-1, over all searches together), then when at "
         "most so many searches for people who are not in the gallery give an alarm; 95 % intervals over the people "
         f"searched for. FNIR is of {best.open_set.mated:,} searches with the person in the gallery, FPIR of "
-        f"{best.open_set.non_mated:,} without. {_protocol(material)}."
+        f"{best.open_set.non_mated:,} without. {_protocol(data)}."
     )
-    table = _table(book, "open_set", titles, cells, rows, caption)
+    table = _table(writer, "open_set", titles, cells, rows, caption)
     rates = [rate for one in judged for rate in (one.open_set.fnir_accepting_all, *one.open_set.fnir_at_fpir.values())]
     return [Heading("Open-set identification"), Text(_OPEN_SET_TEXT), picture, table, *_remarks(rates)]
 
 
-def _calibrations(judged: Sequence[_Judged], panels: Sequence[_Judged], book: Book, material: Material) -> list[Block]:
+def _calibrations(
+    judged: Sequence[_Judged], panels: Sequence[_Judged], writer: ReportWriter, data: ReportData
+) -> list[Block]:
     blocks: list[Block] = [Heading("Calibration"), Text(_CALIBRATION_TEXT)]
     rows: list[dict[str, Any]] = []
     cells = []
@@ -428,18 +430,18 @@ def _calibrations(judged: Sequence[_Judged], panels: Sequence[_Judged], book: Bo
             cells.append([one.run.label, *(f"{cost:.3f}" for cost in costs.values())])
     if cells:
         if any(one.calibrated is not None for one in panels):
-            blocks.append(_reliability(panels, book))
+            blocks.append(_reliability(panels, writer))
         blocks.append(Text(_CLLR_TEXT))
         titles = ["Run", "Cllr, cosine read as a probability", "Cllr, calibrated", "Minimum Cllr"]
         caption = (
             "Cost of log-likelihood ratios on the test split, in bits; lower is better. A cosine is read as a "
-            f"probability by taking (1 + cosine) / 2 for it. {_protocol(material)}."
+            f"probability by taking (1 + cosine) / 2 for it. {_protocol(data)}."
         )
-        blocks.append(_table(book, "calibration", titles, cells, rows, caption))
+        blocks.append(_table(writer, "calibration", titles, cells, rows, caption))
     return blocks + _no_validation(judged, "scores cannot be calibrated")
 
 
-def _reliability(panels: Sequence[_Judged], book: Book) -> Picture:
+def _reliability(panels: Sequence[_Judged], writer: ReportWriter) -> Picture:
     curves, rows, parts = [], [], []
     for one in panels:
         if (found := one.calibrated) is not None:
@@ -447,8 +449,8 @@ def _reliability(panels: Sequence[_Judged], book: Book) -> Picture:
             curves.append((one.run.label, [ReliabilityCurve(name, d.predicted, d.observed) for name, d in diagrams]))
             rows += [row for name, diagram in diagrams for row in _reliability_rows(one, name, diagram)]
             parts.append(f"{one.run.label}: Cllr {found.cllr_before:.2f} before and {found.cllr_after:.2f} after")
-    book.csv("reliability", rows)
-    return book.picture(
+    writer.csv("reliability", rows)
+    return writer.picture(
         "reliability",
         reliability_figure(curves),
         alt=f"Reliability of predictions on the test split before and after calibration. {'; '.join(parts)}.",
@@ -525,10 +527,17 @@ def _why(reasons: Iterable[str], where: str = "") -> list[Block]:
 
 
 def _table(
-    book: Book, name: str, titles: Sequence[str], cells: list[list[str]], rows: list[dict[str, Any]], caption: str
+    writer: ReportWriter,
+    name: str,
+    titles: Sequence[str],
+    cells: list[list[str]],
+    rows: list[dict[str, Any]],
+    caption: str,
 ) -> Table:
     """A table whose file has plain numbers where the page has intervals beside them."""
-    return Table(titles, [title not in ("Run", "Fixed for") for title in titles], cells, caption, book.csv(name, rows))
+    return Table(
+        titles, [title not in ("Run", "Fixed for") for title in titles], cells, caption, writer.csv(name, rows)
+    )
 
 
 def _numbers(columns: Mapping[str, RateEstimate]) -> dict[str, float | str | None]:
@@ -561,13 +570,13 @@ def _denominators(one: _Judged) -> str:
     return f"FNMR is of {found.genuine:,} genuine comparisons, FMR of {found.impostor:,} impostor ones."
 
 
-def _protocol(material: Material) -> str:
+def _protocol(data: ReportData) -> str:
     """The protocol of all of this section: similarities in the plain gallery, never re-ranked."""
-    one = material.block.protocol
+    one = data.block.protocol
     aspects = len(one.gallery_images)
-    data = f"{one.dataset}, {aspects} aspects together" if aspects > 1 else f"{one.dataset} {one.aspect}"
+    of = f"{one.dataset}, {aspects} aspects together" if aspects > 1 else f"{one.dataset} {one.aspect}"
     draws = f"{one.draws} draws together" if one.draws > 1 else "one draw"
-    return f"Protocol: {data}, gallery, flip: {one.flip}, {draws}, no re-ranking"
+    return f"Protocol: {of}, gallery, flip: {one.flip}, {draws}, no re-ranking"
 
 
 def _full_stop(text: str) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from handclip.metrics.ranking import COSINE_TIE
-from handclip.report.book import Block, Book, Column, Note, Section, Text
 from handclip.report.figures.embedding import projection_figure
-from handclip.report.material import Material, ReportRun, why_not_searched
 from handclip.report.project import Sample, Space, enough_to_project, numbers, project
+from handclip.report.report_data import ReportData, ReportRun, why_not_searched
+from handclip.report.report_writer import Block, Column, Note, ReportWriter, Section, Text
 
 _PROJECTIONS_TEXT = (
     "A model turns a photograph into a list of numbers, its embedding: a point in a space of hundreds of dimensions. "
@@ -27,18 +27,18 @@ _NUMBERS_TEXT = (
 )
 
 
-def embedding_section(material: Material, book: Book) -> Section:
+def embedding_section(data: ReportData, writer: ReportWriter) -> Section:
     """Show the featured runs beside each other, and the numbers of all runs."""
-    aspect = _aspect(material)
-    spaces = {run.row.run: space for run in material.runs if (space := _space(run, aspect)) is not None}
+    aspect = _aspect(data)
+    spaces = {run.row.run: space for run in data.runs if (space := _space(run, aspect)) is not None}
     blocks: list[Block] = []
     if spaces:
         measured = {run: numbers(space) for run, space in spaces.items()}
-        blocks += _projections(material, book, aspect, spaces, measured)
-        blocks += _numbers(material, book, aspect, measured)
-    lacking = [run for run in material.runs if run.row.run not in spaces]
+        blocks += _projections(data, writer, aspect, spaces, measured)
+        blocks += _numbers(data, writer, aspect, measured)
+    lacking = [run for run in data.runs if run.row.run not in spaces]
     if lacking:
-        blocks.append(_missing(lacking, len(material.runs)))
+        blocks.append(_missing(lacking, len(data.runs)))
     return Section(
         anchor="embedding",
         title="Embedding space",
@@ -47,10 +47,10 @@ def embedding_section(material: Material, book: Book) -> Section:
     )
 
 
-def _aspect(material: Material) -> str:
+def _aspect(data: ReportData) -> str:
     """One aspect only: one number names a person in all of them, but their hands, palms and backs look different."""
-    aspects = material.best.evaluated.aspects()
-    return material.block.protocol.aspect if material.block.protocol.aspect in aspects else aspects[0]
+    aspects = data.best.evaluated.aspects()
+    return data.block.protocol.aspect if data.block.protocol.aspect in aspects else aspects[0]
 
 
 def _space(run: ReportRun, aspect: str) -> Space | None:
@@ -65,9 +65,13 @@ def _missing(lacking: list[ReportRun], runs: int) -> Note:
 
 
 def _projections(
-    material: Material, book: Book, aspect: str, spaces: Mapping[str, Space], measured: Mapping[str, dict[str, Any]]
+    data: ReportData,
+    writer: ReportWriter,
+    aspect: str,
+    spaces: Mapping[str, Space],
+    measured: Mapping[str, dict[str, Any]],
 ) -> list[Block]:
-    featured = [spaces[run.row.run] for run in material.featured if run.row.run in spaces]
+    featured = [spaces[run.row.run] for run in data.featured if run.row.run in spaces]
     if not featured:
         return []
     if not all(map(enough_to_project, featured)):
@@ -80,10 +84,10 @@ def _projections(
         ]
     sample = Sample.of(featured[0].people)
     panels, rows = project(featured, sample)
-    path = book.csv("projections", rows)
+    path = writer.csv("projections", rows)
     return [
         Text(_PROJECTIONS_TEXT),
-        book.picture(
+        writer.picture(
             "embedding_space",
             projection_figure(panels, sample.named, featured[0].names),
             alt=_alt(featured, measured, len(sample.named)),
@@ -112,8 +116,10 @@ def _caption(aspect: str, sample: Sample, space: Space, table: str) -> str:
     )
 
 
-def _numbers(material: Material, book: Book, aspect: str, measured: Mapping[str, dict[str, Any]]) -> list[Block]:
-    labels = {run.row.run: run.label for run in material.runs}
+def _numbers(
+    data: ReportData, writer: ReportWriter, aspect: str, measured: Mapping[str, dict[str, Any]]
+) -> list[Block]:
+    labels = {run.row.run: run.label for run in data.runs}
     columns = [
         Column("run", "Run", lambda run: labels[run]),
         *(
@@ -133,7 +139,7 @@ def _numbers(material: Material, book: Book, aspect: str, measured: Mapping[str,
         f"The embedding space of {first['images']} test photographs ({aspect}) of {first['people']} people, of whom "
         f"{first['people_with_pairs']} have at least two; who has one is left out of what needs two."
     )
-    return [Text(_NUMBERS_TEXT), book.table("embedding_space", columns, rows, caption)]
+    return [Text(_NUMBERS_TEXT), writer.table("embedding_space", columns, rows, caption)]
 
 
 def _decimal(value: float | None) -> str:

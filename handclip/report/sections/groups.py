@@ -15,10 +15,10 @@ from handclip.metrics.verification import (
     ScoredPairs,
     fix_thresholds,
 )
-from handclip.report.book import Block, Book, Column, Note, Section, Table, Text, make_table, percent
 from handclip.report.figures.groups import Group, GroupRates, groups_figure
 from handclip.report.group_rates import RankingOutcomes, Rate, VerificationErrors
-from handclip.report.material import Material, ReportRun, why_not_searched
+from handclip.report.report_data import ReportData, ReportRun, why_not_searched
+from handclip.report.report_writer import Block, Column, Note, ReportWriter, Section, Table, Text, make_table, percent
 
 FEWEST_PEOPLE = 5
 """Of fewer people nothing is shown: a rate would be about them, and not about a group."""
@@ -107,25 +107,25 @@ class _Measured:
         return rates
 
 
-def groups_section(material: Material, book: Book) -> Section:
+def groups_section(data: ReportData, writer: ReportWriter) -> Section:
     """Show the best run in detail, and the featured ones beside each other."""
     return Section(
         anchor="groups",
         title="For whom it works",
         question="Does the system serve everybody alike?",
-        blocks=_blocks(material, book),
+        blocks=_blocks(data, writer),
     )
 
 
-def _blocks(material: Material, book: Book) -> list[Block]:
-    if lacking := _what_is_lacking(material.best):
+def _blocks(data: ReportData, writer: ReportWriter) -> list[Block]:
+    if lacking := _what_is_lacking(data.best):
         return [Note(lacking, "missing")]
-    assert material.best.attributes is not None
-    protocol = material.block.protocol
+    assert data.best.attributes is not None
+    protocol = data.block.protocol
     is_plain = protocol.gallery_protocol == "gallery" and protocol.rerank is None
-    best = _measure(material.best, is_plain)
+    best = _measure(data.best, is_plain)
     # All runs of a block have the same queries, so that what divides those of one divides those of all.
-    divided = _divide(material.best.attributes, best.outcomes)
+    divided = _divide(data.best.attributes, best.outcomes)
     people = len(np.unique(best.outcomes.people))
     if not divided or people < FEWEST_PEOPLE:
         reason = (
@@ -134,11 +134,11 @@ def _blocks(material: Material, book: Book) -> list[Block]:
             else "what the data set says of the people on the test images is the same of all"
         )
         return [Note(f"Nothing can be said of groups: {reason}.", "missing")]
-    others = [run for run in material.featured if run is not material.best and not _what_is_lacking(run)]
+    others = [run for run in data.featured if run is not data.best and not _what_is_lacking(run)]
     measured = [best, *(_measure(run, is_plain) for run in others)]
     tables = {one.run.row.run: _rows(one, divided) for one in measured}
-    book.csv("groups", [row for rows in tables.values() for row in rows])
-    own = tables[material.best.row.run]
+    writer.csv("groups", [row for rows in tables.values() for row in rows])
+    own = tables[data.best.row.run]
     blocks: list[Block] = [Text(_INTRODUCTION)]
     if not is_plain:
         blocks.append(
@@ -157,17 +157,17 @@ def _blocks(material: Material, book: Book) -> list[Block]:
             )
         )
     blocks.append(_threshold_block(best))
-    if best.threshold is not None and any(run.validation_was_trained_on for run in (material.best, *others)):
+    if best.threshold is not None and any(run.validation_was_trained_on for run in (data.best, *others)):
         blocks.append(
             Note(
                 "Some runs were trained on the validation images too, and know the images that their threshold is set "
                 "on: on test images their FMR can be higher than aimed at, or their FNMR."
             )
         )
-    blocks.append(_detail(book, material.best, own))
+    blocks.append(_detail(writer, data.best, own))
     if others and any(row["rank1"] is not None for row in _of_groups(own)):
-        blocks.append(_side_by_side(book, sorted((material.best, *others), key=lambda run: run.row.number), tables))
-    return [*blocks, _table(book, own), *_warnings(own)]
+        blocks.append(_side_by_side(writer, sorted((data.best, *others), key=lambda run: run.row.number), tables))
+    return [*blocks, _table(writer, own), *_warnings(own)]
 
 
 def _what_is_lacking(run: ReportRun) -> str:
@@ -319,9 +319,9 @@ def _threshold_block(best: _Measured) -> Block:
     )
 
 
-def _detail(book: Book, run: ReportRun, rows: Sequence[Mapping[str, Any]]) -> Block:
+def _detail(writer: ReportWriter, run: ReportRun, rows: Sequence[Mapping[str, Any]]) -> Block:
     panels = [(_AXES[name], [_rates(run, name, rows)]) for name in _measurable(rows)]
-    return book.picture(
+    return writer.picture(
         "groups",
         groups_figure(_groups(rows), panels),
         alt=f"{run.label} by group. {' '.join(_finding(name, rows) for name in _measurable(rows))}",
@@ -333,13 +333,15 @@ def _detail(book: Book, run: ReportRun, rows: Sequence[Mapping[str, Any]]) -> Bl
     )
 
 
-def _side_by_side(book: Book, runs: Sequence[ReportRun], tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Block:
+def _side_by_side(
+    writer: ReportWriter, runs: Sequence[ReportRun], tables: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Block:
     shown = {run: [row for row in rows if row["rank1"] is not None] for run, rows in tables.items()}
     first = shown[runs[0].row.run]
     names = [name for name in ("rank1", "fnmr") if all(name in _measurable(rows) for rows in shown.values())]
     panels = [(_AXES[name], [_rates(run, name, shown[run.row.run]) for run in runs]) for name in names]
     ends = [f"{run.label}: {_finding('rank1', tables[run.row.run])}" for run in runs]
-    return book.picture(
+    return writer.picture(
         "groups_of_runs",
         groups_figure(_groups(first), panels),
         alt=f"Several runs by group. {' '.join(ends)}",
@@ -394,7 +396,7 @@ def _group_name(row: Mapping[str, Any]) -> str:
     return f"{_TITLES[row['attribute']].lower()} {row['group']}"
 
 
-def _table(book: Book, rows: Sequence[Mapping[str, Any]]) -> Table:
+def _table(writer: ReportWriter, rows: Sequence[Mapping[str, Any]]) -> Table:
     shown = [
         {
             "attribute": _TITLES.get(row["attribute"], "All"),
@@ -421,7 +423,7 @@ def _table(book: Book, rows: Sequence[Mapping[str, Any]]) -> Table:
         "the genuine and FMR of the impostor comparisons. As for everybody, FNMR needs ten people, and FMR as many "
         "pairs of people that thirty of them can be expected to be accepted."
     )
-    return make_table(columns, shown, caption, book.folder / "tables" / "groups.csv")
+    return make_table(columns, shown, caption, writer.folder / "tables" / "groups.csv")
 
 
 def _interval_text(name: str, row: Mapping[str, Any]) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 
 from handclip.config.naming import last_name
 from handclip.config.yaml_text import dump_yaml
-from handclip.engine.provenance import read_provenance, sessions_of
 from handclip.errors import DamagedFileError
 from handclip.file_names import CONFIG, PROVENANCE
 from handclip.locks import is_held
-from handclip.report.book import Block, Book, Column, Commands, Heading, Note, Section, Table, Text
-from handclip.report.material import Material, ReportRun
-from handclip.wording import counted
+from handclip.plurals import counted
+from handclip.report.report_data import ReportData, ReportRun
+from handclip.report.report_writer import Block, Column, Commands, Heading, Note, ReportWriter, Section, Table, Text
+from handclip.runs.provenance import read_provenance, sessions_of
 
 _COLUMNS = (
     Column("label", "Run"),
@@ -35,54 +35,54 @@ _AGAIN = "again"
 """Folder below a study in which its runs are made once more."""
 
 
-def provenance_section(material: Material, book: Book) -> Section:
+def provenance_section(data: ReportData, writer: ReportWriter) -> Section:
     """Show what is needed to judge the numbers and to make them again."""
     return Section(
         anchor="provenance",
         title="How it was made",
         question="What exactly was run, on what, and how is it run again?",
-        blocks=list(_blocks(material, book)),
+        blocks=list(_blocks(data, writer)),
     )
 
 
-def _blocks(material: Material, book: Book) -> Iterator[Block]:
+def _blocks(data: ReportData, writer: ReportWriter) -> Iterator[Block]:
     yield Text(
         "A number can be trusted as far as it can be made again. The manifest is the list of all images with their "
         "people and their roles, and its hash tells whether two runs saw the same data; the seed fixes every random "
         "choice. The same code, config, seed and manifest give the same model on the same kind of machine, and nearly "
         "the same on another."
     )
-    yield book.table(
+    yield writer.table(
         "provenance",
         _COLUMNS,
-        [_row(run) for run in material.runs],
+        [_row(run) for run in data.runs],
         "All runs. Manifest: the first eight digits of the hash of the data. Precision: of training. Dates are UTC. "
         "The file also has libraries, machines, folders, settings and the manifest of each aspect.",
     )
-    unknown = [run for run in material.runs if run.config is None or run.environment is None]
+    unknown = [run for run in data.runs if run.config is None or run.environment is None]
     damaged = {run: reason for run in unknown if (reason := run.damage_of("config", "environment"))}
     for run, reason in damaged.items():
         yield Note(f"Not all of how {run.label} was evaluated can be shown: {reason}.", "missing")
     old = [run for run in unknown if run not in damaged]
     if old:
-        names = "; ".join(run.label for run in old) if len(old) < len(material.runs) else "all runs"
+        names = "; ".join(run.label for run in old) if len(old) < len(data.runs) else "all runs"
         yield Note(
             f"The config and the machine of the evaluation are not known of {names}: it is by an older version of "
             "HandCLIP, which did not keep them. Evaluate again with handclip evaluate CONFIG --overwrite.",
             "missing",
         )
-    gone = [run for run in material.runs if run.row.losses and run.training_folder is None]
+    gone = [run for run in data.runs if run.row.losses and run.training_folder is None]
     if gone:
-        names = "; ".join(run.label for run in gone) if len(gone) < len(material.runs) else "all runs"
+        names = "; ".join(run.label for run in gone) if len(gone) < len(data.runs) else "all runs"
         yield Note(
             f"The records of training of {names} are not where its evaluation says, so the config and the machine of "
             "training are not shown. Move train_logs beside eval_logs again.",
             "missing",
         )
-    if options := _options_table(material.runs):
+    if options := _options_table(data.runs):
         yield options
-    yield from _again(material.runs)
-    for run in material.featured:
+    yield from _again(data.runs)
+    for run in data.featured:
         yield Heading(run.label)
         yield _facts_table(run)
 

@@ -11,13 +11,11 @@ from PIL import Image
 from handclip.csv_files import csv_rows
 from handclip.datasets.images import read_image
 from handclip.datasets.manifest import ManifestImage
-from handclip.engine.records import AGAIN
 from handclip.errors import DataError, HandCLIPError
 from handclip.file_names import PER_QUERY
 from handclip.files import opened_text
 from handclip.metrics import rank_similarities
 from handclip.metrics.ranking import COSINE_TIE
-from handclip.report.book import Block, Book, Heading, Note, Picture, Section, Text, percent
 from handclip.report.figures.names import person_labels, visible_name
 from handclip.report.figures.retrieval import (
     PAIR_NAME_INCHES,
@@ -31,7 +29,9 @@ from handclip.report.figures.retrieval import (
     confused_pairs_figure,
     rank_list_figure,
 )
-from handclip.report.material import Material, ReportRun, Search, why_not_searched
+from handclip.report.report_data import ReportData, ReportRun, Search, why_not_searched
+from handclip.report.report_writer import Block, Heading, Note, Picture, ReportWriter, Section, Text, percent
+from handclip.runs.artifacts import AGAIN
 
 _MOST_RANKS = 20
 _LISTED = 10
@@ -48,10 +48,10 @@ People = tuple[int, int]
 """The person of a query and the person that was chosen."""
 
 
-def retrieval_section(material: Material, book: Book) -> Section:
+def retrieval_section(data: ReportData, writer: ReportWriter) -> Section:
     """Return CMC curves of all runs that figures show, and rank lists and confused pairs of the best one."""
-    run = material.best
-    blocks: list[Block] = [*_cmc(material, book), Heading("What a search looks like")]
+    run = data.best
+    blocks: list[Block] = [*_cmc(data, writer), Heading("What a search looks like")]
     first, tally = [], _Tally()
     try:
         for search in run.searches():
@@ -63,7 +63,7 @@ def retrieval_section(material: Material, book: Book) -> Section:
         run.missing["features"] = str(error)
         run.tell_damage(str(error))
         first = []
-    blocks += _looks(run, first, tally, book) if first else [_searches_missing(run)]
+    blocks += _looks(run, first, tally, writer) if first else [_searches_missing(run)]
     question = "How soon is the right person found, and who is taken for whom?"
     return Section("retrieval", "Retrieval", question, blocks)
 
@@ -80,24 +80,24 @@ def _searches_missing(run: ReportRun) -> Note:
 # CMC
 
 
-def _cmc(material: Material, book: Book) -> list[Block]:
-    curves = {run.row.run: _curves(run, run.aspects) for run in material.runs}
+def _cmc(data: ReportData, writer: ReportWriter) -> list[Block]:
+    curves = {run.row.run: _curves(run, run.aspects) for run in data.runs}
     panels: dict[str, list[CmcCurve]] = {}
     rows: list[dict[str, object]] = []
     for protocol in _PROTOCOLS:
-        for run in material.runs:
+        for run in data.runs:
             if protocol not in curves[run.row.run]:
                 continue
             draws, searches = curves[run.row.run][protocol]
-            if run in material.shown and run.style is not None:
-                title = f"{protocol}{_size(run, protocol, material)}"
+            if run in data.shown and run.style is not None:
+                title = f"{protocol}{_size(run, protocol, data)}"
                 panels.setdefault(title, []).append(CmcCurve(run.label, run.style, draws))
             for rank, values in enumerate(draws.T, start=1):
                 spread = {"mean": values.mean(), "lowest_draw": values.min(), "highest_draw": values.max()}
                 named = {"run": run.row.run, "gallery_protocol": protocol, "rank": rank}
                 rows.append({**named, **spread, "matched_queries": " ".join(map(str, searches))})
-    book.csv("cmc", rows)
-    left_out = len(material.runs) - len(material.shown)
+    writer.csv("cmc", rows)
+    left_out = len(data.runs) - len(data.shown)
     texts = [
         "Every query image searches the gallery for its person. Rank-k is the share of queries whose person is among "
         "the first k images found; drawn over k this is the cumulative match characteristic (CMC). A curve that starts "
@@ -109,11 +109,11 @@ def _cmc(material: Material, book: Book) -> list[Block]:
             "that no query shows, which makes the search harder."
         )
     if left_out:
-        texts.append(f"The figure shows {len(material.shown)} of {len(material.runs)} runs; tables/cmc.csv has all.")
-    return [Heading("Cumulative match characteristic"), *map(Text, texts), _cmc_picture(panels, material, book)]
+        texts.append(f"The figure shows {len(data.shown)} of {len(data.runs)} runs; tables/cmc.csv has all.")
+    return [Heading("Cumulative match characteristic"), *map(Text, texts), _cmc_picture(panels, data, writer)]
 
 
-def _cmc_picture(panels: dict[str, list[CmcCurve]], material: Material, book: Book) -> Picture:
+def _cmc_picture(panels: dict[str, list[CmcCurve]], data: ReportData, writer: ReportWriter) -> Picture:
     first_title, first = next(iter(panels.items()))
     found = "; ".join(
         f"{curve.label}: {percent(curve.draws[:, 0].mean())} % at rank 1, {percent(curve.draws[:, -1].mean())} % at "
@@ -121,27 +121,27 @@ def _cmc_picture(panels: dict[str, list[CmcCurve]], material: Material, book: Bo
         for curve in first
     )
     draws = len(first[0].draws)
-    aspects = "of the mean over the aspects, " if len(material.best.aspects) > 1 else ""
+    aspects = "of the mean over the aspects, " if len(data.best.aspects) > 1 else ""
     band = (
         f"averaged over {draws} draws; the band goes from the lowest to the highest of them. It shows how much the "
         "choice of gallery images matters, not how much the choice of people does: see the intervals under Training"
         if draws > 1
         else "in the only draw there is"
     )
-    reranked = " Ranks are those after re-ranking." if material.best.evaluated.metrics.rerank is not None else ""
-    return book.picture(
+    reranked = " Ranks are those after re-ranking." if data.best.evaluated.metrics.rerank is not None else ""
+    return writer.picture(
         "cmc",
         cmc_figure(panels),
         alt=f"CMC curves. In {first_title}: {found}.",
-        caption=f"Rank-k {aspects}{band}. Shares are of the {material.block.denominator}. The vertical axis may "
+        caption=f"Rank-k {aspects}{band}. Shares are of the {data.block.denominator}. The vertical axis may "
         f"start above 0, and says so.{reranked}",
     )
 
 
-def _size(run: ReportRun, protocol: str, material: Material) -> str:
+def _size(run: ReportRun, protocol: str, data: ReportData) -> str:
     """Say how many images a gallery has."""
     metrics = run.evaluated.metrics
-    aspect = material.block.protocol.aspect
+    aspect = data.block.protocol.aspect
     results = metrics.per_aspect[aspect].results if aspect in metrics.per_aspect else metrics.results
     sizes = next(one.gallery_images for one in results if (one.gallery_protocol, one.flip) == (protocol, run.flip))
     low, high = min(sizes), max(sizes)
@@ -307,10 +307,10 @@ class _Tally:
         return sorted(found, key=lambda one: (-one.share, -one.wrong, -one.score, one.people))
 
 
-def _looks(run: ReportRun, first: Sequence[_Answers], tally: _Tally, book: Book) -> list[Block]:
+def _looks(run: ReportRun, first: Sequence[_Answers], tally: _Tally, writer: ReportWriter) -> list[Block]:
     photographs = _Photographs(run)
-    lists = _rank_lists(run, first, photographs, book)
-    pairs = _confused_pairs(run, tally, photographs, book)
+    lists = _rank_lists(run, first, photographs, writer)
+    pairs = _confused_pairs(run, tally, photographs, writer)
     texts = [
         f"These are searches of {run.label}, which has the highest Rank-1. Scores are cosine similarities of two "
         "embeddings: 1 is the most alike that two images can be. A score orders images; it is not a probability."
@@ -326,7 +326,9 @@ def _looks(run: ReportRun, first: Sequence[_Answers], tally: _Tally, book: Book)
     return [*map(Text, texts), *([note] if note else []), lists, Heading("Who is taken for whom"), *pairs]
 
 
-def _rank_lists(run: ReportRun, answers: Sequence[_Answers], photographs: _Photographs, book: Book) -> Picture:
+def _rank_lists(
+    run: ReportRun, answers: Sequence[_Answers], photographs: _Photographs, writer: ReportWriter
+) -> Picture:
     chosen = _best_median_worst(answers)
     orders = [_order(one, query) for _, one, query in chosen]
     labels = _labels_of_lists(chosen, orders)
@@ -362,12 +364,12 @@ def _rank_lists(run: ReportRun, answers: Sequence[_Answers], photographs: _Photo
             }
             for number, place in enumerate(order, start=1)
         ]
-    book.csv("rank_lists", rows)
+    writer.csv("rank_lists", rows)
     found_at = "; ".join(
         f"{kind}, person {_said(one.search.name_of_query(query))}: right one at rank {one.ranks[query]}"
         for kind, one, query in chosen
     )
-    return book.picture(
+    return writer.picture(
         "rank_lists",
         rank_list_figure(lists),
         alt=f"Rank lists of {len(lists)} queries, with the {_LISTED} images found first. {found_at}.",
@@ -432,7 +434,7 @@ def _best_median_worst(answers: Sequence[_Answers]) -> list[tuple[str, _Answers,
     return [*chosen["best"], *chosen["median"], *reversed(chosen["worst"])]
 
 
-def _confused_pairs(run: ReportRun, tally: _Tally, photographs: _Photographs, book: Book) -> list[Block]:
+def _confused_pairs(run: ReportRun, tally: _Tally, photographs: _Photographs, writer: ReportWriter) -> list[Block]:
     confusions = tally.confusions()
     total = tally.searches.total()
     if not confusions:
@@ -454,7 +456,7 @@ def _confused_pairs(run: ReportRun, tally: _Tally, photographs: _Photographs, bo
         }
         for one in confusions
     ]
-    book.csv("confusions", rows)
+    writer.csv("confusions", rows)
     shown = _distinct_pairs(confusions)
     people = sorted({person for one in shown for person in one.people})
     labels = person_labels({person: tally.names[person] for person in people}, PAIR_NAME_INCHES, TILE_NAME_SIZE)
@@ -475,7 +477,7 @@ def _confused_pairs(run: ReportRun, tally: _Tally, photographs: _Photographs, bo
     )
     most = shown[0]
     searched_for, taken_for = (_said(tally.names[person]) for person in most.people)
-    picture = book.picture(
+    picture = writer.picture(
         "confused_pairs",
         confused_pairs_figure(pairs),
         alt=f"Photographs of the {len(shown)} most confused pairs of people. Most often: person {searched_for} is "

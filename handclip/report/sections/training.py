@@ -7,13 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from handclip.report.book import Block, Book, Column, Heading, Note, Picture, Section, Table, Text, percent
+from handclip.plurals import counted
 from handclip.report.figures.style import MOST_SERIES
 from handclip.report.figures.training import EpochCurve, EpochPanel, ScoreBar, epochs_figure, scores_figure
-from handclip.report.material import Material, ReportRun
 from handclip.report.matrix import METRICS, TESTED
+from handclip.report.report_data import ReportData, ReportRun
+from handclip.report.report_writer import (
+    Block,
+    Column,
+    Heading,
+    Note,
+    Picture,
+    ReportWriter,
+    Section,
+    Table,
+    Text,
+    percent,
+)
 from handclip.report.tables import METRIC_TITLES
-from handclip.wording import counted
 
 _RATE_TITLES = {"encoder": "encoder", "new": "new layers"}
 _LOGARITHMIC_FROM = 10
@@ -52,14 +63,14 @@ class _Training:
         return EpochCurve(self.run.label, self.style, _epochs(self.history), values, best)
 
 
-def training_section(material: Material, book: Book) -> Section:
+def training_section(data: ReportData, writer: ReportWriter) -> Section:
     """Return how training went, and write `training.csv` and `evaluation.csv` with all numbers behind it."""
-    book.csv("evaluation", [row for run in material.runs for row in _evaluation_rows(run)])
-    trained = [run for run in material.runs if run.evaluated.metrics.stage != "0"]
+    writer.csv("evaluation", [row for run in data.runs for row in _evaluation_rows(run)])
+    trained = [run for run in data.runs if run.evaluated.metrics.stage != "0"]
     recorded = [run for run in trained if run.history]
     blocks: list[Block] = [
         Heading("What each run scores in the end"),
-        _scores(material, book),
+        _scores(data, writer),
         Text(
             "tables/evaluation.csv has every draw of every run, gallery and flip setting, and the averages of all "
             "of them."
@@ -71,10 +82,10 @@ def training_section(material: Material, book: Book) -> Section:
         blocks += _records_missing([run for run in trained if not run.history])
     if recorded:
         every = [_Training(run, run.history or (), 0) for run in recorded]
-        book.csv("training", [line for one in every for line in _epoch_rows(one)])
-        drawn = _drawn(recorded, material)
-        blocks += [*_losses(drawn, len(recorded), book), *_validation(drawn, book), *_rates(drawn, book)]
-        blocks += [Heading("In numbers"), _numbers(every, book)]
+        writer.csv("training", [line for one in every for line in _epoch_rows(one)])
+        drawn = _drawn(recorded, data)
+        blocks += [*_losses(drawn, len(recorded), writer), *_validation(drawn, writer), *_rates(drawn, writer)]
+        blocks += [Heading("In numbers"), _numbers(every, writer)]
     return Section("training", "Training", "Did each run learn, how far, and at what price?", blocks)
 
 
@@ -110,22 +121,22 @@ def _evaluation_rows(run: ReportRun) -> list[dict[str, object]]:
     return rows
 
 
-def _scores(material: Material, book: Book) -> Picture:
+def _scores(data: ReportData, writer: ReportWriter) -> Picture:
     bars = {
         METRIC_TITLES[metric]: [
             ScoreBar(run.label, score.mean, score.low, score.high, metric in run.row.best)
-            for run in material.runs
+            for run in data.runs
             for score in [run.row.scores[metric]]
         ]
         for metric in TESTED
     }
-    best = material.best.row.scores
-    return book.picture(
+    best = data.best.row.scores
+    return writer.picture(
         "scores",
         scores_figure(bars),
-        alt=f"Bars of Rank-1 and mAP of {counted(len(material.runs), 'run')}. The highest Rank-1 has "
-        f"{material.best.label}: {percent(best['rank1'].mean)} %, with an mAP of {percent(best['map'].mean)} %.",
-        caption=f"Percent of the {material.block.denominator}. Rank-1 is how often the first image of the ranked "
+        alt=f"Bars of Rank-1 and mAP of {counted(len(data.runs), 'run')}. The highest Rank-1 has "
+        f"{data.best.label}: {percent(best['rank1'].mean)} %, with an mAP of {percent(best['map'].mean)} %.",
+        caption=f"Percent of the {data.block.denominator}. Rank-1 is how often the first image of the ranked "
         "gallery is of the right person; mAP also "
         "counts how far down the right one is otherwise. The black line is the 95 % interval over people: where the "
         "score over all people of this kind is likely to be. The highest of each metric is darker. Lines that overlap "
@@ -149,17 +160,17 @@ def _records_missing(runs: Sequence[ReportRun]) -> Iterator[Note]:
         )
 
 
-def _drawn(recorded: Sequence[ReportRun], material: Material) -> list[_Training]:
+def _drawn(recorded: Sequence[ReportRun], data: ReportData) -> list[_Training]:
     """Give every run a style of its own where there are few, and keep to those that all figures show elsewhere."""
     if len(recorded) > MOST_SERIES:
-        recorded = [run for run in recorded if run in material.shown]
+        recorded = [run for run in recorded if run in data.shown]
     taken = {run.style for run in recorded}
-    shown = {run.style for run in material.shown}
+    shown = {run.style for run in data.shown}
     free = iter(sorted(set(range(MOST_SERIES)) - taken, key=lambda style: (style in shown, style)))
     return [_Training(run, run.history or (), run.style if run.style is not None else next(free)) for run in recorded]
 
 
-def _losses(drawn: Sequence[_Training], recorded: int, book: Book) -> list[Block]:
+def _losses(drawn: Sequence[_Training], recorded: int, writer: ReportWriter) -> list[Block]:
     if not drawn:
         return [Text("None of the runs that the figures show was trained; tables/training.csv has those that were.")]
     columns = [key for one in drawn for row in one.history for key in row if key.startswith("loss_")]
@@ -189,7 +200,7 @@ def _losses(drawn: Sequence[_Training], recorded: int, book: Book) -> list[Block
         if branches
         else "by itself."
     )
-    picture = book.picture(
+    picture = writer.picture(
         "losses",
         epochs_figure(panels),
         alt=f"Training losses by epoch, {counted(len(panels), 'panel')}. Total loss from first to last epoch: {falls}.",
@@ -207,7 +218,7 @@ def _loss_panel(term: str, keys: Sequence[str], drawn: Sequence[_Training]) -> E
     return EpochPanel(title, unit, curves, logarithmic=logarithmic)
 
 
-def _validation(drawn: Sequence[_Training], book: Book) -> list[Block]:
+def _validation(drawn: Sequence[_Training], writer: ReportWriter) -> list[Block]:
     validated = [one for one in drawn if one.validated]
     blocks: list[Block] = [Heading("Validation")] if drawn else []
     if len(validated) < len(drawn):
@@ -232,7 +243,7 @@ def _validation(drawn: Sequence[_Training], book: Book) -> list[Block]:
         f"mAP {_percent_or_dash(_at_best(one, 'val_map'))} %"
         for one in validated
     )
-    picture = book.picture(
+    picture = writer.picture(
         "validation",
         epochs_figure(panels),
         alt=f"Validation Rank-1 and mAP by epoch. Best epochs: {found}.",
@@ -244,7 +255,7 @@ def _validation(drawn: Sequence[_Training], book: Book) -> list[Block]:
     return [*blocks, picture]
 
 
-def _rates(drawn: Sequence[_Training], book: Book) -> list[Block]:
+def _rates(drawn: Sequence[_Training], writer: ReportWriter) -> list[Block]:
     if not drawn:
         return []
     rates = list(dict.fromkeys(key for one in drawn for row in one.history for key in row if key.startswith("lr_")))
@@ -267,7 +278,7 @@ def _rates(drawn: Sequence[_Training], book: Book) -> list[Block]:
     speeds = [(one.run.label, one.curve("images_per_second").points) for one in drawn if one.has("images_per_second")]
     means = "; ".join(f"{label}: {fmean(value for _, value in points):.0f}" for label, points in speeds)
     kinds = "It is the same for the encoder and the new layers. " if same and len(rates) > 1 else ""
-    picture = book.picture(
+    picture = writer.picture(
         "learning_rates",
         epochs_figure(panels),
         alt=f"Learning rate, speed and memory of training by epoch. Mean images per second: {means}.",
@@ -278,7 +289,7 @@ def _rates(drawn: Sequence[_Training], book: Book) -> list[Block]:
     return [Heading("Learning rate, speed and memory"), picture]
 
 
-def _numbers(every: Sequence[_Training], book: Book) -> Table:
+def _numbers(every: Sequence[_Training], writer: ReportWriter) -> Table:
     rows = []
     for one in every:
         result = one.run.training_result or {}
@@ -317,7 +328,7 @@ def _numbers(every: Sequence[_Training], book: Book) -> Table:
     if any(one.validated for one in every):
         caption += " Rank-1 and mAP are those of validation at the best epoch; a run without validation has none."
         caption += _of_images(every)
-    return book.table("training_runs", columns, rows, caption)
+    return writer.table("training_runs", columns, rows, caption)
 
 
 def _epochs(history: Sequence[Row]) -> list[float]:

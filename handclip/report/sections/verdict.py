@@ -3,10 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from handclip.metrics.uncertainty import FEW_PEOPLE, LEVEL
-from handclip.report.book import Block as PageBlock
-from handclip.report.book import Book, Heading, Note, Section, Table, Text
+from handclip.plurals import counted
 from handclip.report.comparison import write_matrix
-from handclip.report.material import Material, ReportRun
 from handclip.report.matrix import METRICS, Block, Difference, RunRow, best_of_clip_and_cnn, merit
 from handclip.report.matrix_text import (
     COLUMN_TITLES,
@@ -20,18 +18,20 @@ from handclip.report.matrix_text import (
     published_text,
     spread_text,
 )
+from handclip.report.report_data import ReportData, ReportRun
+from handclip.report.report_writer import Block as PageBlock
+from handclip.report.report_writer import Heading, Note, ReportWriter, Section, Table, Text
 from handclip.report.row_names import distinguishing_columns
 from handclip.report.tables import METRIC_TITLES
-from handclip.wording import counted
 
 
-def verdict_section(material: Material, book: Book) -> Section:
+def verdict_section(data: ReportData, writer: ReportWriter) -> Section:
     """Say it in words, then show the matrix of `handclip compare`."""
-    files = write_matrix(material.matrix, book.folder / "tables")
-    book.files.extend(files)
-    main = material.matrix.main_blocks()
+    files = write_matrix(data.matrix, writer.folder / "tables")
+    writer.files.extend(files)
+    main = data.matrix.main_blocks()
     # What the figures are about comes first.
-    ordered = sorted(main.items(), key=lambda item: (item[1] != material.block, item[0]))
+    ordered = sorted(main.items(), key=lambda item: (item[1] != data.block, item[0]))
     measured = [(number, block) for number, block in ordered if block.rows]
     blocks: list[PageBlock] = []
     for _, block in measured:
@@ -42,7 +42,7 @@ def verdict_section(material: Material, book: Book) -> Section:
     for number, block in ordered:
         blocks += [Heading(_short(block)), _matrix_table(number, block), Text(" ".join(legend(block)))]
     rows = list({row.run: row for _, block in ordered for row in block.rows}.values())
-    blocks += [Heading("What the runs cost"), _cost_table(rows, material.runs)]
+    blocks += [Heading("What the runs cost"), _cost_table(rows, data.runs)]
     return Section("verdict", "The verdict", "Which run is best, by how much, and is the difference real?", blocks)
 
 

@@ -1,0 +1,161 @@
+"""Whether an evaluation's numbers still follow from its features, its manifests and its model."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from io import StringIO
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from handclip.audit.findings import Finding, Outcome, compared, guarded, same_number, shortened
+from handclip.audit.folder import check_folder, holds_text, kept_manifests, read_config
+from handclip.audit.images import ImageChecker, audit_manifest
+from handclip.audit.model import check_model
+from handclip.config.experiment import ExperimentConfig
+from handclip.csv_files import csv_rows
+from handclip.datasets.manifest import Manifest
+from handclip.errors import HandCLIPError
+from handclip.file_names import FEATURES, METRICS_FILE, PER_QUERY, PER_SPLIT, PROVENANCE
+from handclip.files import opened_text, read_json_object
+from handclip.retrieval.feature_table import FeatureTable, images_of_draws, listed_path
+from handclip.retrieval.ranking import rank_draws
+from handclip.retrieval.summary import per_query_csv, per_split_csv, summarise
+from handclip.runs.artifacts import KeptFeatures, manifest_file, read_features
+from handclip.runs.data import combined_sha256, images_left_out
+from handclip.runs.earlier_evaluation import evaluation_files
+from handclip.runs.provenance import read_provenance
+
+_TABLES = (PER_SPLIT, PER_QUERY)
+
+_LATER = ("matched_queries", "tied_queries", "copied_queries")
+"""What evaluations by older versions have not counted."""
+
+
+_RECENT = '"tied_queries"'
+"""What stands in `metrics.json` since evaluations write checksums and provenance."""
+
+
+def audit_evaluation(folder: Path, images: ImageChecker) -> Iterator[Finding]:
+    """Yield what is found of an evaluation."""
+    complete = (folder / METRICS_FILE).exists()
+    recent = holds_text(folder / METRICS_FILE, _RECENT)
+    yield from check_folder(folder, _listed(folder), complete=complete, recent=recent)
+    if not complete:
+        yield Finding(METRICS_FILE, Outcome.GONE, "not there: the evaluation was not finished; evaluate the run again")
+        return
+
+    def check() -> Iterator[Finding]:
+        metrics, config = read_json_object(folder / METRICS_FILE), read_config(folder)
+        for aspect in config.aspects:
+            yield from audit_manifest(manifest_file(folder, aspect), images)
+        yield from guarded("manifests", lambda: _check_manifests(folder, config, metrics))
+        yield from guarded("model", lambda: check_model(folder, config, metrics))
+        yield from guarded("numbers", lambda: _check_numbers(folder, config, metrics))
+
+    yield from guarded(METRICS_FILE, check)
+
+
+def _listed(folder: Path) -> list[str]:
+    """Return the files that must have checksums; where the config is damaged, all but the manifests."""
+    try:
+        return evaluation_files(read_config(folder).aspects)
+    except HandCLIPError:
+        return evaluation_files(())
+
+
+def _check_manifests(folder: Path, config: ExperimentConfig, metrics: Mapping[str, Any]) -> Iterator[Finding]:
+    manifests = kept_manifests(folder, config)
+    own, of_each = combined_sha256(manifests), {aspect: manifest.sha256 for aspect, manifest in manifests.items()}
+    beside = f"the manifests beside it, {own[:12]}"
+    of_parts = {aspect: part["manifest_sha256"] for aspect, part in metrics.get("per_aspect", {}).items()}
+    recorded = {"manifest_sha256": metrics["manifest_sha256"], **of_parts}
+    computed = {"manifest_sha256": own, **{aspect: of_each[aspect] for aspect in of_parts if aspect in of_each}}
+    yield compared(f"{METRICS_FILE}: manifest_sha256", recorded, computed, beside)
+    aspects = sorted(manifests) if len(manifests) > 1 else []
+    parts = {"parts": sorted(of_parts)}
+    yield compared(f"{METRICS_FILE}: per_aspect", parts, {"parts": aspects}, ", ".join(aspects) or "one aspect")
+    yield compared(f"{METRICS_FILE}: images left out", metrics, images_left_out(manifests), beside)
+    if provenance := read_provenance(folder):
+        recorded = provenance["manifest_sha256"]
+        yield compared(f"{PROVENANCE}: manifest_sha256", recorded, of_each, beside)
+
+
+def _check_numbers(folder: Path, config: ExperimentConfig, metrics: Mapping[str, Any]) -> Iterator[Finding]:
+    """Rank all draws again, from the features that the evaluation has kept."""
+    # Where SHA256SUMS is damaged or was made by another program, that was said, and must not hide an edited number.
+    try:
+        manifests, kept = kept_manifests(folder, config), read_features(folder, listed=False)
+        features = _feature_table(config, manifests, kept)
+    except HandCLIPError as error:
+        yield Finding("numbers", Outcome.DIFFERS, str(error))
+        for name in (METRICS_FILE, *_TABLES):
+            yield Finding(f"{name}: numbers", Outcome.NOT_CHECKED, "what they follow from cannot be read")
+        return
+    rankings = {aspect: rank_draws(config, manifest, features) for aspect, manifest in manifests.items()}
+    rerank = config.to_dict()["rerank"]
+    yield from _compare_results(METRICS_FILE, metrics["results"], summarise(rankings, manifests, rerank))
+    parts = metrics.get("per_aspect", {})
+    for aspect in [aspect for aspect in rankings if aspect in parts]:
+        what = f"{METRICS_FILE}: per_aspect.{aspect}"
+        part = summarise({aspect: rankings[aspect]}, manifests, rerank)
+        yield from _compare_results(what, parts[aspect]["results"], part)
+    computed = {"distinct_images": len(features.images)}
+    yield compared(f"{METRICS_FILE}: distinct_images", metrics, computed, f"{len(features.images):,} features")
+    for name, text in zip(_TABLES, (per_split_csv(rankings), per_query_csv(rankings, manifests)), strict=True):
+        yield from guarded(name, lambda name=name, text=text: [_compare_table(folder / name, text)])  # type: ignore[misc]
+
+
+def _feature_table(config: ExperimentConfig, manifests: Mapping[str, Manifest], kept: KeptFeatures) -> FeatureTable:
+    """Return the features of the draws' images as the evaluation had them."""
+    wanted = {
+        listed_path(manifest, index): manifest.images[index].sha256
+        for manifest in manifests.values()
+        for index in images_of_draws(config, manifest)
+    }
+    paths = sorted(wanted, key=str)
+    # They come first, in this order, and what follows are validation images.
+    if list(kept.sha256[: len(paths)]) != [wanted[path] for path in paths]:
+        raise HandCLIPError(
+            f"{FEATURES}: is not of the images that the manifests beside it list for these draws; one was replaced"
+        )
+    return FeatureTable({path: row for row, path in enumerate(paths)}, list(kept.sha256), dict(kept.by_flip))
+
+
+def _compare_results(what: str, recorded: list[dict[str, Any]], computed: list[dict[str, Any]]) -> Iterator[Finding]:
+    if len(recorded) != len(computed):
+        yield Finding(what, Outcome.DIFFERS, f"{len(recorded)} results are recorded, recomputed {len(computed)}")
+    for old, new in zip(recorded, computed, strict=False):
+        setting = f"{what}: {new['gallery_protocol']}, flip {new['flip']}"
+        found = f"all numbers of {new['num_splits']} draws, recomputed from {FEATURES}"
+        yield compared(setting, old, new, found, may_lack=_LATER)
+
+
+def _compare_table(path: Path, text: str) -> Finding:
+    """Compare a CSV file with what it should hold, number by number; it may lack columns that later versions have."""
+    header, *computed = csv_rows(StringIO(text, newline=""))
+    try:
+        with opened_text(path) as file:
+            columns, *recorded = csv_rows(file)
+    except FileNotFoundError:
+        return Finding(path.name, Outcome.GONE, "not there")
+    if len(recorded) != len(computed):
+        return Finding(path.name, Outcome.DIFFERS, f"{len(recorded):,} rows, recomputed {len(computed):,}")
+    faults = [
+        f"line {line}: {column}: {old[column]} is recorded, recomputed {new[column]}"
+        for line, old, new in zip(count(2), _by(columns, recorded), _by(header, computed), strict=False)
+        for column in columns
+        if not _same_cell(old[column], new[column])
+    ]
+    if faults:
+        return Finding(path.name, Outcome.DIFFERS, shortened(faults))
+    return Finding(path.name, Outcome.MATCHES, f"{len(computed):,} rows, recomputed from {FEATURES}")
+
+
+def _by(columns: list[str], rows: Iterable[list[str]]) -> Iterator[dict[str, str]]:
+    return (dict(zip(columns, row, strict=True)) for row in rows)
+
+
+def _same_cell(recorded: str, computed: str) -> bool:
+    try:
+        return recorded == computed or same_number(float(recorded), float(computed))
+    except ValueError:
+        return False

@@ -1,0 +1,187 @@
+"""What the folder of any run can be checked by: its checksums, its provenance and its config."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from handclip.audit.findings import Finding, Outcome, guarded
+from handclip.checksums import read_checksums, sha256_of
+from handclip.config.experiment import ExperimentConfig
+from handclip.config.loading import parse_config, read_yaml
+from handclip.datasets.manifest import Manifest
+from handclip.errors import DamagedFileError, HandCLIPError
+from handclip.file_names import CHECKSUMS, CONFIG, PROVENANCE
+from handclip.files import opened
+from handclip.plurals import counted
+from handclip.runs.artifacts import manifest_file
+from handclip.runs.provenance import FINISHED, content_sha256, other_code, read_provenance, sessions_of
+
+
+def check_folder(folder: Path, names: Iterable[str], *, complete: bool, recent: bool) -> Iterator[Finding]:
+    """Yield what is found of a run's files, whatever kind of run it is.
+
+    Args:
+        folder: of the run.
+        names: the files that a run of its kind vouches for with checksums when it has ended.
+        complete: it has ended; one that has not may lack its checksums, or some of them.
+        recent: what it has measured shows that it is not by an older version, which wrote neither checksums nor
+            provenance. Either of these shows it as well.
+    """
+    recent = recent or any((folder / name).exists() for name in (CHECKSUMS, PROVENANCE))
+    yield from guarded(CHECKSUMS, lambda: _check_checksums(folder, names, complete, recent))
+    yield from guarded(PROVENANCE, lambda: _check_provenance(folder, complete, recent))
+
+
+def holds_text(path: Path, text: str) -> bool:
+    """Whether a text is anywhere in a file, which may be damaged or not there."""
+    try:
+        with opened(path) as file:
+            return text.encode() in file.read()
+    except OSError:
+        return False
+
+
+def read_config(folder: Path) -> ExperimentConfig:
+    """Return the resolved config of a run.
+
+    Raises:
+        ConfigError: it is missing or is none.
+    """
+    return parse_config(read_yaml(folder / CONFIG), source=str(folder / CONFIG))
+
+
+def kept_manifests(folder: Path, config: ExperimentConfig) -> dict[str, Manifest]:
+    """Return the manifests that an evaluation has kept, by aspect.
+
+    Raises:
+        DataError: one is missing or damaged.
+    """
+    return {aspect: Manifest.load(manifest_file(folder, aspect)) for aspect in config.aspects}
+
+
+def recorded_file(path: str, folder: Path) -> Path | None:
+    """Return a file that a run's records name: where it was, or where it lies if the whole study has moved.
+
+    Args:
+        path: as it was written, relative to the working directory of then.
+        folder: of the run; the study's folder is two above.
+
+    Returns:
+        None where it is at neither place.
+    """
+    return next((place for place in _places(path, folder) if place.exists()), None)
+
+
+def not_here(what: str, path: str, folder: Path | None = None) -> Finding:
+    """Say that there is no such file as a run's records name: it is gone, or elsewhere together with its folder.
+
+    The latter is so on somebody else's machine, and is not the run's fault.
+
+    Args:
+        what: it is.
+        path: as in `recorded_file`, which did not find it.
+        folder: of the run; None for a file that does not move with the study.
+    """
+    places = [Path(path)] if folder is None else _places(path, folder)
+    if any(place.parent.is_dir() for place in places if place.parent != Path()):  # a bare name tells of no folder
+        return Finding(what, Outcome.GONE, f"{path} is not there")
+    return Finding(what, Outcome.NOT_CHECKED, f"{path} is not here, nor is its folder")
+
+
+def working_directory(folder: Path) -> Path | None:
+    """Return the working directory that the relative paths in a run's records are of.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        None where the run's folder was moved alone, or to a folder of another name: a file of the same name below the
+        working directory of now may be another run's.
+    """
+    try:
+        config = read_yaml(folder / CONFIG)
+    except HandCLIPError:
+        return None
+    above = folder.resolve().parent
+    for key in ("eval_dir", "output_dir"):
+        recorded = Path(str(config.get(key, above)))
+        rest = len(above.parts) - len(recorded.parts)
+        if recorded.is_absolute() and Path(os.path.realpath(recorded)) == above:
+            return Path.cwd()
+        if not recorded.is_absolute() and above.parts[rest:] == recorded.parts:
+            return Path(*above.parts[:rest])
+    return None
+
+
+def _places(path: str, folder: Path) -> list[Path]:
+    named = Path(path)
+    places = [folder.resolve().parent.parent / named.parent.name / named.name]
+    if named.is_absolute():
+        places.append(named)
+    elif (of_then := working_directory(folder)) is not None:
+        places.append(of_then / named)
+    return places
+
+
+def _check_checksums(folder: Path, names: Iterable[str], complete: bool, recent: bool) -> Iterator[Finding]:
+    try:
+        known = read_checksums(folder)
+    except DamagedFileError as error:
+        yield Finding(CHECKSUMS, Outcome.DIFFERS, str(error))
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and path.name not in (CHECKSUMS, PROVENANCE):
+                yield Finding(path.name, Outcome.NOT_CHECKED, f"its hash, as {CHECKSUMS} is not sound")
+        return
+    if known is None:
+        yield _lacking(CHECKSUMS, complete, recent, "damage of its files is found only where it can be recomputed")
+        return
+    for name, recorded in known.items():
+        if not (folder / name).exists():
+            yield Finding(name, Outcome.GONE, f"{CHECKSUMS} names it, and it is not there")
+        elif (found := sha256_of(folder / name)) != recorded:
+            yield Finding(name, Outcome.DIFFERS, f"SHA-256 {found[:12]}, but {CHECKSUMS} says {recorded[:12]}")
+        else:
+            yield Finding(name, Outcome.MATCHES, f"SHA-256 {found[:12]}")
+    unlisted = [name for name in names if name not in known] if complete else []
+    for name in unlisted:
+        outcome = Outcome.DIFFERS if (folder / name).exists() else Outcome.GONE
+        why = "as a run that has ended does: somebody took its line out, or a kill came just before it was written"
+        yield Finding(name, outcome, f"{CHECKSUMS} does not list it, {why}")
+
+
+def _lacking(name: str, complete: bool, recent: bool, consequence: str) -> Finding:
+    """Say why a file that vouches for the others is not there; it must not be enough to remove it."""
+    if not recent:
+        return Finding(name, Outcome.NOT_CHECKED, "not there: the run is by an older version")
+    if not complete:
+        return Finding(name, Outcome.NOT_CHECKED, "not there: the run has not ended")
+    why = "not there, although this version writes it: somebody removed it, or a kill came just before it"
+    return Finding(name, Outcome.GONE, f"{why}; {consequence}")
+
+
+def _check_provenance(folder: Path, complete: bool, recent: bool) -> Iterator[Finding]:
+    provenance = read_provenance(folder)
+    if provenance is None:
+        consequence = "where the run comes from cannot be checked"
+        yield _lacking(PROVENANCE, complete, recent, consequence)
+        return
+    sessions = sessions_of(provenance, ended=True)
+    last = sessions[-1]
+    if last["exit"] == FINISHED:
+        times = f"finished at {last['ended']}, in {counted(len(sessions), 'session')}"
+        yield Finding(PROVENANCE, Outcome.MATCHES, f"its own hash; {times}")
+    else:
+        yield Finding(PROVENANCE, Outcome.MATCHES, "its own hash")
+        yield Finding("last session", Outcome.NOTE, f"begun at {last['started']}: {last['exit']}")
+    if sentence := other_code(provenance):
+        yield Finding("code", Outcome.NOTE, sentence)
+    if provenance.get("kind") == "evaluation" and not complete and not (folder / CONFIG).exists():
+        # It is written at the end, with what was measured.
+        yield Finding(CONFIG, Outcome.NOT_CHECKED, "not there: the evaluation has not ended")
+        return
+    found = content_sha256(read_yaml(folder / CONFIG))
+    if found == provenance["config_sha256"]:
+        yield Finding(CONFIG, Outcome.MATCHES, f"the config hash of {PROVENANCE}, {found[:12]}")
+    else:
+        recorded = provenance["config_sha256"]
+        yield Finding(CONFIG, Outcome.DIFFERS, f"config hash {found[:12]}, but {PROVENANCE} says {recorded[:12]}")

@@ -1,1 +1,0 @@
-"""Training, feature extraction and evaluation."""

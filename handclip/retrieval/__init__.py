@@ -1,0 +1,1 @@
+"""From images to rankings and their means; it writes no files."""

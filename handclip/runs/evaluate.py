@@ -1,0 +1,285 @@
+"""Evaluating a model by the protocol: every draw, gallery and flip setting from features made once."""
+
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from handclip.checksums import require_intact, write_checksums
+from handclip.config.experiment import ExperimentConfig
+from handclip.config.naming import evaluation_name, run_name
+from handclip.console import progress_over, telling
+from handclip.datasets.attributes import attributes_of
+from handclip.datasets.images import read_image
+from handclip.datasets.pixel_cache import open_pixel_cache
+from handclip.errors import HandCLIPError
+from handclip.file_names import CHECKSUMS, CONFIG, COST, ENVIRONMENT, METRICS_FILE, PER_QUERY, PER_SPLIT
+from handclip.files import (
+    read_json_object,
+    remove_abandoned,
+    replacing_together,
+    require_replaceable,
+    require_writable,
+    write_json,
+    write_text,
+)
+from handclip.locks import holding, refuse_if_held
+from handclip.parallel.hardware import describe_environment
+from handclip.parallel.launching import launched, on_devices, starts_processes
+from handclip.parallel.processes import current, on_first, own_device
+from handclip.retrieval.feature_table import FeatureTable, embed_images, images_of_draws, validation_images
+from handclip.retrieval.ranking import Rankings, rank_draws
+from handclip.retrieval.summary import per_query_csv, per_split_csv, summarise
+from handclip.runs.artifacts import (
+    AGAIN,
+    Explanation,
+    KeptFeatures,
+    manifest_file,
+    write_attributes,
+    write_explanations,
+    write_features,
+)
+from handclip.runs.cost import evaluation_cost, training_cost
+from handclip.runs.data import images_left_out
+from handclip.runs.earlier_evaluation import earlier_metrics, evaluation_files
+from handclip.runs.evaluation_spec import EvaluationSpec, find_evaluation_spec
+from handclip.runs.explanations import explain_photographs, hands_to_explain
+from handclip.runs.provenance import run_facts, session
+from handclip.runs.run_folder import write_config
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of a run, as written to `metrics.json`, and where they are."""
+
+    run: str
+    folder: Path
+    metrics: dict[str, Any]
+    was_there: bool = field(default=False, compare=False)
+    """Whether it had been done before, and nothing was computed."""
+
+    @property
+    def gallery_protocols(self) -> tuple[str, ...]:
+        """The gallery protocols that were evaluated."""
+        return tuple(dict.fromkeys(entry["gallery_protocol"] for entry in self.metrics["results"]))
+
+    def result(self, gallery_protocol: str, flip: str) -> dict[str, Any]:
+        """Return the entry of `results` for one gallery protocol and flip setting."""
+        for entry in self.metrics["results"]:
+            if (entry["gallery_protocol"], entry["flip"]) == (gallery_protocol, flip):
+                return dict(entry)
+        raise KeyError(f"{gallery_protocol}, flip {flip} was not evaluated")
+
+
+@telling()
+def evaluate(config: ExperimentConfig, *, overwrite: bool = False, reuse: bool = False) -> Evaluation:
+    """Evaluate a baseline or a trained model and write `eval_logs/<run>/`.
+
+    `metrics.json` holds what was measured, `per_split.csv` each draw, `per_query.csv` the rank of the right identity
+    and both APs for each query; `cost.json` what it cost on this machine, `config.yml` and `environment.json` how it
+    was made; the others, see `runs.artifacts`, are what reports are made from. `SHA256SUMS` holds the checksums of
+    them all and is written last: where it stands, the evaluation is complete. An earlier evaluation stays until all
+    files of the new one are written. Evaluating the same model on the same manifest again writes the same metrics,
+    except for their `seconds`. A model that was trained on other data, as a `checkpoint` can be, is evaluated across
+    domains, in `eval_logs/<run>_on_<dataset>_<aspect>/`.
+
+    Args:
+        config: a baseline, or the experiment that trained the model.
+        overwrite: replace another evaluation of the same name.
+        reuse: where this very evaluation was done before, with the same photographs explained, and all its files are
+            what it wrote, return its metrics; from a folder that cannot be written, too.
+
+    Raises:
+        HandCLIPError: model or data are missing or do not fit, or the folder holds another evaluation.
+        InUseError: another process writes to the folder.
+    """
+    folder = evaluation_folder(config)
+    try:
+        require_writable(folder)
+    except HandCLIPError:
+        if reuse and (earlier := _earlier(find_evaluation_spec(config), overwrite, reuse)):
+            return earlier
+        raise
+    # Where a checkpoint is named, what it says decides the folder; launched, it may be held by this very evaluation.
+    if config.checkpoint is None and launched() is None:
+        refuse_if_held(folder)
+    if reuse and starts_processes(config) and (earlier := _earlier(find_evaluation_spec(config), overwrite, reuse)):
+        return earlier
+    return on_devices(_evaluate, config, overwrite=overwrite, reuse=reuse)
+
+
+def _earlier(spec: EvaluationSpec, overwrite: bool, reuse: bool) -> Evaluation | None:
+    """Return the very same evaluation where it is there and may be used again; refuse another in its place."""
+    metrics = None if overwrite else earlier_metrics(spec, reuse=reuse)
+    return None if metrics is None else Evaluation(spec.run, spec.folder, metrics, was_there=True)
+
+
+def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Evaluation:
+    """Evaluate in this process, or in all that share the work: each embeds its part, and the first does the rest."""
+    start = time.perf_counter()
+    device = own_device(config.device)
+    environment = {**describe_environment(device, "float32"), "processes": current().size}
+    spec = find_evaluation_spec(config)
+    with ExitStack() as work:
+        on_first(lambda: work.enter_context(holding(spec.folder)))
+        on_first(lambda: remove_abandoned(spec.folder))
+        if earlier := on_first(lambda: _earlier(spec, overwrite, reuse)):
+            return earlier
+        on_first(lambda: _require_replaceable(spec))
+        weights = spec.identity["weights_sha256"]
+        origin = run_facts(spec.run, "evaluation", config.to_dict(), spec.manifests, config.seed, weights)
+        replaces = (spec.folder / METRICS_FILE).exists()
+        own = work.enter_context(session(spec.folder, origin, device=device, precision="float32", replaces=replaces))
+        measured = _measure(spec, device, start)
+
+        def write() -> Evaluation:
+            explanations = _explain(spec, device)
+            last = [METRICS_FILE, CHECKSUMS]
+            with replacing_together(spec.folder, last, then=lambda: own.note(**origin)) as folder:
+                _keep_records(folder, spec, measured, explanations)
+                write_json(folder / ENVIRONMENT, environment)
+                metrics = _write_metrics(folder, spec, measured)
+                write_checksums(folder, evaluation_files(spec.manifests))
+                own.write_successor(folder, **origin)
+            return Evaluation(spec.run, spec.folder, metrics)
+
+        return on_first(write)
+
+
+def _require_replaceable(spec: EvaluationSpec) -> None:
+    """Check that the files can be written, before hours are spent on what goes into them."""
+    for name in [*evaluation_files(spec.manifests), CHECKSUMS]:
+        require_replaceable(spec.folder / name)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What was measured of a model; `rankings`, by aspect, are those of the first process alone."""
+
+    facts: dict[str, Any]
+    features: FeatureTable
+    rankings: dict[str, Rankings]
+    validation: FeatureTable
+    seconds: float
+    """For features and rankings, from the start."""
+    cost: dict[str, Any]
+
+
+def _measure(spec: EvaluationSpec, device: torch.device, start: float) -> _Measured:
+    config, evaluated, manifests = spec.config, spec.evaluated, spec.manifests
+    facts = evaluated.facts()
+    used = {aspect: images_of_draws(config, manifest) for aspect, manifest in manifests.items()}
+    cache = open_pixel_cache(config.pixel_cache_gib)
+    sharing = f" by {current().size} processes" if current().size > 1 else ""
+    logger.info(f"Evaluating on {device} in float32{sharing}; pixel cache: {cache or 'none'}")
+    embedding_start = time.perf_counter()
+    with progress_over(f"embedding images of {spec.run}") as report:
+        features = embed_images(config, manifests, used, evaluated.model.to(device), device, cache, report)
+    embedding_seconds = time.perf_counter() - embedding_start
+    rankings: dict[str, Rankings] = {}
+    on_first(lambda: rankings.update({a: rank_draws(config, manifest, features) for a, manifest in manifests.items()}))
+    seconds = time.perf_counter() - start
+    pairs = {aspect: validation_images(manifest) for aspect, manifest in manifests.items()}
+    with progress_over("embedding validation images") as report:
+        validation = embed_images(config, manifests, pairs, evaluated.model, device, cache, report)
+    images_per_second = len(features.images) * len(features.by_flip) / embedding_seconds
+    cost = evaluation_cost(seconds, images_per_second, device)
+    return _Measured(facts, features, rankings, validation, seconds, cost)
+
+
+def _write_metrics(folder: Path, spec: EvaluationSpec, measured: _Measured) -> dict[str, Any]:
+    """Write what was measured to a folder; return the metrics."""
+    trained = spec.evaluated.checkpoint
+    places = (spec.config.output_dir, Path(spec.evaluated.experiment["output_dir"]))
+    training = training_cost(trained, places) if trained is not None else None
+    metrics = _metrics(spec, measured)
+    write_text(folder / PER_SPLIT, per_split_csv(measured.rankings))
+    write_text(folder / PER_QUERY, per_query_csv(measured.rankings, spec.manifests))
+    write_json(folder / COST, {"evaluation": measured.cost, "training": training})
+    write_json(folder / METRICS_FILE, metrics)
+    return metrics
+
+
+def _metrics(spec: EvaluationSpec, measured: _Measured) -> dict[str, Any]:
+    """Return the content of `metrics.json`."""
+    rankings, manifests, rerank = measured.rankings, spec.manifests, spec.identity["rerank"]
+    metrics: dict[str, Any] = {
+        **spec.identity,
+        "checkpoint": str(spec.evaluated.path) if spec.evaluated.path else None,
+        **measured.facts,
+        "training_ended": spec.training_ended,
+        "distinct_images": len(measured.features.images),
+        **images_left_out(manifests),
+        "test_people_known_from_other_aspects": sum(spec.known.values()),
+        "seconds": round(measured.seconds, 2),
+        "results": summarise(rankings, manifests, rerank),
+    }
+    if len(rankings) > 1:
+        metrics["per_aspect"] = {
+            aspect: {
+                "manifest_sha256": manifests[aspect].sha256,
+                "results": summarise({aspect: ranking}, manifests, rerank),
+            }
+            for aspect, ranking in rankings.items()
+        }
+    return metrics
+
+
+def _keep_records(folder: Path, spec: EvaluationSpec, measured: _Measured, explanations: Sequence[Explanation]) -> None:
+    """Write what a report needs besides the metrics to a folder."""
+    features, validation = measured.features, measured.validation
+    by_flip = {flip: np.concatenate([rows, validation.by_flip[flip]]) for flip, rows in features.by_flip.items()}
+    write_features(folder, KeptFeatures([*features.sha256, *validation.sha256], by_flip))
+    for aspect, manifest in spec.manifests.items():
+        manifest.save(manifest_file(folder, aspect), place=manifest_file(spec.folder, aspect))
+    write_attributes(folder, attributes_of(spec.manifests))
+    write_explanations(folder, explanations)
+    write_config(folder / CONFIG, spec.config)
+
+
+def _explain(spec: EvaluationSpec, device: torch.device) -> list[Explanation]:
+    photographs = []
+    for aspect, index in hands_to_explain(spec.manifests, spec.config.explained_images):
+        manifest = spec.manifests[aspect]
+        image = manifest.images[index]
+        photographs.append((image.path, aspect, read_image(manifest.path_of(index), image.sha256)))
+    try:
+        return explain_photographs(spec.evaluated.model, device, photographs)
+    except HandCLIPError as error:
+        logger.warning(f"Where the model looks is not kept: {error}")
+        return []
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Return an evaluation from what it has written.
+
+    Raises:
+        HandCLIPError: its metrics are missing or damaged.
+    """
+    require_intact(folder, [METRICS_FILE], advice=AGAIN)
+    metrics = read_json_object(folder / METRICS_FILE)
+    return Evaluation(metrics["run"], folder, metrics)
+
+
+def evaluation_folder(config: ExperimentConfig) -> Path:
+    """Return where an experiment's model is evaluated on the data that it was trained on."""
+    return config.eval_dir / evaluation_name(run_name(config), rerank=config.rerank)
+
+
+def require_no_evaluation(config: ExperimentConfig) -> None:
+    """Check that an experiment about to be trained has not been evaluated, before hours are spent on it.
+
+    Raises:
+        HandCLIPError: names the evaluation that is in the way.
+    """
+    metrics = evaluation_folder(config) / METRICS_FILE
+    if metrics.exists():
+        raise HandCLIPError(f"{metrics} holds an earlier evaluation of a run of this name; move {metrics.parent} away")

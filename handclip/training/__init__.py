@@ -1,0 +1,1 @@
+"""The training loop and what a step is; it writes no files and knows no signals."""
