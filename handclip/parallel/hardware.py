@@ -25,7 +25,7 @@ from handclip.files import as_text
 from handclip.plurals import counted
 
 _RECORDED = (
-    "torch", "torchvision", "open_clip_torch", "timm", "pytorch-metric-learning", "lightning", "numpy", "pillow",
+    "torch", "torchvision", "open_clip_torch", "timm", "pytorch-metric-learning", "numpy", "pillow",
 )  # fmt: skip
 
 _CHANGED = "-changed"
