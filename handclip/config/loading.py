@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from handclip.config.experiment import Augmentation, ExperimentConfig, Reranking, aspects_of
 from handclip.config.losses import LOSS_TYPES, suggest_loss
 from handclip.config.naming import run_name
-from handclip.config.section import Section
+from handclip.config.section import ConfigSection
 from handclip.config.yaml_text import load_yaml
 from handclip.errors import ConfigError, HandCLIPError, did_you_mean, missing_file, nearest
 from handclip.file_names import CONFIG, METRICS_FILE
@@ -278,7 +278,7 @@ _EXPECTED = {
 }
 """What to say of the keys whose type pydantic describes by a pattern, or by several findings."""
 
-_SECTIONS: dict[str | int, type[Section]] = {"augmentation": Augmentation, "rerank": Reranking}
+_SECTIONS: dict[str | int, type[ConfigSection]] = {"augmentation": Augmentation, "rerank": Reranking}
 
 
 def _explain(error: ValidationError) -> Iterator[str]:
@@ -371,7 +371,7 @@ def _unknown_key(location: list[str], raw_location: tuple[int | str, ...], also:
     return f"unknown key '{_dotted(location)}'.{did_you_mean(key, known)}"
 
 
-def _keys(section: type[Section]) -> list[str]:
+def _keys(section: type[ConfigSection]) -> list[str]:
     return [field.alias or name for name, field in section.model_fields.items()]
 
 

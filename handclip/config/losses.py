@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from handclip.config.section import Section
+from handclip.config.section import ConfigSection
 from handclip.errors import ConfigError, did_you_mean
 
 SHORT_NAMES = {"ce": "cross_entropy"}
@@ -36,7 +36,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Radians = Annotated[float, AfterValidator(_check_radians)]
 
 
-class LossOptions(Section):
+class LossOptions(ConfigSection):
     """What every loss has: a type, a weight in the sum, and two facts that decide how it is fed.
 
     `needs_positives`: it compares images of one batch, so a batch must hold several images per identity.

@@ -83,7 +83,6 @@ _KEYS: dict[str, st.SearchStrategy[Any]] = {
     "device": st.sampled_from(["auto", "cpu", "cuda:1"]),
     "devices": st.sampled_from(["auto", 1, 2]),
     "num_nodes": st.sampled_from([1, 2]),
-    "strategy": st.sampled_from(["auto", "ddp"]),
     "num_workers": st.sampled_from(["auto", 0, 3]),
     "pixel_cache_gib": st.sampled_from([0.0, 0.5]),
     "memory_format": st.sampled_from(["auto", "contiguous", "channels_last"]),

@@ -5,7 +5,7 @@ import pytest
 from config_strategies import configs, pairs
 from hypothesis import given, settings
 
-from handclip.config.experiment import ExperimentConfig
+from handclip.config.experiment import COMPUTED_KEYS, ExperimentConfig
 from handclip.config.loading import load_config, parse_config
 from handclip.config.naming import evaluation_name, options_of, run_name
 from handclip.files import write_text
@@ -88,8 +88,7 @@ def test_only_coca_models_end_in_the_name_of_another() -> None:
 
 def computed(config: ExperimentConfig) -> dict[str, Any]:
     """What decides the trained model; a checkpoint to start from is known by its name."""
-    ignored = config.RUNTIME | config.EVALUATION
-    values = {key: value for key, value in config.to_dict().items() if key not in ignored}
+    values = {key: value for key, value in config.to_dict().items() if key in COMPUTED_KEYS}
     if config.resume_from is not None:
         values["resume_from"] = config.resume_from.name
     if config.dataset == "folder":
