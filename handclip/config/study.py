@@ -29,8 +29,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from handclip.config.experiment import ExperimentConfig, TrainingConfig
-from handclip.config.loading import apply_override, blame, cut, on_other_data, parse_config, read_yaml, unknown_key
+from handclip.config.experiment import DataConfig, ExperimentConfig, TrainingConfig
+from handclip.config.loading import apply_override, on_other_data, parse_config, read_yaml
+from handclip.config.mistakes import cut, explained, unknown_key
 from handclip.config.naming import run_name
 from handclip.config.section import ConfigSection, HomePath
 from handclip.errors import ConfigError, did_you_mean
@@ -154,7 +155,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     try:
         return StudyConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(blame(line, str(path), overrides) for line in _explain(error))) from error
+        raise explained(error, StudyConfig, str(path), overrides) from error
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,7 @@ def _on_other_data(
             yield other
 
 
-def _data_of(config: ExperimentConfig) -> tuple[str, ...]:
+def _data_of(config: DataConfig) -> tuple[str, ...]:
     return config.dataset, config.aspect, str(config.manifest), str(config.data_root), str(config.pattern)
 
 
@@ -294,17 +295,3 @@ def _single_aspects(entries: Sequence[Keys], study: StudyConfig, out: Path, wher
             )
         else:
             yield from ({**rest, "aspect": aspect} for aspect in aspects)
-
-
-def _explain(error: ValidationError) -> Iterator[str]:
-    for finding in error.errors(include_url=False):
-        where = ".".join(cut(str(part)) for part in finding["loc"])
-        if finding["type"] == "extra_forbidden":
-            section: type[ConfigSection] = SyntheticSection if finding["loc"][0] == "synthetic" else StudyConfig
-            yield f"unknown key '{where}'.{did_you_mean(str(finding['loc'][-1]), section.model_fields)}"
-        elif finding["type"] == "missing":
-            yield f"{where}: is required"
-        elif finding["type"] == "value_error":
-            yield ": ".join(filter(None, [where, str(finding["ctx"]["error"])]))
-        else:
-            yield f"{where}: {finding['msg'][:1].lower()}{finding['msg'][1:].replace('dictionary', 'mapping')}"

@@ -96,8 +96,11 @@ def test_d53_an_exponent_is_a_number(tmp_path: Path, text: str) -> None:
         ("rerank: {k1: 0}", "rerank.k1: input should be greater than 0"),
         ("augmentation: {seed: 1}", "'seed' belongs at the top level"),
         ("losses: [{type: triplet, epochs: 3}]", "unknown key 'losses[0].epochs': 'epochs' belongs at the top level"),
-        ("losses: [{type: cross_entropy}, {type: triplet, margn: 1}]", "'losses[1].margn'. Did you mean 'margin'?"),
-        ("losses: [{type: triplet, triplet: 1}]", "unknown key 'losses[0].triplet'."),
+        (
+            "losses: [{type: cross_entropy}, {type: triplet, margn: 1}]",
+            "'losses[1].margn' of loss 'triplet'. Did you mean 'margin'?",
+        ),
+        ("losses: [{type: triplet, triplet: 1}]", "unknown key 'losses[0].triplet' of loss 'triplet'."),
         # Losses
         ("losses: [{type: tripplet}]", "losses[0].type: there is no loss 'tripplet'. Did you mean 'triplet'?"),
         ("losses: [{type: softmax}]", "Did you mean 'cross_entropy'?"),
