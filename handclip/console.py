@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import IO, TextIO, cast
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 logger = logging.getLogger(__name__)
@@ -119,6 +119,11 @@ _out, _err = _Stream("stdout"), _Stream("stderr")
 
 stdout = Console(file=cast(IO[str], _out), width=None if _out.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_FILES)
 stderr = Console(file=cast(IO[str], _err), soft_wrap=True)
+
+
+def show(text: RenderableType) -> None:
+    """Print text on standard output, exactly as it is: not wrapped, without markup."""
+    stdout.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def say(sentence: str) -> None:
