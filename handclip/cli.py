@@ -10,6 +10,7 @@ with ending_at_once():  # they take a tenth of a second, in which Ctrl-C would b
     import signal
     import sys
     from collections.abc import Callable, Sequence
+    from dataclasses import asdict
     from datetime import datetime
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
@@ -375,7 +376,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     checks = examine()
     if as_json:
-        _print_json([check.to_dict() for check in checks])
+        _print_json([asdict(check) for check in checks])
     else:
         stdout.print(doctor_table(checks))
     if any(check.state == "problem" for check in checks):
@@ -393,7 +394,7 @@ def cache_info(as_json: AsJson = False) -> None:
     from handclip.datasets.pixel_cache import PixelCache, pixel_folder
 
     images = PixelCache(folder := pixel_folder(), limit_bytes=0).images()
-    gib = RuntimeConfig.model_fields["pixel_cache_gib"].default
+    gib = RuntimeConfig().pixel_cache_gib
     if as_json:
         kinds = [{"kind": kind, **_facts(of_kind)} for kind, of_kind in _by_kind(images)]
         _print_json({"folder": str(folder), "default_limit_gib": gib, **_facts(images), "kinds": kinds})

@@ -7,6 +7,7 @@ full, in a pipe whose reader has ended or at a terminal that is gone, is dropped
 """
 
 import errno
+import io
 import logging
 import os
 import sys
@@ -77,8 +78,7 @@ class _Stream:
 
     @contextmanager
     def _dropping(self) -> Iterator[TextIO]:
-        if (stream := self._current()) is None:  # closed, as under cron
-            stream = cast(TextIO, _NOWHERE)
+        stream = self._current() or io.StringIO()  # closed, as under cron
         try:
             yield stream
         except OSError as error:
@@ -86,19 +86,6 @@ class _Stream:
             _empty(stream)
         except ValueError:  # somebody has closed it
             pass
-
-
-class _Nowhere:
-    encoding = "utf-8"
-
-    def write(self, text: str) -> None:
-        pass
-
-    def flush(self) -> None:
-        pass
-
-
-_NOWHERE = _Nowhere()
 
 
 def _empty(stream: TextIO) -> None:
