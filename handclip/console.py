@@ -110,7 +110,7 @@ stderr = Console(file=cast(IO[str], _err), soft_wrap=True)
 
 def show(text: RenderableType) -> None:
     """Print text on standard output, exactly as it is: not wrapped, without markup."""
-    stdout.print(text, highlight=False, markup=False, soft_wrap=True)
+    stdout.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def say(sentence: str) -> None:
