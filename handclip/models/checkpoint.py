@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from handclip import __version__
-from handclip.config.experiment import ExperimentConfig
+from handclip.config.experiment import INPUT_KEYS
 from handclip.config.naming import LAST, last_name
 from handclip.datasets.transforms import Preprocessing
 from handclip.errors import CheckpointError
@@ -176,7 +176,7 @@ def check_same_model(checkpoint: Checkpoint, config: Mapping[str, Any], path: Pa
     size = config["input_size"]
     trained = Preprocessing.from_dict(checkpoint.preprocessing)
     recorded = trained.to_dict()
-    for key, name in ExperimentConfig.PREPROCESSING.items():
+    for name, key in INPUT_KEYS.items():
         if config[key] is not None and config[key] != recorded[name]:
             raise CheckpointError(
                 f"{path}: was trained with {key}: {recorded[name]}, but the config says {key}: {config[key]}"

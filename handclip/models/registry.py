@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from handclip.config.experiment import ExperimentConfig
+from handclip.config.experiment import INPUT_KEYS, ExperimentConfig
 from handclip.datasets.transforms import Preprocessing
 from handclip.errors import ConfigError, did_you_mean
 from handclip.models.checkpoint import Checkpoint
@@ -93,7 +93,7 @@ def _recorded(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "input_size": (trained.height, trained.width),
         "source": str(checkpoint.encoder_facts["weights"]),
-        "preprocessing": {name: getattr(trained, name) for name in ExperimentConfig.PREPROCESSING.values()},
+        "preprocessing": {name: getattr(trained, name) for name in INPUT_KEYS},
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from handclip.checksums import read_checksums, require_intact, write_checksums
-from handclip.config.experiment import ExperimentConfig
+from handclip.config.experiment import COMPUTED_KEYS, ExperimentConfig
 from handclip.config.loading import read_yaml
 from handclip.config.naming import last_name, run_name
 from handclip.config.yaml_text import dump_yaml
@@ -78,8 +78,7 @@ class RunFolder:
             self._write_config(config)
             return
         before, now = self._read_config(), config.to_dict()
-        ignored = config.RUNTIME | config.EVALUATION
-        keys = sorted(now.keys() - ignored)
+        keys = sorted(COMPUTED_KEYS)
         if changed := [key for key in keys if _plain(key, before.get(key)) != _plain(key, now[key])]:
             key = changed[0]
             raise HandCLIPError(

@@ -12,7 +12,7 @@ import timm
 import torch
 from test_layouts_of_weights import clip_state, to_transformers
 
-from handclip.config.experiment import ExperimentConfig
+from handclip.config.experiment import INPUT_KEYS
 from handclip.config.loading import parse_config
 from handclip.config.naming import run_name
 from handclip.datasets.transforms import CLIP_MEAN, CLIP_STD, Preprocessing
@@ -403,4 +403,4 @@ def test_runs_with_other_values_have_other_names() -> None:
 
 
 def test_each_key_has_a_place_in_the_preprocessing() -> None:
-    assert set(ExperimentConfig.PREPROCESSING.values()) == set(Preprocessing.__dataclass_fields__) - {"height", "width"}
+    assert INPUT_KEYS.keys() == set(Preprocessing.__dataclass_fields__) - {"height", "width"}
