@@ -10,6 +10,7 @@ from handclip.datasets.duplicates import describe_learned
 from handclip.datasets.manifest import Draw, Manifest
 from handclip.errors import DataError
 from handclip.files import found_in, is_folder
+from handclip.plurals import first_names
 
 
 @dataclass(frozen=True)
@@ -275,9 +276,9 @@ def _repeated(name: str, indices: tuple[int, ...]) -> Iterator[str]:
 
 def _images(manifest: Manifest, indices: Iterable[int]) -> str:
     paths = sorted(manifest.images[index].path for index in indices)
-    return f"{len(paths):,} images ({', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''})"
+    return f"{len(paths):,} images ({first_names(paths)})"
 
 
 def _identities(manifest: Manifest, identities: Iterable[int]) -> str:
     names = [manifest.identity_names.get(identity, str(identity)) for identity in sorted(identities)]
-    return f"{len(names):,} identities ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    return f"{len(names):,} identities ({first_names(names)})"

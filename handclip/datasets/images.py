@@ -3,10 +3,8 @@
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -16,12 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, features
 
-from handclip.cores import available_cores
 from handclip.datasets.depth import declared_bits, grey_to_eight_bits, require_light
 from handclip.datasets.formats import ENDINGS, WHAT_READS, phone_format
 from handclip.datasets.jpeg import decode_jpeg
 from handclip.datasets.metadata import orientation, without_metadata
-from handclip.datasets.safe_paths import DatasetFiles
 from handclip.errors import DataError
 from handclip.files import read_limited
 from handclip.signatures import LOOKED_AT, is_lfs_pointer, is_web_page, packed_by
@@ -55,17 +51,6 @@ Pixels = npt.NDArray[np.uint8]
 
 _Decoded = TypeVar("_Decoded")
 
-Progress = Callable[[int, int], None]
-"""Called as `progress(done, total)` after each image."""
-
-
-@dataclass(frozen=True)
-class ImageFacts:
-    """What identifies an image file: the SHA-256 of its bytes (hexadecimal) and its size."""
-
-    sha256: str
-    bytes: int
-
 
 def read_image(path: Path, sha256: str | None = None) -> Image.Image:
     """Read a photograph as an upright 8-bit RGB image.
@@ -78,10 +63,9 @@ def read_image(path: Path, sha256: str | None = None) -> Image.Image:
         sha256: the hash that the bytes must have, if known.
 
     Raises:
-        DataError: the file is missing, empty, no regular file, larger than `MAX_BYTES`, not the file whose hash was
-            given; or as for `decode_image`.
+        DataError: as for `read_bytes` and `decode_image`.
     """
-    return decode_image(_read_bytes(path, sha256), str(path))
+    return decode_image(read_bytes(path, sha256), str(path))
 
 
 def read_pixels(path: Path, sha256: str | None = None, *, enough: tuple[int, int] | None = None) -> Pixels:
@@ -95,7 +79,7 @@ def read_pixels(path: Path, sha256: str | None = None, *, enough: tuple[int, int
     Raises:
         DataError: as for `read_image`.
     """
-    return decode_pixels(_read_bytes(path, sha256), str(path), enough=enough)
+    return decode_pixels(read_bytes(path, sha256), str(path), enough=enough)
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
@@ -194,59 +178,13 @@ def _load(image: ImageFile.ImageFile) -> Image.Image:
     return upright if turn is None else upright.transpose(turn)
 
 
-def inspect_image(path: Path) -> ImageFacts:
-    """Hash a file and decode it once, so that a damaged image is found before training.
+def read_bytes(path: Path, sha256: str | None = None) -> bytes:
+    """Return what an image file holds.
 
     Raises:
-        DataError: as for `read_image`.
+        DataError: the file is missing, empty, no regular file, larger than `MAX_BYTES`, or not the file whose hash was
+            given.
     """
-    data = _read_bytes(path)
-    decode_image(data, str(path))
-    return ImageFacts(hashlib.sha256(data).hexdigest(), len(data))
-
-
-def inspect_images(
-    root: Path, paths: Sequence[str], *, allow_unreadable: bool = False, progress: Progress | None = None
-) -> dict[str, ImageFacts]:
-    """Inspect many images at once; unreadable ones are left out of the answer if `allow_unreadable`.
-
-    Raises:
-        DataError: a path or a link leads out of the root, which is found before any image is read; or there are
-            unreadable images: names how many, and the first ten with what is wrong.
-    """
-    files = DatasetFiles(root)
-    for path in paths:
-        with suppress(OSError):
-            files.status(path)
-
-    def inspect(path: str) -> ImageFacts | DataError:
-        try:
-            return inspect_image(files.path(path))
-        except DataError as error:
-            return error
-
-    facts: dict[str, ImageFacts] = {}
-    failures: list[DataError] = []
-    # Threads, not processes: hashing and Pillow's decoders release the interpreter lock.
-    with ThreadPoolExecutor(min(8, available_cores())) as pool:
-        for done, (path, result) in enumerate(zip(paths, pool.map(inspect, paths), strict=True), start=1):
-            if isinstance(result, DataError):
-                failures.append(result)
-            else:
-                facts[path] = result
-            if progress is not None:
-                progress(done, len(paths))
-    if failures and not allow_unreadable:
-        first = "".join(f"\n  {failure}" for failure in failures[:10])
-        more = f"\n  and {len(failures) - 10:,} more" if len(failures) > 10 else ""
-        raise DataError(
-            f"{len(failures):,} of {len(paths):,} images cannot be read:{first}{more}\n"
-            "Mend or remove them, or leave them out with --allow-missing (in a config, allow_missing: true)"
-        )
-    return facts
-
-
-def _read_bytes(path: Path, sha256: str | None = None) -> bytes:
     try:
         data = read_limited(path, MAX_BYTES)
     except FileNotFoundError as error:

@@ -28,6 +28,7 @@ from pydantic import (
 from handclip.datasets.safe_paths import DatasetFiles, NamesOnDisk, is_plain_relative
 from handclip.errors import DataError
 from handclip.files import read_limited, write_text
+from handclip.plurals import first_names
 
 FORMAT_VERSION = 1
 MAX_BYTES = 200_000_000
@@ -151,7 +152,7 @@ class Manifest:
                 if size != image.bytes:
                     changed.append(image.path)
         problems = [
-            f"{len(paths):,} {fault} ({', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''})"
+            f"{len(paths):,} {fault} ({first_names(paths)})"
             for paths, fault in ((gone, "are gone"), (changed, "have another size"))
             if paths
         ]

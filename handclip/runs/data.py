@@ -16,12 +16,13 @@ from handclip.datasets.check import check_copies, check_separation
 from handclip.datasets.duplicates import Pair, describe_learned
 from handclip.datasets.file_kinds import describe_counts
 from handclip.datasets.manifest import Manifest
+from handclip.datasets.preparation import Preparation
 from handclip.datasets.prepare import (
     PreparedDataset,
     find_or_prepare,
+    load_manifest,
     manifests_cache,
     named_manifest,
-    require_pattern_of,
 )
 from handclip.datasets.safe_paths import unicode_form
 from handclip.datasets.torch_dataset import LabelledImage
@@ -85,16 +86,11 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
             f"data_root: {root}: there is no such folder. Put the data set there, or name its place with data_root"
         )
     with progress_over("reading images") as report:
-        prepared = find_or_prepare(
-            layout_of(config),
-            root,
-            manifests_cache(),
-            aspects=config.aspects,
-            allow_missing=config.allow_missing,
-            pattern=config.pattern,
-            beside_images=config.dataset == "synthetic",  # in a folder that HandCLIP made
-            progress=report,
+        preparation = Preparation(
+            layout_of(config), root, allow_missing=config.allow_missing, pattern=config.pattern, progress=report
         )
+        beside_images = config.dataset == "synthetic"  # in a folder that HandCLIP made
+        prepared = find_or_prepare(preparation, manifests_cache(), aspects=config.aspects, beside_images=beside_images)
     if not config.allow_missing:
         _require_complete(prepared)
     logger.info(_ORIGINS[prepared.origin].format(root=root, folder=prepared.folder))
@@ -232,16 +228,7 @@ def _read_manifest(config: ExperimentConfig, path: Path, aspect: str) -> Manifes
     file = named_manifest(path, aspect)
     if not is_there(file):
         raise missing_file(file, "manifest_*.json", key="manifest")
-    manifest = Manifest.load(file, root=config.data_root)
-    wanted = (layout_of(config), aspect)
-    if (manifest.dataset, manifest.aspect) != wanted:
-        raise DataError(
-            f"{file}: is the manifest of {manifest.dataset} {manifest.aspect}, not of {wanted[0]} {wanted[1]}"
-        )
-    if config.pattern is not None:
-        require_pattern_of(manifest, config.pattern, file)
-    manifest.verify_files()
-    return manifest
+    return load_manifest(file, layout_of(config), aspect, pattern=config.pattern, root=config.data_root)
 
 
 def check_not_tested_on(training_images: Iterable[str], manifests: Mapping[str, Manifest], source: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from handclip.datasets.images import inspect_image
+from handclip.datasets.inspection import inspect_image
 from handclip.datasets.pixel_cache import PixelCache, open_pixel_cache, pixel_folder
 from handclip.datasets.pixels import PixelReader, Squash
 

@@ -19,6 +19,7 @@ from tiny_study import baseline_values, load_manifest, tiny_values, write_config
 from handclip.audit.places import find_places
 from handclip.cli import run
 from handclip.datasets.folder import prepare_folder
+from handclip.datasets.preparation import Preparation
 from handclip.datasets.prepare import find_or_prepare, prepare
 from handclip.errors import HandCLIPError
 from handclip.files import is_file, is_folder, is_there, nearest_there, read_json, require_writable
@@ -138,15 +139,16 @@ def test_folders_of_a_data_set_that_may_not_be_read(here: Path) -> None:
         for number in range(2):
             Image.new("RGB", (1, 1), (ord(name), number, 0)).save(Path("people", name, f"{number}.png"))
     Path("people/lost+found").mkdir()
-    prepare_folder(Path("people"))  # so that nothing is imported while this process may not read Python's files
+    # So that nothing is imported while this process may not read Python's files.
+    prepare_folder(Preparation("folder", Path("people")))
     with closed(Path("people/lost+found")):
-        assert len(prepare_folder(Path("people"))["hand"].identity_names) == 5
+        assert len(prepare_folder(Preparation("folder", Path("people")))["hand"].identity_names) == 5
     with closed(Path("people/e")):
         with pytest.raises(HandCLIPError, match=r"nothing is read of 1 identity:\n  e: .* \(e: Permission denied\)"):
-            prepare_folder(Path("people"))
-        assert prepare_folder(Path("people"), allow_missing=True)["hand"].unread_identities == 1
+            prepare_folder(Preparation("folder", Path("people")))
+        assert prepare_folder(Preparation("folder", Path("people"), allow_missing=True))["hand"].unread_identities == 1
     with closed(Path("people")), pytest.raises(HandCLIPError, match=r"^people: cannot be read: Permission denied$"):
-        prepare_folder(Path("people"))
+        prepare_folder(Preparation("folder", Path("people")))
 
 
 @pytest.mark.parametrize("dataset", ["11k", "hd"])
@@ -177,9 +179,10 @@ def test_of_a_data_set_whose_root_may_not_be_read_the_root_is_named(dataset: str
     with pytest.raises(HandCLIPError):
         prepare(dataset, root, Path("out"))  # so that nothing is imported while this process may not read
     with closed(root):
-        for make in (prepare, find_or_prepare):
-            with pytest.raises(HandCLIPError, match=rf"^drive: {DENIED}$"):
-                make(dataset, root, Path("out"))
+        with pytest.raises(HandCLIPError, match=rf"^drive: {DENIED}$"):
+            prepare(dataset, root, Path("out"))
+        with pytest.raises(HandCLIPError, match=rf"^drive: {DENIED}$"):
+            find_or_prepare(Preparation(dataset, root), Path("out"))
 
 
 def test_a_named_folder_that_may_not_be_read_is_an_error(here: Path) -> None:

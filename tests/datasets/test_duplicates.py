@@ -18,6 +18,7 @@ from handclip.datasets.check import check_copies, check_manifest, check_protocol
 from handclip.datasets.duplicates import copied_queries, describe_copies, learned_by_heart
 from handclip.datasets.folder import prepare_folder
 from handclip.datasets.manifest import Draw, Manifest, ManifestImage
+from handclip.datasets.preparation import Preparation
 from handclip.datasets.prepare import find_or_prepare, prepare
 from handclip.errors import DataError
 from handclip.report.screen import split_tables
@@ -76,7 +77,7 @@ def test_an_identity_left_with_too_few_is_treated_as_any_such(people: Path) -> N
         for number in (1, 2):
             shutil.copy(people / f"p{person}" / "IMG 0.png", people / f"p{person}" / f"IMG {number}.png")
     with pytest.raises(DataError, match=r"holds 3 identities with two or more images \(and 3 with one\)"):
-        prepare_folder(people)
+        prepare_folder(Preparation("folder", people))
 
 
 def test_one_photograph_under_two_identities_is_refused_and_both_files_are_named(people: Path, tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_one_photograph_under_two_identities_is_refused_and_both_files_are_named
     for make in (
         lambda: prepare("folder", people, tmp_path / "out"),
         lambda: prepare("folder", people, tmp_path / "out", allow_missing=True),
-        lambda: find_or_prepare("folder", people, tmp_path / "cache"),
+        lambda: find_or_prepare(Preparation("folder", people), tmp_path / "cache"),
     ):
         with pytest.raises(DataError) as caught:
             make()
@@ -97,16 +98,16 @@ def test_one_photograph_under_two_identities_is_refused_and_both_files_are_named
     assert not (tmp_path / "out").exists() and not (people / "manifests").exists()
     (people / "p5" / "IMG 8.png").unlink()
     with pytest.raises(DataError, match=r"p1/IMG 2\.png and p4/IMG 7\.png\. If p1 and p4 are one person, put"):
-        prepare_folder(people)
+        prepare_folder(Preparation("folder", people))
 
 
 def test_of_many_photographs_under_two_identities_ten_are_named(people: Path) -> None:
     for number in range(12):
         shutil.copy(people / "p1" / "IMG 2.png", people / "p4" / f"copy {number:02}.png")
     with pytest.raises(DataError) as caught:
-        prepare_folder(people)
+        prepare_folder(Preparation("folder", people))
     assert [f"copy {number:02}" in str(caught.value) for number in range(12)] == [True] * 10 + [False] * 2
-    assert "p1/IMG 2.png and p4/copy 09.png; and 2 more such. If the two of a pair" in str(caught.value)
+    assert "p1/IMG 2.png and p4/copy 09.png; and 2 more. If the two of a pair" in str(caught.value)
 
 
 IMAGES = tuple(ManifestImage(f"{n}.png", n // 4, hashlib.sha256(bytes([n])).hexdigest(), 1) for n in range(40))
@@ -180,7 +181,7 @@ def test_folders_of_the_original_script_with_such_a_photograph_can_be_read_and_m
     for path in copies:
         path.write_bytes(photograph(ord("a")))
     # A baseline can be evaluated on them; who prepares them is told at once what training would be refused for.
-    find_or_prepare("11k", root, tmp_path / "cache", aspects=["dorsal_r"])
+    find_or_prepare(Preparation("11k", root), tmp_path / "cache", aspects=["dorsal_r"])
     assert "very same photograph" not in caplog.text
     manifest = prepare("11k", root, tmp_path / "out").manifests["dorsal_r"]
     (sentence,) = check_copies([manifest])

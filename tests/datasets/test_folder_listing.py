@@ -15,6 +15,7 @@ from handclip.datasets.check import check_manifest
 from handclip.datasets.folder import prepare_folder
 from handclip.datasets.folder_listing import FolderListing
 from handclip.datasets.manifest import Manifest
+from handclip.datasets.preparation import Preparation
 from handclip.datasets.prepare import find_or_prepare, prepare
 from handclip.errors import ConfigError, DataError, HandCLIPError
 
@@ -56,7 +57,7 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 
 
 def hand(root: Path, **options: object) -> Manifest:
-    return prepare_folder(root, **options)["hand"]  # type: ignore[arg-type]
+    return prepare_folder(Preparation("folder", root, **options))["hand"]  # type: ignore[arg-type]
 
 
 def test_what_is_not_read_is_said_by_kind(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -156,7 +157,7 @@ def test_people_of_whom_nothing_is_read_are_not_lost_without_a_word(
     (root / "nothing").mkdir()
     for work in (
         lambda: prepare("folder", root, root.parent / "out"),
-        lambda: find_or_prepare("folder", root, root.parent / "cache"),
+        lambda: find_or_prepare(Preparation("folder", root), root.parent / "cache"),
     ):
         with pytest.raises(DataError) as caught:
             work()
@@ -338,13 +339,13 @@ def test_first_use_knows_manifests_by_their_pattern(tmp_path: Path) -> None:
     root, cache = tmp_path / "people", tmp_path / "cache"
     write(root, *(f"p{person}/day {day}/{n}.png" for person in range(5) for day in range(2) for n in range(2)))
     pattern = "{identity}/{session}/*"
-    made = find_or_prepare("folder", root, cache, pattern=pattern)
-    again = find_or_prepare("folder", root, cache, pattern=pattern)
+    made = find_or_prepare(Preparation("folder", root, pattern=pattern), cache)
+    again = find_or_prepare(Preparation("folder", root, pattern=pattern), cache)
     assert (again.origin, again.manifests) == ("manifests", made.manifests)
     prepare("folder", root, root / "manifests", pattern=pattern)
     for other in ("{person}/{identity}/*", None):
         with pytest.raises(DataError, match=r"was made by the pattern \{identity\}/\{session\}/\*, and the pattern \{"):
-            find_or_prepare("folder", root, cache, pattern=other)
+            find_or_prepare(Preparation("folder", root, pattern=other), cache)
 
 
 def test_a_pattern_that_cannot_be(root: Path, tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
 from handclip.datasets import images
-from handclip.datasets.images import FORMATS, decode_image, inspect_image, inspect_images, read_image
+from handclip.datasets.images import FORMATS, decode_image, read_image
+from handclip.datasets.inspection import inspect_image, inspect_images
+from handclip.datasets.preparation import Preparation
 from handclip.errors import DataError
 
 
@@ -283,7 +285,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"hand\.jpg cannot be read: it is no file but a pipe, a socket or a device"):
         read_image(tmp_path / "hand.jpg")
     with pytest.raises(DataError, match="a pipe, a socket or a device"):
-        inspect_images(tmp_path, ["hand.jpg"])
+        inspect_images(Preparation("folder", tmp_path), ["hand.jpg"])
     with pytest.raises(DataError, match="a pipe, a socket or a device"):
         read_image(Path("/dev/zero"))
 

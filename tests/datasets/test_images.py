@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from handclip.datasets.images import ImageFacts, inspect_image, inspect_images, read_image, read_pixels
+from handclip.datasets.images import read_image, read_pixels
+from handclip.datasets.inspection import ImageFacts, inspect_image, inspect_images
+from handclip.datasets.preparation import Preparation
 from handclip.errors import DataError
 
 LEFT_RED_RIGHT_BLUE = np.zeros((16, 32, 3), np.uint8)
@@ -225,7 +227,7 @@ def test_inspect_images_lists_the_unreadable(tmp_path):
         (tmp_path / path).write_bytes(b"" if number % 2 else buffer.getvalue())
     calls: list[tuple[int, int]] = []
     with pytest.raises(DataError) as caught:
-        inspect_images(tmp_path, paths, progress=lambda done, total: calls.append((done, total)))
+        inspect_images(Preparation("folder", tmp_path, progress=lambda *counts: calls.append(counts)), paths)
     message = str(caught.value)
     assert message.startswith("15 of 30 images cannot be read:")
     assert f"{tmp_path}{os.sep}01.png is empty" in message
@@ -234,4 +236,4 @@ def test_inspect_images_lists_the_unreadable(tmp_path):
     assert "and 5 more" in message
     assert "--allow-missing" in message
     assert calls == [(done, 30) for done in range(1, 31)]
-    assert sorted(inspect_images(tmp_path, paths, allow_unreadable=True)) == paths[::2]
+    assert sorted(inspect_images(Preparation("folder", tmp_path, allow_missing=True), paths)) == paths[::2]

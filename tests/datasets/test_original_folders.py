@@ -7,7 +7,8 @@ from PIL import Image
 
 from handclip.datasets.check import check_manifest
 from handclip.datasets.manifest import Manifest
-from handclip.datasets.original_folders import has_original_splits, read_original_splits
+from handclip.datasets.original_folders import find_original_splits, read_original_splits
+from handclip.datasets.preparation import Preparation
 from handclip.errors import DataError
 
 SPLITS = {
@@ -46,7 +47,7 @@ def write_11k(tmp_path: Path, splits: Folders = SPLITS | GALLERY_ALL) -> Path:
 
 
 def read_11k(root: Path) -> Manifest:
-    return read_original_splits(root, "11k")["dorsal_r"]
+    return read_original_splits(Preparation("11k", root))["dorsal_r"]
 
 
 def letters(manifest: Manifest, indices: tuple[int, ...]) -> str:
@@ -55,7 +56,7 @@ def letters(manifest: Manifest, indices: tuple[int, ...]) -> str:
 
 def test_11k(tmp_path):
     root = write_11k(tmp_path)
-    assert has_original_splits(root, "11k")
+    assert find_original_splits(root, "11k")
     manifest = read_11k(root)
     assert (manifest.dataset, manifest.aspect, manifest.seed) == ("11k", "dorsal_r", None)
     assert [letters(manifest, one) for one in (manifest.train, manifest.val, manifest.test)] == ["ab", "cd", "efghij"]
@@ -75,7 +76,7 @@ def test_11k(tmp_path):
 def test_several_aspects_and_no_gallery_all(tmp_path):
     write_11k(tmp_path, SPLITS)
     write_splits(tmp_path / "train_val_test_split_palmar_l", SPLITS)
-    manifests = read_original_splits(tmp_path, "11k")
+    manifests = read_original_splits(Preparation("11k", tmp_path))
     assert list(manifests) == ["dorsal_r", "palmar_l"]
     assert manifests["palmar_l"].gallery_protocols == ("gallery",)
     assert check_manifest(manifests["palmar_l"]) == []
@@ -92,8 +93,8 @@ def test_d04_hd_labels_are_integers_and_not_ranks(tmp_path, where):
         "gallery0": {"1502": "xy", "448": "d", "500": "f"},
     }
     write_splits(tmp_path / where / "train_val_test_split", splits)
-    assert has_original_splits(tmp_path, "hd")
-    manifest = read_original_splits(tmp_path, "hd")["dorsal"]
+    assert find_original_splits(tmp_path, "hd")
+    manifest = read_original_splits(Preparation("hd", tmp_path))["dorsal"]
     draw = manifest.draws[0]
     assert manifest.identities(draw.query) == {448, 500}
     assert manifest.identities(draw.gallery) == {448, 500, 1502}
@@ -139,7 +140,7 @@ def test_people_of_whom_nothing_is_read_are_not_lost_without_a_word(tmp_path):
         DataError, match=r"nothing is read of 1 identity:\n  0007777: 1 JPEG XL photograph \(such as test/"
     ):
         read_11k(root)
-    manifest = read_original_splits(root, "11k", allow_missing=True)["dorsal_r"]
+    manifest = read_original_splits(Preparation("11k", root, allow_missing=True))["dorsal_r"]
     assert (manifest.unread_files, manifest.unread_identities, manifest.empty_identities) == ({"jpeg_xl": 2}, 1, 0)
 
 
@@ -189,9 +190,9 @@ def test_unreadable_image(tmp_path):
 
 def test_nothing_there(tmp_path):
     for dataset in ("11k", "hd", "folder"):
-        assert not has_original_splits(tmp_path, dataset)
+        assert not find_original_splits(tmp_path, dataset)
         with pytest.raises(DataError, match="holds no splits that the original"):
-            read_original_splits(tmp_path, dataset)
+            read_original_splits(Preparation(dataset, tmp_path))
 
 
 def test_d62_preparing_twice_into_the_same_folders_is_noticed(tmp_path):

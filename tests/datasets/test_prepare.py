@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from handclip.datasets.manifest import Manifest
+from handclip.datasets.preparation import Preparation
 from handclip.datasets.prepare import ASPECTS, find_or_prepare, manifest_path, places_of_manifests, prepare
 from handclip.datasets.summary import split_table, summarise
 from handclip.errors import ConfigError, DataError, HandCLIPError
@@ -203,7 +204,7 @@ def test_bad_requests(people, tmp_path):
     with pytest.raises(ConfigError, match="deterministic gallery is defined for hd only"):
         prepare("folder", people, tmp_path, deterministic_gallery=True)
     with pytest.raises(ConfigError, match=r"11k has no aspect 'dorsal_x'\. Did you mean 'dorsal_r'\?"):
-        find_or_prepare("11k", people, tmp_path, aspects=["dorsal_x"])
+        find_or_prepare(Preparation("11k", people), tmp_path, aspects=["dorsal_x"])
 
 
 def test_prepare_reads_original_splits_where_the_images_are_not(tmp_path):
@@ -215,16 +216,16 @@ def test_prepare_reads_original_splits_where_the_images_are_not(tmp_path):
 
 def test_first_use_prepares_and_keeps(hands, tmp_path):
     before = contents_of(hands)
-    first = find_or_prepare("11k", hands, tmp_path / "cache", aspects=["palmar_l"])
+    first = find_or_prepare(Preparation("11k", hands), tmp_path / "cache", aspects=["palmar_l"])
     assert (first.origin, first.folder.parent, first.unchanged) == ("images", tmp_path / "cache", False)
     assert contents_of(hands) == before
-    second = find_or_prepare("11k", hands, tmp_path / "cache", aspects=["palmar_l"], seed=9)
+    second = find_or_prepare(Preparation("11k", hands, seed=9), tmp_path / "cache", aspects=["palmar_l"])
     assert (second.origin, second.unchanged) == ("manifests", True)
     assert second.manifests == {"palmar_l": first.manifests["palmar_l"]}
     # In another place they are made anew, and of the same images are the same.
     moved = tmp_path / "moved"
     shutil.move(hands, moved)
-    third = find_or_prepare("11k", moved, tmp_path / "cache")
+    third = find_or_prepare(Preparation("11k", moved), tmp_path / "cache")
     assert (third.origin, third.folder == first.folder) == ("images", False)
     assert third.manifests["palmar_l"].sha256 == first.manifests["palmar_l"].sha256
 
@@ -232,18 +233,18 @@ def test_first_use_prepares_and_keeps(hands, tmp_path):
 @pytest.mark.parametrize("kept_too", [False, True])
 def test_manifests_that_stand_in_the_data_set_are_used(hands, tmp_path, kept_too):
     if kept_too:
-        find_or_prepare("11k", hands, tmp_path / "cache")
+        find_or_prepare(Preparation("11k", hands), tmp_path / "cache")
     asked = prepare("11k", hands, hands / "manifests", seed=7)
-    found = find_or_prepare("11k", hands, tmp_path / "cache")
+    found = find_or_prepare(Preparation("11k", hands), tmp_path / "cache")
     assert (found.origin, found.folder, found.manifests) == ("manifests", hands / "manifests", asked.manifests)
     shutil.move(hands, tmp_path / "moved")
-    assert find_or_prepare("11k", tmp_path / "moved", tmp_path / "cache").manifests["dorsal_r"].seed == 7
+    assert find_or_prepare(Preparation("11k", tmp_path / "moved"), tmp_path / "cache").manifests["dorsal_r"].seed == 7
 
 
 def test_what_is_made_goes_beside_the_images_where_that_is_asked_for(hands, tmp_path):
-    made = find_or_prepare("11k", hands, tmp_path / "cache", beside_images=True)
+    made = find_or_prepare(Preparation("11k", hands), tmp_path / "cache", beside_images=True)
     assert made.folder == hands / "manifests"
-    assert find_or_prepare("11k", hands, tmp_path / "cache").origin == "manifests"
+    assert find_or_prepare(Preparation("11k", hands), tmp_path / "cache").origin == "manifests"
     assert not (tmp_path / "cache").exists()
 
 
@@ -258,7 +259,7 @@ def test_of_two_at_once_one_waits_for_the_other(hands, tmp_path, caplog):
     _, kept = places_of_manifests("11k", hands, tmp_path / "cache")
     with ThreadPoolExecutor(2) as pool:
         with holding(kept):
-            waiting = [pool.submit(find_or_prepare, "11k", hands, tmp_path / "cache") for _ in range(2)]
+            waiting = [pool.submit(find_or_prepare, Preparation("11k", hands), tmp_path / "cache") for _ in range(2)]
             while caplog.text.count("waiting for it") < 2 and not any(one.done() for one in waiting):
                 time.sleep(0.01)
             assert not kept.exists()
@@ -270,19 +271,19 @@ def test_of_two_at_once_one_waits_for_the_other(hands, tmp_path, caplog):
 
 
 def test_first_use_of_a_folder_data_set_is_stable(people, tmp_path):
-    first = find_or_prepare("folder", people, tmp_path / "cache")
+    first = find_or_prepare(Preparation("folder", people), tmp_path / "cache")
     assert prepare("folder", people, first.folder).unchanged
     assert prepare("folder", people, people / "manifests").manifests == first.manifests
-    assert find_or_prepare("folder", people, tmp_path / "cache").manifests == first.manifests
+    assert find_or_prepare(Preparation("folder", people), tmp_path / "cache").manifests == first.manifests
 
 
 def test_first_use_of_read_only_data(hands, tmp_path):
     hands.chmod(0o555)
     try:
-        first = find_or_prepare("11k", hands, tmp_path / "cache", beside_images=True)
+        first = find_or_prepare(Preparation("11k", hands), tmp_path / "cache", beside_images=True)
         assert first.folder.parent == tmp_path / "cache"
         assert not (hands / "manifests").exists()
-        second = find_or_prepare("11k", hands, tmp_path / "cache")
+        second = find_or_prepare(Preparation("11k", hands), tmp_path / "cache")
         assert (second.origin, second.manifests) == ("manifests", first.manifests)
     finally:
         hands.chmod(0o755)
@@ -290,31 +291,31 @@ def test_first_use_of_read_only_data(hands, tmp_path):
 
 def test_first_use_prefers_original_splits_if_they_have_the_aspect(hands, tmp_path):
     write_original(hands)
-    read = find_or_prepare("11k", hands, tmp_path / "cache", aspects=["dorsal_r"])
+    read = find_or_prepare(Preparation("11k", hands), tmp_path / "cache", aspects=["dorsal_r"])
     assert read.origin == "original_splits"
     assert read.manifests["dorsal_r"].seed is None
-    assert find_or_prepare("11k", hands, tmp_path / "cache", aspects=["dorsal_r"]).origin == "manifests"
+    assert find_or_prepare(Preparation("11k", hands), tmp_path / "cache", aspects=["dorsal_r"]).origin == "manifests"
     shutil.rmtree(read.folder)
-    assert find_or_prepare("11k", hands, tmp_path / "cache", aspects=["palmar_l"]).origin == "images"
+    assert find_or_prepare(Preparation("11k", hands), tmp_path / "cache", aspects=["palmar_l"]).origin == "images"
 
 
 def test_overlapping_original_splits_are_refused(tmp_path):
     write_original(tmp_path / "11k", {**ORIGINAL, "query0": {"1100": "cd", "1200": "e"}})
     with pytest.raises(DataError, match=r"break the protocol.*\n  dorsal_r: draw 0: query and gallery share 1 images"):
-        find_or_prepare("11k", tmp_path / "11k", tmp_path / "cache", aspects=["dorsal_r"])
+        find_or_prepare(Preparation("11k", tmp_path / "11k"), tmp_path / "cache", aspects=["dorsal_r"])
 
 
 def test_manifest_whose_images_have_gone(hands, tmp_path):
-    made = find_or_prepare("11k", hands, tmp_path / "cache")
+    made = find_or_prepare(Preparation("11k", hands), tmp_path / "cache")
     (hands / "Hands" / "palmar left 12 0.png").unlink()
     with pytest.raises(DataError, match=r"1 are gone \(Hands/palmar left 12 0\.png\)") as caught:
-        find_or_prepare("11k", hands, tmp_path / "cache", aspects=["palmar_l"])
+        find_or_prepare(Preparation("11k", hands), tmp_path / "cache", aspects=["palmar_l"])
     # What nobody has asked for nobody would look for either.
     assert f"(The manifests in {made.folder} were made when these data were first used. Remove that" in str(
         caught.value
     )
     shutil.rmtree(made.folder)
-    assert find_or_prepare("11k", hands, tmp_path / "cache", allow_missing=True).origin == "images"
+    assert find_or_prepare(Preparation("11k", hands, allow_missing=True), tmp_path / "cache").origin == "images"
 
 
 def test_manifest_of_another_data_set(hands, tmp_path):
@@ -322,7 +323,7 @@ def test_manifest_of_another_data_set(hands, tmp_path):
     path = manifest_path(hands / "manifests", "dorsal_r")
     shutil.copy(manifest_path(hands / "manifests", "dorsal_l"), path)
     with pytest.raises(DataError, match=r"is the manifest of 11k dorsal_l, not of 11k dorsal_r"):
-        find_or_prepare("11k", hands, tmp_path / "cache")
+        find_or_prepare(Preparation("11k", hands), tmp_path / "cache")
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"data", None])
@@ -347,7 +348,7 @@ def test_a_damaged_manifest_is_named_and_not_overwritten(people: Path, tmp_path:
     path.write_bytes(spoilt)
     for work in (
         lambda: prepare("folder", people, people / "manifests"),
-        lambda: find_or_prepare("folder", people, tmp_path / "cache"),
+        lambda: find_or_prepare(Preparation("folder", people), tmp_path / "cache"),
     ):
         with pytest.raises(DataError, match=r"manifest_hand\.json is not a") as caught:
             work()

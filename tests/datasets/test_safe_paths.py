@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from handclip.datasets import images
+from handclip.datasets import inspection
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.original_folders import read_original_splits
+from handclip.datasets.preparation import Preparation
 from handclip.datasets.prepare import find_or_prepare, prepare
 from handclip.datasets.safe_paths import DatasetFiles, is_plain_relative
 from handclip.errors import DataError
@@ -71,7 +72,7 @@ def test_prepare_refuses_a_link_out_of_the_root_before_it_reads_an_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, people: Path, elsewhere: Path, link: Callable, allow_missing: bool
 ) -> None:
     place = link(people, elsewhere)
-    monkeypatch.setattr(images, "inspect_image", lambda path: pytest.fail("an image was read"))
+    monkeypatch.setattr(inspection, "inspect_image", lambda path: pytest.fail("an image was read"))
     with pytest.raises(DataError) as caught:
         prepare("folder", people, tmp_path / "out", allow_missing=allow_missing)
     message = str(caught.value)
@@ -87,7 +88,7 @@ def test_a_manifest_whose_images_became_links_is_refused(
     manifest = prepare("folder", people, people / "manifests").manifests["hand"]
     shutil.copy(people / "p1" / "0.png", elsewhere / "0.png")  # the very same bytes
     place = link(people, elsewhere)
-    for check in (manifest.verify_files, lambda: find_or_prepare("folder", people, tmp_path / "cache")):
+    for check in (manifest.verify_files, lambda: find_or_prepare(Preparation("folder", people), tmp_path / "cache")):
         with pytest.raises(DataError) as caught:
             check()
         assert str(caught.value).startswith(f"{place} leads out of the data set's root by a link, to {elsewhere}")
@@ -233,4 +234,4 @@ def test_links_in_the_original_scripts_folders_are_refused(tmp_path: Path, peopl
     (split / "train_all" / "0000001" / "a.png").symlink_to(elsewhere / "0.png")
     shutil.copy(elsewhere / "0.png", split / "train" / "0000001" / "a.png")
     with pytest.raises(DataError, match=r"a\.png leads out of the data set's root by a link"):
-        read_original_splits(tmp_path / "data", "11k")
+        read_original_splits(Preparation("11k", tmp_path / "data"))
