@@ -5,8 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from handclip.datasets.formats import ENDINGS, WHAT_READS, phone_format
-from handclip.datasets.images import IMAGE_EXTENSIONS
+from handclip.datasets.formats import ENDINGS, IMAGE_EXTENSIONS, WHAT_READS, phone_format
 from handclip.files import opened
 from handclip.plurals import counted
 

@@ -11,7 +11,8 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
-from handclip.datasets.image_loader import ImageLoader, plain_worker_errors
+from handclip.datasets.torch_dataset import ImageLoader
+from handclip.datasets.workers import plain_worker_errors
 from handclip.interruption import StopRequest, interruptible, stopping_later
 from handclip.parallel.hardware import computing_in
 from handclip.parallel.lightning_environment import JoinedProcesses

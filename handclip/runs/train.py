@@ -13,11 +13,10 @@ from handclip.checksums import sha256_of
 from handclip.config.experiment import ExperimentConfig
 from handclip.console import telling
 from handclip.datasets.duplicates import describe_validated
-from handclip.datasets.image_loader import ImageLoader
 from handclip.datasets.pixel_cache import open_pixel_cache
 from handclip.datasets.safe_paths import unicode_form
 from handclip.datasets.sampling import BatchShare, PKBatchSampler, RandomBatchSampler, part_lengths
-from handclip.datasets.torch_dataset import ImageDataset
+from handclip.datasets.torch_dataset import ImageDataset, ImageLoader
 from handclip.datasets.transforms import ImageTransform
 from handclip.errors import (
     ConfigError,

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import SAVE_INFO
 
-from handclip.datasets.images import decode_image, to_rgb
+from handclip.datasets.colours import to_rgb
+from handclip.datasets.images import decode_image
 from handclip.errors import DataError
 
 RAMP = np.arange(48).reshape(6, 8)

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from handclip.datasets.file_kinds import KINDS
-from handclip.datasets.images import FORMATS, HEIF_VERSION, IMAGE_EXTENSIONS, decode_image, read_image
+from handclip.datasets.formats import FORMATS, HEIF_VERSION, IMAGE_EXTENSIONS
+from handclip.datasets.images import decode_image, read_image
 from handclip.errors import DataError
 
 needs_heic = pytest.mark.skipif(HEIF_VERSION is None, reason="pillow-heif is not installed")
@@ -85,7 +86,8 @@ def test_damaged_photographs_of_phones_are_refused(kind: str, keep: float) -> No
 WITHOUT = """
 import sys
 sys.modules["pillow_heif"] = None
-from handclip.datasets.images import FORMATS, IMAGE_EXTENSIONS, decode_image
+from handclip.datasets.formats import FORMATS, IMAGE_EXTENSIONS
+from handclip.datasets.images import decode_image
 from handclip.errors import DataError
 assert "HEIF" not in FORMATS and ".heic" not in IMAGE_EXTENSIONS
 try:

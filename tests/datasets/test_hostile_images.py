@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
 from handclip.datasets import images
-from handclip.datasets.images import FORMATS, decode_image, read_image
+from handclip.datasets.formats import FORMATS
+from handclip.datasets.images import decode_image, read_image
 from handclip.datasets.inspection import inspect_image, inspect_images
 from handclip.datasets.preparation import Preparation
 from handclip.errors import DataError

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from handclip.datasets.images import FORMATS, decode_image, decode_pixels
+from handclip.datasets.formats import FORMATS
+from handclip.datasets.images import decode_image, decode_pixels
 from handclip.datasets.metadata import without_metadata
 from handclip.errors import DataError
 
