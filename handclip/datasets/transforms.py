@@ -147,9 +147,9 @@ class ImageTransform:
         Raises:
             ValueError: its mode has no defined white.
         """
-        draw = self.choose(seed)
+        choices = self.choose(seed)
         pixels = squash_image(to_rgb(image), self.squash)[None]
-        return self.batch(pixels, torch.from_numpy(draw)[None] if draw is not None else None)[0]
+        return self.batch(pixels, torch.from_numpy(choices)[None] if choices is not None else None)[0]
 
 
 _PLACE = slice(0, 5)
