@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from handclip.config.experiment import HAND_ASPECTS
 from handclip.datasets.file_kinds import is_image_name, kind_of
@@ -108,6 +108,30 @@ def read_attributes(root: Path) -> dict[str, dict[str, str]]:
         for name in ("nail_polish", "irregularities"):
             found[name] = {"0": "no", "1": "yes"}.get(found[name], "")
         attributes[unicode_form(values["imageName"])] = {name: value for name, value in found.items() if value}
+    return attributes
+
+
+def attributes_of(manifests: Mapping[str, Manifest]) -> dict[str, dict[str, str]]:
+    """Return the attributes of the test images, by path: `age`, `gender`, `skin_colour`, ...; see `read_attributes`.
+
+    Only 11k Hands, and what has its layout, says anything; elsewhere nothing is returned.
+
+    Args:
+        manifests: by aspect.
+
+    Raises:
+        DataError: `HandInfo.csv` is damaged.
+    """
+    attributes = {}
+    for manifest in manifests.values():
+        if manifest.dataset != DATASET or not has_11k_layout(manifest.root):
+            continue
+        by_name = read_attributes(manifest.root)
+        for index in manifest.test:
+            path = manifest.images[index].path
+            # Where the original scripts have sorted the images into folders, they have kept their names.
+            if found := by_name.get(unicode_form(PurePosixPath(path).name)):
+                attributes[path] = found
     return attributes
 
 

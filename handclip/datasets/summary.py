@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 
 from handclip.csv_files import csv_text
-from handclip.datasets.manifest import Draw, Manifest
+from handclip.datasets.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,19 @@ class SplitRow:
 
 def summarise(manifest: Manifest) -> dict[str, int | str]:
     """The counts of `summary.json` for one aspect; those of query and galleries are for the first draw."""
-    draw = manifest.draws[0] if manifest.draws else Draw((), ())
+    rows = {row.split: row for row in split_table(manifest)}
+    train, test = rows["train_all"], rows["test"]
+    images = {split: row.images for split, row in rows.items()}
     return {
-        "train_identities": len(manifest.identities(manifest.train_all)),
-        "train_images": len(manifest.train),
-        "val_images": len(manifest.val),
-        "train_all_images": len(manifest.train_all),
-        "test_identities": len(manifest.identities(manifest.test)),
-        "test_images": len(manifest.test),
-        "query_images": len(draw.query),
-        "gallery_images": len(draw.gallery),
-        "gallery_all_images": len(draw.gallery_all),
+        "train_identities": train.identities,
+        "train_images": images["train"],
+        "val_images": images["val"],
+        "train_all_images": images["train_all"],
+        "test_identities": test.identities,
+        "test_images": images["test"],
+        "query_images": images.get("query0", 0),
+        "gallery_images": images.get("gallery0", 0),
+        "gallery_all_images": images.get("gallery0_all", 0),
         "missing_images": manifest.missing_images,
         "unreadable_images": manifest.unreadable_images,
         "copied_images": manifest.copied_images,
@@ -48,8 +50,8 @@ def summarise(manifest: Manifest) -> dict[str, int | str]:
         "unread_identities": manifest.unread_identities,
         "ignored_files": manifest.ignored_files,
         "empty_identities": manifest.empty_identities,
-        "single_image_train_identities": _single_image_identities(manifest, manifest.train_all),
-        "single_image_test_identities": _single_image_identities(manifest, manifest.test),
+        "single_image_train_identities": train.minimum_identities if train.minimum == 1 else 0,
+        "single_image_test_identities": test.minimum_identities if test.minimum == 1 else 0,
         "sha256": manifest.sha256,
     }
 
@@ -96,8 +98,3 @@ def _row(manifest: Manifest, split: str, indices: tuple[int, ...], distractors: 
         balanced=minimum == maximum,
         distractor_identities=len(images_of.keys() & distractors),
     )
-
-
-def _single_image_identities(manifest: Manifest, indices: tuple[int, ...]) -> int:
-    images_of = Counter(manifest.images[index].identity for index in indices)
-    return sum(count == 1 for count in images_of.values())

@@ -13,7 +13,7 @@ from PIL import Image
 from tiny_study import baseline_config, tiny_config
 
 from handclip.audit import Outcome, audit
-from handclip.datasets.attributes import attributes_of
+from handclip.datasets.hands11k import attributes_of
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.original_folders import read_original_splits
 from handclip.datasets.preparation import Preparation
