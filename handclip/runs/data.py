@@ -29,7 +29,7 @@ from handclip.datasets.torch_dataset import LabelledImage
 from handclip.errors import ConfigError, DataError, HandCLIPError, missing_file
 from handclip.files import is_folder, is_there
 from handclip.models.checkpoint import Checkpoint
-from handclip.plurals import counted
+from handclip.plurals import counted, first_lines
 from handclip.synthetic import SyntheticHands, generate, is_generated
 
 logger = logging.getLogger(__name__)
@@ -71,11 +71,21 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
         HandCLIPError: the data set is not there or is not what it should be, or the manifest is of another one.
     """
     if config.manifest is not None:
+        prepared = None
         manifests = {aspect: _read_manifest(config, config.manifest, aspect) for aspect in config.aspects}
-        _require_separation(manifests)
-        _report_left_out(manifests)
+    else:
+        prepared = _prepare(config)
+        manifests = {aspect: prepared.manifests[aspect] for aspect in config.aspects}
+    _require_separation(manifests)
+    _report_left_out(manifests)
+    if prepared is None or prepared.origin == "manifests":
         _report_unread(manifests)
-        return manifests
+    if prepared is not None and prepared.origin == "manifests" and config.dataset == folder.DATASET:
+        _report_added(manifests, prepared.folder)
+    return manifests
+
+
+def _prepare(config: ExperimentConfig) -> PreparedDataset:
     root = default_root(config)
     if config.dataset == "synthetic" and not is_generated(root):
         logger.info(f"There are no hands in {root} yet: those of {SyntheticHands().identities} people are drawn now.")
@@ -94,14 +104,7 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
     if not config.allow_missing:
         _require_complete(prepared)
     logger.info(_ORIGINS[prepared.origin].format(root=root, folder=prepared.folder))
-    manifests = {aspect: prepared.manifests[aspect] for aspect in config.aspects}
-    _require_separation(manifests)
-    _report_left_out(manifests)
-    if prepared.origin == "manifests":
-        _report_unread(manifests)
-        if config.dataset == folder.DATASET:
-            _report_added(manifests, prepared.folder)
-    return manifests
+    return prepared
 
 
 def missing_data(config: ExperimentConfig) -> Path | None:
@@ -145,10 +148,9 @@ def _require_separation(manifests: Mapping[str, Manifest]) -> None:
     """Refuse splits by which nothing should be measured: a person or photograph both trained and tested on, say."""
     for manifest in manifests.values():
         if breaches := check_separation(manifest):
-            more = f"; and {len(breaches) - 3} more" if len(breaches) > 3 else ""
             raise DataError(
                 f"the {manifest.dataset} {manifest.aspect} manifest of {manifest.root} breaks the protocol, and what "
-                f"is measured by it would mean nothing: {'; '.join(breaches[:3])}{more}. Make a new one with "
+                f"is measured by it would mean nothing: {'; '.join(first_lines(breaches, 3))}. Make a new one with "
                 "`handclip prepare`, in another folder"
             )
 
