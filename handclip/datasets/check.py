@@ -20,22 +20,34 @@ class ProtocolCounts:
 
     train_identities: int
     train_all: int
-    train: int
-    val: int
     test_identities: int
     test: int
-    query: int
     gallery_identities: int
     gallery: int
     gallery_all: int
 
+    @property
+    def val(self) -> int:
+        """One image of each identity that is trained on."""
+        return self.train_identities
+
+    @property
+    def train(self) -> int:
+        """The others of these identities."""
+        return self.train_all - self.val
+
+    @property
+    def query(self) -> int:
+        """All of test but one of each identity."""
+        return self.test - self.test_identities
+
 
 FULL_COUNTS = {
-    ("11k", "dorsal_r"): ProtocolCounts(72, 962, 890, 72, 71, 1042, 971, 71, 71, 290),
-    ("11k", "dorsal_l"): ProtocolCounts(73, 808, 735, 73, 73, 1061, 988, 73, 73, 290),
-    ("11k", "palmar_r"): ProtocolCounts(72, 977, 905, 72, 71, 988, 917, 71, 71, 290),
-    ("11k", "palmar_l"): ProtocolCounts(76, 1004, 928, 76, 75, 1023, 948, 75, 75, 290),
-    ("hd", "dorsal"): ProtocolCounts(251, 2407, 2156, 251, 251, 2243, 1992, 464, 1593, 0),
+    ("11k", "dorsal_r"): ProtocolCounts(72, 962, 71, 1042, 71, 71, 290),
+    ("11k", "dorsal_l"): ProtocolCounts(73, 808, 73, 1061, 73, 73, 290),
+    ("11k", "palmar_r"): ProtocolCounts(72, 977, 71, 988, 71, 71, 290),
+    ("11k", "palmar_l"): ProtocolCounts(76, 1004, 75, 1023, 75, 75, 290),
+    ("hd", "dorsal"): ProtocolCounts(251, 2407, 251, 2243, 464, 1593, 0),
 }
 
 

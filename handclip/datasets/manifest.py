@@ -13,17 +13,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    FailFast,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    StringConstraints,
-    ValidationError,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from handclip.datasets.safe_paths import DatasetFiles, NamesOnDisk, is_plain_relative
 from handclip.errors import DataError
@@ -246,9 +236,10 @@ def _portable_root(root: Path, manifest_path: Path) -> str:
     return root.as_posix()
 
 
-Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 """What can be part of a file's name; what cannot be written as UTF-8 is no JSON to begin with."""
-Indices = Annotated[tuple[NonNegativeInt, ...], FailFast()]
+Count = Annotated[int, Field(ge=0)]
+Indices = Annotated[tuple[Count, ...], FailFast()]
 
 
 def _inside_root(path: str) -> str:
@@ -268,9 +259,9 @@ def _by_number(names: dict[str, str]) -> dict[int, str]:
 
 _ImagePath = Annotated[Text, AfterValidator(_inside_root)]
 _Identity = Annotated[int, Field(ge=0, le=LARGEST_IDENTITY)]
-_IdentityKey = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,15})$")]
-_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-_Image = Annotated[tuple[_ImagePath, _Identity, PositiveInt, _Sha256], AfterValidator(_to_image)]
+_IdentityKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,15})$")]
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Image = Annotated[tuple[_ImagePath, _Identity, Annotated[int, Field(gt=0)], _Sha256], AfterValidator(_to_image)]
 
 
 class _File(BaseModel):
@@ -285,14 +276,14 @@ class _File(BaseModel):
     dataset: Text
     aspect: Text
     seed: int | None
-    missing_images: NonNegativeInt
-    unreadable_images: NonNegativeInt
-    copied_images: NonNegativeInt = 0
-    unread_files: dict[Text, NonNegativeInt] = {}
-    unread_identities: NonNegativeInt = 0
+    missing_images: Count
+    unreadable_images: Count
+    copied_images: Count = 0
+    unread_files: dict[Text, Count] = {}
+    unread_identities: Count = 0
     pattern: Text | None = None
-    ignored_files: NonNegativeInt
-    empty_identities: NonNegativeInt
+    ignored_files: Count
+    empty_identities: Count
     identity_names: Annotated[dict[_IdentityKey, Text], AfterValidator(_by_number)]
     images: Annotated[tuple[_Image, ...], FailFast()]
     train: Indices

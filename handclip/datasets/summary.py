@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
 from handclip.csv_files import csv_text
 from handclip.datasets.manifest import Manifest
@@ -12,8 +12,7 @@ from handclip.datasets.manifest import Manifest
 class SplitRow:
     """One split: `minimum` and `maximum` are images per identity, followed by how many identities have as many.
 
-    `imbalance` is maximum / minimum, None for an empty split; a split is balanced if all identities have equally many
-    images. `identities` and `images` include distractors, `distractor_identities` counts these alone.
+    `identities` and `images` include distractors, `distractor_identities` counts these alone.
     """
 
     split: str
@@ -23,9 +22,17 @@ class SplitRow:
     minimum_identities: int
     maximum: int
     maximum_identities: int
-    imbalance: float | None
-    balanced: bool
     distractor_identities: int
+
+    @property
+    def imbalance(self) -> float | None:
+        """Maximum / minimum; None for an empty split."""
+        return self.maximum / self.minimum if self.images else None
+
+    @property
+    def balanced(self) -> bool:
+        """Whether all identities have equally many images."""
+        return self.minimum == self.maximum
 
 
 def summarise(manifest: Manifest) -> dict[str, int | str]:
@@ -74,10 +81,13 @@ def split_table(manifest: Manifest) -> list[SplitRow]:
 
 def split_table_csv(manifests: Iterable[Manifest]) -> str:
     """The split tables of several manifests as comma-separated text, with data set and aspect in front."""
-    lines: list[list[object]] = [["dataset", "aspect", *(field.name for field in fields(SplitRow))]]
+    counts = ("split", "identities", "images", "minimum", "minimum_identities", "maximum", "maximum_identities")
+    columns = (*counts, "imbalance", "balanced", "distractor_identities")
+    lines: list[list[object]] = [["dataset", "aspect", *columns]]
     for manifest in manifests:
         for row in split_table(manifest):
-            values = asdict(row) | {"imbalance": "" if row.imbalance is None else f"{row.imbalance:.4g}"}
+            values = {column: getattr(row, column) for column in columns}
+            values["imbalance"] = "" if row.imbalance is None else f"{row.imbalance:.4g}"
             lines.append([manifest.dataset, manifest.aspect, *values.values()])
     return csv_text(lines, line_end="\n")
 
@@ -94,7 +104,5 @@ def _row(manifest: Manifest, split: str, indices: tuple[int, ...], distractors: 
         minimum_identities=identities_with[minimum],
         maximum=maximum,
         maximum_identities=identities_with[maximum],
-        imbalance=maximum / minimum if indices else None,
-        balanced=minimum == maximum,
         distractor_identities=len(images_of.keys() & distractors),
     )
