@@ -1,23 +1,16 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_images import hand
 from PIL import Image
 
 from handclip.datasets.check import check_manifest
-from handclip.datasets.folder import prepare_folder
-from handclip.datasets.manifest import Manifest
-from handclip.datasets.preparation import Preparation
 from handclip.datasets.summary import summarise
 from handclip.errors import DataError
 
 PEOPLE = {"Zoë": 3, "anna": 2, "Борис": 4, "王芳": 2, "عمر": 2, "Jean Luc": 5, "single": 1}
-
-
-def hand(root: Path, **options: Any) -> Manifest:
-    return prepare_folder(Preparation("folder", root, **options))["hand"]
 
 
 def write_people(root: Path, people: dict[str, int]) -> Path:
@@ -114,9 +107,7 @@ def test_empty_and_missing_folders(tmp_path):
     with pytest.raises(DataError, match=r"holds no identity folders; expected .*/<identity>/<images>"):
         hand(tmp_path)
     (tmp_path / "a.jpg").write_bytes(b"x")
-    with pytest.raises(
-        DataError, match=r"no identity folders; .* 1 photograph in no identity's folder \(such as a\.jpg"
-    ):
+    with pytest.raises(DataError, match=r"no identity folders; .* 1 photograph in no identity's folder \(such as a\."):
         hand(tmp_path)
     (tmp_path / "a").mkdir()
     with pytest.raises(DataError, match=r"holds 0 identities with two or more images"):

@@ -1,40 +1,27 @@
 """What a folder of photographs holds beside those that are read, and whose they are."""
 
-import hashlib
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from made_images import hand, write_people
+from made_images import write_images as write
 
 from handclip.config.path_pattern import PathPattern
 from handclip.datasets import file_kinds
 from handclip.datasets.check import check_manifest
-from handclip.datasets.folder import prepare_folder
 from handclip.datasets.folder_listing import FolderListing
-from handclip.datasets.manifest import Manifest
 from handclip.datasets.preparation import Preparation
 from handclip.datasets.prepare import find_or_prepare, prepare
 from handclip.errors import ConfigError, DataError, HandCLIPError
 
 
-def write(root: Path, *paths: str, content: bytes | None = None) -> Path:
-    """Write files; each without content is an image of its own."""
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        if content is None:
-            Image.new("RGB", (2, 2), tuple(hashlib.sha256(path.encode()).digest()[:3])).save(root / path, "PNG")
-        else:
-            (root / path).write_bytes(content)
-    return root
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Five people with two photographs each."""
-    return write(tmp_path / "people", *(f"p{person}/{number}.png" for person in range(5) for number in range(2)))
+    return write_people(tmp_path / "people")
 
 
 @pytest.fixture
@@ -54,10 +41,6 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 
     assert scandir is os.scandir
     return close
-
-
-def hand(root: Path, **options: object) -> Manifest:
-    return prepare_folder(Preparation("folder", root, **options))["hand"]  # type: ignore[arg-type]
 
 
 def test_what_is_not_read_is_said_by_kind(root: Path, caplog: pytest.LogCaptureFixture) -> None:

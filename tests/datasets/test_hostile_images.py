@@ -14,10 +14,12 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from made_images import encoded
+from made_images import noise as noise_of
+from made_images import png_chunk as chunk
 from PIL import EpsImagePlugin, Image
 
 from handclip.datasets import images
@@ -28,18 +30,8 @@ from handclip.datasets.preparation import Preparation
 from handclip.errors import DataError
 
 
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def noise(width: int = 16, height: int = 12) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def noise() -> Image.Image:
+    return noise_of(16, 12)
 
 
 def png(width: int, height: int, *between: bytes, data: bytes = b"", depth: int = 8, colour: int = 2) -> bytes:
@@ -49,26 +41,11 @@ def png(width: int, height: int, *between: bytes, data: bytes = b"", depth: int 
 
 def tiff(**tags: int) -> bytes:
     """An uncompressed grey TIFF of 4x4 pixels in one strip, with other tags."""
-    values = {
-        "width": 4,
-        "height": 4,
-        "bits": 8,
-        "compression": 1,
-        "photometric": 1,
-        "strip": 200,
-        "rows": 4,
-        "size": 16,
-    }
-    codes = {
-        "width": 256,
-        "height": 257,
-        "bits": 258,
-        "compression": 259,
-        "photometric": 262,
-        "strip": 273,
-        "samples": 277,
-    }
-    codes |= {"rows": 278, "size": 279, "tile_width": 322, "tile_height": 323, "tile_offset": 324, "tile_size": 325}
+    values = {"width": 4, "height": 4, "bits": 8, "compression": 1, "photometric": 1, "strip": 200, "rows": 4}
+    values |= {"size": 16}
+    codes = {"width": 256, "height": 257, "bits": 258, "compression": 259, "photometric": 262, "strip": 273}
+    codes |= {"samples": 277, "rows": 278, "size": 279}
+    codes |= {"tile_width": 322, "tile_height": 323, "tile_offset": 324, "tile_size": 325}
     entries = sorted((codes[name], value) for name, value in {**values, **tags}.items() if value is not None)
     directory = b"".join(struct.pack("<HHII", code, 4, 1, value) for code, value in entries)
     head = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + bytes(4)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_images import noise, turned
 from PIL import Image, ImageFile
 
 from handclip.datasets.images import read_image, read_pixels
@@ -29,10 +30,6 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(image)
 
 
-def noise(width: int = 64, height: int = 48) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp", "a.ppm"])
 def test_lossless_formats_keep_their_pixels(tmp_path, name):
     image = noise()
@@ -53,9 +50,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_270,
     }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = save(upright if stored is None else upright.transpose(stored), tmp_path / "a.png", exif=exif)
+    path = save(upright if stored is None else upright.transpose(stored), tmp_path / "a.png", exif=turned(orientation))
     assert np.array_equal(pixels(path), LEFT_RED_RIGHT_BLUE)
 
 
@@ -73,11 +68,9 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
 )
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 def test_large_jpeg_files_are_decoded_no_larger_than_needed(tmp_path, width, height, enough, decoded, orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
     on_its_side = orientation == 6
     stored = noise(height, width) if on_its_side else noise(width, height)
-    path = save(stored, tmp_path / "a.jpg", exif=exif)
+    path = save(stored, tmp_path / "a.jpg", exif=turned(orientation))
     assert read_pixels(path, enough=enough).shape[1::-1] == decoded
     assert read_image(path).size == (width, height)
 
@@ -137,9 +130,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path, name):
 
 
 def test_sixteen_bit_grey_with_orientation(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    got = pixels(save(Image.fromarray(np.array([[0, 65535]], np.uint16)), tmp_path / "a.png", exif=exif))
+    got = pixels(save(Image.fromarray(np.array([[0, 65535]], np.uint16)), tmp_path / "a.png", exif=turned(3)))
     assert got[0, :, 0].tolist() == [255, 0]
 
 

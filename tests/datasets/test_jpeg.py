@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_images import encoded as file_of
+from made_images import turned
 from PIL import Image
 
 from handclip.datasets import images
@@ -31,9 +33,7 @@ def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Im
 
 
 def encoded(image: Image.Image, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", **options)
-    return buffer.getvalue()
+    return file_of(image, "JPEG", **options)
 
 
 def by_pillow(data: bytes, enough: tuple[int, int]) -> np.ndarray:
@@ -72,9 +72,7 @@ def test_pixels_are_those_of_pillow(
     orientation: int,
     seed: int,
 ) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    options = {"quality": quality, "progressive": progressive, "exif": exif}
+    options = {"quality": quality, "progressive": progressive, "exif": turned(orientation)}
     options |= {"subsampling": subsampling} if mode == "RGB" else {}
     data = encoded(noise(*size, mode, seed), **options)
     assert np.array_equal(decode_pixels(data, "a.jpg", enough=enough), by_pillow(data, enough))

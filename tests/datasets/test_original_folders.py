@@ -1,8 +1,9 @@
 import shutil
-from io import BytesIO
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from made_images import write_splits
 from PIL import Image
 
 from handclip.datasets.check import check_manifest
@@ -25,23 +26,9 @@ GALLERY_ALL = {
     "gallery0_all": {**SPLITS["gallery0"], "11001100": "x", "21001100": "y"},
     "gallery1_all": {**SPLITS["gallery1"], "11001100": "z", "21001100": "y"},
 }
-Folders = dict[str, dict[str, str]]
 
 
-def write_splits(root: Path, splits: Folders) -> Path:
-    """Each letter is an image whose bytes are its own, as the letter follows it; each occurrence is a copy."""
-    for split, identities in splits.items():
-        for identity, letters in identities.items():
-            folder = root / split / identity
-            folder.mkdir(parents=True)
-            for letter in letters:
-                encoded = BytesIO()
-                Image.new("RGB", (2, 2), (ord(letter), 0, 0)).save(encoded, "JPEG")
-                (folder / f"Hand_{letter}.jpg").write_bytes(encoded.getvalue() + letter.encode())
-    return root
-
-
-def write_11k(tmp_path: Path, splits: Folders = SPLITS | GALLERY_ALL) -> Path:
+def write_11k(tmp_path: Path, splits: Mapping[str, Mapping[str, str]] = SPLITS | GALLERY_ALL) -> Path:
     write_splits(tmp_path / "train_val_test_split_dorsal_r", splits)
     return tmp_path
 
@@ -67,7 +54,7 @@ def test_11k(tmp_path):
     ]
     assert [letters(manifest, draw.gallery_all) for draw in manifest.draws] == ["gijxy", "ehjyz"]
     assert len(manifest.images) == 13
-    assert manifest.images[0].path == "train_val_test_split_dorsal_r/train_all/0000012/Hand_a.jpg"
+    assert manifest.images[0].path == "train_val_test_split_dorsal_r/train_all/0000012/a.png"
     assert manifest.identities(manifest.distractors) == {11_001_100, 21_001_100}
     assert manifest.identity_names[12] == "0000012"
     assert check_manifest(manifest) == []
@@ -99,7 +86,7 @@ def test_d04_hd_labels_are_integers_and_not_ranks(tmp_path, where):
     assert manifest.identities(draw.query) == {448, 500}
     assert manifest.identities(draw.gallery) == {448, 500, 1502}
     assert manifest.identities(manifest.distractors) == {1502}
-    assert manifest.images[0].path == "train_val_test_split/train_all/1/Hand_a.jpg"
+    assert manifest.images[0].path == "train_val_test_split/train_all/1/a.png"
     assert check_manifest(manifest) == []
 
 
@@ -114,7 +101,7 @@ def test_stray_space_in_a_folder_name(tmp_path):
 
 def test_same_name_with_another_size_is_another_image(tmp_path):
     root = write_11k(tmp_path)
-    other = root / "train_val_test_split_dorsal_r" / "query0" / "0001100" / "Hand_e.jpg"
+    other = root / "train_val_test_split_dorsal_r" / "query0" / "0001100" / "e.png"
     Image.new("RGB", (64, 64)).save(other)
     breaches = check_manifest(read_11k(root))
     assert any("draw 0: query holds 1 images" in breach and "not of test" in breach for breach in breaches)
@@ -169,8 +156,8 @@ def test_no_draws(tmp_path):
 
 def test_train_all_must_be_train_and_val(tmp_path):
     root = write_11k(tmp_path)
-    (root / "train_val_test_split_dorsal_r" / "train" / "0000012" / "Hand_a.jpg").unlink()
-    with pytest.raises(DataError, match=r"differ in 1 images, for example .*train_all/0000012/Hand_a\.jpg"):
+    (root / "train_val_test_split_dorsal_r" / "train" / "0000012" / "a.png").unlink()
+    with pytest.raises(DataError, match=r"differ in 1 images, for example .*train_all/0000012/a\.png"):
         read_11k(root)
 
 
@@ -183,8 +170,8 @@ def test_folder_name_that_is_no_number(tmp_path):
 
 def test_unreadable_image(tmp_path):
     root = write_11k(tmp_path)
-    (root / "train_val_test_split_dorsal_r" / "test" / "0001100" / "Hand_e.jpg").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"Hand_e\.jpg is not an image"):
+    (root / "train_val_test_split_dorsal_r" / "test" / "0001100" / "e.png").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"e\.png is not an image"):
         read_11k(root)
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from made_images import write_11k, write_images, write_splits
 
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.preparation import Preparation
@@ -30,28 +30,14 @@ ORIGINAL = {
 
 @pytest.fixture
 def people(tmp_path: Path) -> Path:
-    root = tmp_path / "people"
-    for identity in range(6):
-        folder = root / f"person {identity}"
-        folder.mkdir(parents=True)
-        for number in range(identity + 1):
-            Image.new("RGB", (2, 2), (identity, number, 0)).save(folder / f"{number}.png")
-    return root
+    """Six people, of whom the first has one image, the next two, and so on."""
+    paths = [f"person {person}/{number}.png" for person in range(6) for number in range(person + 1)]
+    return write_images(tmp_path / "people", *paths)
 
 
 @pytest.fixture
 def hands(tmp_path: Path) -> Path:
-    root = tmp_path / "11k"
-    (root / "Hands").mkdir(parents=True)
-    rows = ["id,accessories,aspectOfHand,imageName"]
-    for aspect in ("dorsal right", "dorsal left", "palmar right", "palmar left"):
-        for identity in (12, 500, 1100, 1200):
-            for number in range(3):
-                name = f"{aspect} {identity} {number}.png"
-                Image.new("RGB", (1, 1), (identity % 256, number, 0)).save(root / "Hands" / name)
-                rows.append(f"{identity:07},0,{aspect},{name}")
-    (root / "HandInfo.csv").write_text("\n".join(rows))
-    return root
+    return write_11k(tmp_path / "11k")
 
 
 def contents_of(root: Path) -> dict[str, bytes]:
@@ -59,12 +45,7 @@ def contents_of(root: Path) -> dict[str, bytes]:
 
 
 def write_original(root: Path, splits: dict[str, dict[str, str]] = ORIGINAL) -> None:
-    for split, identities in splits.items():
-        for identity, letters in identities.items():
-            folder = root / "train_val_test_split_dorsal_r" / split / identity
-            folder.mkdir(parents=True, exist_ok=True)
-            for letter in letters:
-                Image.new("RGB", (1, 1), (ord(letter), 0, 0)).save(folder / f"{letter}.png")
+    write_splits(root / "train_val_test_split_dorsal_r", splits)
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from made_images import write_images, write_people
 
 from handclip.datasets import inspection
 from handclip.datasets.manifest import Manifest
@@ -20,34 +20,27 @@ from handclip.errors import DataError
 @pytest.fixture
 def people(tmp_path: Path) -> Path:
     """A plain folder of six identities with three images each."""
-    root = tmp_path / "people"
-    for person in range(6):
-        for number in range(3):
-            path = root / f"p{person}" / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8), (person * 40, number * 80, 0)).save(path)
-    return root
+    return write_people(tmp_path / "people", 6, 3)
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
     """An image that is none of the data set's."""
-    folder = tmp_path / "elsewhere"
-    folder.mkdir()
-    Image.new("RGB", (8, 8), (0, 0, 250)).save(folder / "0.png")
-    return folder
+    return write_images(tmp_path / "elsewhere", "0.png")
+
+
+def link(root: Path, target: Path | str) -> Path:
+    (root / "p1" / "0.png").unlink()
+    (root / "p1" / "0.png").symlink_to(target)
+    return root / "p1" / "0.png"
 
 
 def link_image(root: Path, elsewhere: Path) -> Path:
-    (root / "p1" / "0.png").unlink()
-    (root / "p1" / "0.png").symlink_to(elsewhere / "0.png")
-    return root / "p1" / "0.png"
+    return link(root, elsewhere / "0.png")
 
 
 def link_image_relatively(root: Path, elsewhere: Path) -> Path:
-    (root / "p1" / "0.png").unlink()
-    (root / "p1" / "0.png").symlink_to("../../elsewhere/0.png")
-    return root / "p1" / "0.png"
+    return link(root, "../../elsewhere/0.png")
 
 
 def link_folder(root: Path, elsewhere: Path) -> Path:
@@ -58,9 +51,7 @@ def link_folder(root: Path, elsewhere: Path) -> Path:
 
 def link_through_a_link(root: Path, elsewhere: Path) -> Path:
     (root / ".way").symlink_to(elsewhere)
-    (root / "p1" / "0.png").unlink()
-    (root / "p1" / "0.png").symlink_to("../.way/0.png")
-    return root / "p1" / "0.png"
+    return link(root, "../.way/0.png")
 
 
 LINKS: list[Callable[[Path, Path], Path]] = [link_image, link_image_relatively, link_folder, link_through_a_link]
@@ -113,8 +104,7 @@ def test_a_circle_of_links_is_an_image_that_cannot_be_read(tmp_path: Path, peopl
 def test_a_neighbour_whose_name_begins_alike_is_outside(tmp_path: Path, people: Path) -> None:
     (tmp_path / "people2").mkdir()
     shutil.copy(people / "p1" / "0.png", tmp_path / "people2" / "0.png")
-    (people / "p1" / "0.png").unlink()
-    (people / "p1" / "0.png").symlink_to(tmp_path / "people2" / "0.png")
+    link(people, tmp_path / "people2" / "0.png")
     with pytest.raises(DataError, match=r"leads out .*people2/0\.png"):
         DatasetFiles(people).status("p1/0.png")
 
