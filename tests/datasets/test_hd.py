@@ -1,3 +1,4 @@
+import hashlib
 import random
 from io import BytesIO
 from pathlib import Path
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from handclip.datasets import hd
 from handclip.datasets.check import FULL_COUNTS, check_manifest
 from handclip.datasets.hd import prepare_hd
 from handclip.datasets.images import read_image
+from handclip.datasets.inspection import ImageFacts
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.preparation import Preparation
 from handclip.datasets.summary import split_table
@@ -50,12 +53,20 @@ def small(tmp_path: Path) -> Path:
     return tmp_path / "HD"
 
 
-def test_full_counts(tmp_path):
+def facts_by_name(of: Preparation, paths: list[str]) -> dict[str, ImageFacts]:
+    return {
+        path: ImageFacts(hashlib.sha256(path.encode()).hexdigest(), (of.root / path).stat().st_size) for path in paths
+    }
+
+
+def test_full_counts(tmp_path, monkeypatch):
     train = [*range(1, 251), 447]
     test = list(range(448, 699))
     distractors = list(range(500, 713))
     own = spread(train, 2407, 6, 18) | spread(test, 2243, 3, 43)
     write_hd(tmp_path / "Original_Images", own, spread(distractors, 1342, 2, 13))
+    # Reading them all is for others to test.
+    monkeypatch.setattr(hd, "inspect_images", facts_by_name)
     manifest = prepared(tmp_path)
     expected = FULL_COUNTS["hd", "dorsal"]
     table = {row.split: row for row in split_table(manifest)}

@@ -158,6 +158,7 @@ def test_photographs_of_every_known_format_are_read(kind: str) -> None:
         (png(1, 100_000), "1 x 100,000 pixels, and HandCLIP reads at most 65,535 a side"),
         (png(2**31 - 1, 2**31 - 1), "pixels, more than the 200 megapixels"),
         (b"P6 100000 1 255\n" + bytes(300_000), "at most 65,535 a side"),
+        (b"P5 30000 30000 255\n" + bytes(1000), "30,000 x 30,000 pixels, more than the 200 megapixels"),
         (gif(65535, 65535), "65,535 x 65,535 pixels, more than the 200 megapixels"),
         (webp(2**24, 2**8), "16,777,216 x 256 pixels, more than the 50 megapixels"),
         (webp(16_384, 16_384), "16,384 x 16,384 pixels, more than the 50 megapixels that HandCLIP reads in WebP"),
@@ -176,7 +177,8 @@ def test_what_is_too_large_is_refused_before_any_pixel_is_decoded(
 ) -> None:
     (tmp_path / "a.png").write_bytes(content)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("pixels were decoded"))
-    with pytest.raises(DataError) as caught:
+    with warnings.catch_warnings(), pytest.raises(DataError) as caught:
+        warnings.simplefilter("error")
         read_image(tmp_path / "a.png")
     assert message in str(caught.value)
 

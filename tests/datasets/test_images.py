@@ -33,8 +33,9 @@ def pixels(path: Path) -> np.ndarray:
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp", "a.ppm"])
 def test_lossless_formats_keep_their_pixels(tmp_path, name):
     image = noise()
-    options = {"lossless": True} if name.endswith("webp") else {}
-    assert np.array_equal(pixels(save(image, tmp_path / name, **options)), np.asarray(image))
+    path = save(image, tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
+    assert np.array_equal(pixels(path), np.asarray(image))
+    assert np.array_equal(read_pixels(path, enough=(4, 4)), np.asarray(image))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -75,12 +76,6 @@ def test_large_jpeg_files_are_decoded_no_larger_than_needed(tmp_path, width, hei
     assert read_image(path).size == (width, height)
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif"])
-def test_other_files_are_decoded_in_full(tmp_path, name):
-    path = save(noise(), tmp_path / name)
-    assert np.array_equal(read_pixels(path, enough=(4, 4)), pixels(path))
-
-
 def test_grey_and_one_bit(tmp_path):
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
     assert np.array_equal(pixels(save(Image.fromarray(ramp), tmp_path / "grey.png")), np.repeat(ramp[..., None], 3, -1))
@@ -94,25 +89,16 @@ def test_palette(tmp_path):
     assert np.abs(pixels(path).astype(int) - LEFT_RED_RIGHT_BLUE).max() <= 8
 
 
-def test_transparent_palette_colour_becomes_white(tmp_path):
+def test_transparency_is_laid_over_white(tmp_path):
     image = Image.new("P", (4, 2), 1)
     image.putpalette([0, 0, 0, 200, 10, 30])
     image.putpixel((0, 0), 0)
     for name in ("a.png", "a.gif"):
         got = pixels(save(image, tmp_path / name, transparency=0))
-        assert tuple(got[0, 0]) == (255, 255, 255)
-        assert tuple(got[1, 3]) == (200, 10, 30)
-
-
-def test_transparent_rgb_colour_becomes_white(tmp_path):
+        assert got[0, 0].tolist() == [255, 255, 255] and got[1, 3].tolist() == [200, 10, 30]
     got = pixels(save(Image.fromarray(LEFT_RED_RIGHT_BLUE), tmp_path / "a.png", transparency=(255, 0, 0)))
-    assert tuple(got[0, 0]) == (255, 255, 255)
-    assert tuple(got[0, -1]) == (0, 0, 255)
-
-
-def test_alpha_is_laid_over_white(tmp_path):
-    got = pixels(save(Image.new("RGBA", (2, 2), (0, 0, 0, 51)), tmp_path / "rgba.png"))
-    assert np.all(got == 204)
+    assert got[0, 0].tolist() == [255, 255, 255] and got[0, -1].tolist() == [0, 0, 255]
+    assert np.all(pixels(save(Image.new("RGBA", (2, 2), (0, 0, 0, 51)), tmp_path / "rgba.png")) == 204)
     assert np.all(pixels(save(Image.new("LA", (2, 2), (0, 0)), tmp_path / "la.png")) == 255)
 
 
@@ -127,11 +113,6 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path, name):
     got = pixels(save(Image.fromarray(grey), tmp_path / name))
     assert got[0, :, 0].tolist() == [0, 1, 128, 255, 1]
     assert np.array_equal(got[..., 0], got[..., 2])
-
-
-def test_sixteen_bit_grey_with_orientation(tmp_path):
-    got = pixels(save(Image.fromarray(np.array([[0, 65535]], np.uint16)), tmp_path / "a.png", exif=turned(3)))
-    assert got[0, :, 0].tolist() == [255, 0]
 
 
 @pytest.mark.parametrize("grey", [np.array([[0.5]], np.float32), np.array([[70000]], np.int32)])
@@ -176,16 +157,6 @@ def test_damaged_bytes_never_raise_anything_but_data_error(tmp_path):
                     read_image(tmp_path / name)
                 except DataError as error:
                     assert name in str(error)
-
-
-def test_thirty_thousand_square_is_refused_before_decoding(tmp_path, monkeypatch):
-    path = tmp_path / "a.pgm"
-    path.write_bytes(b"P5 30000 30000 255\n" + bytes(1000))
-    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("pixels were decoded"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(DataError, match=r"30,000 x 30,000 pixels, more than the 200 megapixels"):
-            read_image(path)
 
 
 def test_ninety_five_megapixels_are_read_without_a_warning(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_images import write_images, write_people
+from made_images import write_11k, write_images, write_people, write_splits
 
 from handclip.datasets import inspection
 from handclip.datasets.manifest import Manifest
@@ -157,69 +157,53 @@ def test_a_name_with_a_backslash_is_refused_when_a_folder_is_prepared(tmp_path: 
         prepare("folder", people, tmp_path / "out")
 
 
-def add_row(root: Path, **cells: str) -> None:
-    table = root / "HandInfo.csv"
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    with table.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows([*rows, {**rows[0], **cells}])
-
-
-@pytest.mark.parametrize("name", ["../x.jpg", "/etc/passwd", "a/b.jpg", "..\\x.jpg", "C:x.jpg", "x\0.jpg", "..", "."])
-def test_a_table_of_11k_hands_names_files_in_its_folder_only(hands: Path, tmp_path: Path, name: str) -> None:
-    root = shutil.copytree(hands, tmp_path / "hands")
-    add_row(root, imageName=name)
-    with pytest.raises(DataError, match=r"HandInfo\.csv, line \d+: imageName .* is not the name of a file in Hands"):
-        prepare("11k", root, tmp_path / "out")
-
-
-@pytest.mark.parametrize("name", ["=cmd().jpg", "<script>alert(1)</script>".replace("/", "") + ".jpg", "[bold]@a.jpg"])
-def test_formulas_and_html_in_a_table_stay_text(hands: Path, tmp_path: Path, name: str) -> None:
-    root = shutil.copytree(hands, tmp_path / "hands")
-    add_row(root, imageName=name)
-    shutil.copy(next((root / "Hands").iterdir()), root / "Hands" / name)
-    manifests = prepare("11k", root, tmp_path / "out").manifests
-    assert any(image.path == f"Hands/{name}" for manifest in manifests.values() for image in manifest.images)
-    assert Manifest.load(tmp_path / "out" / "manifest_dorsal_r.json") == manifests["dorsal_r"]
+def hands_and_a_row(root: Path, **cells: str) -> Path:
+    row = {"id": "0000012", "accessories": "0", "aspectOfHand": "dorsal right", "imageName": "x.png"} | cells
+    with (write_11k(root) / "HandInfo.csv").open("a", encoding="utf-8", newline="") as file:
+        file.write("\n")
+        csv.writer(file).writerow(row.values())
+    return root
 
 
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
+        *(
+            ({"imageName": name}, r"HandInfo\.csv, line \d+: imageName .* is not the name of a file in Hands")
+            for name in ("../x.jpg", "/etc/passwd", "a/b.jpg", "..\\x.jpg", "C:x.jpg", "x\0.jpg", "..", ".")
+        ),
         ({"id": "1" * 5000}, "is not a whole number from 0"),
         ({"imageName": "x" * 200_000}, "is no table"),
         ({"id": "٣"}, "is not a whole number from 0"),
     ],
 )
-def test_a_table_with_monstrous_cells_is_explained(
-    hands: Path, tmp_path: Path, cells: dict[str, str], message: str
+def test_a_table_of_11k_hands_names_files_in_its_folder_only(
+    tmp_path: Path, cells: dict[str, str], message: str
 ) -> None:
-    root = shutil.copytree(hands, tmp_path / "hands")
-    add_row(root, **cells)
-    with pytest.raises(DataError) as caught:
-        prepare("11k", root, tmp_path / "out")
-    assert message in str(caught.value)
+    with pytest.raises(DataError, match=message) as caught:
+        prepare("11k", hands_and_a_row(tmp_path / "hands", **cells), tmp_path / "out")
     assert len(str(caught.value)) < 500
 
 
-def test_a_table_of_gigabytes_is_refused_unread(hands: Path, tmp_path: Path) -> None:
-    root = shutil.copytree(hands, tmp_path / "hands")
-    with (root / "HandInfo.csv").open("r+b") as file:
+@pytest.mark.parametrize("name", ["=cmd().jpg", "<script>alert(1)<script>.jpg", "[bold]@a.jpg"])
+def test_formulas_and_html_in_a_table_stay_text(tmp_path: Path, name: str) -> None:
+    root = write_images(hands_and_a_row(tmp_path / "hands", imageName=name), f"Hands/{name}")
+    manifest = prepare("11k", root, tmp_path / "out").manifests["dorsal_r"]
+    assert any(image.path == f"Hands/{name}" for image in manifest.images)
+    assert Manifest.load(tmp_path / "out" / "manifest_dorsal_r.json") == manifest
+
+
+def test_a_table_of_gigabytes_is_refused_unread(tmp_path: Path) -> None:
+    with (write_11k(tmp_path / "hands") / "HandInfo.csv").open("r+b") as file:
         file.truncate(10**11)
     with pytest.raises(DataError, match=r"HandInfo\.csv cannot be read: it has 100,000,000,000 bytes, more than"):
-        prepare("11k", root, tmp_path / "out")
+        prepare("11k", tmp_path / "hands", tmp_path / "out")
 
 
-def test_links_in_the_original_scripts_folders_are_refused(tmp_path: Path, people: Path, elsewhere: Path) -> None:
+def test_links_in_the_original_scripts_folders_are_refused(tmp_path: Path, elsewhere: Path) -> None:
+    splits = {"train_all": "a", "train": "a", "val": "", "test": "b", "query0": "", "gallery0": ""}
     split = tmp_path / "data" / "train_val_test_split_dorsal_r"
-    image = people / "p1" / "0.png"
-    for part in ("train_all", "train", "val", "test", "query0", "gallery0"):
-        (split / part / "0000001").mkdir(parents=True)
-    for part in ("train_all", "train"):
-        shutil.copy(image, split / part / "0000001" / "a.png")
-    shutil.copy(image, split / "test" / "0000001" / "b.png")
+    write_splits(split, {part: {"0000001": letters} for part, letters in splits.items()})
     (split / "train_all" / "0000001" / "a.png").unlink()
     (split / "train_all" / "0000001" / "a.png").symlink_to(elsewhere / "0.png")
     shutil.copy(elsewhere / "0.png", split / "train" / "0000001" / "a.png")
