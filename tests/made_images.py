@@ -1,14 +1,18 @@
 """Small images and data sets of them, made for a test."""
 
+import errno
 import hashlib
 import io
+import os
 import struct
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from handclip.datasets.folder import prepare_folder
@@ -83,6 +87,35 @@ def write_11k(root: Path, alike: int | None = None) -> Path:
                 rows.append(f"{identity:07},0,{aspect},{name}")
     (root / "HandInfo.csv").write_text("\n".join(rows))
     return root
+
+
+def with_copy(manifest: Manifest, index: int, of: int) -> Manifest:
+    """The manifest in which one image is the same photograph as another."""
+    images = list(manifest.images)
+    images[index] = replace(images[index], sha256=images[of].sha256)
+    return replace(manifest, images=tuple(images))
+
+
+def close_to_all(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let nobody list a folder, not even the superuser."""
+    scandir = os.scandir
+
+    def refuse(path: Any = ".") -> Any:
+        if os.fspath(path) == os.fspath(folder):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return scandir(path)
+
+    patch.setattr(os, "scandir", refuse)
+
+
+def leave_without_home(patch: pytest.MonkeyPatch) -> None:
+    """Let the user have no home folder, and no folder for caches."""
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    patch.delenv("XDG_CACHE_HOME")
+    patch.setattr(Path, "home", no_home)
 
 
 def hand(root: Path, **options: Any) -> Manifest:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_images import encoded, hand, write_11k, write_images, write_splits
+from made_images import encoded, hand, with_copy, write_11k, write_images, write_splits
 from PIL import Image
 from rich.console import Console
 
@@ -114,12 +114,6 @@ SOUND = Manifest(
     unreadable_images=0,
     root=Path("/nowhere"),
 )
-
-
-def with_copy(manifest: Manifest, index: int, of: int) -> Manifest:
-    images = list(manifest.images)
-    images[index] = replace(images[index], sha256=images[of].sha256)
-    return replace(manifest, images=tuple(images))
 
 
 @pytest.mark.parametrize("trained", [1, 4])

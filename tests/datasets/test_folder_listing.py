@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_images import hand, write_people
+from made_images import close_to_all, hand, write_people
 from made_images import write_images as write
 
 from handclip.config.path_pattern import PathPattern
@@ -26,21 +26,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """Let nobody list a folder, not even the superuser."""
-    scandir = os.scandir
-
-    def close(folder: Path) -> None:
-        before = os.scandir
-
-        def refuse(path: str | Path = ".") -> object:
-            if os.fspath(path) == os.fspath(folder):
-                raise PermissionError(13, "Permission denied", os.fspath(path))
-            return before(path)
-
-        monkeypatch.setattr(os, "scandir", refuse)
-
-    assert scandir is os.scandir
-    return close
+    return lambda folder: close_to_all(folder, monkeypatch)
 
 
 def test_what_is_not_read_is_said_by_kind(root: Path, caplog: pytest.LogCaptureFixture) -> None:

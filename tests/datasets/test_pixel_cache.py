@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from made_images import leave_without_home
 from torch import Tensor
 
 from handclip.datasets import pixel_cache
@@ -409,15 +410,11 @@ def test_a_forked_process_takes_room_of_its_own(folder: Path) -> None:
 def test_no_cache_without_a_home_or_on_windows(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lacking: str
 ) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
     caplog.set_level(logging.INFO)
     if lacking == "locks":
         monkeypatch.setitem(sys.modules, "fcntl", None)
     else:
-        monkeypatch.delenv("XDG_CACHE_HOME")
-        monkeypatch.setattr(Path, "home", no_home)
+        leave_without_home(monkeypatch)
         with pytest.raises(HandCLIPError, match="XDG_CACHE_HOME"):
             pixel_folder()
     assert open_pixel_cache(1) is None

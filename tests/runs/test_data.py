@@ -1,11 +1,10 @@
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made_images import write_images
+from made_images import leave_without_home, write_images
 from tiny_study import HANDS, load_manifest, tiny_config
 
 from handclip.config.experiment import ExperimentConfig
@@ -157,29 +156,16 @@ def test_manifests_of_a_part_of_the_data_are_used_only_when_allowed(hands: Path,
     find_manifests(tiny_config(here, **part, aspect="all", allow_missing=True))
 
 
-def no_home(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
-    def home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", home)
-
-
-def no_cache(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
-    (here / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "file"))
-
-
-@pytest.mark.parametrize("lacking", [no_home, no_cache])
+@pytest.mark.parametrize("lacking", ["home", "folder"])
 def test_where_no_cache_can_be_manifests_are_in_the_working_directory(
-    hands: Path,
-    here: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    lacking: Callable[[pytest.MonkeyPatch, Path], None],
+    hands: Path, here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lacking: str
 ) -> None:
     caplog.set_level("INFO", "handclip")
-    lacking(monkeypatch, here)
+    if lacking == "home":
+        leave_without_home(monkeypatch)
+    else:
+        (here / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(here / "file"))
     root = Path(shutil.copytree(hands, here / "hands"))
     config = tiny_config(here, manifest=None, data_root=str(root))
     made = find_manifests(config)
@@ -188,14 +174,6 @@ def test_where_no_cache_can_be_manifests_are_in_the_working_directory(
     assert (place / "manifest_dorsal_r.json").is_file()
     assert f"with seed 0; manifests in {place}." in caplog.text
     assert not (root / "manifests").exists()
-
-
-def test_the_folder_of_manifests_is_that_of_the_environment_now(
-    hands: Path, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
-    find_manifests(tiny_config(here, manifest=None, data_root=str(hands)))
-    assert list((here / "cache" / "handclip" / "manifests").glob("11k_*/manifest_dorsal_r.json"))
 
 
 @pytest.fixture
