@@ -31,7 +31,7 @@ from torchvision.transforms import v2
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import parse_config
 from handclip.cores import available_cores
-from handclip.datasets import jpeg
+from handclip.datasets import images
 from handclip.datasets.images import read_pixels
 from handclip.datasets.pixel_cache import PixelCache, open_pixel_cache
 from handclip.datasets.pixels import MARGIN, PixelReader, in_one_thread
@@ -179,11 +179,11 @@ def decoding_rows(folder: Path) -> Iterator[Row]:
 @contextmanager
 def without_simplejpeg() -> Iterator[None]:
     """Let Pillow decode, as where simplejpeg is not installed."""
-    jpeg.simplejpeg = None
+    images.simplejpeg = None
     try:
         yield
     finally:
-        jpeg.simplejpeg = simplejpeg
+        images.simplejpeg = simplejpeg
 
 
 def ready_batch(dataset: ImageDataset) -> torch.Tensor:

@@ -217,8 +217,8 @@ def prepare(
             raise ConfigError("prepare --check takes a manifest and nothing else")
         _check(check)
         return
+    from handclip.datasets.preparation import require_known
     from handclip.datasets.prepare import prepare as prepare_dataset
-    from handclip.datasets.prepare import require_known
     from handclip.locks import holding
     from handclip.report.screen import split_tables
 

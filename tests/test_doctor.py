@@ -283,7 +283,7 @@ def test_the_memory_of_a_container_is_what_it_is_allowed(
 def test_little_shared_memory_is_noted(
     free_mib: int | None, state: str | None, found: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("handclip.doctor", "handclip.datasets.image_loader"):
+    for module in ("handclip.doctor", "handclip.datasets.workers"):
         monkeypatch.setattr(f"{module}.free_shared_memory", lambda: None if free_mib is None else free_mib * 2**20)
     monkeypatch.setattr("handclip.parallel.hardware.available_cores", lambda: 5)
     check = checks("shared memory").get("shared memory")

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from handclip.datasets.image_loader import ImageLoader, plain_worker_errors
 from handclip.datasets.pixel_cache import PixelCache
-from handclip.datasets.torch_dataset import ImageDataset, LabelledImage, to_images
+from handclip.datasets.torch_dataset import ImageDataset, ImageLoader, LabelledImage, to_images
 from handclip.datasets.transforms import ImageTransform
+from handclip.datasets.workers import plain_worker_errors
 from handclip.errors import HandCLIPError
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.parallel.hardware import full_float32

@@ -15,7 +15,7 @@ from handclip.checksums import require_intact, write_checksums
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import evaluation_name, run_name
 from handclip.console import progress_over, telling
-from handclip.datasets.attributes import attributes_of
+from handclip.datasets.hands11k import attributes_of
 from handclip.datasets.images import read_image
 from handclip.datasets.pixel_cache import open_pixel_cache
 from handclip.errors import HandCLIPError

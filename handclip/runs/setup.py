@@ -11,12 +11,11 @@ import torch
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.duplicates import describe_validated
-from handclip.datasets.image_loader import ImageLoader
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.pixel_cache import PixelCache
 from handclip.datasets.safe_paths import unicode_form
 from handclip.datasets.sampling import BatchShare, PKBatchSampler, RandomBatchSampler, part_lengths
-from handclip.datasets.torch_dataset import Batch, ImageDataset
+from handclip.datasets.torch_dataset import Batch, ImageDataset, ImageLoader
 from handclip.datasets.transforms import ImageTransform
 from handclip.models.builder import build_model, load_earlier_stage
 from handclip.models.checkpoint import Checkpoint, describe_model

@@ -10,8 +10,8 @@ from typing import Any
 from handclip.checksums import sha256_of
 from handclip.config.experiment import ExperimentConfig
 from handclip.console import ProgressLines, telling
-from handclip.datasets.image_loader import plain_worker_errors
 from handclip.datasets.pixel_cache import PixelCache, open_pixel_cache
+from handclip.datasets.workers import plain_worker_errors
 from handclip.errors import ConfigError, DataError, HandCLIPError, Interrupted, TrainingError
 from handclip.file_names import ENVIRONMENT, LOG
 from handclip.files import read_json_object, remove_abandoned, require_writable, write_json

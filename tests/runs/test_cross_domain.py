@@ -15,6 +15,7 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import load_trained_config
 from handclip.config.naming import run_name
 from handclip.datasets.hd import prepare_hd
+from handclip.datasets.preparation import Preparation
 from handclip.errors import ConfigError, DataError
 from handclip.models.checkpoint import Checkpoint
 from handclip.report.report import write_report
@@ -137,7 +138,7 @@ def test_the_run_s_own_checkpoint_has_the_name_that_is_checked_before_training(m
 
 def test_people_are_known_within_a_data_set_only(manifests: Path, hd: Path, here: Path, stage1: TrainingResult) -> None:
     checkpoint = Checkpoint.load(stage1.checkpoint)
-    person = sorted(prepare_hd(hd)["dorsal"].identity_names.values())[-1]
+    person = sorted(prepare_hd(Preparation("hd", hd))["dorsal"].identity_names.values())[-1]
     palmar = load_manifest(manifests, "palmar_l")
     tested = palmar.identity_names[palmar.images[palmar.test[0]].identity]
     replace(checkpoint, identities=[f"dorsal_r/{person}", f"dorsal_r/{tested}"]).save(here / "known.pth")
