@@ -37,7 +37,7 @@ def test_untouched_runs_match_in_everything(original: Path) -> None:
         assert {finding.outcome for finding in one.findings} <= {Outcome.MATCHES, Outcome.NOTE}, one
     evaluation = next(one for one in audits if one.kind == "evaluation")
     what = {finding.what for finding in evaluation.findings}
-    assert {"metrics.json: gallery, flip none", "metrics.json: gallery_all, flip none", "features.npz"} <= what
+    assert {"metrics.json: gallery, flip none", "metrics.json: gallery_all, flip none", "features.safetensors"} <= what
     assert {"per_query.csv", "config.yml", "images of manifest_dorsal_r.json", "metrics.json: weights_sha256"} <= what
 
 
@@ -54,7 +54,7 @@ def test_a_study_that_has_moved_is_verified_where_it_is(copy: Copy, original: Pa
         "metrics.json",
         "per_query.csv",
         "per_split.csv",
-        "features.npz",
+        "features.safetensors",
         "cost.json",
         "config.yml",
         "manifest_dorsal_r.json",
@@ -111,10 +111,10 @@ def test_a_file_that_is_taken_off_the_list_is_named(kind: str, copy: Copy) -> No
 
 
 def test_numbers_that_cannot_be_recomputed_are_counted(copy: Copy) -> None:
-    features = copy.evaluation / "features.npz"
+    features = copy.evaluation / "features.safetensors"
     features.write_bytes(features.read_bytes()[:-99])
     result = audited(copy.evaluation)
-    assert {"features.npz", "numbers"} <= faults(result).keys()
+    assert {"features.safetensors", "numbers"} <= faults(result).keys()
     unchecked = {one.what for one in result.findings if one.outcome == Outcome.NOT_CHECKED}
     assert {f"{name}: numbers" for name in ("metrics.json", "per_split.csv", "per_query.csv")} <= unchecked
 
@@ -123,7 +123,7 @@ def test_numbers_are_recomputed_from_features_that_are_not_those_of_the_list(cop
     kept = read_features(copy.evaluation)
     others = {flip: rows[::-1].copy() for flip, rows in kept.by_flip.items()}
     write_features(copy.evaluation, KeptFeatures(kept.sha256, others))
-    assert {"features.npz", "metrics.json: gallery, flip none"} <= faults(audited(copy.evaluation)).keys()
+    assert {"features.safetensors", "metrics.json: gallery, flip none"} <= faults(audited(copy.evaluation)).keys()
 
 
 def test_an_edited_query_is_found_though_all_checksums_were_made_anew(copy: Copy) -> None:

@@ -416,7 +416,7 @@ def test_d34_features_do_not_depend_on_labels(manifests: Path, here: Path, monke
 def test_d46_evaluating_again_writes_the_same_file(manifests: Path, here: Path, stage1: TrainingResult) -> None:
     config = stage1_config(manifests, stage1)
     folder = evaluate(config).folder
-    kept = ("features.npz", "explanations.npz", "attributes.csv", "manifest_dorsal_r.json")
+    kept = ("features.safetensors", "explanations.safetensors", "attributes.csv", "manifest_dorsal_r.json")
     names = ("metrics.json", "per_split.csv", "per_query.csv", *kept)
     others = ("cost.json", "config.yml", "environment.json", "provenance.json", "SHA256SUMS")
     assert sorted(path.name for path in folder.iterdir()) == sorted([*names, *others])
@@ -569,7 +569,7 @@ def test_features_that_are_not_finite_are_refused(manifests: Path, here: Path, s
     replace(checkpoint, model_state=state).save(here / "spoilt.pth")
     with pytest.raises(HandCLIPError, match=r"features are not finite .*Hand_"):
         evaluate(tiny_config(manifests, checkpoint=str(here / "spoilt.pth")))
-    assert not list(here.glob("eval_logs/*/*.npz"))
+    assert not list(here.glob("eval_logs/*/*.safetensors"))
 
 
 def test_a_model_that_is_missing_or_another_is_refused(manifests: Path, here: Path, stage1: TrainingResult) -> None:
@@ -686,8 +686,8 @@ def test_an_evaluation_that_is_there_is_shown_from_where_nothing_can_be_written(
 @pytest.mark.parametrize(
     "name",
     [
-        *("per_query.csv", "per_split.csv", "cost.json", "metrics.json", "features.npz", "attributes.csv"),
-        *("explanations.npz", "manifest_dorsal_r.json", "config.yml", "environment.json", "SHA256SUMS"),
+        *("per_query.csv", "per_split.csv", "cost.json", "metrics.json", "features.safetensors", "attributes.csv"),
+        *("explanations.safetensors", "manifest_dorsal_r.json", "config.yml", "environment.json", "SHA256SUMS"),
     ],
 )
 def test_an_evaluation_that_is_not_whole_is_done_again(
@@ -848,11 +848,11 @@ def test_a_damaged_evaluation_is_named_and_not_used_again(
 def test_a_damaged_evaluation_ends_as_it_was(manifests: Path, here: Path) -> None:
     config = baseline_config(manifests, flip_settings=["none"])
     first = evaluate(config)
-    features = (first.folder / "features.npz").read_bytes()
-    damaged(first.folder / "features.npz", "bit-flipped")
+    features = (first.folder / "features.safetensors").read_bytes()
+    damaged(first.folder / "features.safetensors", "bit-flipped")
     again = evaluate(config, reuse=True)
     assert {**again.metrics, "seconds": 0} == {**first.metrics, "seconds": 0}
-    assert (first.folder / "features.npz").read_bytes() == features
+    assert (first.folder / "features.safetensors").read_bytes() == features
     assert read_checksums(first.folder) == read_checksums_anew(first.folder)
 
 
