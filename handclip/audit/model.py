@@ -12,7 +12,6 @@ from handclip.datasets.manifest import Manifest
 from handclip.file_names import METRICS_FILE, PROVENANCE, RESULT
 from handclip.models.checkpoint import Checkpoint
 from handclip.models.registry import family_of
-from handclip.runs.earlier_evaluation import LATER
 from handclip.runs.evaluated_model import checkpoint_path, evaluates_baseline, load_evaluated_model
 from handclip.runs.evaluation_spec import (
     asked_for,
@@ -105,4 +104,4 @@ def _known(
 def _compare_identity(metrics: Mapping[str, Any], computed: Mapping[str, Any]) -> Finding:
     """Compare what an evaluation is told from others by."""
     identity = json.loads(json.dumps({key: value for key, value in computed.items() if key not in _ELSEWHERE}))
-    return compared(f"{METRICS_FILE}: identity", metrics, identity, ", ".join(identity), may_lack=LATER)
+    return compared(f"{METRICS_FILE}: identity", metrics, identity, ", ".join(identity))

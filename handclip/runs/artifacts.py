@@ -24,6 +24,7 @@ from handclip.datasets.manifest import ManifestImage
 from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.file_names import ATTRIBUTES, EXPLANATIONS, FEATURES
 from handclip.files import replacing, write_text
+from handclip.retrieval.feature_table import FeatureTable
 
 AGAIN = "Evaluate the run again: handclip evaluate CONFIG --overwrite"
 """What to do about a file of an evaluation that is damaged."""
@@ -42,6 +43,12 @@ class KeptFeatures:
 
     sha256: Sequence[str]
     by_flip: Mapping[str, Floats]
+
+    @classmethod
+    def of_tables(cls, *tables: FeatureTable) -> "KeptFeatures":
+        """Join what was embedded together."""
+        by_flip = {flip: np.concatenate([table.by_flip[flip] for table in tables]) for flip in tables[0].by_flip}
+        return cls([sha256 for table in tables for sha256 in table.sha256], by_flip)
 
     @cached_property
     def _rows(self) -> dict[str, int]:

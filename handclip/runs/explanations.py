@@ -1,6 +1,7 @@
 """Where a model looks in a few photographs, kept with an evaluation or asked for by name."""
 
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,17 +14,35 @@ from handclip.datasets.images import read_image
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.pixels import seen_part
 from handclip.datasets.transforms import ImageTransform
+from handclip.errors import HandCLIPError
+from handclip.models.attention_maps import attention_maps
 from handclip.models.builder import model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint
 from handclip.models.embedding_model import EmbeddingModel
-from handclip.models.explanation import explain
 from handclip.parallel.hardware import choose_device, full_float32
 from handclip.runs.artifacts import Explanation
+
+logger = logging.getLogger(__name__)
 
 LONGER_SIDE = 320
 """Photographs are kept no larger than this, in pixels: enough to see a hand, small enough for a page."""
 
 _AT_ONCE = 8
+
+
+def explain_hands(
+    model: EmbeddingModel, device: torch.device, manifests: Mapping[str, Manifest], count: int
+) -> list[Explanation]:
+    """Map where a model looks in the photographs of `hands_to_explain`; none where no method fits the model."""
+    photographs = []
+    for aspect, index in hands_to_explain(manifests, count):
+        image = manifests[aspect].images[index]
+        photographs.append((image.path, aspect, read_image(manifests[aspect].path_of(index), image.sha256)))
+    try:
+        return explain_photographs(model, device, photographs)
+    except HandCLIPError as error:
+        logger.warning(f"Where the model looks is not kept: {error}")
+        return []
 
 
 def explain_photographs(
@@ -49,7 +68,7 @@ def explain_photographs(
         batch = photographs[start : start + _AT_ONCE]
         pixels = torch.stack([transform(photograph) for _, _, photograph in batch]).to(device)
         with full_float32():
-            found = {name: maps.float().cpu().numpy() for name, maps in explain(model, pixels).items()}
+            found = {name: maps.float().cpu().numpy() for name, maps in attention_maps(model, pixels).items()}
         explanations += [
             Explanation(path, aspect, _small(seen), {name: maps[number] for name, maps in found.items()})
             for number, (path, aspect, photograph) in enumerate(batch)

@@ -24,7 +24,7 @@ from handclip.report.report_writer import ReportWriter
 from handclip.report.runs import read_run
 from handclip.report.sections.retrieval import retrieval_section
 from handclip.report.selection import gather
-from handclip.runs import evaluate as evaluation_module
+from handclip.retrieval import evaluation as retrieval_module
 from handclip.runs.artifacts import KeptFeatures, read_features, write_features
 from handclip.runs.evaluate import evaluate
 
@@ -321,7 +321,7 @@ def test_an_interrupted_replacement_leaves_an_evaluation_that_holds(
         raise Interrupted(signal.SIGINT)
 
     folder = evaluate(baseline_config(manifests, **SMALL)).folder
-    monkeypatch.setattr(evaluation_module, "embed_images", interrupted)
+    monkeypatch.setattr(retrieval_module, "embed_images", interrupted)
     with pytest.raises(Interrupted):
         evaluate(baseline_config(manifests, **SMALL, eval_batch_size=1), overwrite=True)
     result = audited(folder)
@@ -335,7 +335,7 @@ def test_an_evaluation_that_was_cut_short_has_written_nothing_to_differ_from(
     def interrupted(*_: Any) -> None:
         raise Interrupted(signal.SIGINT)
 
-    monkeypatch.setattr(evaluation_module, "embed_images", interrupted)
+    monkeypatch.setattr(retrieval_module, "embed_images", interrupted)
     with pytest.raises(Interrupted):
         evaluate(baseline_config(manifests, **SMALL))
     result = audited(next(here.glob("eval_logs/*")))

@@ -29,19 +29,21 @@ from handclip.datasets.pixels import PixelReader
 from handclip.datasets.prepare import prepare
 from handclip.datasets.transforms import ImageTransform
 from handclip.errors import CheckpointError, DataError, HandCLIPError, Interrupted, InUseError
-from handclip.files import read_json_object, write_json
+from handclip.files import read_json_object
 from handclip.interruption import interruptible
 from handclip.locks import holding
 from handclip.models.builder import model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.report.tables import evaluation_text
+from handclip.retrieval import evaluation as retrieval_module
 from handclip.retrieval import feature_table
+from handclip.retrieval.feature_table import validation_pairs
 from handclip.retrieval.features import extract_features
 from handclip.retrieval.summary import METRICS
 from handclip.runs import evaluate as evaluation_module
 from handclip.runs import evaluated_model
-from handclip.runs.artifacts import read_explanations, validation_pairs
+from handclip.runs.artifacts import read_explanations
 from handclip.runs.data import people_known_from_other_aspects
 from handclip.runs.earlier_evaluation import earlier_metrics
 from handclip.runs.evaluate import Evaluation, evaluate, evaluation_folder
@@ -203,7 +205,7 @@ def test_the_original_distance_alone_is_no_reranking(manifests: Path, here: Path
 def test_reranking_is_refused_where_it_cannot_help(
     manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation_module, "embed_images", None)  # before any image is embedded
+    monkeypatch.setattr(retrieval_module, "embed_images", None)  # before any image is embedded
     with pytest.raises(
         DataError, match=r"rerank: 11k dorsal_r, gallery: each identity of the gallery has one image, so that"
     ):
@@ -287,8 +289,8 @@ def test_the_record_of_the_machine_says_when_the_evaluation_began(
     manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation_module, "describe_environment", lambda *_: {"images": len(embedded)})
-    embed, embedded = evaluation_module.embed_images, []
-    monkeypatch.setattr(evaluation_module, "embed_images", lambda *a: embedded.append(a) or embed(*a))  # type: ignore[func-returns-value]
+    embed, embedded = retrieval_module.embed_images, []
+    monkeypatch.setattr(retrieval_module, "embed_images", lambda *a: embedded.append(a) or embed(*a))  # type: ignore[func-returns-value]
     folder = evaluate(baseline_config(manifests, num_splits=1, explained_images=0)).folder
     assert embedded
     assert json.loads((folder / "environment.json").read_text())["images"] == 0
@@ -443,12 +445,6 @@ def test_another_preprocessing_of_the_same_weights_does_not_replace_an_evaluatio
         HandCLIPError, match=r"holds an evaluation with mean: \[0\.48145466, .*, not \[0\.5, 0\.5, 0\.5\]"
     ):
         evaluate(config)
-    # Older versions did not say it.
-    del metrics["preprocessing"]
-    write_json(path, metrics)
-    write_checksums(path.parent, read_checksums(path.parent) or {})
-    evaluate(stage1_config(manifests, stage1), reuse=True)
-    assert "preprocessing" not in read_json_object(path)
 
 
 def test_d46_other_weights_or_settings_do_not_replace_an_evaluation(
@@ -646,7 +642,7 @@ def test_an_evaluation_that_was_done_is_reused_when_asked(
     first = evaluate(baseline_config(manifests))
     (first.folder / ".together.01234567.part").mkdir()  # killed in the moment between its last file and its end
     (first.folder / ".provenance.json.01234567.part").touch()
-    monkeypatch.setattr(evaluation_module, "embed_images", None)
+    monkeypatch.setattr(retrieval_module, "embed_images", None)
     assert evaluate(baseline_config(manifests), reuse=True) == first
     assert not list(first.folder.glob("*.part"))
 
@@ -753,7 +749,7 @@ def test_an_interrupted_evaluation_leaves_one_by_an_older_version_as_it_was(
     config = baseline_config(manifests, flip_settings=["none"], num_splits=1, explained_images=0)
     folder = evaluate(config).folder
     (folder / "provenance.json").unlink()
-    monkeypatch.setattr(evaluation_module, "embed_images", interrupted)
+    monkeypatch.setattr(retrieval_module, "embed_images", interrupted)
     with pytest.raises(Interrupted):
         evaluate(config, overwrite=True)
     assert read_provenance(folder) is None
@@ -922,7 +918,7 @@ def test_a_second_process_is_told_that_the_evaluation_is_under_way(
     manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = baseline_config(manifests, flip_settings=["none"], num_splits=1, explained_images=0)
-    measure, told = evaluation_module._measure, []
+    measure, told = evaluation_module.retrieve, []
 
     def measure_while_another_tries(*arguments: Any) -> Evaluation:
         with pytest.raises(InUseError, match=rf"eval_logs/{run}\S* is being written by process \d+") as refused:
@@ -931,7 +927,7 @@ def test_a_second_process_is_told_that_the_evaluation_is_under_way(
         return measure(*arguments)
 
     run = "tiny_vit_small"
-    monkeypatch.setattr(evaluation_module, "_measure", measure_while_another_tries)
+    monkeypatch.setattr(evaluation_module, "retrieve", measure_while_another_tries)
     result = evaluate(config)
     assert len(told) == 1
     assert read_checksums(result.folder) == read_checksums_anew(result.folder)
@@ -1035,6 +1031,6 @@ def test_a_folder_in_place_of_a_file_is_named_before_anything_is_computed(
     config = baseline_config(manifests)
     folder = evaluation_folder(config)
     (folder / name).mkdir(parents=True)
-    monkeypatch.setattr(evaluation_module, "_measure", lambda *_: pytest.fail("it was computed"))
+    monkeypatch.setattr(evaluation_module, "retrieve", lambda *_: pytest.fail("it was computed"))
     with pytest.raises(HandCLIPError, match=rf"^cannot write .*/{name}: there is a folder of that name\. Move it away"):
         evaluate(config)

@@ -25,7 +25,7 @@ GRAD_CAM = "Grad-CAM"
 SPATIAL_ATTENTION = "spatial attention"
 
 
-def explain(model: EmbeddingModel, images: Tensor) -> dict[str, Tensor]:
+def attention_maps(model: EmbeddingModel, images: Tensor) -> dict[str, Tensor]:
     r"""Map where a model looks in each image.
 
     - Attention rollout: vision transformers whose feature is the class token.
