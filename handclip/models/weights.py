@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,45 @@ from huggingface_hub import get_session
 from safetensors.torch import load_file
 from torch import Tensor
 
-from handclip.errors import CheckpointError
+from handclip.errors import CheckpointError, ConfigError, did_you_mean
+from handclip.files import is_file
 from handclip.models.checkpoint import FORMAT
-from handclip.models.first_bytes import format_of, why_no_weights
-from handclip.models.torch_files import why_refused
+from handclip.models.first_bytes import format_of
+from handclip.models.torch_files import refusing, why_refused
 from handclip.models.torchscript import read_torchscript_tensors
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EncoderWeights:
+    """Weights of an encoder (None: start from random ones) and what must be known to use them rightly."""
+
+    state_dict: Mapping[str, Tensor] | None
+    source: str
+    """Where they come from."""
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    """What of the input is not as the encoder has it by itself, by the names of `Preprocessing`."""
+    quick_gelu: bool | None = None
+    """The activation; None where there is nothing to choose."""
+
+
+def weights_file(model: str, pretrained: str, tags: Sequence[str], hint: str = "") -> Path:
+    """Return the file that `pretrained` names.
+
+    Args:
+        model: name of the model.
+        pretrained: a path, as no tag of the model is called so.
+        tags: its tags.
+        hint: what to say instead of the nearest of them.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if not is_file(Path(pretrained)):
+        hint = hint or did_you_mean(pretrained, ["none", *tags])
+        raise ConfigError(f"pretrained: '{pretrained}' is neither a file nor a set of weights of {model}.{hint}")
+    return Path(pretrained)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -39,23 +72,14 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is missing, damaged, or holds something else than plain tensors.
     """
-    try:
-        if why := why_no_weights(path):
-            raise CheckpointError(f"{path}: {why}")
-        loaded = _load(path)
-    except CheckpointError:
-        raise
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: holds more than plain weights and was not loaded, as it might run a program "
-            f"({why_refused(error)}). Ask for the weights alone, best as .safetensors"
-        ) from error
-    except Exception as error:  # what a damaged file makes its readers raise has no common base
-        raise CheckpointError(
-            f"{path}: is damaged, or is not a weights file ({why_refused(error)}). Fetch it again"
-        ) from error
+    with refusing(path, "weights file", "Fetch it again"):
+        try:
+            loaded = _load(path)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{path}: holds more than plain weights and was not loaded, as it might run a program "
+                f"({why_refused(error)}). Ask for the weights alone, best as .safetensors"
+            ) from error
     if isinstance(loaded, dict) and loaded.get("format") == FORMAT:
         raise CheckpointError(f"{path}: is a HandCLIP checkpoint; to train on from it, name it under `resume_from:`")
     tensors: dict[str, Tensor] = {}

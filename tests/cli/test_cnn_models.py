@@ -52,4 +52,4 @@ def test_a_checkpoint_with_another_neck_is_another_model(handclip: Handclip, man
     [checkpoint] = [path for path in here.glob("saved_models/*.pth") if not path.stem.endswith("_last")]
     changes = {"neck": "bnneck", "checkpoint": str(checkpoint)}
     answer = handclip("evaluate", write_config(here / "b.yml", {**values(manifests), **changes}))
-    assert answer.code == 1 and "holds neck: hidden, but the config says neck: bnneck" in answer.err
+    assert answer.code == 1 and "was trained with neck: hidden, but the config says neck: bnneck" in answer.err

@@ -2,10 +2,12 @@ import pytest
 import torch
 from torch import nn
 
+from handclip.config.loading import parse_config
 from handclip.errors import ConfigError
 from handclip.models.clip_encoder import CLIPImageEncoder
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.models.freezing import freeze_encoder
+from handclip.models.registry import build_encoder
 
 pytestmark = pytest.mark.usefixtures("tiny_models")
 
@@ -45,9 +47,10 @@ def test_the_last_blocks_train(name: str, freeze: str, prefixes: tuple[str, ...]
     assert trainable_parts(name, freeze) == {key for key in parameters(name) if key.startswith(prefixes)}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, "resnet_small", "mbanet_small"])
 def test_the_blocks_cover_every_parameter_once(name: str) -> None:
-    encoder = CLIPImageEncoder(name)
+    values = {"experiment": "a", "model": name, "dataset": "11k", "pretrained": "none"}
+    encoder = build_encoder(parse_config(values, "test"))
     held = [
         id(parameter)
         for block in encoder.blocks()

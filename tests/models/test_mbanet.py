@@ -198,15 +198,6 @@ def test_the_last_blocks_train(freeze: str, prefixes: tuple[str, ...]) -> None:
             assert torch.equal(buffer, before[name]) is not name.startswith(prefixes), name
 
 
-def test_the_blocks_cover_every_parameter_once() -> None:
-    encoder = small()
-    held = [id(p) for block in encoder.blocks() for part in block for p in part.parameters()]  # type: ignore[union-attr]
-    assert len(held) == len(set(held))
-    assert set(held) == {id(parameter) for parameter in encoder.parameters()}
-    with pytest.raises(ConfigError, match="the encoder has only 5 blocks"):
-        freeze_encoder(encoder, "all_but_last_6")
-
-
 def test_the_full_size_trains_in_less_than_6_gigabytes() -> None:
     """A step of 4 images of 324 pixels with heads, loss and optimizer, in a process whose memory is its own."""
     done = subprocess.run([sys.executable, MEMORY, "--batch", "4"], capture_output=True, text=True, check=True)

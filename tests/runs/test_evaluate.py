@@ -571,9 +571,9 @@ def test_features_that_are_not_finite_are_refused(manifests: Path, here: Path, s
 def test_a_model_that_is_missing_or_another_is_refused(manifests: Path, here: Path, stage1: TrainingResult) -> None:
     with pytest.raises(HandCLIPError, match=r"not trained yet, saved_models/.* is not there: give `handclip train`"):
         evaluate(tiny_config(manifests))
-    with pytest.raises(CheckpointError, match="holds model: vit_small, but the config says model: rn_small"):
+    with pytest.raises(CheckpointError, match="was trained with model: vit_small, but the config says model: rn_small"):
         evaluate(stage1_config(manifests, stage1, model="rn_small"))
-    with pytest.raises(CheckpointError, match="was trained on 32x32 pixels"):
+    with pytest.raises(CheckpointError, match=r"was trained with input_size: \[32, 32\]"):
         evaluate(stage1_config(manifests, stage1, input_size=64))
 
 
@@ -625,7 +625,7 @@ def test_the_feature_that_is_compared_is_the_config_s_choice(manifests: Path, he
         config = tiny_config(manifests, neck="bnneck", epochs=1, test_feature=choice, eval_dir=choice)
         assert evaluate(config).metrics["settings"]["test_feature"] == choice
     assert not torch.equal(features["after_neck"], features["before_neck"])
-    with pytest.raises(CheckpointError, match="holds neck: bnneck, but the config says neck: none"):
+    with pytest.raises(CheckpointError, match="was trained with neck: bnneck, but the config says neck: none"):
         evaluate(tiny_config(manifests, epochs=1, checkpoint=str(trained.checkpoint), eval_dir="c"))
 
 

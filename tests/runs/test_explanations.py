@@ -63,7 +63,7 @@ def test_a_checkpoint_explains_any_image(stage1: TrainingResult, hands: Path, mo
 
 
 def test_what_cannot_be_read_is_named(stage1: TrainingResult, hands: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"none\.pth: no such checkpoint"):
+    with pytest.raises(CheckpointError, match=r"none\.pth: no such file"):
         explain_checkpoint(tmp_path / "none.pth", [])
     with pytest.raises(DataError, match=r"none\.jpg does not exist"):
         explain_checkpoint(stage1.checkpoint, [next((hands / "Hands").iterdir()), tmp_path / "none.jpg"])
