@@ -5,7 +5,6 @@ two is twice their cosine distance: $||x - y||^2 = 2 (1 - x \\cdot y)$.
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +13,8 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from handclip.metrics.arrays import Floats, Integers
 from handclip.metrics.ranking import require_finite
-
-Floats: TypeAlias = NDArray[np.float64]
-Integers: TypeAlias = NDArray[np.int64]
 
 FEWEST_POINTS = 3
 """Fewer points than this have no arrangement to look at."""

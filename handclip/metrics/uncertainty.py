@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 from statistics import NormalDist
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from handclip.metrics.arrays import Floats
 from handclip.metrics.ranking import require_finite
-
-Floats: TypeAlias = NDArray[np.float64]
 
 REPLICATES = 10_000
 PERMUTATIONS = 20_000

@@ -199,8 +199,8 @@ def test_the_last_blocks_train(freeze: str, prefixes: tuple[str, ...]) -> None:
 
 
 def test_the_full_size_trains_in_less_than_6_gigabytes() -> None:
-    """A step of 4 images of 324 pixels with heads, loss and optimizer, in a process whose memory is its own."""
-    done = subprocess.run([sys.executable, MEMORY, "--batch", "4"], capture_output=True, text=True, check=True)
-    assert "batch 4, 324 px" in done.stdout
+    """A step of 2 images of 324 pixels, half a step of 4, with heads, loss and optimizer, in a process of its own."""
+    done = subprocess.run([sys.executable, MEMORY, "--batch", "2"], capture_output=True, text=True, check=True)
+    assert "batch 2, 324 px" in done.stdout
     peak = float(done.stdout.split("peak memory ")[1].split(" GiB")[0])
-    assert 1 < peak < 6e9 / 2**30
+    assert 1 < peak < 3e9 / 2**30
