@@ -18,7 +18,7 @@ from handclip.datasets.manifest import Manifest
 from handclip.datasets.pixel_cache import PixelCache
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.parallel.processes import on_first
-from handclip.retrieval.feature_table import FeatureTable, embed_images, images_of_draws
+from handclip.retrieval.features import FeatureTable, embed_images, images_of_draws
 from handclip.retrieval.ranking import Rankings, rank_draws
 from handclip.retrieval.summary import summarise
 

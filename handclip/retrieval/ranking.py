@@ -8,7 +8,7 @@ from handclip.datasets.manifest import Draw, Manifest
 from handclip.errors import DataError
 from handclip.metrics import RankingResult, rank_gallery, rerank_gallery
 from handclip.metrics.reranking import require_several_images
-from handclip.retrieval.feature_table import FeatureTable
+from handclip.retrieval.features import FeatureTable
 
 
 class Condition(NamedTuple):

@@ -24,7 +24,7 @@ from handclip.datasets.manifest import ManifestImage
 from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.file_names import ATTRIBUTES, EXPLANATIONS, FEATURES
 from handclip.files import replacing, write_text
-from handclip.retrieval.feature_table import FeatureTable
+from handclip.retrieval.features import FeatureTable
 
 AGAIN = "Evaluate the run again: handclip evaluate CONFIG --overwrite"
 """What to do about a file of an evaluation that is damaged."""

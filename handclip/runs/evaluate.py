@@ -29,7 +29,7 @@ from handclip.parallel.hardware import describe_environment
 from handclip.parallel.launching import launched, on_devices, starts_processes
 from handclip.parallel.processes import current, on_first, own_device
 from handclip.retrieval.evaluation import Retrieval, retrieve
-from handclip.retrieval.feature_table import embed_images, validation_images
+from handclip.retrieval.features import embed_images, validation_images
 from handclip.retrieval.summary import per_query_csv, per_split_csv
 from handclip.runs.artifacts import (
     AGAIN,

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ def explain_hands(
 
 
 def explain_photographs(
-    model: EmbeddingModel, device: torch.device, photographs: Sequence[tuple[str, str, Image.Image]]
+    model: EmbeddingModel, device: torch.device, photographs: Iterable[tuple[str, str, Image.Image]]
 ) -> list[Explanation]:
     """Map where a model looks in photographs.
 
@@ -63,9 +63,8 @@ def explain_photographs(
         HandCLIPError: no method fits the model.
     """
     transform = ImageTransform(model.encoder.preprocessing)
-    explanations = []
-    for start in range(0, len(photographs), _AT_ONCE):
-        batch = photographs[start : start + _AT_ONCE]
+    explanations, pending = [], iter(photographs)
+    while batch := list(itertools.islice(pending, _AT_ONCE)):
         pixels = torch.stack([transform(photograph) for _, _, photograph in batch]).to(device)
         with full_float32():
             found = {name: maps.float().cpu().numpy() for name, maps in attention_maps(model, pixels).items()}
@@ -87,11 +86,8 @@ def explain_checkpoint(checkpoint: Path, images: Sequence[Path]) -> list[Explana
     """
     device = choose_device("auto")
     model = model_from_checkpoint(Checkpoint.load(checkpoint), str(checkpoint)).to(device)
-    explanations = []
-    for start in range(0, len(images), _AT_ONCE):  # photographs from a camera fill the memory if all are read at once
-        batch = images[start : start + _AT_ONCE]
-        explanations += explain_photographs(model, device, [(str(path), "", read_image(path)) for path in batch])
-    return explanations
+    # Photographs from a camera fill the memory if all are read at once.
+    return explain_photographs(model, device, ((str(path), "", read_image(path)) for path in images))
 
 
 def hands_to_explain(manifests: Mapping[str, Manifest], count: int = 4) -> list[tuple[str, int]]:

@@ -11,7 +11,7 @@ from tiny_study import load_manifest, tiny_config
 from handclip.datasets.manifest import ManifestImage
 from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.metrics import rank_gallery
-from handclip.retrieval.feature_table import validation_pairs
+from handclip.retrieval.features import validation_pairs
 from handclip.runs.artifacts import (
     Explanation,
     KeptFeatures,

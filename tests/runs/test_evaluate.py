@@ -37,9 +37,8 @@ from handclip.models.checkpoint import Checkpoint
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.report.tables import evaluation_text
 from handclip.retrieval import evaluation as retrieval_module
-from handclip.retrieval import feature_table
-from handclip.retrieval.feature_table import validation_pairs
-from handclip.retrieval.features import extract_features
+from handclip.retrieval import features as features_module
+from handclip.retrieval.features import extract_features, validation_pairs
 from handclip.retrieval.summary import METRICS
 from handclip.runs import evaluate as evaluation_module
 from handclip.runs import evaluated_model
@@ -394,7 +393,7 @@ def test_d34_features_do_not_depend_on_labels(manifests: Path, here: Path, monke
         seen.append(([image.path for image in images], plain.copy(), [image.label for image in images]))
         return plain, mirrored
 
-    monkeypatch.setattr(feature_table, "extract_features", spy)
+    monkeypatch.setattr(features_module, "extract_features", spy)
     manifest = load_manifest(manifests)
     order = np.random.default_rng(0).permutation(manifest.test)
     images = list(manifest.images)
@@ -940,7 +939,7 @@ def test_queries_and_ties_are_counted_beside_every_rate(
         plain, mirrored = extract_features(*arguments, **options)
         return np.ones_like(plain), mirrored
 
-    monkeypatch.setattr(feature_table, "extract_features", all_alike)
+    monkeypatch.setattr(features_module, "extract_features", all_alike)
     result = evaluate(baseline_config(manifests, flip_settings=["none"], explained_images=0))
     rows = read_table(result.folder / "per_split.csv")
     for entry in result.metrics["results"]:
