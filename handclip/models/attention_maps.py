@@ -50,14 +50,15 @@ def attention_maps(model: EmbeddingModel, images: Tensor) -> dict[str, Tensor]:
     """
     encoder = model.encoder
     with evaluating(model), torch.autocast(images.device.type, enabled=False):
-        if _follows_class_token(encoder):
-            tower: Any = encoder.tower
+        tower: Any = getattr(encoder, "tower", None)
+        if isinstance(tower, VisionTransformer) and tower.attn_pool is None and tower.pool_type == "tok":
             found = rollout(attention_weights(model, images))[:, 0, 1:]
             return {ROLLOUT: _scaled(found.reshape(-1, *tower.grid_size))}
         maps = {GRAD_CAM: _scaled(_grad_cam(model, images))}
         if isinstance(encoder, MBANetEncoder):
-            gamma = spatial_gammas(encoder)["sam_att4"]
-            maps[f"{SPATIAL_ATTENTION} (gamma {gamma:.3f})"] = _scaled(_spatial_attention(model, images))
+            maps[f"{SPATIAL_ATTENTION} (gamma {encoder.sam_att4.gamma.item():.3f})"] = _scaled(
+                _spatial_attention(model, images)
+            )
         return maps
 
 
@@ -118,16 +119,6 @@ def grad_cam(feature_map: Tensor, gradient: Tensor) -> Tensor:
         (B, h, w).
     """
     return (gradient.mean(dim=(2, 3), keepdim=True) * feature_map).sum(dim=1).relu()
-
-
-def spatial_gammas(encoder: MBANetEncoder) -> dict[str, float]:
-    """Return the gamma of each spatial attention module: how much of what it finds is added to its input."""
-    return {"sam_att3": encoder.sam_att3.gamma.item(), "sam_att4": encoder.sam_att4.gamma.item()}
-
-
-def _follows_class_token(encoder: nn.Module) -> bool:
-    tower = getattr(encoder, "tower", None)
-    return isinstance(tower, VisionTransformer) and tower.attn_pool is None and tower.pool_type == "tok"
 
 
 def _grad_cam(model: EmbeddingModel, images: Tensor) -> Tensor:

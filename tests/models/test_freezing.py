@@ -4,6 +4,7 @@ from torch import nn
 
 from handclip.config.loading import parse_config
 from handclip.errors import ConfigError
+from handclip.models.builder import build_model
 from handclip.models.clip_encoder import CLIPImageEncoder
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.models.freezing import freeze_encoder
@@ -93,3 +94,19 @@ def test_d23_frozen_batch_norm_stays_in_eval(freeze: str, frozen: int) -> None:
     assert model.necks["projected"].training
     model.eval()
     assert not any(module.training for module in model.modules())
+
+
+def test_d23_a_new_model_holds_its_frozen_batch_norm_still() -> None:
+    """A trainer keeps the mode it is given, so that the model must come in the right one."""
+    values = {"experiment": "a", "model": "rn_small", "dataset": "11k", "pretrained": "none", "input_size": 64}
+    model = build_model(parse_config({**values, "freeze": "all_but_last_1"}, "test"))
+    frozen = {
+        name: module
+        for name, module in model.encoder.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad
+    }
+    before = {name: module.running_mean.clone() for name, module in frozen.items()}
+    model(torch.randn(4, 3, 64, 64))
+    assert frozen and model.training
+    assert all(torch.equal(module.running_mean, before[name]) for name, module in frozen.items())
+    assert model.encoder.tower.layer4.training  # type: ignore[union-attr]

@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from handclip.config.loading import parse_config
 from handclip.errors import ConfigError
@@ -67,3 +68,12 @@ def test_d55_a_key_that_a_model_does_not_read_is_an_error(values: dict[str, Any]
     with pytest.raises(ConfigError) as caught:
         build(**values)
     assert message in str(caught.value)
+
+
+def test_the_seed_decides_random_weights() -> None:
+    models = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        models.append(build(model="vit_small"))
+    states = [torch.cat([p.detach().flatten() for p in model.parameters()]) for model in models]
+    assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
