@@ -54,11 +54,11 @@ def test_an_unknown_name_is_compared_with_all(name: str, meant: str | None) -> N
     [
         (
             {"model": "resnet_small", "quick_gelu": True},
-            "quick_gelu: has no effect on resnet_small; only CLIP's models",
+            "quick_gelu: has no effect on resnet_small; only CLIP's",
         ),
         (
             {"model": "mbanet_small", "embedding": "both"},
-            "embedding: has no effect on mbanet_small; only CLIP's models",
+            "embedding: has no effect on mbanet_small; only CLIP's",
         ),
         ({"model": "vit_small", "relative_position": "intended"}, "relative_position: has no effect on vit_small"),
         ({"model": "resnet_small", "relative_position": "intended"}, "only MBA-Nets read it"),

@@ -33,18 +33,9 @@ def of_stage1(manifests: Path, checkpoint: Path, **changes: Any) -> ExperimentCo
         ({"input_size": 64}, r"was trained with input_size: \[32, 32\], but the config says input_size: 64"),
         ({"quick_gelu": True}, "was trained with quick_gelu: false, but the config says quick_gelu: true"),
         ({"embedding": "both"}, "was trained with embedding: projected, but the config says embedding: both"),
-        (
-            {"input_mean": [0.5, 0.5, 0.5]},
-            r"was trained with input_mean: \[0\.48145466, .*config says input_mean",
-        ),
-        (
-            {"input_std": [0.5, 0.5, 0.5]},
-            r"was trained with input_std: \[0\.26862954, .*config says input_std",
-        ),
-        (
-            {"interpolation": "bilinear"},
-            "was trained with interpolation: bicubic, but the config says interpol",
-        ),
+        ({"input_mean": [0.5, 0.5, 0.5]}, r"was trained with input_mean: \[0\.48145466, .*config says input_mean"),
+        ({"input_std": [0.5, 0.5, 0.5]}, r"was trained with input_std: \[0\.26862954, .*config says input_std"),
+        ({"interpolation": "bilinear"}, "was trained with interpolation: bicubic, but the config says interpol"),
         ({"resize_mode": "longest"}, "was trained with resize_mode: squash, but the config says resize_mode: longest"),
         ({"neck": "bnneck"}, "was trained with neck: none, but the config says neck: bnneck"),
     ],
