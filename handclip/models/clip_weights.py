@@ -27,6 +27,7 @@ from handclip.models.weights import (
     fetch,
     in_float32,
     not_found,
+    on_the_hub,
     one_model,
     read_state_dict,
     weights_file,
@@ -148,11 +149,6 @@ def visual_part(state_dict: Mapping[str, Tensor], source: str) -> dict[str, Tens
 
 def _fetch(model: str, tag: str, entry: Mapping[str, Any]) -> Path:
     repository, _, file = (entry.get("hf_hub") or "").rpartition("/")
-    return fetch(
-        lambda: open_clip.download_pretrained(dict(entry)),
-        model=model,
-        tag=tag,
-        hub_file=(repository, file or "open_clip_model.safetensors") if repository else None,
-        url=entry.get("url"),
-        also_needed=f"pretrained_tag: {tag}",
-    )
+    on_hub = on_the_hub(repository, file or "open_clip_model.safetensors") if repository else None
+    places = [on_hub, entry.get("url")]
+    return fetch(lambda: open_clip.download_pretrained(dict(entry)), model, tag, places, f"pretrained_tag: {tag}")

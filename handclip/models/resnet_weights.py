@@ -19,6 +19,7 @@ from handclip.models.weights import (
     fetch,
     in_float32,
     not_found,
+    on_the_hub,
     one_model,
     read_state_dict,
     weights_file,
@@ -56,13 +57,8 @@ def load_resnet_weights(
     if pretrained in tags:
         entry: Any = timm.get_pretrained_cfg(f"{_backbone(model)}.{pretrained}")
         repository = str(entry.hf_hub_id)
-        path = fetch(
-            lambda: hf_hub_download(repository, _HUB_FILE),
-            model=model,
-            tag=pretrained,
-            hub_file=(repository, _HUB_FILE),
-            url=entry.url or None,
-        )
+        places = [on_the_hub(repository, _HUB_FILE), entry.url]
+        path = fetch(lambda: hf_hub_download(repository, _HUB_FILE), model, pretrained, places)
         source, known = f"timm {pretrained}", {"mean": entry.mean, "std": entry.std}
     else:
         not_clips = " CLIP's weights do not fit it; tv2_in1k are torchvision's of ImageNet."

@@ -186,13 +186,7 @@ def in_float32(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fetch(
-    download: Callable[[], str],
-    *,
-    model: str,
-    tag: str,
-    hub_file: tuple[str, str] | None,
-    url: str | None,
-    also_needed: str | None = None,
+    download: Callable[[], str], model: str, tag: str, places: Sequence[str | None], also_needed: str = ""
 ) -> Path:
     """Return the file of a tag from the local cache or the hub.
 
@@ -200,8 +194,7 @@ def fetch(
         download: fetches it and returns its path.
         model: name of the model, for the error.
         tag: name of the weights, for the error.
-        hub_file: (repository, file) on the hub, for the error.
-        url: where else the weights are published, for the error.
+        places: where they are published, for the error; see `on_the_hub`.
         also_needed: a line that the config needs where it names the file in place of the tag.
 
     Raises:
@@ -211,14 +204,17 @@ def fetch(
         with _giving_up_at_once():
             return Path(download())
     except Exception as error:  # every transport of the hub's client has errors of its own
-        places = [f"{hub_file[1]} of https://huggingface.co/{hub_file[0]}"] if hub_file else []
-        places += [url] if url else []
         raise CheckpointError(
             f"the weights '{tag}' of {model} are not cached here and could not be fetched ({type(error).__name__}).\n"
-            f"Fetch {', or '.join(places)} on a machine with a network, copy the file here, and name it in the "
-            "config:\n"
+            f"Fetch {', or '.join(filter(None, places))} on a machine with a network, copy the file here, and name it "
+            "in the config:\n"
             f"  pretrained: path/to/the/file" + (f"\n  {also_needed}" if also_needed else "")
         ) from error
+
+
+def on_the_hub(repository: str, file: str) -> str:
+    """Say where a file lies on the hub."""
+    return f"{file} of https://huggingface.co/{repository}"
 
 
 @contextmanager
