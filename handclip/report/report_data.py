@@ -24,7 +24,7 @@ from handclip.file_names import CONFIG, ENVIRONMENT, HISTORY, PER_QUERY, RESULT
 from handclip.files import opened_text, read_json_object
 from handclip.report.matrix import Block, Matrix, RunRow
 from handclip.report.runs import EvaluatedRun
-from handclip.retrieval.feature_table import validation_pairs
+from handclip.retrieval.features import validation_pairs
 from handclip.runs.artifacts import (
     AGAIN,
     Explanation,

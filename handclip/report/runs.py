@@ -314,7 +314,7 @@ def _require_undamaged(folder: Path) -> tuple[str, ...]:
     needed = (METRICS_FILE, PER_QUERY, COST)
     if found := faults(folder, needed, all_listed=True):
         raise DamagedFileError(f"{found[0]}. {AGAIN}")
-    others = [name for name in read_checksums(folder) or {} if name not in needed and not name.endswith(".npz")]
+    others = [name for name in read_checksums(folder) or {} if name not in needed and not name.endswith(".safetensors")]
     damaged = tuple(f"{fault}. {AGAIN}" for fault in faults(folder, others))
     for fault in damaged:
         logger.warning(fault)

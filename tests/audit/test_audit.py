@@ -20,7 +20,7 @@ from handclip.errors import HandCLIPError, Interrupted
 from handclip.file_names import CHECKSUMS
 from handclip.locks import holding
 from handclip.models.checkpoint import Checkpoint
-from handclip.runs import evaluate as evaluation_module
+from handclip.retrieval import evaluation as retrieval_module
 from handclip.runs.artifacts import KeptFeatures, read_features, write_features
 from handclip.runs.evaluate import evaluate
 
@@ -33,7 +33,7 @@ def test_untouched_runs_match_in_everything(original: Path) -> None:
         assert {finding.outcome for finding in one.findings} <= {Outcome.MATCHES, Outcome.NOTE}, one
     evaluation = next(one for one in audits if one.kind == "evaluation")
     what = {finding.what for finding in evaluation.findings}
-    assert {"metrics.json: gallery, flip none", "metrics.json: gallery_all, flip none", "features.npz"} <= what
+    assert {"metrics.json: gallery, flip none", "metrics.json: gallery_all, flip none", "features.safetensors"} <= what
     assert {"per_query.csv", "config.yml", "images of manifest_dorsal_r.json", "metrics.json: weights_sha256"} <= what
 
 
@@ -50,7 +50,7 @@ def test_a_study_that_has_moved_is_verified_where_it_is(copy: Copy, original: Pa
         "metrics.json",
         "per_query.csv",
         "per_split.csv",
-        "features.npz",
+        "features.safetensors",
         "cost.json",
         "config.yml",
         "manifest_dorsal_r.json",
@@ -107,10 +107,10 @@ def test_a_file_that_is_taken_off_the_list_is_named(kind: str, copy: Copy) -> No
 
 
 def test_numbers_that_cannot_be_recomputed_are_counted(copy: Copy) -> None:
-    features = copy.evaluation / "features.npz"
+    features = copy.evaluation / "features.safetensors"
     features.write_bytes(features.read_bytes()[:-99])
     result = audited(copy.evaluation)
-    assert {"features.npz", "numbers"} <= faults(result).keys()
+    assert {"features.safetensors", "numbers"} <= faults(result).keys()
     unchecked = {one.what for one in result.findings if one.outcome == Outcome.NOT_CHECKED}
     assert {f"{name}: numbers" for name in ("metrics.json", "per_split.csv", "per_query.csv")} <= unchecked
 
@@ -119,7 +119,7 @@ def test_numbers_are_recomputed_from_features_that_are_not_those_of_the_list(cop
     kept = read_features(copy.evaluation)
     others = {flip: rows[::-1].copy() for flip, rows in kept.by_flip.items()}
     write_features(copy.evaluation, KeptFeatures(kept.sha256, others))
-    assert {"features.npz", "metrics.json: gallery, flip none"} <= faults(audited(copy.evaluation)).keys()
+    assert {"features.safetensors", "metrics.json: gallery, flip none"} <= faults(audited(copy.evaluation)).keys()
 
 
 def test_an_edited_query_is_found_though_all_checksums_were_made_anew(copy: Copy) -> None:
@@ -310,7 +310,7 @@ def test_an_interrupted_replacement_leaves_an_evaluation_that_holds(
         raise Interrupted(signal.SIGINT)
 
     folder = evaluate(baseline_config(manifests, **SMALL)).folder
-    monkeypatch.setattr(evaluation_module, "embed_images", interrupted)
+    monkeypatch.setattr(retrieval_module, "embed_images", interrupted)
     with pytest.raises(Interrupted):
         evaluate(baseline_config(manifests, **SMALL, eval_batch_size=1), overwrite=True)
     result = audited(folder)
@@ -324,7 +324,7 @@ def test_an_evaluation_that_was_cut_short_has_written_nothing_to_differ_from(
     def interrupted(*_: Any) -> None:
         raise Interrupted(signal.SIGINT)
 
-    monkeypatch.setattr(evaluation_module, "embed_images", interrupted)
+    monkeypatch.setattr(retrieval_module, "embed_images", interrupted)
     with pytest.raises(Interrupted):
         evaluate(baseline_config(manifests, **SMALL))
     result = audited(next(here.glob("eval_logs/*")))

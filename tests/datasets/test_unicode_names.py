@@ -231,7 +231,7 @@ def test_everything_that_opens_photographs_finds_them(here: Path, caplog: pytest
     rename(root, "NFD")
     after = evaluate(baseline_config(here / "manifests", **data, eval_dir="after"))
     assert after.metrics["results"] == before.metrics["results"]
-    for name in ("features.npz", "explanations.npz", "per_query.csv"):
+    for name in ("features.safetensors", "explanations.safetensors", "per_query.csv"):
         assert (after.folder / name).read_bytes() == (before.folder / name).read_bytes()
     for form in ("NFD", "NFC"):
         rename(root, form)

@@ -153,7 +153,7 @@ def test_two_processes_measure_exactly_what_one_measures(
     assert metrics_without_time(folders[0] / "metrics.json") == metrics_without_time(folders[1] / "metrics.json")
     names = sorted(path.name for path in folders[0].iterdir())
     assert names == sorted(path.name for path in folders[1].iterdir())
-    for name in ("per_query.csv", "per_split.csv", "features.npz"):
+    for name in ("per_query.csv", "per_split.csv", "features.safetensors"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 

@@ -69,8 +69,8 @@ def test_an_old_evaluation_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(HandCLIPError, match=r"old/manifest_dorsal_r\.json.*Evaluate the run again"):
         project_runs([tmp_path / "old"], tmp_path / "out")
     write_records(tmp_path / "old")
-    (tmp_path / "old" / "features.npz").unlink()
-    with pytest.raises(HandCLIPError, match=r"old/features\.npz.*Evaluate the run again"):
+    (tmp_path / "old" / "features.safetensors").unlink()
+    with pytest.raises(HandCLIPError, match=r"old/features\.safetensors.*Evaluate the run again"):
         project_runs([tmp_path / "old"], tmp_path / "out")
 
 

@@ -188,10 +188,10 @@ def test_featured_runs_without_validation_images_have_no_reliability_diagram(tmp
 
 
 def test_runs_without_scores_are_named_with_the_reason(tmp_path: Path):
-    gone = made_run(2, test=[], missing={"features": "features.npz: no such file"})
+    gone = made_run(2, test=[], missing={"features": "features.safetensors: no such file"})
     section = section_of(tmp_path, made_run(1, people=10), gone)
     (note,) = [note for note in of_kind(section, Note) if "Without error rates" in note.text]
-    assert "2. stage 1 vit_small ce. Of the first of them: features.npz: no such file." in note.text
+    assert "2. stage 1 vit_small ce. Of the first of them: features.safetensors: no such file." in note.text
     only = section_of(tmp_path / "only", gone)
     assert [type(block) for block in only.blocks] == [Note]
 

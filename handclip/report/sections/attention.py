@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from handclip.file_names import CONFIG, EXPLANATIONS
-from handclip.models.explanation import GRAD_CAM, ROLLOUT, SPATIAL_ATTENTION
+from handclip.models.attention_maps import GRAD_CAM, ROLLOUT, SPATIAL_ATTENTION
 from handclip.plurals import counted
 from handclip.report.figures.attention import HALF, Maps, attention_figure
 from handclip.report.matrix import merit
