@@ -13,11 +13,11 @@ from handclip.report.manifests import differing_manifests, require_one_manifest
 from handclip.report.matrix import (
     METRICS,
     TESTED,
-    Block,
     Cost,
     Difference,
     Machine,
     Matrix,
+    MatrixBlock,
     Protocol,
     RunRow,
     Score,
@@ -184,7 +184,7 @@ def _block_order(protocol: Protocol) -> tuple[object, ...]:
     )
 
 
-def _block(protocol: Protocol, measured: Sequence[_Measured]) -> Block:
+def _block(protocol: Protocol, measured: Sequence[_Measured]) -> MatrixBlock:
     measured = sorted(measured, key=lambda one: one.order)
     _check_paired(protocol, measured)
     tables = [person_sums(one.outcomes) for one in measured]
@@ -238,7 +238,9 @@ def _block(protocol: Protocol, measured: Sequence[_Measured]) -> Block:
         ]
     queries = measured[0].entry.queries
     published = _published_beside(protocol, queries)
-    return Block(protocol, len(tables[0].counts), queries, rows, published, differences, _matched(protocol, tables[0]))
+    return MatrixBlock(
+        protocol, len(tables[0].counts), queries, rows, published, differences, _matched(protocol, tables[0])
+    )
 
 
 def _matched(protocol: Protocol, table: PersonSums) -> tuple[int, ...]:
@@ -336,11 +338,11 @@ def _published_protocol(result: PublishedResult) -> Protocol:
     )
 
 
-def _published_blocks() -> list[Block]:
+def _published_blocks() -> list[MatrixBlock]:
     groups: dict[Protocol, list[PublishedResult]] = {}
     for result in published_results():
         groups.setdefault(_published_protocol(result), []).append(result)
     return [
-        Block(protocol, 0, groups[protocol][0].queries, [], groups[protocol], [])
+        MatrixBlock(protocol, 0, groups[protocol][0].queries, [], groups[protocol], [])
         for protocol in sorted(groups, key=_block_order)
     ]

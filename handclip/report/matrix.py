@@ -6,8 +6,8 @@ from typing import Any
 
 from handclip.config.naming import losses_text
 from handclip.plurals import counted
+from handclip.report.evaluation_log import METRIC_TITLES
 from handclip.report.published import PublishedResult
-from handclip.report.tables import METRIC_TITLES
 
 METRICS = tuple(METRIC_TITLES)
 TESTED = ("rank1", "map")
@@ -207,7 +207,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Block:
+class MatrixBlock:
     """Runs measured in the same way, and published results that may stand below them.
 
     Args:
@@ -268,17 +268,17 @@ class Matrix:
         unread: a sentence for each folder that may not be read, and so is not compared.
     """
 
-    blocks: Sequence[Block]
+    blocks: Sequence[MatrixBlock]
     unread: Sequence[str] = ()
 
-    def main_blocks(self) -> dict[int, Block]:
+    def main_blocks(self) -> dict[int, MatrixBlock]:
         """Return the blocks that are shown if not asked for more, by their number from 1.
 
         Left out are the flip setting `none` where there is `sum`, and single aspects of runs evaluated on several.
         """
         protocols = {block.protocol for block in self.blocks}
 
-        def is_main(block: Block) -> bool:
+        def is_main(block: MatrixBlock) -> bool:
             if not block.rows:
                 return True  # published results, which were asked for
             with_sum = replace(block.protocol, flip="sum")
@@ -292,7 +292,7 @@ class Matrix:
         return {"blocks": [_block_dict(block) for block in self.blocks]}
 
 
-def _block_dict(block: Block) -> dict[str, Any]:
+def _block_dict(block: MatrixBlock) -> dict[str, Any]:
     return {
         "label": block.protocol.label,
         "protocol": asdict(block.protocol),

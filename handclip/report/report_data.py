@@ -22,7 +22,7 @@ from handclip.datasets.manifest import Manifest, ManifestImage
 from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.file_names import CONFIG, ENVIRONMENT, HISTORY, PER_QUERY, RESULT
 from handclip.files import opened_text, read_json_object
-from handclip.report.matrix import Block, Matrix, RunRow
+from handclip.report.matrix import Matrix, MatrixBlock, RunRow
 from handclip.report.runs import EvaluatedRun
 from handclip.retrieval.feature_table import validation_pairs
 from handclip.runs.artifacts import (
@@ -293,7 +293,7 @@ class ReportData:
     """
 
     matrix: Matrix
-    block: Block
+    block: MatrixBlock
     runs: Sequence[ReportRun]
     shown: Sequence[ReportRun]
     featured: Sequence[ReportRun]

@@ -10,12 +10,12 @@ from made_runs import ALL_ASPECTS, MANIFEST, METRICS, change_json, write_run
 
 from handclip.errors import HandCLIPError
 from handclip.report.comparison import compare_runs, write_matrix
-from handclip.report.matrix import Block, Matrix
+from handclip.report.matrix import Matrix, MatrixBlock
 
 TRAINED_ON = {"dataset": "11k", "aspect": "palmar_l", "manifest_sha256": "f" * 64}
 
 
-def block(matrix: Matrix, protocol: str = "gallery", flip: str = "sum", aspect: str = "dorsal_r") -> Block:
+def block(matrix: Matrix, protocol: str = "gallery", flip: str = "sum", aspect: str = "dorsal_r") -> MatrixBlock:
     wanted = (aspect, protocol, flip)
     [found] = [
         one

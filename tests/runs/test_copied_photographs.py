@@ -22,8 +22,8 @@ from handclip.errors import DataError
 from handclip.files import cache_folder
 from handclip.models.checkpoint import Checkpoint
 from handclip.report.comparison import compare_runs
+from handclip.report.evaluation_log import evaluation_text
 from handclip.report.matrix_text import legend
-from handclip.report.tables import evaluation_text
 from handclip.runs import train as training
 from handclip.runs.data import warn_of_known_names
 from handclip.runs.evaluate import evaluate

@@ -35,7 +35,7 @@ from handclip.locks import holding
 from handclip.models.builder import model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint
 from handclip.models.embedding_model import EmbeddingModel
-from handclip.report.tables import evaluation_text
+from handclip.report.evaluation_log import evaluation_text
 from handclip.retrieval import feature_table
 from handclip.retrieval.features import extract_features
 from handclip.retrieval.summary import METRICS

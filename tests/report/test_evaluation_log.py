@@ -1,6 +1,6 @@
 from typing import Any
 
-from handclip.report.tables import evaluation_text
+from handclip.report.evaluation_log import evaluation_text
 
 MEANS = {"rank1": 0.5, "rank5": 0.75, "rank10": 1.0, "map": 0.61234, "map_trapezoid": 0.55617}
 STDS = {"rank1": 0.0125, "rank5": 0.02, "rank10": 0.0, "map": 0.03141, "map_trapezoid": 0.0271}
