@@ -198,7 +198,7 @@ def _cost_table(rows: Sequence[RunRow]) -> Table:
 
 def _run_texts(rows: Sequence[RunRow], differing: Sequence[str]) -> list[str]:
     """Return what rows are called that differ by this, with the columns that tell them apart now."""
-    named = [replace(row, differs_by=text) for row, text in zip(rows, differing, strict=True)]
+    named = [row.model_copy(update={"differs_by": text}) for row, text in zip(rows, differing, strict=True)]
     extra = distinguishing_columns(named)
     return [_run_text(run_record(row), extra) for row in named]
 

@@ -20,10 +20,6 @@ from handclip.errors import HandCLIPError, Interrupted
 from handclip.file_names import CHECKSUMS
 from handclip.locks import holding
 from handclip.models.checkpoint import Checkpoint
-from handclip.report.report_writer import ReportWriter
-from handclip.report.runs import read_run
-from handclip.report.sections.retrieval import retrieval_section
-from handclip.report.selection import gather
 from handclip.runs import evaluate as evaluation_module
 from handclip.runs.artifacts import KeptFeatures, read_features, write_features
 from handclip.runs.evaluate import evaluate
@@ -149,7 +145,6 @@ def test_names_are_verified_too_and_older_evaluations_have_none(copy: Copy) -> N
     path.write_text(csv_text([[*row[:name], *row[name + 1 :]] for row in (header, *rows)]), newline="")
     copy.seal(copy.evaluation)
     assert audited(copy.evaluation).holds
-    assert retrieval_section(gather([read_run(copy.evaluation)]), ReportWriter(copy.study / "report")).blocks
 
 
 def test_features_of_another_run_are_found_by_the_numbers(copy: Copy) -> None:

@@ -1,5 +1,6 @@
 """What a comparison and a report are made from is checked before a number is taken from it, and damage is named."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -192,7 +193,8 @@ def test_damaged_records_of_training_are_named(tmp_path: Path, name: str, caplog
     for record in ("result.json", "environment.json"):
         (training / record).write_text('{"best_epoch": 2}')
     seal(training)
-    change_json(run / "cost.json", training={"file": str(training / "result.json")})
+    cost = json.loads((run / "cost.json").read_text())["training"]
+    change_json(run / "cost.json", training={**cost, "file": str(training / "result.json")})
     damage(training / name, "bit-flipped")
     shown = gather([read_run(run)]).best
     kinds = {"metrics.csv": "history", "result.json": "training_result", "environment.json": "training_environment"}
@@ -201,7 +203,7 @@ def test_damaged_records_of_training_are_named(tmp_path: Path, name: str, caplog
     assert f"{training / name}: is damaged" in caplog.text
 
 
-def test_evaluations_of_older_versions_are_read_with_one_warning(
+def test_evaluations_without_checksums_are_read_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("a", "b", "c"):

@@ -54,7 +54,7 @@ def test_every_row_says_how_it_was_measured_and_by_whom() -> None:
         assert result.source
         assert result.flip in ("none", "sum")
         for field in fields(result):
-            if field.name not in ("rank1", "rank5", "rank10", "average_precision", "trained_on", "note"):
+            if field.name not in ("rank1", "rank5", "rank10", "average_precision", "trained_on", "note", "converted"):
                 assert getattr(result, field.name), (result.method, field.name)
 
 
