@@ -14,7 +14,6 @@ from handclip.report.manifests import differing_manifests, require_one_manifest
 from handclip.report.matrix import (
     METRICS,
     TESTED,
-    Cost,
     Difference,
     Matrix,
     MatrixBlock,
@@ -195,7 +194,7 @@ def _row(number: int, result: RunResult, intervals: Intervals) -> RunRow:
         **result.run.metrics.facts(),
         number=number,
         scores=dict(zip(METRICS, scores, strict=True)),
-        cost=Cost.of(result.run.cost),
+        cost=result.run.cost,
         part_of_average=result.part_of_average,
         tied_queries=entry.tied_queries,
         copied_queries=entry.copied_queries,

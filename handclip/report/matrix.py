@@ -8,7 +8,7 @@ from handclip.config.naming import losses_text
 from handclip.plurals import counted
 from handclip.report.evaluation_log import METRIC_TITLES
 from handclip.report.published import PublishedResult
-from handclip.report.runs import CostFile, Machine, RunFacts, TrainedOn
+from handclip.report.runs import Cost, RunFacts, TrainedOn
 
 METRICS = tuple(METRIC_TITLES)
 TESTED = ("rank1", "map")
@@ -78,44 +78,6 @@ class Score:
     std: float | None
     low: float
     high: float
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What training and evaluating took, as `cost.json` says; None where it does not.
-
-    Seconds, memory and precision are those of training, on `training_machine`; images are embedded on
-    `evaluation_machine`.
-    """
-
-    training_seconds: float | None
-    training_images_per_second: float | None
-    peak_memory_mib: float | None
-    peak_gpu_memory_mib: float | None
-    precision: str | None
-    training_machine: Machine | None
-    embedding_images_per_second: float | None
-    evaluation_machine: Machine
-
-    @classmethod
-    def of(cls, file: CostFile) -> "Cost":
-        """Take what `cost.json` says."""
-        evaluation, training = file.evaluation, dict(file.training or {})
-        return cls(
-            training_seconds=training.get("seconds"),
-            training_images_per_second=training.get("images_per_second"),
-            peak_memory_mib=training.get("peak_memory_mib"),
-            peak_gpu_memory_mib=training.get("peak_gpu_memory_mib"),
-            precision=training.get("precision"),
-            training_machine=file.training.machine if file.training is not None else None,
-            embedding_images_per_second=evaluation.images_per_second,
-            evaluation_machine=evaluation.machine,
-        )
-
-    @property
-    def hardware(self) -> str:
-        """The machine of training; of a baseline, which trains nothing, that of evaluating."""
-        return str(self.training_machine or self.evaluation_machine)
 
 
 class RunRow(RunFacts, frozen=True):

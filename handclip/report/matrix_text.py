@@ -67,7 +67,7 @@ def run_record(row: RunRow) -> dict[str, Any]:
         "feature_dim": row.feature_dim,
         "parameters": row.parameters,
         "gflops_per_image": row.gflops_per_image,
-        **{name.replace("machine", "hardware"): value for name, value in vars(row.cost).items()},
+        **{name.replace("machine", "hardware"): getattr(row.cost, name) for name in row.cost.model_dump()},
         **{f"{name}_file": row.files.get(name) for name in ("metrics", "per_query", "cost", "training")},
         "note": None,
     }

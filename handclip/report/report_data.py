@@ -149,10 +149,9 @@ class ReportRun:
     @cached_property
     def training_folder(self) -> Path | None:
         """Where training wrote its records; None for a baseline, and where they are gone."""
-        cost = self.evaluated.cost
-        if cost is None or cost.training is None or cost.training.file is None:
+        if self.evaluated.cost.training_file is None:
             return None
-        recorded = Path(cost.training.file)
+        recorded = Path(self.evaluated.cost.training_file)
         # A study that was moved has them beside its evaluations.
         beside = self.folder.parent.parent / Path(*recorded.parts[-3:])
         return next((path.parent for path in (recorded, beside) if path.is_file()), None)

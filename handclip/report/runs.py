@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError, field_validator
+from pydantic import AliasPath, BaseModel, Field, FiniteFloat, ValidationError, field_validator
 
 from handclip.checksums import faults, read_checksums
 from handclip.csv_files import csv_rows
@@ -140,8 +140,7 @@ class MetricsFile(RunFacts, frozen=True):
         return {name: getattr(self, name) for name in RunFacts.model_fields}
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(BaseModel, frozen=True):
     """Where something ran."""
 
     device: str
@@ -153,35 +152,32 @@ class Machine:
         return ", ".join(part for part in (self.device, self.processor, cores) if part)
 
 
-class EvaluationCost(BaseModel):
-    """`evaluation` of `cost.json`."""
+def _training(name: str) -> Any:
+    """A key of `training` in `cost.json`, which is null for a baseline, and where the records of training are gone."""
+    return Field(None, validation_alias=AliasPath("training", name))
 
-    images_per_second: FiniteFloat | None
-    device: str
-    processor: str | None
-    cores: int | None
+
+class Cost(BaseModel, frozen=True):
+    """What training and evaluating took, as `cost.json` says; None where it does not.
+
+    Seconds, memory and precision are those of training, on `training_machine`; images are embedded on
+    `evaluation_machine`. `training_file` is where training has recorded its own.
+    """
+
+    training_seconds: FiniteFloat | None = _training("seconds")
+    training_images_per_second: FiniteFloat | None = _training("images_per_second")
+    peak_memory_mib: FiniteFloat | None = _training("peak_memory_mib")
+    peak_gpu_memory_mib: FiniteFloat | None = _training("peak_gpu_memory_mib")
+    precision: str | None = _training("precision")
+    training_machine: Machine | None = Field(validation_alias="training")
+    embedding_images_per_second: FiniteFloat = Field(validation_alias=AliasPath("evaluation", "images_per_second"))
+    evaluation_machine: Machine = Field(validation_alias="evaluation")
+    training_file: str | None = Field(None, validation_alias=AliasPath("training", "file"), exclude=True)
 
     @property
-    def machine(self) -> Machine:
-        """Where it ran."""
-        return Machine(self.device, self.processor, self.cores)
-
-
-class TrainingCost(EvaluationCost):
-    """`training` of `cost.json`."""
-
-    file: str
-    seconds: FiniteFloat | None
-    peak_memory_mib: FiniteFloat | None
-    peak_gpu_memory_mib: FiniteFloat | None
-    precision: str | None
-
-
-class CostFile(BaseModel):
-    """What a comparison shows of `cost.json`; no training for a baseline, and where its records are gone."""
-
-    evaluation: EvaluationCost
-    training: TrainingCost | None
+    def hardware(self) -> str:
+        """The machine of training; of a baseline, which trains nothing, that of evaluating."""
+        return str(self.training_machine or self.evaluation_machine)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,14 +202,14 @@ class EvaluatedRun:
 
     folder: Path
     metrics: MetricsFile
-    cost: CostFile
+    cost: Cost
     outcomes: Mapping[tuple[str, Setting], Outcomes]
     damaged: tuple[str, ...] = ()
 
     def files(self) -> dict[str, str]:
         """Return where the numbers come from."""
         files = {"metrics": METRICS_FILE, "per_query": PER_QUERY, "cost": COST}
-        training = {"training": self.cost.training.file} if self.cost.training is not None else {}
+        training = {"training": self.cost.training_file} if self.cost.training_file is not None else {}
         return {name: str(self.folder / file) for name, file in files.items()} | training
 
     def aspects(self) -> tuple[str, ...]:
@@ -384,7 +380,7 @@ def read_run(folder: Path) -> EvaluatedRun:
         DamagedFileError: a file is not what `SHA256SUMS` beside it says.
     """
     damaged = _require_undamaged(folder)
-    metrics, cost = _parse(MetricsFile, folder / METRICS_FILE), _parse(CostFile, folder / COST)
+    metrics, cost = _parse(MetricsFile, folder / METRICS_FILE), _parse(Cost, folder / COST)
     run = EvaluatedRun(folder, metrics, cost, _read_outcomes(folder / PER_QUERY), damaged)
     for result in run.results():
         _check_adds_up(result)
