@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from handclip.config.experiment import ExperimentConfig
+from handclip.config.experiment import INPUT_KEYS, ExperimentConfig
 from handclip.datasets.transforms import Preprocessing
 from handclip.errors import ConfigError, did_you_mean
 from handclip.models.checkpoint import Checkpoint

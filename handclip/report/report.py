@@ -16,7 +16,7 @@ from handclip.files import read_json, require_writable, write_json
 from handclip.locks import holding
 from handclip.report.html import write_page
 from handclip.report.manifests import require_one_manifest
-from handclip.report.matrix import Block, Matrix
+from handclip.report.matrix import Matrix, MatrixBlock
 from handclip.report.report_data import ReportData
 from handclip.report.report_writer import Note, ReportWriter, Section
 from handclip.report.runs import EvaluatedRun, read_runs
@@ -200,7 +200,7 @@ def _lead(data: ReportData) -> list[str]:
     return lead
 
 
-def _place(block: Block) -> str:
+def _place(block: MatrixBlock) -> str:
     return f"{block.protocol.dataset} {block.protocol.aspect}"
 
 

@@ -7,7 +7,7 @@ import pytest
 from made_runs import write_run
 from test_selection import CE, gathered
 
-from handclip.report.matrix import Block
+from handclip.report.matrix import MatrixBlock as Block
 from handclip.report.report_writer import Heading, Note, ReportWriter, Table, Text
 from handclip.report.sections.verdict import verdict, verdict_section
 

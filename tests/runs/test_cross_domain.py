@@ -19,8 +19,8 @@ from handclip.datasets.hd import prepare_hd
 from handclip.datasets.preparation import Preparation
 from handclip.errors import ConfigError, DataError
 from handclip.models.checkpoint import Checkpoint
+from handclip.report.evaluation_log import evaluation_text
 from handclip.report.report import write_report
-from handclip.report.tables import evaluation_text
 from handclip.runs.evaluate import evaluate, evaluation_folder
 from handclip.runs.evaluated_model import checkpoint_path, choose_model
 from handclip.runs.result import TrainingResult

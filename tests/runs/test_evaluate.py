@@ -20,7 +20,7 @@ from handclip.errors import CheckpointError, DataError, HandCLIPError
 from handclip.models.builder import model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint
 from handclip.models.embedding_model import EmbeddingModel
-from handclip.report.tables import evaluation_text
+from handclip.report.evaluation_log import evaluation_text
 from handclip.retrieval import evaluation as retrieval_module
 from handclip.retrieval import features as features_module
 from handclip.retrieval.features import extract_features, validation_pairs

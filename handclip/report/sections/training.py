@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from handclip.plurals import counted
+from handclip.report.evaluation_log import METRIC_TITLES
 from handclip.report.figures.style import MOST_SERIES
 from handclip.report.figures.training import EpochCurve, EpochPanel, ScoreBar, epochs_figure, scores_figure
 from handclip.report.matrix import METRICS, TESTED
@@ -24,7 +25,6 @@ from handclip.report.report_writer import (
     Text,
     percent,
 )
-from handclip.report.tables import METRIC_TITLES
 
 _RATE_TITLES = {"encoder": "encoder", "new": "new layers"}
 _LOGARITHMIC_FROM = 10

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from handclip.metrics.uncertainty import FEW_PEOPLE, LEVEL
 from handclip.plurals import counted
 from handclip.report.comparison import write_matrix
-from handclip.report.matrix import METRICS, Block, Difference, RunRow, best_of_clip_and_cnn, merit
+from handclip.report.evaluation_log import METRIC_TITLES
+from handclip.report.matrix import METRICS, Difference, RunRow, best_of_clip_and_cnn, merit
+from handclip.report.matrix import MatrixBlock as Block
 from handclip.report.matrix_text import (
     COLUMN_TITLES,
     COST_LEGEND,
@@ -22,7 +24,6 @@ from handclip.report.report_data import ReportData, ReportRun
 from handclip.report.report_writer import Block as PageBlock
 from handclip.report.report_writer import Heading, Note, ReportWriter, Section, Table, Text
 from handclip.report.row_names import distinguishing_columns
-from handclip.report.tables import METRIC_TITLES
 
 
 def verdict_section(data: ReportData, writer: ReportWriter) -> Section:
