@@ -31,8 +31,10 @@ class Prose:
 
     def paragraphs(self, name: str, **values: Any) -> list[str]:
         """Return the paragraphs of a text, filled in with values."""
-        block = self._template.blocks[name]
-        text = "".join(block(self._template.new_context({**self._values, **values})))
+        known = {**self._values, **values}
+        # A text may quote another: {{ text("protocol") }}.
+        known["text"] = lambda other, **more: self.text(other, **{**known, **more})
+        text = "".join(self._template.blocks[name](self._template.new_context(known)))
         return [paragraph for part in text.split(_PARAGRAPHS) if (paragraph := part.strip())]
 
     def text(self, name: str, **values: Any) -> str:

@@ -33,16 +33,13 @@ def verdict_section(data: ReportData, writer: ReportWriter) -> Section:
     ordered = sorted(main.items(), key=lambda item: (item[1] != data.block, item[0]))
     measured = [block for _, block in ordered if block.rows]
 
-    def short(block: Block) -> str:
-        return page.prose.text("short", block=block, protocol=block.protocol)
-
     for block in measured:
         page.words("verdict", **_verdict(block))
         if len(block.rows) > 1:
             _differences_table(block, page)
-    page.words("cautions", **_cautions(measured), short=short)
+    page.words("cautions", **_cautions(measured))
     for number, block in ordered:
-        page.words("matrix", block=block, short=short)
+        page.words("matrix", block=block)
         page.add(_matrix_table(block, page.prose.text("matrix_table", block=block, number=number)))
         page.add(Text(" ".join(legend(block))))
     page.words("costs")
