@@ -383,9 +383,7 @@ def _distinct_pairs(confusions: Sequence[_Confusion]) -> list[_Confusion]:
     return list(kept.values())[:_PAIRS]
 
 
-def _drawn_pair(
-    run: ReportRun, one: _Confusion, labels: Mapping[int, str], photographs: _Photographs
-) -> ConfusedPair:
+def _drawn_pair(run: ReportRun, one: _Confusion, labels: Mapping[int, str], photographs: _Photographs) -> ConfusedPair:
     query, chosen = (labels[person] for person in one.people)
     which = f"\nphotographs: {one.aspect}" if len(run.aspects) > 1 else ""
     return ConfusedPair(
