@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,6 @@ _SAID = 60
 """Letters of a name in a sentence."""
 
 Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 People = tuple[int, int]
 """The person of a query and the person that was chosen."""
 
@@ -52,15 +51,19 @@ People = tuple[int, int]
 def retrieval_section(data: ReportData, writer: ReportWriter) -> Section:
     """Return CMC curves of all runs that figures show, and rank lists and confused pairs of the best one."""
     run = data.best
-    page = writer.section("retrieval", data=data, run=run, reranked=run.evaluated.metrics.rerank is not None)
+    page = writer.section(
+        "retrieval", data=data, run=run, reranked=run.evaluated.metrics.rerank is not None, said=_said
+    )
     _cmc(data, page)
-    first, tally = [], _Tally()
+    first: list[_Answer] = []
+    tally = _Tally()
     try:
         for search in run.searches():
-            answers = _Answers.of(search)
-            tally.add(answers)
+            answers = _answers(search)
+            for answer in answers:
+                tally.add(answer)
             # The other draws are let go, since their scores would fill the memory.
-            first += [answers] if search.split == 0 else []
+            first += answers if search.split == 0 else []
     except HandCLIPError as error:
         run.missing["features"] = str(error)
         run.tell_damage(str(error))
@@ -143,43 +146,22 @@ def _ranks(run: ReportRun) -> dict[tuple[str, str], dict[int, list[int]]]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Answers:
-    """What the queries of one search got.
+class _Answer:
+    """What one query got that has an image of its person in the gallery.
 
     Args:
         search: draw of an aspect.
-        ranks: (Q,) rank of the first right image; 0 where the gallery has none.
-        margins: (Q,) score of the best right image less that of the best wrong one.
-        best_wrong: (Q,) column of the best wrong image.
+        query: its place among the queries.
+        rank: of the first right image.
+        margin: score of the best right image less that of the best wrong one.
+        best_wrong: column of the best wrong image.
     """
 
     search: Search
-    ranks: Integers
-    margins: Floats
-    best_wrong: Integers
-
-    @classmethod
-    def of(cls, search: Search) -> "_Answers":
-        right = search.query_people[:, None] == search.gallery_people
-        wrong_scores = np.where(right, -np.inf, search.scores)
-        best_right = np.where(right, search.scores, -np.inf).max(axis=1)
-        margins = np.where(right.any(axis=1), best_right, 0) - wrong_scores.max(axis=1)
-        people = search.query_people, search.gallery_people
-        ranks = rank_similarities(search.scores, *people, tie=COSINE_TIE).first_ranks
-        return cls(search, ranks, margins, wrong_scores.argmax(axis=1))
-
-
-@dataclass(frozen=True, eq=False)
-class _Query:
-    """One query that is shown: how well it was answered (`kind`), and the columns of what was found first."""
-
-    kind: str
-    answers: _Answers
     query: int
-
-    @property
-    def search(self) -> Search:
-        return self.answers.search
+    rank: int
+    margin: float
+    best_wrong: int
 
     @property
     def image(self) -> ManifestImage:
@@ -190,19 +172,26 @@ class _Query:
         return int(self.search.query_people[self.query])
 
     @property
-    def name(self) -> str:
-        return _said(self.search.names[self.person])
+    def scores(self) -> NDArray[np.float64]:
+        return self.search.scores[self.query]
 
-    @property
-    def rank(self) -> int:
-        """The rank of the first right image."""
-        return int(self.answers.ranks[self.query])
-
-    @cached_property
-    def found(self) -> Integers:
-        """The columns of what was found first; of equal scores the wrong one comes first, as in the metrics."""
+    def found_first(self) -> list[int]:
+        """Return the columns of what was found first; of equal scores the wrong one comes first, as in the metrics."""
         right = self.search.gallery_people == self.person
-        return np.lexsort((right, -self.search.scores[self.query]))[:_LISTED]
+        return np.lexsort((right, -self.scores))[:_LISTED].tolist()
+
+
+def _answers(search: Search) -> list[_Answer]:
+    right = search.query_people[:, None] == search.gallery_people
+    wrong_scores = np.where(right, -np.inf, search.scores)
+    margins = np.where(right, search.scores, -np.inf).max(axis=1) - wrong_scores.max(axis=1)
+    people = search.query_people, search.gallery_people
+    ranks = rank_similarities(search.scores, *people, tie=COSINE_TIE).first_ranks
+    columns = wrong_scores.argmax(axis=1)
+    return [
+        _Answer(search, query, int(ranks[query]), float(margins[query]), int(columns[query]))
+        for query in np.flatnonzero(ranks).tolist()
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,64 +221,71 @@ class _Photographs:
         return np.asarray(photograph)
 
 
-@dataclass(frozen=True, eq=False)
-class _Confusion:
-    """How often one person's searches chose another person, and the example with the highest score."""
+class _Error(NamedTuple):
+    """A search whose person did not come first."""
 
-    people: People
-    wrong: int
-    searches: int
     score: float
     aspect: str
     query: ManifestImage
     chosen: ManifestImage
 
+
+@dataclass(frozen=True, eq=False)
+class _Confusion:
+    """Searches for one person, and those of them that chose another person instead."""
+
+    people: People
+    searches: int
+    errors: Sequence[_Error]
+
+    @property
+    def wrong(self) -> int:
+        return len(self.errors)
+
     @property
     def share(self) -> float:
         return self.wrong / self.searches
 
+    @property
+    def example(self) -> _Error:
+        """The error of the highest score."""
+        return max(self.errors, key=lambda error: error.score)
 
-@dataclass
+
+@dataclass(frozen=True, eq=False)
 class _Tally:
     """Counts, over searches, how often each person was searched for and taken for whom."""
 
     searches: Counter[int] = field(default_factory=Counter)
-    wrong: Counter[People] = field(default_factory=Counter)
-    examples: dict[People, tuple[float, str, ManifestImage, ManifestImage]] = field(default_factory=dict)
+    errors: dict[People, list[_Error]] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
 
-    def add(self, answers: _Answers) -> None:
-        search = answers.search
-        self.names.update(search.names)
-        self.searches.update(search.query_people[answers.ranks > 0].tolist())
-        for query in np.flatnonzero(answers.ranks > 1).tolist():
-            column = int(answers.best_wrong[query])
-            people = int(search.query_people[query]), int(search.gallery_people[column])
-            score = float(search.scores[query, column])
-            self.wrong[people] += 1
-            if people not in self.examples or score > self.examples[people][0]:
-                self.examples[people] = score, search.aspect, search.query[query], search.gallery[column]
+    def add(self, one: _Answer) -> None:
+        search, column = one.search, one.best_wrong
+        self.searches[one.person] += 1
+        if one.rank > 1:
+            people = one.person, int(search.gallery_people[column])
+            error = _Error(float(one.scores[column]), search.aspect, one.image, search.gallery[column])
+            self.errors.setdefault(people, []).append(error)
+            self.names.update({person: search.names[person] for person in people})
 
     def confusions(self) -> list[_Confusion]:
         """Return everyone who was taken for somebody else, the largest share of searches first."""
-        found = [
-            _Confusion(people, count, self.searches[people[0]], *self.examples[people])
-            for people, count in self.wrong.items()
-        ]
-        return sorted(found, key=lambda one: (-one.share, -one.wrong, -one.score, one.people))
+        found = [_Confusion(people, self.searches[people[0]], errors) for people, errors in self.errors.items()]
+        return sorted(found, key=lambda one: (-one.share, -one.wrong, -one.example.score, one.people))
 
 
-def _looks(run: ReportRun, first: Sequence[_Answers], tally: _Tally, page: SectionWriter) -> None:
+def _looks(run: ReportRun, first: Sequence[_Answer], tally: _Tally, page: SectionWriter) -> None:
     photographs = _Photographs(run)
     chosen = _best_median_worst(first)
     names = {
         person: one.search.names[person]
-        for one in chosen
-        for person in (one.person, *one.search.gallery_people[one.found].tolist())
+        for _, one in chosen
+        for person in (one.person, *one.search.gallery_people[one.found_first()].tolist())
     }
     labels = person_labels(names, TILE_NAME_INCHES, TILE_NAME_SIZE)
-    lists = [_rank_list(one, labels, photographs) for one in chosen]
-    page.csv("rank_lists", [row for one in chosen for row in _list_rows(run, one)])
+    lists = rank_list_figure([_rank_list(kind, one, labels, photographs) for kind, one in chosen])
+    page.csv("rank_lists", [row for kind, one in chosen for row in _list_rows(run, kind, one)])
 
     confusions = tally.confusions()
     pairs = _distinct_pairs(confusions)
@@ -299,30 +295,18 @@ def _looks(run: ReportRun, first: Sequence[_Answers], tally: _Tally, page: Secti
 
     absent = sum(photograph is None for photograph in photographs.read.values())
     page.words("rank_lists", photographs=len(photographs.read), absent=absent, damaged=photographs.damaged)
-    lists_figure = rank_list_figure(lists)
-    page.picture("rank_lists", lists_figure, photographic=True, chosen=chosen, listed=_LISTED, cut=_are_cut(labels))
+    page.picture("rank_lists", lists, photographic=True, chosen=chosen, listed=_LISTED, cut=_are_cut(labels))
     wrong = sum(one.wrong for one in confusions)
     page.words("confusions", wrong=wrong, searches=tally.searches.total(), pairs=len(pairs))
-    if not pairs:
-        return
-    page.csv("confusions", [_confusion_row(run, one, tally.names) for one in confusions])
-    searched_for, taken_for = (_said(tally.names[person]) for person in pairs[0].people)
-    page.picture(
-        "confused_pairs",
-        confused_pairs_figure(drawn),
-        photographic=True,
-        pairs=len(pairs),
-        most=pairs[0],
-        searched_for=searched_for,
-        taken_for=taken_for,
-        cut=_are_cut(pair_labels),
-    )
+    if pairs:
+        page.csv("confusions", [_confusion_row(run, one, tally.names) for one in confusions])
+        known = {"pairs": len(pairs), "most": pairs[0], "names": tally.names, "cut": _are_cut(pair_labels)}
+        page.picture("confused_pairs", confused_pairs_figure(drawn), photographic=True, **known)
 
 
-def _best_median_worst(answers: Sequence[_Answers]) -> list[_Query]:
+def _best_median_worst(answers: Sequence[_Answer]) -> list[tuple[str, _Answer]]:
     """Choose queries of different people; fewer where there are not enough people."""
-    queries = [(one, query) for one in answers for query in np.flatnonzero(one.ranks)]
-    queries.sort(key=lambda found: (found[0].ranks[found[1]], -found[0].margins[found[1]]))
+    queries = sorted(answers, key=lambda one: (one.rank, -one.margin))
     middle = (len(queries) - 1) / 2
     orders = {
         "best": queries,
@@ -330,36 +314,36 @@ def _best_median_worst(answers: Sequence[_Answers]) -> list[_Query]:
         "median": [queries[place] for place in sorted(range(len(queries)), key=lambda place: abs(place - middle))],
     }
     taken: set[int] = set()
-    chosen: dict[str, list[_Query]] = {kind: [] for kind in ("best", "median", "worst")}
+    chosen: dict[str, list[tuple[str, _Answer]]] = {kind: [] for kind in orders}
     for kind, order in orders.items():
-        for one in (_Query(kind, *found) for found in order):
+        for one in order:
             if one.person not in taken and len(chosen[kind]) < _OF_EACH_KIND:
                 taken.add(one.person)
-                chosen[kind].append(one)
+                chosen[kind].append((kind, one))
     return [*chosen["best"], *chosen["median"], *reversed(chosen["worst"])]
 
 
-def _rank_list(one: _Query, labels: Mapping[int, str], photographs: _Photographs) -> RankList:
+def _rank_list(kind: str, one: _Answer, labels: Mapping[int, str], photographs: _Photographs) -> RankList:
     search = one.search
     found = [
         Tile(
             photographs.of(search.aspect, search.gallery[place]),
             labels[int(search.gallery_people[place])],
-            float(search.scores[one.query, place]),
+            float(one.scores[place]),
             bool(search.gallery_people[place] == one.person),
         )
-        for place in one.found
+        for place in one.found_first()
     ]
     query = Tile(photographs.of(search.aspect, one.image), labels[one.person])
-    return RankList(f"{one.kind}\n{search.aspect}", query, found, f"right one\nat rank {one.rank}")
+    return RankList(f"{kind}\n{search.aspect}", query, found, f"right one\nat rank {one.rank}")
 
 
-def _list_rows(run: ReportRun, one: _Query) -> list[dict[str, object]]:
+def _list_rows(run: ReportRun, kind: str, one: _Answer) -> list[dict[str, object]]:
     search = one.search
     return [
         {
             "run": run.row.run,
-            "kind": one.kind,
+            "kind": kind,
             "aspect": search.aspect,
             "query": one.image.path,
             "query_person": one.person,
@@ -369,9 +353,9 @@ def _list_rows(run: ReportRun, one: _Query) -> list[dict[str, object]]:
             "image": search.gallery[place].path,
             "person": int(search.gallery_people[place]),
             "name": search.names[int(search.gallery_people[place])],
-            "score": float(search.scores[one.query, place]),
+            "score": float(one.scores[place]),
         }
-        for number, place in enumerate(one.found, start=1)
+        for number, place in enumerate(one.found_first(), start=1)
     ]
 
 
@@ -384,17 +368,19 @@ def _distinct_pairs(confusions: Sequence[_Confusion]) -> list[_Confusion]:
 
 
 def _drawn_pair(run: ReportRun, one: _Confusion, labels: Mapping[int, str], photographs: _Photographs) -> ConfusedPair:
-    query, chosen = (labels[person] for person in one.people)
-    which = f"\nphotographs: {one.aspect}" if len(run.aspects) > 1 else ""
+    score, aspect, *images = one.example
+    query, chosen = (photographs.of(aspect, image) for image in images)
+    query_label, chosen_label = (labels[person] for person in one.people)
+    which = f"\nphotographs: {aspect}" if len(run.aspects) > 1 else ""
     return ConfusedPair(
-        Tile(photographs.of(one.aspect, one.query), f"query: {query}"),
-        Tile(photographs.of(one.aspect, one.chosen), f"chosen: {chosen}", one.score, right=False),
+        Tile(query, f"query: {query_label}"),
+        Tile(chosen, f"chosen: {chosen_label}", score, right=False),
         f"{one.wrong} of {one.searches} searches ({percent(one.share)} %){which}",
     )
 
 
 def _confusion_row(run: ReportRun, one: _Confusion, names: Mapping[int, str]) -> dict[str, object]:
-    query, chosen = one.people
+    (query, chosen), example = one.people, one.example
     return {
         "run": run.row.run,
         "query_person": query,
@@ -404,10 +390,10 @@ def _confusion_row(run: ReportRun, one: _Confusion, names: Mapping[int, str]) ->
         "wrong_searches": one.wrong,
         "searches": one.searches,
         "share": one.share,
-        "highest_score": one.score,
-        "aspect": one.aspect,
-        "query_image": one.query.path,
-        "chosen_image": one.chosen.path,
+        "highest_score": example.score,
+        "aspect": example.aspect,
+        "query_image": example.query.path,
+        "chosen_image": example.chosen.path,
     }
 
 
