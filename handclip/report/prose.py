@@ -29,7 +29,7 @@ class Prose:
         self._template = _template(section)
         self._values = values
 
-    def paragraphs(self, name: str, **values: Any) -> list[str]:
+    def paragraphs(self, name: str, /, **values: Any) -> list[str]:
         """Return the paragraphs of a text, filled in with values."""
         known = {**self._values, **values}
         # A text may quote another: {{ text("protocol") }}.
@@ -37,7 +37,7 @@ class Prose:
         text = "".join(self._template.blocks[name](self._template.new_context(known)))
         return [paragraph for part in text.split(_PARAGRAPHS) if (paragraph := part.strip())]
 
-    def text(self, name: str, **values: Any) -> str:
+    def text(self, name: str, /, **values: Any) -> str:
         """Return a text of one paragraph; empty where a condition leaves it out."""
         return " ".join(self.paragraphs(name, **values))
 
@@ -78,6 +78,9 @@ def _source(section: str) -> str:
 
     As in other templates, a line end after a tag is none.
     """
-    text = files("handclip.report").joinpath("page", "prose", f"{section}.md.j2").read_text(encoding="utf-8")
-    paragraphs = re.split(r"\n\s*\n", re.sub(r"%}\n(?!\n)", "%}", text))
+    paragraphs = re.split(r"\n\s*\n", re.sub(r"%}\n(?!\n)", "%}", _read(section)))
     return _PARAGRAPHS.join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def _read(section: str) -> str:
+    return files("handclip.report").joinpath("page", "prose", f"{section}.md.j2").read_text(encoding="utf-8")

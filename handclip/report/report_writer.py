@@ -158,7 +158,7 @@ class SectionWriter:
         """Go on with blocks."""
         self.blocks.extend(blocks)
 
-    def words(self, name: str, **values: Any) -> None:
+    def words(self, name: str, /, **values: Any) -> None:
         """Go on with the headings, paragraphs and notes of a text."""
         self.add(*map(_as_block, self.prose.paragraphs(name, **values)))
 

@@ -114,7 +114,7 @@ def test_a_part_that_cannot_be_shown_says_the_true_reason_and_once_what_to_do(
     data, writer = gather([read_run(folder)]), ReportWriter(tmp_path / "out")
     notes = {
         anchor: [block.text for block in make(data, writer).blocks if isinstance(block, Note)]
-        for anchor, _, make in report_module._SECTIONS
+        for anchor, make in report_module._SECTIONS
         if anchor in parts
     }
     reason = {

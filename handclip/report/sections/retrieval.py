@@ -172,13 +172,15 @@ class _Answer:
         return int(self.search.query_people[self.query])
 
     @property
-    def scores(self) -> NDArray[np.float64]:
-        return self.search.scores[self.query]
+    def scores(self) -> Floats:
+        scores: Floats = self.search.scores[self.query]
+        return scores
 
     def found_first(self) -> list[int]:
         """Return the columns of what was found first; of equal scores the wrong one comes first, as in the metrics."""
         right = self.search.gallery_people == self.person
-        return np.lexsort((right, -self.scores))[:_LISTED].tolist()
+        found: list[int] = np.lexsort((right, -self.scores))[:_LISTED].tolist()
+        return found
 
 
 def _answers(search: Search) -> list[_Answer]:
