@@ -1,6 +1,6 @@
 """Figures of error rates: score densities, DET and ROC curves, open-set curves, reliability diagrams."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from handclip.metrics.calibration import Reliability
 from handclip.report.figures.style import (
     BLUE,
     NEUTRAL,
@@ -76,21 +77,6 @@ class ErrorCurve:
             return replace(self, false=false, missed=missed)
         low, high = (np.interp(places, own, ends) for ends in self.band)
         return replace(self, false=false, missed=missed, band=(low, high))
-
-
-@dataclass(frozen=True, eq=False)
-class ReliabilityCurve:
-    """How often predictions come true.
-
-    Args:
-        label: names the predictions.
-        predicted: (B,) mean predicted probability.
-        observed: (B,) share of genuine comparisons.
-    """
-
-    label: str
-    predicted: Floats
-    observed: Floats
 
 
 @styled
@@ -167,15 +153,14 @@ def open_set_figure(curves: Sequence[ErrorCurve], lowest_fpir: float) -> Figure:
 
 
 @styled
-def reliability_figure(panels: Sequence[tuple[str, Sequence[ReliabilityCurve]]]) -> Figure:
-    """Return reliability diagrams: a panel for each system, of its title and its curves."""
+def reliability_figure(panels: Mapping[str, Mapping[str, Reliability]]) -> Figure:
+    """Return reliability diagrams: a panel for each system by its title, and a curve for each kind of predictions."""
     columns = min(len(panels), 2)
     figure = new_figure(8 if columns == 1 else 9, 0.8 + 3.6 * -(-len(panels) // 2))
-    for axes, (title, curves) in zip(panel_axes(figure, len(panels), columns), panels, strict=True):
+    for axes, (title, curves) in zip(panel_axes(figure, len(panels), columns), panels.items(), strict=True):
         axes.plot([0, 100], [0, 100], color=NEUTRAL, linewidth=1, label="predictions come true as often as they say")
-        for place, curve in enumerate(curves):
-            style = series_style(place, markers=True)
-            axes.plot(100 * curve.predicted, 100 * curve.observed, label=curve.label, **style)
+        for place, (name, curve) in enumerate(curves.items()):
+            axes.plot(100 * curve.predicted, 100 * curve.observed, label=name, **series_style(place, markers=True))
         axes.set(xlim=(-3, 103), ylim=(-3, 103), aspect="equal", title=title)
         axes.set(xlabel="Predicted: same person (%)", ylabel="Observed: same person (%)")
     legend_below(figure, columns=1)

@@ -32,7 +32,6 @@ from handclip.metrics.verification import (
 )
 from handclip.report.figures.verification import (
     ErrorCurve,
-    ReliabilityCurve,
     ScoreDensities,
     error_tradeoff_figure,
     open_set_figure,
@@ -297,22 +296,17 @@ def _calibrations(judged: Sequence[_Judged], panels: Sequence[_Judged], page: Se
 
 
 def _reliability(panels: Sequence[_Judged], page: SectionWriter) -> None:
-    curves, rows = [], []
     calibrated = [(one, one.calibrated) for one in panels if one.calibrated is not None]
+    curves: dict[str, dict[str, Reliability]] = {}
+    rows = []
     for one, found in calibrated:
         diagrams = {"calibrated": found.after, "cosine read as a probability": found.before}
-        lines = [ReliabilityCurve(name, diagram.predicted, diagram.observed) for name, diagram in diagrams.items()]
-        curves.append((one.run.label, lines))
+        curves[one.run.label] = diagrams
         for name, diagram in diagrams.items():
-            columns = {key: getattr(diagram, key) for key in ("predicted", "observed", "genuine", "impostor")}
-            rows += [{**one.named, "prediction": name, **values} for values in _by_row(columns)]
+            rows += [{**one.named, "prediction": name, **values} for values in _by_row(vars(diagram))]
     if calibrated:
         page.csv("reliability", rows)
-        page.picture(
-            "reliability",
-            reliability_figure(curves),
-            panels=[(one.run.label, found) for one, found in calibrated],
-        )
+        page.picture("reliability", reliability_figure(curves), panels=calibrated)
 
 
 def _by_row(columns: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:

@@ -315,15 +315,16 @@ def _figure(rows: Sequence[_Row], panels: Mapping[str, Sequence[GroupRates]]) ->
         for row in rows
     }
     groups = [Group(titles[row.group.attribute], row.group.value, row.people, row.images) for row in rows]
-    return groups_figure(groups, [(f"{_RATES[name]} (%)", rates) for name, rates in panels.items()])
+    return groups_figure(groups, {f"{_RATES[name]} (%)": rates for name, rates in panels.items()})
 
 
 def _rates(run: ReportRun, name: str, rows: Sequence[_Row]) -> GroupRates:
-    unknown = (np.nan, np.nan, np.nan)
-    rates, low, high = np.array([row.rates[name] or unknown for row in rows]).T
     everybody = [row.everybody.rates[name] if row.everybody else None for row in rows]
-    reference = np.array([rate[0] if rate else np.nan for rate in everybody])
-    return GroupRates(run.label, run.style or 0, rates, low, high, reference)
+    own, reference = (
+        np.array([rate or (np.nan, np.nan, np.nan) for rate in rates])
+        for rates in ([row.rates[name] for row in rows], everybody)
+    )
+    return GroupRates(run.label, run.style or 0, own, reference[:, 0])
 
 
 def _finding(name: str, rows: Sequence[_Row], page: SectionWriter) -> str:
