@@ -20,7 +20,7 @@ from handclip.file_names import CHECKSUMS, COST, METRICS_FILE, PER_QUERY
 from handclip.files import folders_in, is_file, is_folder, is_there, opened_text, read_json
 from handclip.metrics.uncertainty import PersonSums
 from handclip.plurals import counted
-from handclip.retrieval.ranking import Setting
+from handclip.retrieval.ranking import Condition
 from handclip.retrieval.summary import METRICS
 from handclip.runs.artifacts import AGAIN
 
@@ -203,7 +203,7 @@ class EvaluatedRun:
     folder: Path
     metrics: MetricsFile
     cost: Cost
-    outcomes: Mapping[tuple[str, Setting], Outcomes]
+    outcomes: Mapping[tuple[str, Condition], Outcomes]
     damaged: tuple[str, ...] = ()
 
     def files(self) -> dict[str, str]:
@@ -223,7 +223,7 @@ class EvaluatedRun:
             HandCLIPError: `per_query.csv` lacks them.
         """
         try:
-            return [self.outcomes[aspect, (entry.gallery_protocol, entry.flip)] for aspect in aspects]
+            return [self.outcomes[aspect, Condition(entry.gallery_protocol, entry.flip)] for aspect in aspects]
         except KeyError:
             raise HandCLIPError(
                 f"{self.folder / PER_QUERY}: has no {entry.gallery_protocol}, flip {entry.flip}, although "
@@ -466,8 +466,8 @@ def sum_by_person(
     return people, sums, counts
 
 
-def _read_outcomes(path: Path) -> dict[tuple[str, Setting], Outcomes]:
-    queries: dict[tuple[str, Setting], _Queries] = {}
+def _read_outcomes(path: Path) -> dict[tuple[str, Condition], Outcomes]:
+    queries: dict[tuple[str, Condition], _Queries] = {}
     number = 1
     try:
         with opened_text(path) as file:
@@ -476,13 +476,13 @@ def _read_outcomes(path: Path) -> dict[tuple[str, Setting], Outcomes]:
                 raise _of_another_kind(path, f"its columns are not {', '.join(_COLUMNS)}")
             number += 1
             for aspect, protocol, flip, *query in reader:
-                queries.setdefault((aspect, (protocol, flip)), _Queries()).add(*query)
+                queries.setdefault((aspect, Condition(protocol, flip)), _Queries()).add(*query)
                 number += 1
     except FileNotFoundError:
         raise HandCLIPError(f"{path}: no such file; without it nothing can be tested. Evaluate the run again") from None
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise DamagedFileError(f"{path}: line {number}: is damaged ({error}). {AGAIN}") from error
-    return {setting: found.outcomes() for setting, found in queries.items()}
+    return {searched: found.outcomes() for searched, found in queries.items()}
 
 
 def _check_adds_up(result: RunResult) -> None:

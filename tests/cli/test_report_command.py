@@ -173,7 +173,7 @@ def test_a_fault_in_one_section_leaves_the_others(
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("nothing to divide")
 
-    sections = [(name, title, fail if name == "groups" else make) for name, title, make in report._SECTIONS]
+    sections = [(name, fail if name == "groups" else make) for name, make in report._SECTIONS]
     monkeypatch.setattr(report, "_SECTIONS", sections)
     answer = handclip("report", study, "--out", "report")
     assert answer.code == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_runs import write_run
 from quick_figures import save_dots
-from test_section_embedding import rows_of, write_records
+from section_parts import rows_of, write_records
 
 from handclip.errors import HandCLIPError
 from handclip.report import project
