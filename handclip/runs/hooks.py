@@ -15,7 +15,7 @@ from handclip.csv_files import csv_table
 from handclip.file_names import HISTORY
 from handclip.files import opened, write_text
 from handclip.interruption import AskedToStop, StopRequest
-from handclip.loss.loss_factory import LossOutput
+from handclip.loss.criterion import LossOutput
 from handclip.parallel.hardware import peak_gpu_memory_mib, peak_memory_mib
 from handclip.parallel.processes import is_first_process
 from handclip.runs.run_folder import Storage

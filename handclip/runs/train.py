@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
                 closing(TensorBoardFile(training.files.folder / "tensorboard")) as board,
                 plain_worker_errors(),
                 computing_in(computation.precision),
-                naming_compile(),
+                naming_compile() if config.compile else nullcontext(),
                 _stopping(saved, state) as stop,
             ):
                 fit(
