@@ -22,6 +22,7 @@ from handclip.datasets.formats import HEIF_VERSION
 from handclip.datasets.images import SIMPLEJPEG_VERSION
 from handclip.errors import ConfigError
 from handclip.files import as_text
+from handclip.parallel.processes import current
 from handclip.plurals import counted
 
 _RECORDED = (
@@ -50,6 +51,12 @@ def choose_device(device: str) -> torch.device:
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device: mps: this machine has no Apple GPU")
     return chosen
+
+
+def own_device(device: str) -> torch.device:
+    """Return the device of this process among those that share the run; see `choose_device`."""
+    chosen, own = choose_device(device), current()
+    return torch.device("cuda", own.local_rank) if chosen.type == "cuda" and own.size > 1 else chosen
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
@@ -135,15 +142,6 @@ class Computation:
         ]
         return f"{self.device} in {self.precision}: {', '.join(options)}"
 
-    def record(self) -> dict[str, Any]:
-        """Return what `describe_environment` does not say, for the run's record."""
-        return {
-            "memory_format": self.memory_format,
-            "num_workers": self.num_workers,
-            "compile": self.compile,
-            "gradient_checkpointing": self.gradient_checkpointing,
-        }
-
 
 def full_float32() -> AbstractContextManager[None]:
     """Compute float32 products in float32; by default a GPU rounds those of convolutions to the ten bits of TF32."""
@@ -172,11 +170,11 @@ def _rounding_to_tf32(allowed: bool) -> Iterator[None]:
 
 
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
-    """Return what a reader needs to judge speed and to run it again."""
+    """Return what a reader needs to judge speed and to run it again: the one source of all records that say so."""
     return {
         "handclip": __version__,
         "commit": _commit(),
-        "command": command_line(),
+        "command": [as_text(word) for word in sys.argv],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -184,12 +182,8 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         **describe_device(device),
         "precision": precision,
         "libraries": library_versions(),
+        "processes": current().size,
     }
-
-
-def command_line() -> list[str]:
-    """Return the words of the command that this process runs, as text."""
-    return [as_text(word) for word in sys.argv]
 
 
 def library_versions() -> dict[str, str]:

@@ -155,13 +155,11 @@ def _take_part(own: Processes, function: Callable[..., T], config: ExperimentCon
             os.environ.update(_slurm_meeting_point())
         with joined(own, "env://", choose_device(config.device).type):
             return function(config, **options)
-    except HandCLIPError:
-        # Mostly all raise the same, and the launcher ends the others once the first has said it.
-        time.sleep(_GRACE if own.rank else 0.0)
-        raise
-    except Exception:
-        # Mostly another process has failed, and has more to say.
-        time.sleep(_GRACE)
+    except Exception as error:
+        # Mostly all raise the same HandCLIPError, and the launcher ends the others once the first has said it; or
+        # another process has failed, and has more to say.
+        if own.rank or not isinstance(error, HandCLIPError):
+            time.sleep(_GRACE)
         raise
 
 
@@ -262,38 +260,35 @@ def _run(
     rank: int, outlook: _Outlook, function: Callable[..., Any], config: ExperimentConfig, options: dict[str, Any]
 ) -> None:
     """Be one of the processes that `_start` has started."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise Interrupted(signum)
+
     own = Processes(rank, outlook.count, rank, outlook.count)
     # Ctrl-C and SIGHUP reach every process of a terminal; the one that waits passes them on as SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": own.size, "LOCAL_WORLD_SIZE": own.size}
-    os.environ.update({name: str(value) for name, value in names.items()})
+    os.environ["LOCAL_WORLD_SIZE"] = str(own.size)  # see `processes_sharing_cores`
     if outlook.device_type == "cpu":
         torch.set_num_threads(outlook.threads)
     log = logging.getLogger("handclip")
     log.setLevel(outlook.log_level)
     if outlook.to_console:
         log.handlers = [ConsoleHandler()]
-    outcome: Any = None
     try:
         with joined(own, f"file://{outlook.folder / 'meeting_point'}", outlook.device_type):
             outcome = function(config, **options)
+        if rank == 0:
+            # Not through torch's own pickler, which would have a tensor's memory shared, and end with this process.
+            outlook.outcome_of(rank).write_bytes(pickle.dumps(outcome))
     except Interrupted as stop:
         sys.exit(stop.exit_code)
     except HandCLIPError as error:
-        outcome = error
-    # Not through torch's own pickler, which would have a tensor's memory shared, and end with this process.
-    if rank == 0 or isinstance(outcome, HandCLIPError):
-        outlook.outcome_of(rank).write_bytes(pickle.dumps(outcome))
-    if isinstance(outcome, HandCLIPError):
-        raise outcome
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted(signum)
+        outlook.outcome_of(rank).write_bytes(pickle.dumps(error))
+        raise
 
 
 def _end_with_parent() -> None:

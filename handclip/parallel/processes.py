@@ -6,7 +6,7 @@ A process by itself is the first and only one: every function here then returns 
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -21,7 +21,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from handclip import console
 from handclip.errors import HandCLIPError
-from handclip.parallel.hardware import choose_device
 
 T = TypeVar("T")
 
@@ -59,12 +58,6 @@ def is_first_process() -> bool:
     return _current.rank == 0
 
 
-def own_device(device: str) -> torch.device:
-    """Return the device of this process; see `choose_device`."""
-    chosen = choose_device(device)
-    return torch.device("cuda", _current.local_rank) if chosen.type == "cuda" and _current.size > 1 else chosen
-
-
 @contextmanager
 def joined(processes: Processes, meeting_point: str, device_type: str) -> Iterator[None]:
     """Share a run with other processes while the block runs; all but the first are silent.
@@ -87,7 +80,7 @@ def joined(processes: Processes, meeting_point: str, device_type: str) -> Iterat
     )
     _current = processes
     try:
-        with _silence(processes.rank > 0):
+        with _silence() if processes.rank else nullcontext():
             yield
         # Not after an error: the others may be waiting for this process, and it then would wait for them.
         dist.destroy_process_group()
@@ -173,10 +166,7 @@ class _GatherRows(Function):
 
 
 @contextmanager
-def _silence(silent: bool) -> Iterator[None]:
-    if not silent:
-        yield
-        return
+def _silence() -> Iterator[None]:
     logger, streams = logging.getLogger("handclip"), (console.stdout, console.stderr)
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)

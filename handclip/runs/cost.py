@@ -1,18 +1,15 @@
 """What a model cost to train and to evaluate: the numbers that differ from machine to machine."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from handclip.checksums import require_intact
 from handclip.errors import HandCLIPError
 from handclip.file_names import RESULT
 from handclip.files import read_json_object
 from handclip.models.checkpoint import Checkpoint
-from handclip.parallel.hardware import describe_device
 
 _FROM_TRAINING = (
     "seconds", "images_per_second", "epochs", "best_epoch", "peak_memory_mib", "peak_gpu_memory_mib", "device",
@@ -22,18 +19,18 @@ _FROM_TRAINING = (
 logger = logging.getLogger(__name__)
 
 
-def evaluation_cost(seconds: float, images_per_second: float, device: torch.device) -> dict[str, Any]:
+def evaluation_cost(seconds: float, images_per_second: float, environment: Mapping[str, Any]) -> dict[str, Any]:
     """Return the cost of an evaluation.
 
     Args:
         seconds: all of it took.
         images_per_second: embedded, a mirrored image being another one.
-        device: what it ran on.
+        environment: what it ran on.
     """
     return {
         "seconds": round(seconds, 2),
         "images_per_second": round(images_per_second, 1),
-        **describe_device(device),
+        **{name: environment[name] for name in ("device", "processor", "cores")},
     }
 
 

@@ -25,9 +25,9 @@ from handclip.files import (
     write_text,
 )
 from handclip.locks import holding, refuse_if_held
-from handclip.parallel.hardware import describe_environment
+from handclip.parallel.hardware import describe_environment, own_device
 from handclip.parallel.launching import launched, on_devices, starts_processes
-from handclip.parallel.processes import current, on_first, own_device
+from handclip.parallel.processes import current, on_first
 from handclip.retrieval.evaluation import Retrieval, retrieve
 from handclip.retrieval.features import embed_images, validation_images
 from handclip.retrieval.summary import per_query_csv, per_split_csv
@@ -120,7 +120,7 @@ def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Eval
     """Evaluate in this process, or in all that share the work: each embeds its part, and the first does the rest."""
     start = time.perf_counter()
     device = own_device(config.device)
-    environment = {**describe_environment(device, "float32"), "processes": current().size}
+    environment = describe_environment(device, "float32")
     spec = find_evaluation_spec(config)
     with ExitStack() as work:
         on_first(lambda: work.enter_context(holding(spec.folder)))
@@ -131,7 +131,7 @@ def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Eval
         weights = spec.identity["weights_sha256"]
         origin = run_facts(spec.run, "evaluation", config.to_dict(), spec.manifests, config.seed, weights)
         replaces = (spec.folder / METRICS_FILE).exists()
-        own = work.enter_context(session(spec.folder, origin, device=device, precision="float32", replaces=replaces))
+        own = work.enter_context(session(spec.folder, origin, environment, replaces=replaces))
 
         facts = spec.evaluated.facts()
         model, cache = spec.evaluated.model.to(device), open_pixel_cache(config.pixel_cache_gib)
@@ -147,7 +147,7 @@ def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Eval
         def write() -> Evaluation:
             metrics = _metrics(spec, facts, found, seconds)
             cost = {
-                "evaluation": evaluation_cost(seconds, found.images_per_second, device),
+                "evaluation": evaluation_cost(seconds, found.images_per_second, environment),
                 "training": training_cost(spec.evaluated.checkpoint, spec.training_folders),
             }
             explanations = explain_hands(model, device, spec.manifests, config.explained_images)

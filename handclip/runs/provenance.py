@@ -8,27 +8,28 @@ for each time that a process worked on the run: command, code, libraries, hardwa
 import hashlib
 import json
 import logging
-import platform
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from handclip.datasets.manifest import Manifest
 from handclip.errors import DamagedFileError, HandCLIPError, Interrupted
 from handclip.file_names import PROVENANCE
-from handclip.files import read_json, write_json
-from handclip.parallel.hardware import command_line, describe_code, describe_device, library_versions
-from handclip.parallel.processes import current, is_first_process
+from handclip.files import read_json_object, write_json
+from handclip.parallel.hardware import describe_code
+from handclip.parallel.processes import is_first_process
 
 FINISHED = "finished"
 KILLED = "killed (no end was recorded)"
+
+_HARDWARE = ("device", "processor", "cores", "threads", "processes", "precision")
+"""What of its environment a session groups under `hardware`."""
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +87,9 @@ class Session:
             self._facts = {name: value for name, value in (before or {}).items() if name != "sessions"}
         self._write()
 
-    def _close(self, reason: str) -> None:
+    def _close(self) -> None:
         ended = datetime.now(UTC).isoformat(timespec="seconds")
-        self._entry |= {"ended": ended, "seconds": round(time.monotonic() - self._start, 1), "exit": reason}
+        self._entry |= {"ended": ended, "seconds": round(time.monotonic() - self._start, 1), "exit": self.exit}
         self._save()
 
     def _save(self) -> None:
@@ -101,7 +102,7 @@ class Session:
             logger.warning(f"How this run ends is not recorded: {error}")
 
     def _write(self) -> None:
-        if self._folder is not None and self._facts:  # of what is there an older version may have recorded nothing
+        if self._folder is not None and self._facts:  # what is to be replaced may have a record that is damaged
             self._write_to(self._folder, self._facts)
 
     def _write_to(self, folder: Path, facts: Mapping[str, Any]) -> None:
@@ -113,9 +114,8 @@ class Session:
 def session(
     folder: Path,
     facts: Mapping[str, Any],
+    environment: Mapping[str, Any],
     *,
-    device: torch.device,
-    precision: str,
     goes_on: bool = False,
     replaces: bool = False,
 ) -> Iterator[Session]:
@@ -126,8 +126,7 @@ def session(
     Args:
         folder: the run's folder, which this process holds (see `locks`).
         facts: what the run is made from: see `run_facts`.
-        device: what it runs on.
-        precision: what it computes in.
+        environment: what it runs on; see `describe_environment`.
         goes_on: it may go on with what another process has begun; what that one has recorded of the run stays.
         replaces: what it makes is to replace what is there, whose facts stay until `Session.note` gives those of what
             has taken its place.
@@ -136,18 +135,11 @@ def session(
         HandCLIPError: the folder cannot be written.
     """
     entry = {
-        "command": command_line(),
+        "command": environment["command"],
         **describe_code(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "libraries": library_versions(),
-        "hardware": {
-            **describe_device(device),
-            "threads": torch.get_num_threads(),
-            "processes": current().size,
-            "precision": precision,
-        },
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **{name: environment[name] for name in ("python", "platform", "libraries")},
+        "hardware": {name: environment[name] for name in _HARDWARE},
+        "started": environment["started"],
         "from": None,
         "to": None,
         "ended": None,
@@ -159,9 +151,10 @@ def session(
     try:
         yield own
     except BaseException as error:
-        own._close(_reason(error))
+        own.exit = _reason(error)
         raise
-    own._close(own.exit)
+    finally:
+        own._close()
 
 
 def run_facts(
@@ -193,7 +186,7 @@ def run_facts(
 
 
 def read_provenance(folder: Path) -> dict[str, Any] | None:
-    """Return what `provenance.json` holds, None where there is none, as in folders of older versions.
+    """Return what `provenance.json` holds, None where there is none.
 
     Raises:
         DamagedFileError: it does not have the hash that it records.
@@ -201,14 +194,11 @@ def read_provenance(folder: Path) -> dict[str, Any] | None:
     path = folder / PROVENANCE
     if not path.exists():
         return None
-    damaged = f"{path}: is damaged or was changed"
-    try:
-        content = read_json(path)
-    except HandCLIPError:
-        raise DamagedFileError(f"{damaged}: it is no JSON.") from None
-    if not isinstance(content, dict) or content.pop("sha256", None) != _hash_of_what_was_read(content):
-        raise DamagedFileError(f"{damaged}: its content does not have the hash that it records.")
-    return content
+    with suppress(HandCLIPError, ValueError):  # it is no JSON object, or holds NaN, which Python reads and JSON lacks
+        content = read_json_object(path)
+        if content.pop("sha256", None) == content_sha256(content):
+            return content
+    raise DamagedFileError(f"{path}: is damaged or was changed: its content does not have the hash that it records.")
 
 
 def sessions_of(provenance: Mapping[str, Any], *, ended: bool) -> list[dict[str, Any]]:
@@ -271,13 +261,6 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _hash_of_what_was_read(content: Mapping[str, Any]) -> str:
-    try:
-        return content_sha256(content)
-    except ValueError:  # NaN, which JSON does not have and Python reads
-        return ""
 
 
 def _reason(error: BaseException) -> str:

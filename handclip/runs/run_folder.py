@@ -60,15 +60,13 @@ class RunFolder:
         if existing is None:
             self._write_config(config)
             return
-        if not resume and self.result.is_file():
-            raise HandCLIPError(
-                f"{existing} exists already: this run has ended, and `handclip evaluate` is next. Move it away to "
-                "start anew"
-            )
         if not resume:
-            raise HandCLIPError(
-                f"{existing} exists already. Add --resume to go on with this run, or move it away to start anew"
+            next_step = (
+                ": this run has ended, and `handclip evaluate` is next. Move it away to start anew"
+                if self.result.is_file()
+                else ". Add --resume to go on with this run, or move it away to start anew"
             )
+            raise HandCLIPError(f"{existing} exists already{next_step}")
         if not self.config.is_file():
             if existing != self.folder:
                 raise HandCLIPError(

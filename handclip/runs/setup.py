@@ -22,8 +22,8 @@ from handclip.loss.loss_factory import build_criterion
 from handclip.models.builder import build_model, load_earlier_stage
 from handclip.models.checkpoint import Checkpoint, describe_model
 from handclip.parallel.batch_norm import synchronize_batch_norm
-from handclip.parallel.hardware import Computation, choose_precision
-from handclip.parallel.processes import current, first_before_others, is_first_process, own_device
+from handclip.parallel.hardware import Computation, choose_precision, own_device
+from handclip.parallel.processes import current, first_before_others, is_first_process
 from handclip.runs.data import (
     TrainingData,
     check_not_learned_by_heart,

@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from handclip.locks import holding, refuse_if_held
 from handclip.parallel.hardware import (
     Computation,
     computing_in,
-    describe_device,
     describe_environment,
+    own_device,
     reset_peak_memory,
 )
 from handclip.parallel.launching import is_first_launched, launched, on_devices
-from handclip.parallel.processes import current, is_first_process, on_first, own_device
+from handclip.parallel.processes import current, is_first_process, on_first
 from handclip.plurals import counted
 from handclip.runs import hooks
 from handclip.runs.best_checkpoint import BestCheckpoint
@@ -33,13 +33,12 @@ from handclip.runs.data import combined_sha256, find_manifests, warn_of_known_na
 from handclip.runs.disk_space import check_disk_space
 from handclip.runs.provenance import Session, session, weights_sha256
 from handclip.runs.result import TrainingResult, read_result, write_result
-from handclip.runs.resume import Resumable
 from handclip.runs.run_folder import RunFolder, Storage, log_file
 from handclip.runs.setup import Training, continue_criterion
-from handclip.runs.snapshots import Snapshots
+from handclip.runs.snapshots import Resumable, Snapshots
 from handclip.training.compilation import naming_compile
 from handclip.training.loop import Hooks, fit
-from handclip.training.state import Plan, Row, TrainState, validation_of
+from handclip.training.state import Plan, TrainState, validation_of
 from handclip.training.validation import validate
 
 logger = logging.getLogger(__name__)
@@ -93,13 +92,14 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
     reset_peak_memory(own_device(config.device))
     training = Training.of(config)
     state = TrainState(Plan.of(config, len(training.sampler), len(training.data.val_queries), stop_after))
-    with _opened(training, state.plan, resume) as own:
+    environment = describe_environment(training.computation.device, training.computation.precision)
+    with _opened(training, state.plan, environment, resume) as own:
         cache = open_pixel_cache(config.pixel_cache_gib)
         batches, step = training.batches_and_step(cache)
         computation = replace(training.computation, num_workers=batches.loader.num_workers)
         training.log(computation, cache)
         if is_first_process():
-            _write_environment(training.files.folder / ENVIRONMENT, computation)
+            _write_environment(training.files.folder / ENVIRONMENT, {**asdict(computation), **environment})
 
         storage = Storage(training.files)
         best = BestCheckpoint(storage, training.checkpoint)
@@ -138,15 +138,16 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
                         ],
                     ),
                 )
-            return _finish(training, state, best, storage, own)
+            result = TrainingResult.of(training.files, state, environment, training.manifest_sha256, best.was_repeated)
+            return _finish(result, training, state, best, storage, own)
         except TrainingError as error:
             raise TrainingError(f"{error} {saved.snapshots.describe()}") from error
 
 
 @contextmanager
-def _opened(training: Training, plan: Plan, resume: bool) -> Iterator[Session]:
+def _opened(training: Training, plan: Plan, environment: Mapping[str, Any], resume: bool) -> Iterator[Session]:
     """Open the run's folder for this process alone, and those that share the run: locks, config, log, provenance."""
-    files, computation = training.files, training.computation
+    files = training.files
     on_first(lambda: check_disk_space(files, training.objective, plan))
     facts, existed = training.facts(), files.folder.exists()
     goes_on = resume and bool(Snapshots(files.states).paths())
@@ -157,9 +158,7 @@ def _opened(training: Training, plan: Plan, resume: bool) -> Iterator[Session]:
         on_first(lambda: files.open(training.config, resume=resume))
         if is_first_process():
             opened.enter_context(log_file(files.folder / LOG))
-        own = opened.enter_context(
-            session(files.folder, facts, device=computation.device, precision=computation.precision, goes_on=goes_on)
-        )
+        own = opened.enter_context(session(files.folder, facts, environment, goes_on=goes_on))
         if training.earlier is not None:
             warn_of_known_names(training.earlier, training.manifests)
             continue_criterion(training.objective.criterion, training.data, training.earlier)
@@ -175,7 +174,10 @@ def _stopping(saved: Resumable, state: TrainState) -> Iterator[StopRequest]:
     Raises:
         Interrupted: says what is saved.
     """
-    with _stop_request() as stop:
+    alone = current().size == 1
+    notice = "Stopping after what is under way. A second signal stops at once."
+    with stopping_later(notice) if alone else interruptible() as request:
+        stop = request or StopRequest()
         try:
             yield stop
         except AskedToStop as asked:
@@ -186,16 +188,6 @@ def _stopping(saved: Resumable, state: TrainState) -> Iterator[StopRequest]:
             raise
     # It may have come after the last step that looks for it.
     stop.raise_if_asked(saved.snapshots.describe())
-
-
-@contextmanager
-def _stop_request() -> Iterator[StopRequest]:
-    if current().size > 1:
-        with interruptible():
-            yield StopRequest()
-    else:
-        with stopping_later("Stopping after what is under way. A second signal stops at once.") as stop:
-            yield stop
 
 
 def _validate(
@@ -225,64 +217,34 @@ def _validate(
     )
 
 
-def _write_environment(path: Path, computation: Computation) -> None:
-    """Write what a reader needs to judge speed and to run it again; say where a run goes on with other hardware."""
-    processes = {"processes": current().size}
-    environment = {
-        **describe_environment(computation.device, computation.precision),
-        **processes,
-        **computation.record(),
-    }
-    _tell_other_hardware(path, environment)
-    write_json(path, environment)
+def _write_environment(path: Path, now: Mapping[str, Any]) -> None:
+    """Write what a reader needs to judge speed and to run it again.
 
-
-def _tell_other_hardware(path: Path, now: Mapping[str, Any]) -> None:
-    """Say in the log where a run goes on with what sums are rounded differently by."""
-    try:
-        before = read_json_object(path) if path.is_file() else {}
-    except HandCLIPError:  # it is about to be written anew
-        return
-    decisive = ("device", "processor", "threads", "processes", "memory_format", "compile")
-    changed = [f"{key} {now[key]} (was {before[key]})" for key in decisive if key in before and before[key] != now[key]]
-    if changed:
-        logger.warning(
-            f"This run goes on with {', '.join(changed)}: its numbers may differ in the last digits from those of a "
-            "run in one go."
-        )
+    Where a run goes on with what rounds sums differently, the log says so.
+    """
+    with suppress(HandCLIPError):  # of what was there; it is written anew
+        before = read_json_object(path) if path.is_file() else now
+        decisive = ("device", "processor", "threads", "processes", "memory_format", "compile")
+        if changed := [f"{key} {now[key]} (was {before.get(key)})" for key in decisive if before.get(key) != now[key]]:
+            logger.warning(
+                f"This run goes on with {', '.join(changed)}: its numbers may differ in the last digits from those of "
+                "a run in one go."
+            )
+    write_json(path, now)
 
 
 def _finish(
-    training: Training, state: TrainState, best: BestCheckpoint, storage: Storage, own: Session
+    result: TrainingResult, training: Training, state: TrainState, best: BestCheckpoint, storage: Storage, own: Session
 ) -> TrainingResult:
     """Write what a run that has ended leaves; return what it reports, whether it has ended or not."""
-    files, history = training.files, state.history
-    images = sum(float(row["images_per_second"]) * float(row["seconds"]) for row in history)
-    epoch_seconds = sum(float(row["seconds"]) for row in history)
-    result = TrainingResult(
-        run=files.run,
-        checkpoint=files.best,
-        last_checkpoint=files.last,
-        folder=files.folder,
-        best_epoch=state.best_epoch,
-        best_was_repeated=best.was_repeated,
-        epochs=state.epochs,
-        seconds=round(state.training_seconds, 1),
-        images_per_second=round(images / epoch_seconds, 1),
-        finished=state.has_ended,
-        peak_memory_mib=_highest(history, "peak_memory_mib"),
-        peak_gpu_memory_mib=_highest(history, "peak_gpu_memory_mib"),
-        **describe_device(training.computation.device),
-        precision=training.computation.precision,
-        manifest_sha256=training.manifest_sha256,
-    )
-    if not state.has_ended:
+    if not result.finished:
         own.exit = f"stopped after {counted(state.epochs, 'epoch')} as asked"
         logger.info(f"Stopped after epoch {state.epochs} as asked; --resume goes on from there.")
         return result
+    files = training.files
     if is_first_process():
         hooks.write_history(storage)(state)
-        last = training.checkpoint(state.epochs, validation_of(history[-1]))
+        last = training.checkpoint(state.epochs, validation_of(state.history[-1]))
         with storage.writing():
             last.save(files.last)
         own.note(
@@ -299,7 +261,3 @@ def _finish(
         f"({result.images_per_second} images/s); best epoch {result.best_epoch}: {files.best}"
     )
     return result
-
-
-def _highest(history: list[Row], name: str) -> int | None:
-    return max((int(row[name]) for row in history if name in row), default=None)

@@ -6,80 +6,72 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny_study import LOSSES, tiny_config
+from tiny_run import STEPS, TinyRun
+from tiny_study import tiny_config
 
-from handclip.config.experiment import ExperimentConfig
 from handclip.errors import HandCLIPError
-from handclip.runs.run_folder import RunFolder
+from handclip.runs.disk_space import check_disk_space
 from handclip.runs.train import train
+from handclip.training.state import Plan
+
+SIZE = 300
+"""Of a layer beside whose weights the rest of a file is little."""
 
 
-class Disk:
-    """Answers for the file system: as large as it is told, and as full as the run's files make it."""
-
-    def __init__(self, config: ExperimentConfig, size: int) -> None:
-        files = RunFolder.of(config)
-        self.folders = (files.states, files.best.parent)
-        self.size = size
-
-    def used(self) -> int:
-        return sum(path.stat().st_size for folder in self.folders for path in folder.glob("*"))
-
-    def usage(self, path: Any) -> Any:
-        return SimpleNamespace(free=self.size - self.used())
+def check(run: TinyRun, size: int, until: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check the room on a disk of this size, which holds what the run has written and nothing else."""
+    used = sum(len(content) for content in run.contents().values())
+    monkeypatch.setattr("handclip.runs.disk_space.shutil.disk_usage", lambda path: SimpleNamespace(free=size - used))
+    check_disk_space(run.files, run.step.objective, Plan(4, STEPS, stop_after=until))
 
 
-@pytest.fixture
-def config(manifests: Path, here: Path) -> ExperimentConfig:
-    return tiny_config(manifests, losses=LOSSES["ce_triplet_center"], epochs=4, model="resnet_small", neck="bnneck")
-
-
-def most_used(config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch, epochs: int) -> int:
+def train_and_measure(run: TinyRun, until: int | None, monkeypatch: pytest.MonkeyPatch) -> int:
     """Train, and return the most that states and checkpoints took at once."""
-    disk, most = Disk(config, 10**12), [0]
+    most = [0]
 
     def watch(source: Path, *arguments: Any, replace: Any = Path.replace) -> Any:
-        if source.parent in disk.folders:
-            most[0] = max(most[0], disk.used())
+        used = sum(
+            path.stat().st_size for place in (run.files.states, run.files.best.parent) for path in place.glob("*")
+        )
+        most[0] = max(most[0], used)
         return replace(source, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", watch)
-        train(config, stop_after=epochs)
+        state = run.train(0.4, 0.3, 0.2, 0.1, until=until)  # a better one would take more
+        if state.has_ended:
+            run.checkpoint(4, {}).save(run.files.last)
     return most[0]
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 4])
+@pytest.mark.parametrize("until", [1, 2, None])
 def test_what_a_run_will_take_is_known_before_it_begins(
-    epochs: int, config: ExperimentConfig, here: Path, monkeypatch: pytest.MonkeyPatch
+    until: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    most = most_used(config, monkeypatch, epochs)
-    for folder in (config.output_dir, config.save_dir):
-        shutil.rmtree(folder)
-    too_small = Disk(config, int(most * 0.9))
-    monkeypatch.setattr("handclip.runs.disk_space.shutil.disk_usage", too_small.usage)
+    run = TinyRun(tmp_path, size=SIZE)
+    most = train_and_measure(run, until, monkeypatch)
+    shutil.rmtree(tmp_path / "train_logs")
+    shutil.rmtree(tmp_path / "saved_models")
     with pytest.raises(HandCLIPError, match=r"MiB are free on this disk, but .* will take .* more. Make room, or set"):
-        train(config, stop_after=epochs)
-    assert not config.output_dir.exists()
-    monkeypatch.setattr("handclip.runs.disk_space.shutil.disk_usage", Disk(config, most).usage)
-    train(config, stop_after=epochs)
+        check(run, int(most * 0.9), until, monkeypatch)
+    check(run, most, until, monkeypatch)
 
 
 def test_a_run_that_goes_on_needs_room_for_what_is_to_come_alone(
-    config: ExperimentConfig, here: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(config, stop_after=2)
-    disk = Disk(config, 0)
-    state = max(path.stat().st_size for path in RunFolder.of(config).states.glob("*.ckpt"))
-    monkeypatch.setattr("handclip.runs.disk_space.shutil.disk_usage", disk.usage)
-    disk.size = disk.used() + int(state * 0.9)
+    run = TinyRun(tmp_path, size=SIZE)
+    run.train(0.1, 0.2, until=2)
+    used = sum(len(content) for content in run.contents().values())
+    state = run.snapshots.paths()[0].stat().st_size
     with pytest.raises(HandCLIPError, match="free on this disk"):
-        train(config, resume=True)
-    disk.size = disk.used() + state
-    train(config, resume=True)
+        check(run, used + int(state * 0.9), None, monkeypatch)
+    check(run, used + state, None, monkeypatch)
 
 
-def test_disks_are_asked_one_by_one(config: ExperimentConfig, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disks_are_asked_one_by_one_before_training_writes(
+    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     def usage(path: Path) -> Any:
@@ -89,4 +81,5 @@ def test_disks_are_asked_one_by_one(config: ExperimentConfig, here: Path, monkey
     monkeypatch.setattr("handclip.runs.disk_space._disk", lambda path: path.suffix)
     monkeypatch.setattr("handclip.runs.disk_space.shutil.disk_usage", usage)
     with pytest.raises(HandCLIPError, match=r"saved_models: 0\.0 MiB are free"):
-        train(config)
+        train(tiny_config(manifests))
+    assert list(here.iterdir()) == []

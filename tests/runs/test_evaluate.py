@@ -236,7 +236,10 @@ def test_records_that_are_not_those_of_the_checkpoint_are_no_cost(
 def test_the_record_of_the_machine_says_when_the_evaluation_began(
     manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation_module, "describe_environment", lambda *_: {"images": len(embedded)})
+    describe = evaluation_module.describe_environment
+    monkeypatch.setattr(
+        evaluation_module, "describe_environment", lambda *of: {**describe(*of), "images": len(embedded)}
+    )
     embed, embedded = retrieval_module.embed_images, []
     monkeypatch.setattr(retrieval_module, "embed_images", lambda *a: embedded.append(a) or embed(*a))  # type: ignore[func-returns-value]
     folder = evaluate(baseline_config(manifests, num_splits=1, explained_images=0)).folder

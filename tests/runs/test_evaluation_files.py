@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_study import baseline_config, metrics_without_time, tiny_config
 
 from handclip.checksums import read_checksums, write_checksums
@@ -292,7 +293,8 @@ def test_an_evaluation_that_was_killed_is_made_again_with_the_same_bytes(
     whole = evaluate(config).folder
     expected = contents(whole, *TIMED)
     metrics = metrics_without_time(whole / "metrics.json")
-    monkeypatch.setattr(evaluation_module, "describe_environment", lambda *_: {})  # which takes half of the time
+    environment = evaluation_module.describe_environment(torch.device("cpu"), "float32")
+    monkeypatch.setattr(evaluation_module, "describe_environment", lambda *_: environment)  # it takes half of the time
     rename = Path.replace
     killed = 0
     for moment in range(0, 21, 5):  # each in the folder that the one before it has left

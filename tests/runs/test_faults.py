@@ -1,9 +1,8 @@
-"""A full disk, a folder that vanishes, a run that two processes train, weights that are not finite."""
+"""A full disk, a run that two processes train, weights that are not finite."""
 
 import errno
 import logging
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -11,17 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_study import LOSSES, loss_columns, same_weights, tiny_config, weights
+from tiny_run import TinyRun, assert_same_run
+from tiny_study import LOSSES, tiny_config
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.errors import DamagedFileError, InUseError, TrainingError
-from handclip.interruption import StopRequest
-from handclip.locks import holding, is_held
+from handclip.locks import is_held
 from handclip.runs import hooks
 from handclip.runs.provenance import read_provenance
-from handclip.runs.result import TrainingResult
 from handclip.runs.run_folder import RunFolder, log_file
-from handclip.runs.snapshots import Snapshots
 from handclip.runs.train import train
 from handclip.training.state import Plan, TrainState
 from handclip.training.step import Step
@@ -30,14 +27,9 @@ STEPS = 3
 """Steps an epoch; there are two epochs."""
 
 
-def config_in(manifests: Path, place: Path) -> ExperimentConfig:
-    places = {"output_dir": str(place / "train_logs"), "save_dir": str(place / "saved_models")}
+def config_in(manifests: Path, place: Path, **changes: Any) -> ExperimentConfig:
+    places = {"output_dir": str(place / "train_logs"), "save_dir": str(place / "saved_models"), **changes}
     return tiny_config(manifests, neck="bnneck", losses=LOSSES["ce"], batch_size=4, epochs=2, **places)
-
-
-@pytest.fixture(scope="module")
-def whole(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
-    return train(config_in(manifests, tmp_path_factory.mktemp("whole")))
 
 
 @pytest.fixture
@@ -60,66 +52,52 @@ def after_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[Step
 def contents(config: ExperimentConfig) -> dict[str, bytes]:
     """The states and checkpoints of a run."""
     files = RunFolder.of(config)
-    folders = (files.states, files.best.parent)
-    return {path.name: path.read_bytes() for folder in folders for path in folder.glob("[!.]*")}
-
-
-def assert_same_run(one: TrainingResult, other: TrainingResult) -> None:
-    assert loss_columns(one.folder / "metrics.csv") == loss_columns(other.folder / "metrics.csv")
-    for path, expected in ((one.checkpoint, other.checkpoint), (one.last_checkpoint, other.last_checkpoint)):
-        assert same_weights(weights(path), weights(expected))
-
-
-@pytest.mark.parametrize("files_that_fit", [0, 1, 2, 3])
-def test_a_full_disk_ends_training_with_the_last_state_intact(
-    files_that_fit: int,
-    manifests: Path,
-    tmp_path: Path,
-    whole: TrainingResult,
-    after_step: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The second epoch's table, state and best model, and the last model: one of them does not fit."""
-    config = config_in(manifests, tmp_path)
-    before: dict[str, bytes] = {}
-    left = [10**9]
-
-    def fill(step: Step) -> None:
-        if not before:
-            before.update(contents(config))
-            left[0] = files_that_fit
-
-    def fsync(descriptor: int) -> None:
-        file = Path(f"/proc/self/fd/{descriptor}").readlink()
-        if "provenance" in file.name or file.is_dir():
-            return
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("handclip.files.os.fsync", fsync)
-    after_step(2 * STEPS, fill)
-    with pytest.raises(TrainingError) as caught:
-        train(config)
-    saved = 1 if files_that_fit < 2 else 2
-    assert str(caught.value).startswith("cannot write ")
-    assert str(caught.value).endswith(
-        f": No space left on device. Mend that, then go on with --resume. Everything up to epoch {saved} is saved."
-    )
-    now = contents(config)
-    assert not list(tmp_path.rglob("*.part"))
-    assert not RunFolder.of(config).result.exists()
-    if files_that_fit < 2:
-        assert now == before
-    provenance = read_provenance(RunFolder.of(config).folder)
-    assert provenance is not None
-    assert provenance["sessions"][-1]["to"] == {"epochs": saved, "steps": saved * STEPS}
-    left[0] = 10**9
-    assert_same_run(train(config, resume=True), whole)
+    return {path.name: path.read_bytes() for at in (files.states, files.best.parent) for path in at.glob("[!.]*")}
 
 
 def no_space(*what: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_ends_training_with_the_last_state_intact(
+    manifests: Path, tmp_path: Path, after_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second epoch's table, its state and best model, and the last model: one after the other does not fit."""
+    config = config_in(manifests, tmp_path)
+    before: dict[str, bytes] = {}
+    left = [10**9]
+
+    def fsync(descriptor: int) -> None:
+        file = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if "provenance" not in file.name and not file.is_dir():
+            left[0] -= 1
+            if left[0] < 0:
+                no_space()
+
+    def fill(step: Step) -> None:
+        left[0] = files_that_fit
+
+    after_step(2 * STEPS, fill)
+    monkeypatch.setattr("handclip.files.os.fsync", fsync)
+    for files_that_fit, saved in ((0, 1), (1, 1), (2, 2), (3, 2)):
+        # In the end the second epoch is saved: what it writes when it goes on is config, environment, best and table.
+        left[0] = 3 if files_that_fit == 3 else 10**9
+        with pytest.raises(TrainingError) as caught:
+            train(config, resume=bool(before))
+        before = before or contents(config)
+        assert str(caught.value).startswith("cannot write ")
+        assert str(caught.value).endswith(
+            f": No space left on device. Mend that, then go on with --resume. Everything up to epoch {saved} is saved."
+        )
+        assert not list(tmp_path.rglob("*.part"))
+        assert not RunFolder.of(config).result.exists()
+        assert (contents(config) == before) == (saved == 1)
+        provenance = read_provenance(RunFolder.of(config).folder)
+        assert provenance is not None
+        assert provenance["sessions"][-1]["to"] == {"epochs": saved, "steps": saved * STEPS}
+    left[0] = 10**9
+    after_step(0, fill)
+    assert_same_run(train(config, resume=True), train(config_in(manifests, tmp_path / "whole")))
 
 
 def after_epoch(epoch: int) -> TrainState:
@@ -159,69 +137,34 @@ def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
     assert [event.value for event in read.Scalars("val_map")] == [0.25, 0.25]
 
 
-@pytest.mark.parametrize("what", ["folder", "states", "models"])
-def test_what_was_removed_meanwhile_is_not_made_anew(
-    what: str, manifests: Path, tmp_path: Path, after_step: Callable[..., None]
-) -> None:
-    config = config_in(manifests, tmp_path)
-    files = RunFolder.of(config)
-    place = {"folder": files.folder, "states": files.states, "models": files.best.parent}[what]
-    after_step(STEPS + 1, lambda step: shutil.rmtree(place))
-    with pytest.raises(TrainingError, match=r" is gone: somebody has removed it while the run was training\. "):
-        train(config)
-    assert not place.exists()
-
-
-def test_a_second_process_is_told_and_the_first_is_left_alone(
-    manifests: Path, tmp_path: Path, whole: TrainingResult, after_step: Callable[..., None]
-) -> None:
-    config = config_in(manifests, tmp_path)
-    files = RunFolder.of(config)
-    told: list[str] = []
-
-    def second(step: Step) -> None:
-        for resume in (False, True):
-            with pytest.raises(InUseError) as caught:
-                train(config, resume=resume)
-            told.append(str(caught.value))
-
-    after_step(STEPS + 1, second)
-    assert_same_run(train(config), whole)
-    assert len(told) == 2
-    assert all(f"{files.folder} is being written by process {os.getpid()} on " in message for message in told)
-    assert not is_held(files.folder)
-    with holding(files.folder):
-        pass
-
-
 def test_two_runs_that_write_the_same_checkpoints_are_not_trained_at_once(
     manifests: Path, tmp_path: Path, after_step: Callable[..., None]
 ) -> None:
+    """Nor is one run by two processes; the first is left alone."""
     config = config_in(manifests, tmp_path)
-    places = {"output_dir": str(tmp_path / "other"), "save_dir": str(config.save_dir)}
-    other = tiny_config(manifests, neck="bnneck", losses=LOSSES["ce"], batch_size=4, epochs=2, **places)
+    other = config_in(manifests, tmp_path, output_dir=str(tmp_path / "other"))
     files = RunFolder.of(config)
     told: list[str] = []
 
     def second(step: Step) -> None:
-        if not told:
+        for again, resume in ((config, False), (config, True), (other, False)):
             with pytest.raises(InUseError) as caught:
-                train(other)
-            told.append(str(caught.value))
+                train(again, resume=resume)
+            told.append(str(caught.value).partition(f" is being written by process {os.getpid()} on ")[0])
 
-    after_step(1, second)
+    after_step(STEPS + 1, second)
     assert train(config).finished
-    assert told[0].startswith(f"{files.best} is being written by process {os.getpid()} on ")
+    assert told == [str(files.folder), str(files.folder), str(files.best)]
     assert not RunFolder.of(other).folder.exists()
-    assert not is_held(files.best)
+    assert not is_held(files.folder) and not is_held(files.best)
 
 
 @pytest.mark.parametrize("lost", ["states", "best", "last", "none"])
-def test_a_run_that_has_lost_its_config_does_not_go_on(lost: str, manifests: Path, tmp_path: Path) -> None:
+def test_a_run_that_has_lost_its_config_does_not_go_on(lost: str, tmp_path: Path) -> None:
     """What has begun is known by its states and checkpoints, or by the checksum of the config alone."""
-    config = config_in(manifests, tmp_path)
-    files = RunFolder.of(config)
-    files.open(config, resume=False)
+    run = TinyRun(tmp_path)
+    files = run.files
+    files.open(run.config, resume=False)
     sums = files.folder / "SHA256SUMS"
     left: Path = sums if lost == "none" else getattr(files, lost)
     if lost != "none":
@@ -230,53 +173,31 @@ def test_a_run_that_has_lost_its_config_does_not_go_on(lost: str, manifests: Pat
         left.touch()
     files.config.unlink()
     with pytest.raises(DamagedFileError) as caught:
-        train(config, resume=True)
+        files.open(run.config, resume=True)
     assert str(caught.value) == (
         f"{files.config}: is gone, although {left} says that the run has begun, so it cannot go on. Put the file "
         f"back, or move {files.folder} and the run's checkpoints away to start anew"
     )
     left.unlink()
-    files.open(config, resume=True)  # nothing is left that says so
+    files.open(run.config, resume=True)  # nothing is left that says so
     assert files.config.is_file()
 
 
-def spoil(name: str) -> Callable[[Step], None]:
-    def now(step: Step) -> None:
-        state = step.objective.state_dict()
-        state[name].view(-1)[0] = torch.nan
-
-    return now
-
-
-SPOILT = {
-    "a running mean": "model.necks.projected.norm.running_mean",
-    "a weight": "model.encoder.tower.ln_post.weight",
-}
-
-
-@pytest.mark.parametrize("what", SPOILT)
-@pytest.mark.parametrize("stopping", [False, True])
 def test_weights_that_are_not_finite_are_not_saved(
-    what: str, stopping: bool, manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_step: Any
+    manifests: Path, tmp_path: Path, after_step: Callable[..., None]
 ) -> None:
-    """After the last step of an epoch, or after one where a signal asks to stop: no loss has shown it yet."""
+    """A running mean after the last step of an epoch: no loss has shown it yet."""
     config = config_in(manifests, tmp_path)
-    step = STEPS + 1 if stopping else 2 * STEPS
     before: dict[str, bytes] = {}
 
-    def spoil_now(own: Step) -> None:
+    def spoil(step: Step) -> None:
         before.update(contents(config))
-        spoil(next(name for name in own.objective.state_dict() if name.endswith(SPOILT[what].rpartition(".")[2])))(own)
-        if stopping:
-            monkeypatch.setattr(StopRequest, "signum", 15)
+        state = step.objective.state_dict()
+        state[next(name for name in state if name.endswith("running_mean"))][0] = torch.nan
 
-    after_step(step, spoil_now)
-    if stopping:
-        monkeypatch.setattr(StopRequest, "__init__", lambda self: None)
-        monkeypatch.setattr(StopRequest, "signum", None, raising=False)
+    after_step(2 * STEPS, spoil)
     with pytest.raises(
-        TrainingError, match=rf"holds NaN or infinity after step {step}, so nothing of it is saved\. .*"
+        TrainingError, match=r"running_mean holds NaN or infinity after step 6, so .* Everything up to epoch 1 is saved"
     ):
         train(config)
-    assert contents(config) == before
-    assert Snapshots(RunFolder.of(config).states).describe() == "Everything up to epoch 1 is saved."
+    assert before and contents(config) == before

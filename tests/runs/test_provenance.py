@@ -17,6 +17,7 @@ from handclip.datasets.prepare import prepare
 from handclip.errors import DamagedFileError, HandCLIPError, Interrupted, TrainingError
 from handclip.models.checkpoint import Checkpoint
 from handclip.parallel import hardware
+from handclip.parallel.hardware import describe_environment
 from handclip.runs import provenance
 from handclip.runs import train as training_module
 from handclip.runs.evaluate import evaluate
@@ -32,12 +33,10 @@ from handclip.runs.provenance import (
 from handclip.runs.result import TrainingResult
 from handclip.runs.train import train
 
-CPU = torch.device("cpu")
-
 
 def working_on(folder: Path, **options: Any) -> Any:
     facts = run_facts("a", "training", options.pop("config", {}), {}, 3, options.pop("weights", "f00"))
-    return session(folder, facts, device=CPU, precision="float32", **options)
+    return session(folder, facts, describe_environment(torch.device("cpu"), "float32"), **options)
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import shlex
+import shutil
 import tracemalloc
 from hashlib import sha256
 from io import BytesIO
@@ -12,14 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_study import loss_columns, same_weights, tiny_config, weights
+from tiny_run import TinyRun, flip
 
-from handclip.config.experiment import ExperimentConfig
-from handclip.errors import DamagedFileError, HandCLIPError
-from handclip.runs.result import TrainingResult
-from handclip.runs.run_folder import RunFolder
+from handclip.errors import ConfigError, DamagedFileError, DataError, TrainingError
 from handclip.runs.snapshots import Snapshots
-from handclip.runs.train import train
 
 LONG_AGO = 10**9
 
@@ -46,12 +43,6 @@ def test_the_newest_two_are_kept_by_name_whatever_the_clock_says(states: Snapsho
     assert states.describe() == "Everything up to epoch 11, step 1 is saved."
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
-
-
 DAMAGES = {
     "flipped": flip,
     "cut off": lambda path: os.truncate(path, path.stat().st_size // 2),
@@ -66,6 +57,8 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_used(
     caplog.set_level(logging.WARNING, "handclip")
     first, second = save(states, 1), save(states, 1, 2)
     DAMAGES[damage](second)
+    asking = Snapshots(states.folder)
+    assert (asking.find(), asking.current, caplog.messages) == ((first, [second]), None, [])  # to ask changes nothing
     assert states.newest() == first
     assert caplog.messages == [f"{second}: is damaged. Training goes on from {first.name}, the one before it."]
     with pytest.raises(DamagedFileError, match="is not a state that training may go on from"):
@@ -91,14 +84,6 @@ def test_what_a_killed_process_has_left_is_removed(states: Snapshots) -> None:
     assert [path.name for path in (states.newest(),) if path] == [states.paths()[0].name]
     save(states, 2)
     assert not left.exists()
-
-
-def test_to_ask_for_the_newest_state_changes_nothing(states: Snapshots, caplog: pytest.LogCaptureFixture) -> None:
-    first, second = save(states, 1), save(states, 2)
-    flip(second)
-    asking = Snapshots(states.folder)
-    assert asking.find() == (first, [second])
-    assert (asking.current, caplog.messages) == (None, [])
 
 
 def test_a_state_is_written_without_a_copy_of_it_in_memory(states: Snapshots) -> None:
@@ -139,142 +124,51 @@ def test_a_state_that_would_run_code_is_refused(states: Snapshots, tmp_path: Pat
     assert not (tmp_path / "trace").exists()
 
 
-# From here on with whole runs of two steps an epoch.
+# From here on with runs of one layer, whose files are those of every run.
 
 
-@pytest.fixture(scope="module")
-def whole(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
-    return train(config_in(manifests, tmp_path_factory.mktemp("whole")))
-
-
-def config_in(manifests: Path, place: Path) -> ExperimentConfig:
-    places = {"output_dir": str(place / "train_logs"), "save_dir": str(place / "saved_models")}
-    return tiny_config(manifests, epochs=3, **places)
-
-
-def assert_same_run(one: TrainingResult, other: TrainingResult) -> None:
-    assert loss_columns(one.folder / "metrics.csv") == loss_columns(other.folder / "metrics.csv")
-    for path, expected in ((one.checkpoint, other.checkpoint), (one.last_checkpoint, other.last_checkpoint)):
-        assert same_weights(weights(path), weights(expected))
-
-
-def test_a_run_whose_newest_state_is_damaged_ends_the_same(
-    manifests: Path, tmp_path: Path, whole: TrainingResult
-) -> None:
-    config = config_in(manifests, tmp_path)
-    train(config, stop_after=2)
-    newest, _ = Snapshots(RunFolder.of(config).states).paths()
-    flip(newest)
-    assert_same_run(train(config, resume=True), whole)
-
-
-def test_a_run_whose_best_model_is_damaged_is_not_ended_with_it(
-    manifests: Path, tmp_path: Path, whole: TrainingResult
-) -> None:
-    config = config_in(manifests, tmp_path)
-    files = RunFolder.of(config)
-    train(config, stop_after=1)
-    flip(files.best)
-    # The state was saved with that very model: it is written again, as where the run was killed in between.
-    best = train(config, resume=True, stop_after=1).checkpoint
-    assert weights(best).keys() == weights(whole.checkpoint).keys()
-    train(config, resume=True, stop_after=2)
-    assert_same_run(train(config, resume=True), whole)
-
-
-def test_a_lost_best_model_of_an_earlier_epoch_is_named(
-    manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = iter([0.9, 0.5, 0.5])
-
-    def validate(*images: Any, **options: Any) -> dict[str, float]:
-        return {"val_rank1": 0.0, "val_rank5": 0.0, "val_rank10": 0.0, "val_map": next(script)}
-
-    monkeypatch.setattr("handclip.runs.train.validate", validate)
-    config = config_in(manifests, tmp_path)
-    train(config, stop_after=2)
-    files = RunFolder.of(config)
-    files.best.unlink()
-    with pytest.raises(DamagedFileError) as caught:
-        train(config, resume=True)
-    assert str(caught.value) == (
-        f"{files.best}: the model of epoch 1, the best of this run so far, is gone or damaged. "
-        f"{Snapshots(files.states).paths()[0]} is whole, but holds a later model. Put the file back, or move "
-        f"{files.folder} and what there is of it away to train anew"
-    )
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["config.yml", "result.json", "metrics.csv", "environment.json"])
-def test_a_damaged_record_of_a_run_that_has_ended_is_named(
-    damage: str, name: str, manifests: Path, whole: TrainingResult
-) -> None:
-    path = whole.folder / name
-    before = path.read_bytes()
-    DAMAGES[damage](path)
-    try:
-        with pytest.raises(DamagedFileError, match=rf"{name}: is damaged or was changed.* to (start|train) anew"):
-            train(config_in(manifests, whole.folder.parents[1]), resume=True)
-    finally:
-        path.write_bytes(before)
-    assert train(config_in(manifests, whole.folder.parents[1]), resume=True) == whole
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_model_of_a_run_that_has_ended_is_named(damage: str, manifests: Path, whole: TrainingResult) -> None:
-    before = whole.checkpoint.read_bytes()
-    DAMAGES[damage](whole.checkpoint)
-    try:
-        with pytest.raises(DamagedFileError, match=rf"{whole.run}\.pth: is damaged.*is in .*{whole.run}_last\.pth"):
-            train(config_in(manifests, whole.folder.parents[1]), resume=True)
-        last = whole.last_checkpoint.rename(whole.last_checkpoint.with_suffix(".away"))
-        with pytest.raises(DamagedFileError, match=rf"{whole.run}\.pth: is damaged") as caught:
-            train(config_in(manifests, whole.folder.parents[1]), resume=True)
-        last.rename(whole.last_checkpoint)
-        assert str(whole.last_checkpoint) not in str(caught.value)
-    finally:
-        whole.checkpoint.write_bytes(before)
-
-
-@pytest.mark.parametrize("content", ["", "experiment: [", "just text", "a: 1", "a: " + "[" * 1200])
-def test_a_damaged_config_of_a_run_without_checksums_is_named(content: str, manifests: Path, tmp_path: Path) -> None:
-    config = config_in(manifests, tmp_path)
-    files = RunFolder.of(config)
-    files.open(config, resume=False)
-    (files.folder / "SHA256SUMS").unlink()
-    files.config.write_text(content)
-    with pytest.raises(DamagedFileError, match=r"config\.yml: is damaged: it does not hold the settings of a run"):
-        files.open(config, resume=True)
-
-
-def test_killed_between_result_and_checksums(manifests: Path, tmp_path: Path, whole: TrainingResult) -> None:
-    sums = whole.folder / "SHA256SUMS"
-    before = sums.read_text()
-    sums.unlink()
-    assert train(config_in(manifests, whole.folder.parents[1]), resume=True) == whole
-    assert sums.read_text() == before
-
-
-def test_a_result_that_is_no_result(manifests: Path, whole: TrainingResult) -> None:
-    result, sums = whole.folder / "result.json", whole.folder / "SHA256SUMS"
-    before = result.read_text(), sums.read_text()
-    sums.unlink()
-    try:
-        for text in ("[]", "{}"):
-            result.write_text(text)
-            wrong = r"result\.json: (is damaged or is of another kind|lacks .*; it is damaged, or)"
-            with pytest.raises(HandCLIPError, match=wrong):
-                train(config_in(manifests, whole.folder.parents[1]), resume=True)
-    finally:
-        result.write_text(before[0])
-        sums.write_text(before[1])
-
-
-def test_a_run_whose_states_were_moved_away_does_not_begin_again(manifests: Path, here: Path) -> None:
-    config = tiny_config(manifests, epochs=3)
-    result = train(config, stop_after=1)
-    best = result.checkpoint.read_bytes()
-    RunFolder.of(config).states.rename(here / "moved")
+def test_a_run_whose_states_were_moved_away_does_not_begin_again(tmp_path: Path) -> None:
+    run = TinyRun(tmp_path)
+    run.train(0.5, until=1)
+    best = run.files.best.read_bytes()
+    run.files.states.rename(tmp_path / "moved")
     with pytest.raises(DamagedFileError, match=r"holds no state to go on from, although epochs were trained\. Put"):
-        train(config, resume=True)
-    assert result.checkpoint.read_bytes() == best
+        TinyRun(tmp_path).train()
+    assert run.files.best.read_bytes() == best
+
+
+def test_a_run_goes_on_with_the_same_data_in_the_same_precision_alone(tmp_path: Path) -> None:
+    TinyRun(tmp_path).train(0.5, until=1)
+    with pytest.raises(DataError, match=r"started with manifest a{12}, and cannot go on with b{12}: the data have cha"):
+        TinyRun(tmp_path, manifest_sha256="b" * 64).train()
+    other = TinyRun(tmp_path)
+    other.made_with["precision"] = "bfloat16"
+    with pytest.raises(ConfigError, match=r"was started in float32, but this machine chooses bfloat16\. Go on where"):
+        other.train()
+
+
+def test_a_stop_saves_steps_once_and_no_weights_that_are_not_finite(tmp_path: Path) -> None:
+    run = TinyRun(tmp_path)
+    run.train(0.5, until=1)
+    run.state.steps_taken += 1
+    for _ in range(2):
+        assert run.saved.stop_here(run.state) == "Everything up to epoch 2, step 1 is saved."
+    before = run.contents()
+    assert len(run.snapshots.paths()) == 2
+    run.state.steps_taken += 1
+    run.step.objective.bias.data[0] = torch.nan
+    with pytest.raises(TrainingError, match=r"^bias holds NaN or infinity after step .*, so nothing of it is saved\."):
+        run.saved.stop_here(run.state)
+    assert run.contents() == before
+    run.step.objective.bias.data[0] = 0
+    assert run.saved.stop_here(run.state).startswith("All steps of epoch 2 are saved. Its validation is done when")
+
+
+@pytest.mark.parametrize("what", ["folder", "states", "models"])
+def test_what_was_removed_meanwhile_is_not_made_anew(what: str, tmp_path: Path) -> None:
+    run = TinyRun(tmp_path)
+    place = {"folder": run.files.folder, "states": run.files.states, "models": run.files.best.parent}[what]
+    run.step.after = lambda number: shutil.rmtree(place) if number == 2 else None
+    with pytest.raises(TrainingError, match=r" is gone: somebody has removed it while the run was training\.$"):
+        run.train(0.5, 0.9)
+    assert not place.exists()
