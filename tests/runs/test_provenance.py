@@ -84,19 +84,6 @@ def test_training_and_evaluation_record_where_they_come_from(
     assert last(result.folder)["exit"] == "finished"
 
 
-def test_each_process_that_trains_has_an_entry(manifests: Path, here: Path) -> None:
-    config = tiny_config(manifests, epochs=2)
-    folder = train(config, stop_after=1).folder
-    begun = read(folder)
-    assert "weights_sha256" not in begun
-    train(config, resume=True)
-    ended = read(folder)
-    assert [entry["exit"] for entry in ended["sessions"]] == ["stopped after 1 epoch as asked", "finished"]
-    assert [entry["from"]["steps"] for entry in ended["sessions"]] == [0, 2]
-    assert [entry["to"]["epochs"] for entry in ended["sessions"]] == [1, 2]
-    assert ended["sessions"][0] == begun["sessions"][0]
-
-
 def test_what_begins_anew_records_the_data_that_it_learns_from(
     manifests: Path, hands: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

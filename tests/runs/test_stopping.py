@@ -9,14 +9,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tiny_study import LOSSES, loss_columns, same_weights, tiny_config, tiny_values, weights, write_config
+from tiny_run import TinyRun, assert_same_run
+from tiny_study import LOSSES, tiny_config, write_config
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.torch_dataset import Batch, ImageDataset
@@ -90,13 +88,6 @@ def undisturbed(
     return run
 
 
-def assert_same_run(one: TrainingResult, other: TrainingResult) -> None:
-    assert (one.run, one.best_epoch, one.epochs) == (other.run, other.best_epoch, other.epochs)
-    assert loss_columns(one.folder / "metrics.csv") == loss_columns(other.folder / "metrics.csv")
-    assert same_weights(weights(one.checkpoint), weights(other.checkpoint))
-    assert same_weights(weights(one.last_checkpoint), weights(other.last_checkpoint))
-
-
 def train_with_stops(config: ExperimentConfig, watch: Watch, stops: Sequence[int]) -> tuple[TrainingResult, list[str]]:
     """Train, and send SIGTERM to this process within each of these steps; return what each stop says."""
     said, left = [], sorted(stops)
@@ -144,32 +135,15 @@ def test_stopping_in_mid_epoch_loses_no_step_and_repeats_none(
     ]
 
 
-@given(stops=st.sets(st.integers(0, STEPS - 1), min_size=1, max_size=4))
-@settings(derandomize=True, deadline=None, max_examples=3)
-def test_stopping_at_any_steps_changes_nothing(
-    stops: set[int],
-    manifests: Path,
-    watch: Watch,
-    undisturbed: Callable[[str], tuple[TrainingResult, list[float]]],
-) -> None:
-    whole, images = undisturbed("plain")
-    with TemporaryDirectory() as place:
-        result, said = train_with_stops(config_of(manifests, Path(place), "plain"), watch, sorted(stops))
-        assert (watch.steps, watch.images, len(said)) == (list(range(STEPS)), images, len(stops))
-        assert_same_run(result, whole)
-
-
-@pytest.mark.parametrize("variant", ["centres", "arcface"])
 def test_a_signal_during_validation_loses_no_step_and_the_validation_is_done_when_training_goes_on(
-    variant: str,
     manifests: Path,
     tmp_path: Path,
     watch: Watch,
     undisturbed: Callable[[str], tuple[TrainingResult, list[float]]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole, images = undisturbed(variant)
-    config = config_of(manifests, tmp_path, variant, eval_batch_size=2)
+    whole, images = undisturbed("centres")
+    config = config_of(manifests, tmp_path, "centres", eval_batch_size=2)
     embed, embedded = EmbeddingModel.embed, 0
     # Of all batches that are validated, six in an epoch: two in the first epoch, then one that its third try ends.
     stops = [1, 4, 13, 25]
@@ -196,17 +170,15 @@ def test_a_signal_during_validation_loses_no_step_and_the_validation_is_done_whe
     assert_same_run(result, whole)
 
 
-@pytest.mark.parametrize("variant", ["centres", "arcface"])
 def test_a_signal_while_images_are_read_waits_for_none_of_them_and_loses_no_step(
-    variant: str,
     manifests: Path,
     tmp_path: Path,
     watch: Watch,
     undisturbed: Callable[[str], tuple[TrainingResult, list[float]]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole, images = undisturbed(variant)
-    config = config_of(manifests, tmp_path, variant)
+    whole, images = undisturbed("centres")
+    config = config_of(manifests, tmp_path, "centres")
     read, count = ImageDataset.__getitem__, 0
     # Of all images that are read: one of the first batch, two of the third, which is then begun a third time, one of a
     # validation, and one of the second epoch.
@@ -285,40 +257,13 @@ def test_a_second_signal_stops_at_once_and_the_last_state_is_gone_on_from(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_stopping_before_the_first_state(manifests: Path, tmp_path: Path, watch: Watch) -> None:
-    config = config_of(manifests, tmp_path, "plain")
-
-    def twice(number: int) -> None:
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
-
-    watch.then = twice
-    try:
-        with pytest.raises(Interrupted, match=r"^No step of this run is saved yet\.$"):
-            train(config)
-    finally:
-        watch.then = lambda number: None
-    assert not list(RunFolder.of(config).states.glob("*"))
-
-
-def test_a_signal_after_the_last_step_is_not_forgotten(
-    manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_after_the_last_step_is_not_forgotten(tmp_path: Path) -> None:
     """A study would go on to its next run."""
-    config = config_of(manifests, tmp_path, "plain", num_workers=0)
-    fit = train_module.fit
-
-    def fit_and_stop(*parts: Any) -> None:
-        fit(*parts)
+    run = TinyRun(tmp_path, epochs=1)
+    run.train(0.5)
+    with pytest.raises(Interrupted) as stopped, train_module._stopping(run.saved, run.state):
         signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(train_module, "fit", fit_and_stop)
-    with pytest.raises(Interrupted) as stopped:
-        train(config)
-    assert (stopped.value.exit_code, stopped.value.advice) == (143, "Everything up to epoch 3 is saved.")
-    assert not RunFolder.of(config).result.exists()
-    monkeypatch.undo()
-    assert train(config, resume=True).finished
+    assert (stopped.value.exit_code, stopped.value.advice) == (143, "Everything up to epoch 1 is saved.")
 
 
 _TRAIN_UNTIL_SIGNALLED = """
@@ -342,16 +287,17 @@ main()
 """The command line, which does not end the second epoch before the signal is sent, however slowly that is done."""
 
 
-@pytest.mark.parametrize(
-    ("signum", "code", "workers"), [(signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 1), (signal.SIGHUP, 129, 1)]
-)
+@pytest.mark.parametrize(("signum", "code", "workers"), [(signal.SIGINT, 130, 0), (signal.SIGHUP, 129, 1)])
 def test_a_signal_to_the_command_and_all_its_processes(
-    signum: signal.Signals, code: int, workers: int, manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    signum: signal.Signals,
+    code: int,
+    workers: int,
+    manifests: Path,
+    here: Path,
+    undisturbed: Callable[[str], tuple[TrainingResult, list[float]]],
 ) -> None:
-    changes = {"losses": LOSSES["ce_triplet_center"], "epochs": 6, "batch_size": 4, "num_workers": workers}
-    (tmp_path / "stopped").mkdir()
-    monkeypatch.chdir(tmp_path / "stopped")
-    file = write_config(tmp_path / "stopped" / "tiny.yml", tiny_values(manifests, **changes))
+    config = config_of(manifests, here, "plain", num_workers=workers)
+    file = write_config(here / "tiny.yml", config.to_dict())
     with subprocess.Popen(
         [sys.executable, "-c", _TRAIN_UNTIL_SIGNALLED, "train", file.name],
         stderr=subprocess.PIPE,
@@ -380,18 +326,8 @@ def test_a_signal_to_the_command_and_all_its_processes(
     ), printed
     # One plain line for each thing that happened, and nothing of the libraries' own.
     assert not [word for word in ("Traceback", "Warning", "GPU", "TPU", "Trainer.fit", "Tip") if word in printed]
-    assert not list((tmp_path / "stopped").rglob("result.json"))
-    [provenance] = (tmp_path / "stopped").rglob("provenance.json")
-    assert read_json_object(provenance)["sessions"][-1]["exit"] == f"interrupted by {signum.name}"
-
-    config = tiny_config(manifests, **changes)
-    result = train(config, resume=True)
-    (tmp_path / "whole").mkdir()
-    monkeypatch.chdir(tmp_path / "whole")
-    whole = train(config)
-    monkeypatch.chdir(tmp_path)
-    assert loss_columns("stopped" / result.folder / "metrics.csv") == loss_columns(
-        "whole" / whole.folder / "metrics.csv"
-    )
-    for path in (whole.checkpoint, whole.last_checkpoint):
-        assert same_weights(weights("stopped" / path), weights("whole" / path))
+    files = RunFolder.of(config)
+    assert not files.result.exists()
+    assert read_json_object(files.folder / "provenance.json")["sessions"][-1]["exit"] == f"interrupted by {signum.name}"
+    whole, _ = undisturbed("plain")
+    assert_same_run(train(config, resume=True), whole)
