@@ -135,75 +135,55 @@ def test_stopping_in_mid_epoch_loses_no_step_and_repeats_none(
     ]
 
 
-def test_a_signal_during_validation_loses_no_step_and_the_validation_is_done_when_training_goes_on(
+def test_a_signal_while_images_are_read_or_a_model_is_validated_loses_no_step(
     manifests: Path,
     tmp_path: Path,
     watch: Watch,
     undisturbed: Callable[[str], tuple[TrainingResult, list[float]]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """It waits for no image, and a validation that it has ended is done when training goes on."""
     whole, images = undisturbed("centres")
     config = config_of(manifests, tmp_path, "centres", eval_batch_size=2)
     embed, embedded = EmbeddingModel.embed, 0
-    # Of all batches that are validated, six in an epoch: two in the first epoch, then one that its third try ends.
-    stops = [1, 4, 13, 25]
+    read, count = ImageDataset.__getitem__, 0
+    # Of all images that are read: one of the first batch, two of the third, which is then begun a third time, one of a
+    # validation, and one of the second epoch. Of all batches that are validated, six in an epoch: two of the first.
+    reads, embeds = [2, 12, 13, 27, 51], [3, 7]
 
     def embed_and_stop(self: EmbeddingModel, batch: torch.Tensor) -> torch.Tensor:
         nonlocal embedded
         embedded += 1
-        if embedded in stops:
+        if embedded in embeds:
             signal.raise_signal(signal.SIGTERM)
         return embed(self, batch)
-
-    monkeypatch.setattr(EmbeddingModel, "embed", embed_and_stop)
-    watch.steps, watch.images = [], []
-    for epoch in (1, 1, 2, 3):
-        with pytest.raises(Interrupted, match=f"^All steps of epoch {epoch} are saved. Its valid"):
-            train(config, resume=True)
-        if embedded == 4:  # the third try ends the epoch, and what it saves is gone on from
-            assert len(list(RunFolder.of(config).states.glob("*.ckpt"))) == 1  # stopped twice, saved once
-            assert train(config, resume=True, stop_after=1).epochs == 1
-            assert watch.steps == [0, 1, 2]
-    result = train(config, resume=True)
-    assert embedded == 31
-    assert (watch.steps, watch.images) == (list(range(STEPS)), images)
-    assert_same_run(result, whole)
-
-
-def test_a_signal_while_images_are_read_waits_for_none_of_them_and_loses_no_step(
-    manifests: Path,
-    tmp_path: Path,
-    watch: Watch,
-    undisturbed: Callable[[str], tuple[TrainingResult, list[float]]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    whole, images = undisturbed("centres")
-    config = config_of(manifests, tmp_path, "centres")
-    read, count = ImageDataset.__getitem__, 0
-    # Of all images that are read: one of the first batch, two of the third, which is then begun a third time, one of a
-    # validation, and one of the second epoch.
-    stops, said = [2, 12, 13, 27, 45], []
 
     def read_and_stop(self: ImageDataset, item: Any) -> Any:
         nonlocal count
         count += 1
-        if count in stops:
+        if count in reads:
             signal.raise_signal(signal.SIGTERM)
             pytest.fail("the signal has waited for the image")
         return read(self, item)
 
+    monkeypatch.setattr(EmbeddingModel, "embed", embed_and_stop)
     monkeypatch.setattr(ImageDataset, "__getitem__", read_and_stop)
-    watch.steps, watch.images = [], []
-    for _ in stops:
+    watch.steps, watch.images, said = [], [], []
+    for _ in (*reads, *embeds):
         with pytest.raises(Interrupted) as stopped:
             train(config, resume=True)
         said.append(stopped.value.advice)
+        # However often it was stopped, the same steps are saved once.
+        assert len(list(RunFolder.of(config).states.glob("*.ckpt"))) == min(len(set(said)) - 1, 2)
     result = train(config, resume=True)
+    validating = "All steps of epoch 1 are saved. Its validation is done when training goes on."
     assert said == [
         "No step of this run is saved yet.",
         "Everything up to epoch 1, step 2 is saved.",
         "Everything up to epoch 1, step 2 is saved.",
-        "All steps of epoch 1 are saved. Its validation is done when training goes on.",
+        validating,
+        validating,
+        validating,
         "Everything up to epoch 2, step 1 is saved.",
     ]
     assert (watch.steps, watch.images) == (list(range(STEPS)), images)

@@ -22,29 +22,12 @@ from handclip.loss.center_loss import CenterLoss
 from handclip.loss.triplet_loss import TripletLoss
 from handclip.models.builder import model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint
-from handclip.models.embedding_model import EmbeddingModel
 from handclip.runs.result import TrainingResult
+from handclip.runs.snapshots import Snapshots
 from handclip.runs.train import train
 from handclip.training.loop import fit
 from handclip.training.state import TrainState
 from handclip.training.step import FiniteCheck, Objective, Step
-
-
-@pytest.fixture
-def scripted_validation(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Replace validation by given values of val_map; collects the model's weights at each validation."""
-
-    def script(*values: float) -> list[dict[str, torch.Tensor]]:
-        states: list[dict[str, torch.Tensor]] = []
-
-        def validate(model: EmbeddingModel, *images: Any, **options: Any) -> dict[str, float]:
-            states.append({key: value.clone() for key, value in model.state_dict().items()})
-            return {"val_rank1": 0.0, "val_rank5": 1.0, "val_rank10": 1.0, "val_map": values[len(states) - 1]}
-
-        monkeypatch.setattr("handclip.runs.train.validate", validate)
-        return states
-
-    return script
 
 
 @pytest.fixture
@@ -249,16 +232,20 @@ def test_d02_training_and_selection_read_images_of_training_identities_only(
 
 
 def test_d40_d47_best_differs_from_last_when_last_is_worse_and_of_equals_the_later_is_kept(
-    manifests: Path, here: Path, scripted_validation: Any
+    manifests: Path, here: Path, scores: Callable[..., None]
 ) -> None:
-    states = scripted_validation(0.5, 0.9, 0.9, 0.3)
-    result = train(tiny_config(manifests, epochs=4))
+    scores(0.5, 0.9, 0.9, 0.3)
+    config = tiny_config(manifests, epochs=4)
+    train(config, stop_after=3)
+    result = train(config, resume=True)
+    fourth, third = (torch.load(path, weights_only=True) for path in Snapshots(result.folder / "checkpoints").paths())
     assert result.best_epoch == 3
-    assert same_weights(model_state(result.checkpoint), states[2])
-    assert same_weights(model_state(result.last_checkpoint), states[3])
-    assert not same_weights(states[2], states[3])
-    assert Checkpoint.load(result.checkpoint).metrics["val_map"] == 0.9
-    assert Checkpoint.load(result.last_checkpoint).metrics["val_map"] == 0.3
+    for path, state, value in ((result.checkpoint, third, 0.9), (result.last_checkpoint, fourth, 0.3)):
+        checkpoint = Checkpoint.load(path)
+        trained = {f"model.{name}": tensor for name, tensor in checkpoint.model_state.items()}
+        assert all(torch.equal(state["objective"][name], tensor) for name, tensor in trained.items())
+        assert checkpoint.metrics["val_map"] == value
+    assert not same_weights(weights(result.checkpoint), weights(result.last_checkpoint))
 
 
 def test_train_all_trains_on_validation_images_and_keeps_the_last_epoch(
