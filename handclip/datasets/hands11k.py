@@ -84,11 +84,10 @@ def read_hand_info(root: Path) -> list[HandInfoRow]:
     line_of_image: dict[str, int] = {}
     for line, values in _table_rows(root):
         where = f"{root / 'HandInfo.csv'}, line {line}"
-        row, has_accessories = _parse_row(values, where)
-        if row.image_name in line_of_image:
-            raise DataError(f"{where}: {row.image_name} is already listed in line {line_of_image[row.image_name]}")
-        line_of_image[row.image_name] = line
-        if not has_accessories:
+        row = _parse_row(values, where)
+        if (first := line_of_image.setdefault(row.image_name, line)) != line:
+            raise DataError(f"{where}: {row.image_name} is already listed in line {first}")
+        if values["accessories"] == "0":
             rows.append(row)
     return rows
 
@@ -242,8 +241,7 @@ def _exclusions(rows: Sequence[HandInfoRow], missing: Set[str], facts: Mapping[s
     )
 
 
-def _parse_row(values: Mapping[str, str], where: str) -> tuple[HandInfoRow, bool]:
-    """One row, and whether the hand wears accessories."""
+def _parse_row(values: Mapping[str, str], where: str) -> HandInfoRow:
     identity_text = values["id"]
     is_number = identity_text.isascii() and identity_text.isdigit() and len(identity_text) <= _LONGEST_IDENTITY
     if not is_number or int(identity_text) > _LARGEST_IDENTITY:
@@ -258,7 +256,7 @@ def _parse_row(values: Mapping[str, str], where: str) -> tuple[HandInfoRow, bool
     image_name = values["imageName"]
     if "/" in image_name or not is_plain_relative(image_name):
         raise DataError(f"{where}: imageName {_shortly(repr(image_name))} is not the name of a file in Hands")
-    return HandInfoRow(int(identity_text), identity_text, aspect, image_name), values["accessories"] == "1"
+    return HandInfoRow(int(identity_text), identity_text, aspect, image_name)
 
 
 def _decode_text(path: Path) -> str:
