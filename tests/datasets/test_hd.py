@@ -122,21 +122,14 @@ def test_deterministic_gallery_is_the_first_image(tmp_path):
     assert len(random_galleries) > 1
 
 
-def test_other_files_are_ignored_and_counted(tmp_path):
-    root = small(tmp_path)
-    for name in ("Thumbs.db", "._3_1.jpg", "notes.txt"):
-        (root / "Original Images" / "1-501" / name).write_bytes(b"x")
-    assert prepared(root).ignored_files == 3
-
-
 def test_photographs_of_other_formats_are_named(tmp_path, caplog):
     root = small(tmp_path)
     folder = root / "Original Images" / "1-501"
-    for name in ("3_7.jxl", "3_8.png", "cover.pdf"):
+    for name in ("3_7.jxl", "3_8.png", "cover.pdf", "Thumbs.db", "._3_1.jpg", "notes.txt"):
         (folder / name).write_bytes(b"x")
     manifest = prepared(root)
     assert manifest.unread_files == {"jpeg_xl": 1, "not_jpg": 1, "pdf": 1}
-    assert (manifest.ignored_files, manifest.unread_identities) == (0, 0)
+    assert (manifest.ignored_files, manifest.unread_identities) == (3, 0)
     assert "1 image that is not .jpg (such as 1-501/3_8.png; save them as JPEG, as all of HD are)" in caplog.text
     (folder / "44_1.png").write_bytes(b"x")
     (root / "Original Images" / "502-712" / "3_1.JXL").write_bytes(b"x")  # another person than 3 of the other folder

@@ -156,14 +156,9 @@ def test_the_seed_alone_decides() -> None:
     torch.manual_seed(0)
     forward = [augment(image, seed=seed) for seed, image in enumerate(images)]
     torch.manual_seed(99)
+    before = torch.random.get_rng_state()
     backward = [augment(images[seed], seed=seed) for seed in (3, 2, 1, 0)][::-1]
     assert all(torch.equal(one, other) for one, other in zip(forward, backward, strict=True))
-
-
-def test_the_global_random_state_is_untouched() -> None:
-    torch.manual_seed(5)
-    before = torch.random.get_rng_state()
-    ImageTransform(Preprocessing(16, 16), Augmentation(flip=0.5, erasing=0.5))(photograph(), seed=2**63 - 1)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
