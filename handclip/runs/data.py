@@ -158,9 +158,6 @@ def _require_separation(manifests: Mapping[str, Manifest]) -> None:
 def check_not_learned_by_heart(manifests: Mapping[str, Manifest]) -> None:
     """Check that no photograph that a model is about to be trained or validated on is tested on under another name.
 
-    Args:
-        manifests: the manifests about to be trained on, by aspect.
-
     Raises:
         DataError: says how many there are, the first of them, and what to do.
     """
@@ -171,8 +168,7 @@ def check_not_learned_by_heart(manifests: Mapping[str, Manifest]) -> None:
 def warn_of_copies(manifests: Mapping[str, Manifest]) -> None:
     """Log how many photographs are both tested on and there to be trained on, which the model at hand was not.
 
-    Args:
-        manifests: the manifests tested on, by aspect; `check_not_tested_on` found nothing in them.
+    That it was not is what `check_not_tested_on` has found.
     """
     if sentence := describe_learned(list(manifests.values())):
         logger.warning(
@@ -234,15 +230,10 @@ def _read_manifest(config: ExperimentConfig, path: Path, aspect: str) -> Manifes
 
 
 def check_not_tested_on(training_images: Iterable[str], manifests: Mapping[str, Manifest], source: str) -> None:
-    """Check that a model was trained on none of the images that it is about to be tested on.
-
-    Args:
-        training_images: hashes of the images that the checkpoint was trained on.
-        manifests: the manifests about to be used, by aspect.
-        source: names the checkpoint in the error.
+    """Check that a model was trained on none of the images, by their hashes, that it is about to be tested on.
 
     Raises:
-        DataError: says how many there are, and the first of them.
+        DataError: names the source of the model, how many there are, and the first of them.
     """
     seen = set(training_images)
     leaked = [
@@ -267,10 +258,10 @@ def check_not_validated_on(training_images: Iterable[str], data: TrainingData, s
     Args:
         training_images: hashes of the images that the earlier stage, or one before it, was trained on.
         data: what is about to be trained and validated on.
-        source: names the earlier stage in the error.
+        source: the earlier stage.
 
     Raises:
-        DataError: says how many there are, and the first of them.
+        DataError: names the source, how many there are, and the first of them.
     """
     seen = set(training_images) - {image.sha256 for image in data.train}
     learned = [image.path for image in data.val_queries if image.sha256 in seen]
@@ -287,10 +278,6 @@ def warn_of_known_names(model: Checkpoint, manifests: Mapping[str, Manifest]) ->
     """Log how many test identities of plain folders have names that a model's training identities have, too.
 
     Two folders may name different people alike, 1 and 2 for one, and the same ones, which nothing here can tell apart.
-
-    Args:
-        model: that is about to be evaluated or trained further.
-        manifests: the manifests tested on, by aspect.
     """
     if model.trained_on["dataset"] != folder.DATASET:
         return
@@ -313,11 +300,7 @@ def people_known_from_other_aspects(trained_on: Iterable[str], manifests: Mappin
     """Count test identities whose other hand, or other side, was trained on.
 
     The aspects of 11k Hands split people at different numbers, so a few are training people in one aspect and test
-    people in another. Published results have them too.
-
-    Args:
-        trained_on: the checkpoint's `aspect/identity` names.
-        manifests: the manifests tested on, by aspect.
+    people in another. Published results have them too. Those that were trained on are named `aspect/identity`.
     """
     trained = [name.split("/", 1) for name in trained_on]
     counts = {}

@@ -12,7 +12,7 @@ from torchvision.transforms.v2.functional import resize
 
 from handclip.config.experiment import Augmentation
 from handclip.datasets.images import read_image
-from handclip.datasets.pixels import squash_image
+from handclip.datasets.pixels import squash_pixels
 from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, LabelledImage, to_images
 from handclip.datasets.transforms import CLIP_MEAN, CLIP_STD, ImageTransform, Preprocessing
 
@@ -190,7 +190,7 @@ def test_squashing_and_normalising_on_a_cpu_wait_for_no_other_thread(monkeypatch
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        squashed = squash_image(photograph(), transform.squash)
+        squashed = squash_pixels(np.array(photograph()), transform.squash)
         transform.batch(squashed.expand(20, -1, -1, -1))
         assert used == [1, 1, 1, 1]
         assert torch.get_num_threads() == 2
