@@ -35,7 +35,7 @@ _LOCKS = 2**18
 
 
 class Workers(_MultiProcessingDataLoaderIter):
-    """Ends its processes, whoever asks for it, in a limited time: Lightning, the end of the loader, or that of Python.
+    """Ends its processes, whoever asks for it, in a limited time: the end of the loader, or that of Python.
 
     One may hang in a drive, or be frozen; and it leaves SIGTERM to this process.
     """

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from handclip.console import progress_over
 from handclip.datasets import folder
 from handclip.datasets.check import check_copies, check_separation
 from handclip.datasets.duplicates import Pair, describe_learned
-from handclip.datasets.file_kinds import describe_counts
+from handclip.datasets.left_out import describe_left_out
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.preparation import Preparation
 from handclip.datasets.prepare import (
@@ -29,7 +28,7 @@ from handclip.datasets.torch_dataset import LabelledImage
 from handclip.errors import ConfigError, DataError, HandCLIPError, missing_file
 from handclip.files import is_folder, is_there
 from handclip.models.checkpoint import Checkpoint
-from handclip.plurals import counted, first_lines
+from handclip.plurals import first_lines
 from handclip.synthetic import SyntheticHands, generate, is_generated
 
 logger = logging.getLogger(__name__)
@@ -64,6 +63,9 @@ class TrainingData:
         return [self.identities[image.label].split("/", 1)[0] for image in self.val_queries]
 
 
+_IMAGES = ("missing_images", "unreadable_images")
+
+
 def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
     """Return the manifest of each aspect that a config covers, preparing the data set on first use.
 
@@ -77,9 +79,10 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
         prepared = _prepare(config)
         manifests = {aspect: prepared.manifests[aspect] for aspect in config.aspects}
     _require_separation(manifests)
-    _report_left_out(manifests)
-    if prepared is None or prepared.origin == "manifests":
-        _report_unread(manifests)
+    made_now = prepared is not None and prepared.origin != "manifests"  # more is said of files where they are looked at
+    what = _IMAGES if made_now else (*_IMAGES, "unread_files", "unread_identities")
+    if left_out := describe_left_out(manifests.values(), what):
+        logger.info(f"The manifest was made without {', '.join(left_out)}.")
     if prepared is not None and prepared.origin == "manifests" and config.dataset == folder.DATASET:
         _report_added(manifests, prepared.folder)
     return manifests
@@ -132,15 +135,10 @@ def layout_of(config: ExperimentConfig) -> str:
 
 def _require_complete(prepared: PreparedDataset) -> None:
     """Refuse manifests that somebody made with images left out, unless the config allows it too."""
-    left_out = sum(images_left_out(prepared.manifests).values())
-    lost = sum(manifest.unread_identities for manifest in prepared.manifests.values())
-    if left_out or lost:
-        images = [f"{counted(left_out, 'image')} absent or unreadable"] if left_out else []
-        people = [f"{counted(lost, 'identity', 'identities')} of which nothing was read"] if lost else []
+    if left_out := describe_left_out(prepared.manifests.values(), (*_IMAGES, "unread_identities")):
         raise DataError(
-            f"the manifests in {prepared.folder} were made without {' and '.join([*images, *people])}. "
-            "To work with this part of the data set add allow_missing: true to the config; if it is complete by now, "
-            "remove these manifests"
+            f"the manifests in {prepared.folder} were made without {' and '.join(left_out)}. To work with this part of "
+            "the data set add allow_missing: true to the config; if it is complete by now, remove these manifests"
         )
 
 
@@ -181,24 +179,6 @@ def _roots(manifests: Mapping[str, Manifest]) -> str:
     return " and ".join(dict.fromkeys(str(manifest.root) for manifest in manifests.values()))
 
 
-def _report_left_out(manifests: Mapping[str, Manifest]) -> None:
-    absent, unreadable = images_left_out(manifests).values()
-    if absent or unreadable:
-        logger.info(f"The data set is not complete: left out {absent:,} absent and {unreadable:,} unreadable images.")
-
-
-def _report_unread(manifests: Mapping[str, Manifest]) -> None:
-    """Log what manifests that are only read were made without; while they are made, more is said of it."""
-    unread: Counter[str] = Counter()
-    for manifest in manifests.values():
-        unread.update(manifest.unread_files)
-    said = describe_counts(unread)
-    if lost := sum(manifest.unread_identities for manifest in manifests.values()):
-        said.append(f"{counted(lost, 'identity', 'identities')} of which nothing is read")
-    if said:
-        logger.info(f"The manifest was made without {', '.join(said)}.")
-
-
 def _report_added(manifests: Mapping[str, Manifest], made: Path) -> None:
     """Log what has come to a plain folder since its manifests were made on first use."""
     for manifest in manifests.values():
@@ -216,10 +196,7 @@ def _report_added(manifests: Mapping[str, Manifest], made: Path) -> None:
 
 def images_left_out(manifests: Mapping[str, Manifest]) -> dict[str, int]:
     """Count the images that manifests were made without: `missing_images`, then `unreadable_images`."""
-    return {
-        "missing_images": sum(manifest.missing_images for manifest in manifests.values()),
-        "unreadable_images": sum(manifest.unreadable_images for manifest in manifests.values()),
-    }
+    return {name: sum(getattr(manifest, name) for manifest in manifests.values()) for name in _IMAGES}
 
 
 def _read_manifest(config: ExperimentConfig, path: Path, aspect: str) -> Manifest:
