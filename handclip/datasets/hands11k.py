@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from handclip.config.experiment import HAND_ASPECTS
+from handclip.config.mistakes import cut
 from handclip.datasets.file_kinds import is_image_name, kind_of
 from handclip.datasets.inspection import ImageFacts, inspect_images
 from handclip.datasets.left_out import Exclusions, LeftOut
@@ -144,7 +145,7 @@ def _table_rows(root: Path) -> Iterator[tuple[int, dict[str, str]]]:
         header = [name.strip() for name in next(reader, [])]
         missing = [column for column in _COLUMNS if column not in header]
         if missing:
-            shown = _shortly(", ".join(header)) or "none"
+            shown = cut(", ".join(header)) or "none"
             raise DataError(f"{table} lacks the column {', '.join(missing)}; it has {shown}")
         for cells in reader:
             if not any(cell.strip() for cell in cells):
@@ -245,17 +246,17 @@ def _parse_row(values: Mapping[str, str], where: str) -> HandInfoRow:
     identity_text = values["id"]
     is_number = identity_text.isascii() and identity_text.isdigit() and len(identity_text) <= _LONGEST_IDENTITY
     if not is_number or int(identity_text) > _LARGEST_IDENTITY:
-        shown = _shortly(repr(identity_text))
+        shown = cut(repr(identity_text))
         raise DataError(f"{where}: id {shown} is not a whole number from 0 to {_LARGEST_IDENTITY:,}")
     aspect = _ASPECT_TEXTS.get(" ".join(values["aspectOfHand"].lower().split()))
     if aspect is None:
-        shown = _shortly(repr(values["aspectOfHand"]))
+        shown = cut(repr(values["aspectOfHand"]))
         raise DataError(f"{where}: aspectOfHand {shown} is none of {', '.join(_ASPECT_TEXTS)}")
     if values["accessories"] not in ("0", "1"):
-        raise DataError(f"{where}: accessories {_shortly(repr(values['accessories']))} is neither 0 nor 1")
+        raise DataError(f"{where}: accessories {cut(repr(values['accessories']))} is neither 0 nor 1")
     image_name = values["imageName"]
     if "/" in image_name or not is_plain_relative(image_name):
-        raise DataError(f"{where}: imageName {_shortly(repr(image_name))} is not the name of a file in Hands")
+        raise DataError(f"{where}: imageName {cut(repr(image_name))} is not the name of a file in Hands")
     return HandInfoRow(int(identity_text), identity_text, aspect, image_name)
 
 
@@ -269,7 +270,3 @@ def _decode_text(path: Path) -> str:
     except UnicodeDecodeError:
         # Latin-1, unlike Windows-1252, has a character for every byte; the columns in use are ASCII in both.
         return data.decode("latin-1")
-
-
-def _shortly(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
+from handclip.config.mistakes import cut
 from handclip.datasets.safe_paths import DatasetFiles, NamesOnDisk, is_plain_relative
 from handclip.errors import DataError
 from handclip.files import read_limited, write_text
@@ -244,24 +245,18 @@ Indices = Annotated[tuple[Count, ...], FailFast()]
 
 def _inside_root(path: str) -> str:
     if not is_plain_relative(path):
-        raise ValueError(f"{_shortly(repr(path))} does not stay in the root")
+        raise ValueError(f"{cut(repr(path))} does not stay in the root")
     return path
-
-
-def _to_image(row: tuple[str, int, int, str]) -> ManifestImage:
-    path, identity, size, sha256 = row
-    return ManifestImage(path, identity, sha256, size)
-
-
-def _by_number(names: dict[str, str]) -> dict[int, str]:
-    return {int(identity): name for identity, name in names.items()}
 
 
 _ImagePath = Annotated[Text, AfterValidator(_inside_root)]
 _Identity = Annotated[int, Field(ge=0, le=LARGEST_IDENTITY)]
 _IdentityKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,15})$")]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Image = Annotated[tuple[_ImagePath, _Identity, Annotated[int, Field(gt=0)], _Sha256], AfterValidator(_to_image)]
+_Image = Annotated[
+    tuple[_ImagePath, _Identity, Annotated[int, Field(gt=0)], _Sha256],
+    AfterValidator(lambda row: ManifestImage(row[0], row[1], row[3], row[2])),
+]
 
 
 class _File(BaseModel):
@@ -284,7 +279,10 @@ class _File(BaseModel):
     pattern: Text | None = None
     ignored_files: Count
     empty_identities: Count
-    identity_names: Annotated[dict[_IdentityKey, Text], AfterValidator(_by_number)]
+    identity_names: Annotated[
+        dict[_IdentityKey, Text],
+        AfterValidator(lambda names: {int(identity): name for identity, name in names.items()}),
+    ]
     images: Annotated[tuple[_Image, ...], FailFast()]
     train: Indices
     val: Indices
@@ -311,11 +309,11 @@ def _read(path: Path) -> _File:
             raise DataError(f"{path} is not a HandCLIP manifest; `handclip prepare` makes one")
         case _, ("handclip_manifest",):
             raise DataError(
-                f"{path} is a manifest of format version {_shortly(str(found['input']))}, and this HandCLIP reads "
+                f"{path} is a manifest of format version {cut(str(found['input']))}, and this HandCLIP reads "
                 f"version {FORMAT_VERSION}; run `handclip prepare` again into a new folder"
             )
     key = ".".join(str(part) for part in found["loc"] if part != "[key]")
-    raise _unsound(path, f"{_shortly(key)}: {found['msg'].removeprefix('Value error, ')}")
+    raise _unsound(path, f"{cut(key)}: {found['msg'].removeprefix('Value error, ')}")
 
 
 def _faults(manifest: Manifest, recorded_sha256: str) -> Iterator[str]:
@@ -343,7 +341,3 @@ def _resolved(root: Path, path: Path) -> Path:
         return NamesOnDisk().find(root).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a circle of links, for example
         raise DataError(f"{path} names a root that cannot be followed, {root}: {error}") from error
-
-
-def _shortly(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:80]}..."

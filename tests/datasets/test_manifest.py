@@ -174,7 +174,7 @@ def test_not_a_manifest(tmp_path):
         ("identity_names.08", lambda value: value["identity_names"].update({"08": "x"})),
         ("identity_names.8", lambda value: value["identity_names"].update({"8": 8})),
         ("identity_names.8", lambda value: value["identity_names"].update({"8": "a\0"})),
-        (f"identity_names.{'8' * 65}...", lambda value: value["identity_names"].update({"8" * 100: "x"})),
+        (f"identity_names.{'8' * 65}…", lambda value: value["identity_names"].update({"8" * 100: "x"})),
         ("root", lambda value: value.update(root="a\0b")),
         *(
             ("images.3.0", lambda value, path=path: value["images"][3].__setitem__(0, path))
