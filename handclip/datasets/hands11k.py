@@ -10,8 +10,8 @@ from handclip.config.experiment import HAND_ASPECTS
 from handclip.config.mistakes import cut
 from handclip.datasets.file_kinds import is_image_name, kind_of
 from handclip.datasets.inspection import ImageFacts, inspect_images
-from handclip.datasets.left_out import Exclusions, LeftOut
-from handclip.datasets.manifest import Manifest
+from handclip.datasets.left_out import LeftOut
+from handclip.datasets.manifest import Exclusions, Manifest
 from handclip.datasets.preparation import Preparation
 from handclip.datasets.safe_paths import is_plain_relative, unicode_form
 from handclip.datasets.splits import Identity, SeededDraws, Splits, assemble_manifest

@@ -3,29 +3,16 @@
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from handclip.datasets.file_kinds import KINDS, describe_counts
-from handclip.datasets.manifest import Manifest
+from handclip.datasets.manifest import Exclusions, Manifest
 from handclip.errors import DataError
 from handclip.files import as_text
 from handclip.plurals import counted, first_lines
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Exclusions:
-    """How much of a data set was left out, and why: as a manifest counts it."""
-
-    missing_images: int = 0
-    unreadable_images: int = 0
-    ignored_files: int = 0
-    empty_identities: int = 0
-    copied_images: int = 0
-    unread_files: dict[str, int] = field(default_factory=dict)
-    unread_identities: int = 0
 
 
 _COUNTED = {

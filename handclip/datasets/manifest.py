@@ -53,16 +53,31 @@ class Draw:
     gallery_all: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Exclusions:
+    """How much of a data set was left out, and why.
+
+    Of copies, the very same photographs of one identity, one is kept. `unread_files` counts files that are not read
+    although they have to do with photographs, by kind (`handclip.datasets.file_kinds.KINDS`), and `unread_identities`
+    the people of whom there is nothing else.
+    """
+
+    missing_images: int = 0
+    unreadable_images: int = 0
+    copied_images: int = 0
+    unread_files: dict[str, int] = field(default_factory=dict)
+    unread_identities: int = 0
+    ignored_files: int = 0
+    empty_identities: int = 0
+
+
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Exclusions):
     """A data set of one aspect. Splits are sorted indices into `images`; `seed` is None for splits made elsewhere.
 
     Each image has exactly one identity. Images that are in no split are distractors: they occur in galleries only, and
     their identities are never those of own images. `identity_names` holds the data set's own text for each identity.
-    `missing_images`, `unreadable_images`, `copied_images`, `ignored_files` and `empty_identities` count what was left
-    out; of copies, the very same photographs of one identity, one is kept. `unread_files` counts files that are not
-    read although they have to do with photographs, by kind (`handclip.datasets.file_kinds.KINDS`), and
-    `unread_identities` the people of whom there is nothing else. `pattern` says how paths told whose each image is.
+    `pattern` says how paths told whose each image is.
     """
 
     dataset: str
@@ -74,14 +89,7 @@ class Manifest:
     test: tuple[int, ...]
     draws: tuple[Draw, ...]
     identity_names: dict[int, str]
-    missing_images: int
-    unreadable_images: int
     root: Path
-    ignored_files: int = 0
-    empty_identities: int = 0
-    copied_images: int = 0
-    unread_files: dict[str, int] = field(default_factory=dict)
-    unread_identities: int = 0
     pattern: str | None = None
     file: Path | None = field(default=None, compare=False)
     """Where it was read from or written to, if it was."""

@@ -30,7 +30,6 @@ def make_manifest(root: Path, **changes: Any) -> Manifest:
         draws=(Draw((4, 6), (5, 7), (5, 7, 8)), Draw((4, 7), (5, 6), (5, 6, 8))),
         identity_names={1: "0000001", 2: "手", 8: "0000008", 9: "0000009", 11_000_008: "dorsal_l/0000008"},
         missing_images=3,
-        unreadable_images=0,
         root=root.resolve(),
     )
     return dataclasses.replace(manifest, **changes)
