@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from handclip.datasets import hd
-from handclip.datasets.check import FULL_COUNTS, check_manifest
+from handclip.datasets.check import FULL_COUNTS, check_manifest, check_protocol
 from handclip.datasets.hd import prepare_hd
 from handclip.datasets.images import read_image
 from handclip.datasets.inspection import ImageFacts
@@ -53,20 +53,25 @@ def small(tmp_path: Path) -> Path:
     return tmp_path / "HD"
 
 
-def facts_by_name(of: Preparation, paths: list[str]) -> dict[str, ImageFacts]:
-    return {
-        path: ImageFacts(hashlib.sha256(path.encode()).hexdigest(), (of.root / path).stat().st_size) for path in paths
-    }
-
-
 def test_full_counts(tmp_path, monkeypatch):
+    """Of the complete data set, of which no file is made."""
     train = [*range(1, 251), 447]
     test = list(range(448, 699))
-    distractors = list(range(500, 713))
     own = spread(train, 2407, 6, 18) | spread(test, 2243, 3, 43)
-    write_hd(tmp_path / "Original_Images", own, spread(distractors, 1342, 2, 13))
-    # Reading them all is for others to test.
-    monkeypatch.setattr(hd, "inspect_images", facts_by_name)
+    counts = {"1-501": own, "502-712": spread(list(range(500, 713)), 1342, 2, 13)}
+    names = {
+        folder: [f"{identity}_{number}.jpg" for identity, count in counts[folder].items() for number in range(count)]
+        for folder in counts
+    }
+    for folder in counts:
+        (tmp_path / "Original_Images" / folder).mkdir(parents=True)
+    monkeypatch.setattr(hd, "found_in", lambda folder, _: [folder / name for name in names[folder.name]])
+    facts = {
+        f"{folder}/{name}": ImageFacts(hashlib.sha256(f"{folder}/{name}".encode()).hexdigest(), 1)
+        for folder in names
+        for name in names[folder]
+    }
+    monkeypatch.setattr(hd, "inspect_images", lambda *_: facts)
     manifest = prepared(tmp_path)
     expected = FULL_COUNTS["hd", "dorsal"]
     table = {row.split: row for row in split_table(manifest)}
@@ -88,7 +93,7 @@ def test_full_counts(tmp_path, monkeypatch):
         assert (len(draw.query), len(draw.gallery), draw.gallery_all) == (expected.query, expected.gallery, ())
         assert sum(identity > 1000 for identity in manifest.identities(draw.gallery)) == 213
     assert manifest.gallery_protocols == ("gallery",)
-    assert check_manifest(manifest) == []
+    assert check_protocol(manifest) == []
 
 
 def test_small_set(tmp_path):
