@@ -160,7 +160,7 @@ def test_a_study_of_millions_of_experiments_is_refused(tmp_path: Path, monkeypat
     study = StudyConfig.model_validate(
         {
             "study": "a",
-            "models": {f"m{number}": {"model": "vit_small", "pretrained": "none"} for number in range(100)},
+            "models": {f"m{number}": {"model": "vit_small", "lr": 1e-4 * (number + 1)} for number in range(100)},
             "data": [{"dataset": "hd", "data_root": f"d{number}"} for number in range(100)],
             "seeds": list(range(1000)),
             "stage1": {"experiment": "a"},
