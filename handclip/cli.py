@@ -217,8 +217,8 @@ def prepare(
             raise ConfigError("prepare --check takes a manifest and nothing else")
         _check(check)
         return
+    from handclip.datasets.preparation import require_known
     from handclip.datasets.prepare import prepare as prepare_dataset
-    from handclip.datasets.prepare import require_known
     from handclip.locks import holding
     from handclip.report.screen import split_tables
 
@@ -460,7 +460,7 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
     from handclip.file_names import EVALUATION_LOG
     from handclip.files import as_text
     from handclip.parallel.launching import is_first_launched
-    from handclip.report.tables import evaluation_text, is_logged, write_evaluation_log
+    from handclip.report.evaluation_log import evaluation_text, is_logged, write_evaluation_log
     from handclip.runs.evaluate import evaluate as evaluate_experiment
     from handclip.runs.evaluated_model import choose_model
 

@@ -53,7 +53,7 @@ _ALONE = "torchvision by itself"
 _TORCH_BUILDS = "https://download.pytorch.org/whl"
 """Of torch and torchvision, those for CPUs in `cpu`, those for CUDA 13.0 in `cu130`."""
 
-_HEAVY = ("torch", "torchvision", "open_clip", "timm", "lightning")
+_HEAVY = ("torch", "torchvision", "open_clip", "timm")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -283,7 +283,7 @@ def _memory_limits() -> list[int]:
 
 def _check_shared_memory() -> Iterator[Check]:
     """See whether the processes that read images have room for what they hand over, with all keys at their defaults."""
-    from handclip.datasets.image_loader import MORE_SHARED_MEMORY, workers_with_room
+    from handclip.datasets.workers import MORE_SHARED_MEMORY, workers_with_room
     from handclip.parallel.hardware import choose_workers
 
     if (free := free_shared_memory()) is None:

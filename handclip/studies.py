@@ -17,10 +17,10 @@ from handclip.locks import holding
 from handclip.models.registry import check_keys
 from handclip.parallel.launching import refuse_launcher
 from handclip.report.comparison import compare_evaluations, write_matrix
+from handclip.report.evaluation_log import write_evaluation_log
 from handclip.report.matrix import Matrix
 from handclip.report.report import ReportFiles, report_evaluations
 from handclip.report.runs import EvaluatedRun, read_run, warn_of_missing_checksums
-from handclip.report.tables import write_evaluation_log
 from handclip.runs.data import missing_data
 from handclip.runs.study import PlannedRun, RunReport, run_plan
 from handclip.synthetic import SyntheticHands, generate

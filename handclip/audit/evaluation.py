@@ -16,7 +16,7 @@ from handclip.datasets.manifest import Manifest
 from handclip.errors import HandCLIPError
 from handclip.file_names import FEATURES, METRICS_FILE, PER_QUERY, PER_SPLIT, PROVENANCE
 from handclip.files import opened_text, read_json_object
-from handclip.retrieval.feature_table import FeatureTable, images_of_draws, listed_path
+from handclip.retrieval.features import FeatureTable, images_of_draws, listed_path
 from handclip.retrieval.ranking import rank_draws
 from handclip.retrieval.summary import per_query_csv, per_split_csv, summarise
 from handclip.runs.artifacts import KeptFeatures, manifest_file, read_features

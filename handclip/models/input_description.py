@@ -209,10 +209,10 @@ def require_known(model: str, path: Path, known: Collection[str]) -> None:
     alike: dict[str, list[str]] = {}
     for tag, one in tags.items():
         alike.setdefault(", ".join(f"{INPUT_KEYS[name]}: {shown(one.values[name])}" for name in _TYPES), []).append(tag)
-    lines = [
-        f"  pretrained_tag: {same[0]}  # {values}{_also(same[1:])}"
-        for values, same in sorted(alike.items(), key=lambda item: len(item[1]))
-    ]
+    lines = []
+    for said, (first, *others) in sorted(alike.items(), key=lambda item: len(item[1])):
+        also = f"; as {', '.join(others[:3])}{' and others' if others[3:] else ''}" if others else ""
+        lines.append(f"  pretrained_tag: {first}  # {said}{also}")
     lacking = ", ".join(INPUT_KEYS[name] for name in _TYPES if name in unknown)
     what = "how its input is normalised" if len(unknown) == len(_TYPES) else f"its {lacking}"
     raise ConfigError(
@@ -238,10 +238,6 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
-
-
-def _also(tags: Sequence[str]) -> str:
-    return f"; as {', '.join(tags[:3])}{' and others' if tags[3:] else ''}" if tags else ""
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -16,7 +16,8 @@ from handclip.files import read_json, require_writable, write_json
 from handclip.locks import holding
 from handclip.report.html import write_page
 from handclip.report.manifests import require_one_manifest
-from handclip.report.matrix import Block, Matrix
+from handclip.report.matrix import Matrix
+from handclip.report.prose import Prose
 from handclip.report.report_data import ReportData
 from handclip.report.report_writer import Note, ReportWriter, Section
 from handclip.report.runs import EvaluatedRun, read_runs
@@ -32,15 +33,15 @@ from handclip.report.selection import gather
 
 logger = logging.getLogger(__name__)
 
-_SECTIONS: Sequence[tuple[str, str, Callable[[ReportData, ReportWriter], Section]]] = (
-    ("verdict", "The verdict", verdict_section),
-    ("training", "Training", training_section),
-    ("retrieval", "Retrieval", retrieval_section),
-    ("embedding", "Embedding space", embedding_section),
-    ("attention", "Where it looks", attention_section),
-    ("biometric", "As a biometric system", biometric_section),
-    ("groups", "For whom it works", groups_section),
-    ("provenance", "How it was made", provenance_section),
+_SECTIONS: Sequence[tuple[str, Callable[[ReportData, ReportWriter], Section]]] = (
+    ("verdict", verdict_section),
+    ("training", training_section),
+    ("retrieval", retrieval_section),
+    ("embedding", embedding_section),
+    ("attention", attention_section),
+    ("biometric", biometric_section),
+    ("groups", groups_section),
+    ("provenance", provenance_section),
 )
 _PAGE = "report.html"
 _RECORD = "report.json"
@@ -118,17 +119,21 @@ def report_evaluations(
 def _write(data: ReportData, runs: Sequence[EvaluatedRun], unread: Sequence[str], out: Path) -> ReportFiles:
     before = _files_of_earlier_report(out)
     writer = ReportWriter(out, {run.row.run: run.label for run in data.runs})
-    sections, faults = [], []
+    sections: list[Section] = []
+    faults: list[str] = []
     with progress_over("writing the report") as report:
-        for number, (anchor, title, make) in enumerate(_SECTIONS):
+        for number, (anchor, make) in enumerate(_SECTIONS):
             report(number, len(_SECTIONS))
-            section, fault = _section(anchor, title, make, data, writer)
-            sections.append(section)
-            faults += [fault] if fault else []
+            try:
+                sections.append(make(data, writer))
+            except Exception as error:  # a fault of ours in one part must not cost the others
+                section, fault = _not_made(anchor, error)
+                sections.append(section)
+                faults.append(fault)
     damaged = [*(one for run in runs for one in run.damaged), *(one for run in data.runs for one in run.damaged)]
     faults = list(dict.fromkeys([*unread, *damaged, *faults]))
-    lead = _lead(data) + ([f"Not all of this report is sound: {_told(faults)}."] if faults else [])
-    write_page(out / _PAGE, _title(data), lead, sections, made=_made())
+    words = _words(data, _told(faults) if faults else "")
+    write_page(out / _PAGE, words.text("title"), words.paragraphs("lead"), sections, made=_made())
     names = sorted({str(path.relative_to(out)) for path in writer.files})
     for stale in sorted(before - set(names)):
         try:
@@ -143,20 +148,13 @@ def _write(data: ReportData, runs: Sequence[EvaluatedRun], unread: Sequence[str]
     return ReportFiles(out / _PAGE, [out / name for name in names if name.startswith("figures/")], tables, faults)
 
 
-def _section(
-    anchor: str,
-    title: str,
-    make: Callable[[ReportData, ReportWriter], Section],
-    data: ReportData,
-    writer: ReportWriter,
-) -> tuple[Section, str]:
-    """Return a section, and why it could not be made, if so; another stands in its place then."""
-    try:
-        return make(data, writer), ""
-    except HandCLIPError as error:
+def _not_made(anchor: str, error: Exception) -> tuple[Section, str]:
+    """Return what stands in the place of a section, and why it could not be made."""
+    title = Prose(anchor).text("title")
+    if isinstance(error, HandCLIPError):
         fault = str(error)
         logger.warning(f"Report, {title}: {fault}")
-    except Exception as error:  # a fault of ours in one part must not cost the others
+    else:
         logger.error(f"Report, {title}: {''.join(traceback.format_exception(error))}")
         fault = (
             f"A fault of HandCLIP's own, which its developers would like to hear of: {type(error).__name__}: {error}"
@@ -170,38 +168,13 @@ def _told(faults: Sequence[str]) -> str:
     return faults[0] + (f"; and {len(faults) - 1} more, which {_RECORD} lists" if len(faults) > 1 else "")
 
 
-def _title(data: ReportData) -> str:
-    protocol = data.block.protocol
-    return f"HandCLIP: {protocol.dataset}, {'four aspects' if protocol.aspect == 'all' else protocol.aspect}"
-
-
-def _lead(data: ReportData) -> list[str]:
-    block, protocol = data.block, data.block.protocol
-    runs = f"{len(data.runs)} runs" if len(data.runs) > 1 else "One run"
-    aspects = (
-        f"{len(protocol.gallery_images)} aspects of the hand" if len(protocol.gallery_images) > 1 else "one aspect"
-    )
-    draws = f"each of {protocol.draws} draws" if protocol.draws > 1 else "one draw"
-    images = " or ".join(map(str, sorted(set(protocol.gallery_images))))
-    flip = ", the features of each image and its mirror image added" if protocol.flip == "sum" else ""
-    lead = [
-        f"{runs}, tested by {block.searches} searches for {block.people} people in {draws} of the gallery, "
-        f"over {aspects}.",
-        f"Unless they say otherwise, figures are about the protocol {protocol.gallery_protocol} ({images} images)"
-        f"{flip}; a run has the same number and colour in all of them.",
-    ]
+def _words(data: ReportData, told: str) -> Prose:
+    """Return the title and the lead of the page."""
     shown = {run.row.run for run in data.runs}
-    elsewhere = sorted({_place(one) for one in data.matrix.blocks for row in one.rows if row.run not in shown})
-    if elsewhere:
-        lead.append(
-            f"Other runs were tested on {', '.join(elsewhere)}. They are in the verdict's tables, which number them "
-            "anew; for their figures, make a report of them alone."
-        )
-    return lead
-
-
-def _place(block: Block) -> str:
-    return f"{block.protocol.dataset} {block.protocol.aspect}"
+    others = (block.protocol for block in data.matrix.blocks for row in block.rows if row.run not in shown)
+    elsewhere = sorted({f"{protocol.dataset} {protocol.aspect}" for protocol in others})
+    known = {"block": data.block, "protocol": data.block.protocol, "runs": len(data.runs)}
+    return Prose("page", **known, elsewhere=elsewhere, told=told)
 
 
 def _made() -> dict[str, str]:

@@ -1,12 +1,11 @@
 """What a report is made from: the files of evaluated runs, read once, and what follows from them in common.
 
-No model is run and no photograph is needed. What an evaluation of an older version has not kept is None here, and the
-reason is in `missing`.
+No model is run and no photograph is needed. What cannot be read is None here, and the reason is in `missing`.
 """
 
 import csv
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +21,9 @@ from handclip.datasets.manifest import Manifest, ManifestImage
 from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.file_names import CONFIG, ENVIRONMENT, HISTORY, PER_QUERY, RESULT
 from handclip.files import opened_text, read_json_object
-from handclip.report.matrix import Block, Matrix, RunRow
+from handclip.report.matrix import Matrix, MatrixBlock, RunRow
 from handclip.report.runs import EvaluatedRun
-from handclip.retrieval.feature_table import validation_pairs
+from handclip.retrieval.features import validation_pairs
 from handclip.runs.artifacts import (
     AGAIN,
     Explanation,
@@ -67,14 +66,6 @@ class Search:
     query_people: Integers
     gallery_people: Integers
     names: Mapping[int, str]
-
-    def name_of_query(self, place: int) -> str:
-        """Return whose image the query at a place is."""
-        return self.names[int(self.query_people[place])]
-
-    def name_in_gallery(self, place: int) -> str:
-        """Return whose image stands at a place of the gallery."""
-        return self.names[int(self.gallery_people[place])]
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,10 +140,9 @@ class ReportRun:
     @cached_property
     def training_folder(self) -> Path | None:
         """Where training wrote its records; None for a baseline, and where they are gone."""
-        cost = self.evaluated.cost
-        if cost is None or cost.training is None or cost.training.file is None:
+        if self.evaluated.cost.training_file is None:
             return None
-        recorded = Path(cost.training.file)
+        recorded = Path(self.evaluated.cost.training_file)
         # A study that was moved has them beside its evaluations.
         beside = self.folder.parent.parent / Path(*recorded.parts[-3:])
         return next((path.parent for path in (recorded, beside) if path.is_file()), None)
@@ -160,43 +150,31 @@ class ReportRun:
     @cached_property
     def history(self) -> list[dict[str, float | None]] | None:
         """What training recorded of each epoch; None for a baseline. A value that was not measured is None."""
-        folder = self.training_folder
-        return None if folder is None else self._read("history", lambda: _read_history(folder))
+        return self._read_of_training("history", HISTORY, _read_history)
 
     @cached_property
     def training_result(self) -> dict[str, Any] | None:
         """`result.json` of training."""
-        folder = self.training_folder
-        return None if folder is None else self._read("result", lambda: _read_record(folder, RESULT))
-
-    @cached_property
-    def config(self) -> dict[str, Any] | None:
-        """The resolved config of the evaluation."""
-
-        def read() -> dict[str, Any]:
-            require_intact(self.folder, [CONFIG], advice=AGAIN)
-            return read_yaml(self.folder / CONFIG)
-
-        return self._read("config", read)
-
-    @cached_property
-    def environment(self) -> dict[str, Any] | None:
-        """Code version, machine and libraries of the evaluation."""
-        return self._read("environment", lambda: _read_record(self.folder, ENVIRONMENT))
+        return self._read_of_training("result", RESULT, read_json_object)
 
     @cached_property
     def training_environment(self) -> dict[str, Any] | None:
         """Code version, machine and libraries of training."""
-        folder = self.training_folder
-        if folder is None:
-            return None
-        return self._read("environment of training", lambda: _read_record(folder, ENVIRONMENT))
+        return self._read_of_training("environment of training", ENVIRONMENT, read_json_object)
+
+    @cached_property
+    def config(self) -> dict[str, Any] | None:
+        """The resolved config of the evaluation."""
+        return self._read("config", lambda: read_yaml(_intact(self.folder, CONFIG)))
+
+    @cached_property
+    def environment(self) -> dict[str, Any] | None:
+        """Code version, machine and libraries of the evaluation."""
+        return self._read("environment", lambda: read_json_object(_intact(self.folder, ENVIRONMENT)))
 
     def searches(self) -> Iterator[Search]:
         """Yield each draw of each aspect with its own gallery; nothing where features or manifests are missing."""
-        if self.manifests is None or self.features is None:
-            return
-        for aspect, manifest in self.manifests.items():
+        for aspect, manifest in self._embedded():
             for split, draw in enumerate(manifest.draws[: self._draws]):
                 yield self._search(manifest, aspect, split, draw.query, draw.gallery)
 
@@ -205,9 +183,7 @@ class ReportRun:
 
         Whether the model was trained on the validation images is told by `validation_was_trained_on`.
         """
-        if self.manifests is None or self.features is None:
-            return
-        for aspect, manifest in self.manifests.items():
+        for aspect, manifest in self._embedded():
             queries, gallery = validation_pairs(manifest)
             if queries:
                 yield self._search(manifest, aspect, -1, queries, gallery)
@@ -257,6 +233,9 @@ class ReportRun:
             )
         return {aspect: manifests[aspect] for aspect in self.aspects}
 
+    def _embedded(self) -> Iterable[tuple[str, Manifest]]:
+        return self.manifests.items() if self.manifests is not None and self.features is not None else ()
+
     def _search(
         self, manifest: Manifest, aspect: str, split: int, query: Sequence[int], gallery: Sequence[int]
     ) -> Search:
@@ -268,6 +247,10 @@ class ReportRun:
         )
         names = manifest.identity_names
         return Search(aspect, split, queries, candidates, scores, query_people, gallery_people, names)
+
+    def _read_of_training(self, kind: str, name: str, read: Callable[[Path], _Content]) -> _Content | None:
+        folder = self.training_folder
+        return None if folder is None else self._read(kind, lambda: read(_intact(folder, name)))
 
     def _read(self, name: str, read: Callable[[], _Content]) -> _Content | None:
         try:
@@ -293,7 +276,7 @@ class ReportData:
     """
 
     matrix: Matrix
-    block: Block
+    block: MatrixBlock
     runs: Sequence[ReportRun]
     shown: Sequence[ReportRun]
     featured: Sequence[ReportRun]
@@ -305,15 +288,13 @@ def why_not_searched(run: ReportRun) -> str:
     return run.missing.get("manifests") or run.missing.get("features", "")
 
 
-def _read_record(folder: Path, name: str) -> dict[str, Any]:
-    """Read a JSON file of an evaluation, or of training."""
+def _intact(folder: Path, name: str) -> Path:
+    """Return the path of a file of an evaluation, or of training, which is as it was written."""
     require_intact(folder, [name], advice=AGAIN if (folder / PER_QUERY).exists() else _TRAINING_AGAIN)
-    return read_json_object(folder / name)
+    return folder / name
 
 
-def _read_history(folder: Path) -> list[dict[str, float | None]]:
-    require_intact(folder, [HISTORY], advice=_TRAINING_AGAIN)
-    path = folder / HISTORY
+def _read_history(path: Path) -> list[dict[str, float | None]]:
     try:
         with opened_text(path) as file:
             header, *lines = csv_rows(file)

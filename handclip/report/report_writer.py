@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from handclip.csv_files import csv_table
 from handclip.files import write_text
 from handclip.report.figures.style import FigureFiles, save_figure
+from handclip.report.prose import Prose
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,77 @@ class ReportWriter:
         self.files.append(path)
         return path
 
+    def section(self, anchor: str, **values: Any) -> "SectionWriter":
+        """Begin a section, whose texts may all speak of some values."""
+        return SectionWriter(self, anchor, Prose(anchor, **values))
+
     def _labelled(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         label = self.labels.get(row.get("run", ""))
         return row if label is None else {"run": row["run"], "label": label, **row}
+
+
+@dataclass(frozen=True)
+class SectionWriter:
+    """A section while it is written, from top to bottom, with the words that its template has for it.
+
+    Args:
+        writer: of the report.
+        anchor: of the section, which names its template too.
+        prose: its words.
+        blocks: what was written so far.
+    """
+
+    writer: ReportWriter
+    anchor: str
+    prose: Prose
+    blocks: list[Block] = field(default_factory=list)
+
+    def add(self, *blocks: Block) -> None:
+        """Go on with blocks."""
+        self.blocks.extend(blocks)
+
+    def words(self, name: str, /, **values: Any) -> None:
+        """Go on with the headings, paragraphs and notes of a text."""
+        self.add(*map(_as_block, self.prose.paragraphs(name, **values)))
+
+    def picture(self, name: str, figure: Figure, *, photographic: bool = False, **values: Any) -> None:
+        """Go on with a figure, which is saved; it is told of by the texts `<name>_alt` and `<name>_caption`."""
+        alt, caption = (self.prose.text(f"{name}_{what}", **values) for what in ("alt", "caption"))
+        self.add(self.writer.picture(name, figure, alt=alt, caption=caption, photographic=photographic))
+
+    def csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+        """Save rows as `tables/<name>.csv`."""
+        return self.writer.csv(name, rows)
+
+    def table(
+        self,
+        name: str,
+        columns: Sequence[Column],
+        rows: Sequence[Mapping[str, Any]],
+        csv: Path | None = None,
+        **values: Any,
+    ) -> None:
+        """Go on with a table, and name the file that holds its numbers; `<name>_table` tells how it is read."""
+        self.add(make_table(columns, rows, self.prose.text(f"{name}_table", **values), csv))
+
+    def finished(self) -> Section:
+        """Return the section."""
+        return Section(self.anchor, self.prose.text("title"), self.prose.text("question"), self.blocks)
+
+
+_MARKS: Mapping[str, Callable[[str], Block]] = {
+    "### ": Heading,
+    "Missing: ": lambda text: Note(text, "missing"),
+    "Caution: ": Note,
+}
+"""What a paragraph of a template begins with that is no plain text."""
+
+
+def _as_block(paragraph: str) -> Block:
+    for mark, make in _MARKS.items():
+        if paragraph.startswith(mark):
+            return make(paragraph.removeprefix(mark))
+    return Text(paragraph)
 
 
 def make_table(
@@ -143,8 +212,3 @@ def make_table(
 
 def _shown(column: Column, value: Any) -> str:
     return "-" if value is None else column.show(value)
-
-
-def percent(value: float) -> str:
-    """Return a fraction as percent with one decimal, without the sign."""
-    return f"{100 * value:.1f}"

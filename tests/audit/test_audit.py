@@ -20,7 +20,7 @@ from handclip.errors import HandCLIPError, Interrupted
 from handclip.file_names import CHECKSUMS
 from handclip.locks import holding
 from handclip.models.checkpoint import Checkpoint
-from handclip.runs import evaluate as evaluation_module
+from handclip.retrieval import evaluation as retrieval_module
 from handclip.runs.artifacts import KeptFeatures, read_features, write_features
 from handclip.runs.evaluate import evaluate
 
@@ -33,11 +33,11 @@ def test_untouched_runs_match_in_everything(original: Path) -> None:
         assert {finding.outcome for finding in one.findings} <= {Outcome.MATCHES, Outcome.NOTE}, one
     evaluation = next(one for one in audits if one.kind == "evaluation")
     what = {finding.what for finding in evaluation.findings}
-    assert {"metrics.json: gallery, flip none", "metrics.json: gallery_all, flip none", "features.npz"} <= what
+    assert {"metrics.json: gallery, flip none", "metrics.json: gallery_all, flip none", "features.safetensors"} <= what
     assert {"per_query.csv", "config.yml", "images of manifest_dorsal_r.json", "metrics.json: weights_sha256"} <= what
 
 
-FILES = ["metrics.json", "per_query.csv", "per_split.csv", "features.npz", "cost.json", "config.yml"]
+FILES = ["metrics.json", "per_query.csv", "per_split.csv", "features.safetensors", "cost.json", "config.yml"]
 
 
 @pytest.mark.parametrize("name", [*FILES, "manifest_dorsal_r.json"])
@@ -89,10 +89,10 @@ def test_a_file_that_is_taken_off_the_list_is_named(kind: str, copy: Copy) -> No
 
 
 def test_numbers_that_cannot_be_recomputed_are_counted(copy: Copy) -> None:
-    features = copy.evaluation / "features.npz"
+    features = copy.evaluation / "features.safetensors"
     features.write_bytes(features.read_bytes()[:-99])
     result = audited(copy.evaluation)
-    assert {"features.npz", "numbers"} <= faults(result).keys()
+    assert {"features.safetensors", "numbers"} <= faults(result).keys()
     unchecked = {one.what for one in result.findings if one.outcome == Outcome.NOT_CHECKED}
     assert {f"{name}: numbers" for name in ("metrics.json", "per_split.csv", "per_query.csv")} <= unchecked
 
@@ -116,7 +116,7 @@ def test_features_of_another_run_or_of_other_images_are_found(copy: Copy) -> Non
     others = {flip: random.normal(size=rows.shape).astype(np.float32) for flip, rows in kept.by_flip.items()}
     write_features(copy.evaluation, KeptFeatures(kept.sha256, others))
     numbers = {"metrics.json: gallery, flip none", "per_query.csv"}
-    assert {"features.npz", *numbers} <= faults(audited(copy.evaluation)).keys()
+    assert {"features.safetensors", *numbers} <= faults(audited(copy.evaluation)).keys()
     seal(copy.evaluation)
     assert numbers <= faults(audited(copy.evaluation)).keys()
     write_features(copy.evaluation, KeptFeatures([*kept.sha256[1:], kept.sha256[0]], kept.by_flip))
@@ -270,7 +270,7 @@ def test_an_interrupted_evaluation_has_written_nothing_to_differ_from(
         raise Interrupted(signal.SIGINT)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(evaluation_module, "embed_images", interrupted)
+        patch.setattr(retrieval_module, "embed_images", interrupted)
         evaluate(baseline_config(manifests, **SMALL))
     [folder] = here.glob("eval_logs/*")
     assert list(faults(audited(folder))) == ["metrics.json"]
@@ -280,7 +280,7 @@ def test_an_interrupted_evaluation_has_written_nothing_to_differ_from(
     assert result.holds
     assert "the baseline, built anew" in found(result, "metrics.json: weights_sha256").found
     # What was there stays until another takes its place.
-    monkeypatch.setattr(evaluation_module, "embed_images", interrupted)
+    monkeypatch.setattr(retrieval_module, "embed_images", interrupted)
     with pytest.raises(Interrupted):
         evaluate(baseline_config(manifests, **SMALL, eval_batch_size=1), overwrite=True)
     result = audited(folder)

@@ -27,7 +27,7 @@ def test_mbanet_trains_and_is_evaluated(reading: str, handclip: Handclip, manife
     assert metrics["settings"]["test_feature"] == "before_neck"
     other = changes(neck="bnneck", checkpoint=metrics["checkpoint"])
     said = handclip.refused("evaluate", config, *other, code=1)
-    assert "holds neck: hidden, but the config says neck: bnneck" in said
+    assert "was trained with neck: hidden, but the config says neck: bnneck" in said
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from handclip.cli import main
 try:
     main()
 finally:
-    print(*sorted({"torch", "numpy", "PIL", "lightning", "pandas"} & sys.modules.keys()), file=sys.stderr)
+    print(*sorted({"torch", "numpy", "PIL"} & sys.modules.keys()), file=sys.stderr)
 """
 
 

@@ -69,15 +69,6 @@ def test_long_titles_are_broken_and_the_page_is_not_left() -> None:
     assert "\n" in figure.axes[0].get_title(loc="left")
 
 
-def test_more_than_can_be_shown_is_refused() -> None:
-    with pytest.raises(ValueError, match="cannot be shown"):
-        projection_figure([], [1])
-    with pytest.raises(ValueError, match="cannot be shown"):
-        projection_figure([panel("a", [1, 2])] * 5, [1])
-    with pytest.raises(ValueError, match="cannot be shown"):
-        projection_figure([panel("a", [1, 2])], list(range(MOST_NAMED + 1)))
-
-
 @pytest.mark.parametrize("columns", [1, 2, 3, 4])
 def test_the_legend_is_not_cut_off(columns: int) -> None:
     people = [*range(1_000_000, 1_000_000 + MOST_NAMED), 5]

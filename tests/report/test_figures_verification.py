@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from handclip.metrics.calibration import Reliability
 from handclip.report.figures.verification import (
     ErrorCurve,
-    ReliabilityCurve,
     ScoreDensities,
     error_tradeoff_figure,
     open_set_figure,
@@ -93,8 +93,12 @@ def test_open_set_curves_are_percent():
 
 def test_reliability_diagrams_have_the_diagonal_and_a_line_for_each_prediction():
     predicted, observed = np.array([0.1, 0.5, 0.9]), np.array([0.2, 0.5, 0.8])
-    lines = [ReliabilityCurve("after", predicted, observed), ReliabilityCurve("before", predicted / 2, observed)]
-    figure = reliability_figure([("a", lines), ("b", lines), ("c", lines[:1])])
+    counts = np.array([3, 3, 3])
+    lines = {
+        "after": Reliability(predicted, observed, counts, counts),
+        "before": Reliability(predicted / 2, observed, counts, counts),
+    }
+    figure = reliability_figure({"a": lines, "b": lines, "c": {"after": lines["after"]}})
     assert [len(axes.lines) for axes in figure.axes] == [3, 3, 2]
     np.testing.assert_allclose(figure.axes[0].lines[1].get_xydata(), 100 * np.stack([predicted, observed], axis=1))
     after, before = figure.axes[0].lines[1:]

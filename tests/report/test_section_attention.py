@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from made_runs import write_run
 from matplotlib.figure import Figure
+from section_parts import notes, pictures, words
 
 from handclip.report.report_data import ReportData
-from handclip.report.report_writer import Note, Picture, ReportWriter, Section, Text
+from handclip.report.report_writer import ReportWriter, Section
 from handclip.report.runs import read_run
 from handclip.report.sections.attention import attention_section
 from handclip.report.selection import gather
@@ -41,18 +42,6 @@ def data(*runs: Path) -> ReportData:
     return gather([read_run(run) for run in runs])
 
 
-def pictures(of: Section) -> list[Picture]:
-    return [block for block in of.blocks if isinstance(block, Picture)]
-
-
-def notes(of: Section, kind: str = "missing") -> list[str]:
-    return [block.text for block in of.blocks if isinstance(block, Note) and block.kind == kind]
-
-
-def texts(of: Section) -> str:
-    return " ".join(block.text for block in of.blocks if isinstance(block, Text))
-
-
 Columns = list[tuple[str, str, list[int]]]
 
 
@@ -81,22 +70,22 @@ def test_runs_are_shown_on_the_same_hands(tmp_path: Path, columns: Columns) -> N
         (labels["vit_small"], ROLLOUT, [1, 2]),
         (labels["resnet_small"], GRAD_CAM, [1, 2]),
     ]
-    [picture] = pictures(found)
+    [picture] = pictures(found).values()
     assert picture.photographic
     assert picture.files.png.is_file()
     assert picture.files.png == tmp_path / "page" / "figures" / "attention.png"
     assert picture.caption.startswith("2 photographs of the test people")
     # Above a half in 3 and in 4 of 20 cells.
     assert f"18 % by {ROLLOUT} of {labels['vit_small']}; 18 % by {GRAD_CAM}" in picture.alt
-    assert notes(found) == []
-    assert "a hint, not a proof" in notes(found, "warning")[0]
-    assert "explanations.npz" in texts(found)
+    [caution] = notes(found)
+    assert "a hint, not a proof" in caution
+    assert "explanations.safetensors" in words(found)
 
 
 def test_the_figure_is_drawn_and_saved(tmp_path: Path) -> None:
     one = run(tmp_path / "one", GRAD_CAM, SPATIAL, family="mbanet")
     writer = ReportWriter(tmp_path / "page")
-    [picture] = pictures(attention_section(data(one), writer))
+    [picture] = pictures(attention_section(data(one), writer)).values()
     assert writer.files == [picture.files.png, picture.files.svg]
     svg = picture.files.svg.read_text()
     assert svg.count("<image") >= 6  # two hands, the photograph and two maps
@@ -104,10 +93,10 @@ def test_the_figure_is_drawn_and_saved(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("columns")
 def test_only_methods_that_are_shown_are_explained(tmp_path: Path) -> None:
-    one = texts(section(tmp_path, run(tmp_path / "one", ROLLOUT)))
+    one = words(section(tmp_path, run(tmp_path / "one", ROLLOUT)))
     assert "Attention rollout is for" in one
     assert "Grad-CAM is for" not in one
-    other = texts(section(tmp_path, run(tmp_path / "other", GRAD_CAM, SPATIAL, family="mbanet")))
+    other = words(section(tmp_path, run(tmp_path / "other", GRAD_CAM, SPATIAL, family="mbanet")))
     assert "Attention rollout is for" not in other
     assert "Grad-CAM is for" in other
     assert "With a gamma near 0" in other
@@ -152,14 +141,14 @@ def test_what_is_missing_is_said_beside_what_is_there(tmp_path: Path) -> None:
     found = section(tmp_path, there, old, none)
     labels = {one.row.run: one.label for one in data(there, old, none).runs}
     assert len(pictures(found)) == 1
-    unread, empty = notes(found)
-    assert unread.startswith(f"No maps of {labels['old']}: {old / 'explanations.npz'}: no such file")
+    unread, empty = notes(found, "missing")
+    assert unread.startswith(f"No maps of {labels['old']}: {old / 'explanations.safetensors'}: no such file")
     assert empty.startswith(f"No maps of {labels['none']}: the evaluation has kept none. Its config.yml says which: ")
 
 
 def test_nothing_is_drawn_where_nothing_is_there(tmp_path: Path) -> None:
     found = section(tmp_path, run(tmp_path / "old", hands=None), run(tmp_path / "none", hands=(), seed=1))
-    assert pictures(found) == []
+    assert not pictures(found)
     assert len(found.blocks) == len(notes(found)) == 2
     assert not (tmp_path / "page").exists()
 
@@ -167,6 +156,6 @@ def test_nothing_is_drawn_where_nothing_is_there(tmp_path: Path) -> None:
 def test_different_photographs_are_not_shown_side_by_side(tmp_path: Path) -> None:
     one, other = run(tmp_path / "one", ROLLOUT, hands=(0,)), run(tmp_path / "other", ROLLOUT, hands=(1,), seed=1)
     found = section(tmp_path, one, other)
-    assert pictures(found) == []
+    assert not pictures(found)
     [note] = notes(found)
     assert "different photographs" in note

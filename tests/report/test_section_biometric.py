@@ -1,6 +1,5 @@
 """The section on error rates, from made-up scores."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from section_parts import notes, of_kind, pictures, rows_of, the, words
 
 from handclip.metrics.verification import RateEstimate
 from handclip.report.figures.style import FigureFiles
 from handclip.report.report_data import Search
-from handclip.report.report_writer import Heading, Note, Picture, ReportWriter, Section, Table, Text
-from handclip.report.sections.biometric import _remarks, _shown, biometric_section
+from handclip.report.report_writer import Heading, Note, Picture, ReportWriter, Section, Table
+from handclip.report.sections.biometric import _shown, biometric_section
 
 
 @dataclass
@@ -78,13 +78,8 @@ def section_of(folder: Path, *runs: MadeRun, writer: type[ReportWriter] = QuickB
     return biometric_section(data, writer(folder))
 
 
-def rows_of(folder: Path, name: str) -> list[dict[str, str]]:
-    with (folder / "tables" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def of_kind(section: Section, kind: type) -> list[Any]:
-    return [block for block in section.blocks if isinstance(block, kind)]
+def table(folder: Path, name: str) -> list[dict[str, str]]:
+    return rows_of(folder / "tables" / f"{name}.csv")
 
 
 def test_the_section_holds_every_part(tmp_path: Path):
@@ -96,23 +91,21 @@ def test_the_section_holds_every_part(tmp_path: Path):
         "Open-set identification",
         "Calibration",
     ]
-    assert [picture.files.png.stem for picture in of_kind(section, Picture)] == [
-        "score_densities", "det_roc", "open_set", "reliability",
-    ]  # fmt: skip
-    assert all(picture.files.svg.is_file() for picture in of_kind(section, Picture))
-    assert all(len(picture.alt) > 40 and len(picture.caption) > 40 for picture in of_kind(section, Picture))
+    assert list(pictures(section)) == ["score_densities", "det_roc", "open_set", "reliability"]
+    for picture in pictures(section).values():
+        assert picture.files.svg.is_file()
+        assert len(picture.alt) > 40 and len(picture.caption) > 40
     tables = of_kind(section, Table)
     assert [table.csv.stem for table in tables] == ["verification", "thresholds", "open_set", "calibration"]
     assert all("11k dorsal_r, gallery, flip: sum, 2 draws" in table.caption for table in tables)
-    words = " ".join(text.text for text in of_kind(section, Text))
-    assert "240 genuine and 14,160 impostor comparisons of 60 people" in words
-    assert "A similarity is not a probability" in words
+    assert "240 genuine and 14,160 impostor comparisons of 60 people" in words(section)
+    assert "A similarity is not a probability" in words(section)
 
 
 def test_tables_show_percent_with_intervals_and_files_hold_fractions(tmp_path: Path):
     section = section_of(tmp_path, made_run(1))
     cells = of_kind(section, Table)[0].cells[0]
-    (row,) = rows_of(tmp_path, "verification")
+    [row] = table(tmp_path, "verification")
     eer, low, high = (float(row[key]) for key in ("eer", "eer_low", "eer_high"))
     assert 0 < low < eer < high < 0.2
     assert cells[:2] == ["1. stage 1 vit_small ce", f"{100 * eer:.1f} ({100 * low:.1f} to {100 * high:.1f})"]
@@ -120,19 +113,31 @@ def test_tables_show_percent_with_intervals_and_files_hold_fractions(tmp_path: P
     assert 0 < float(row["fnmr_at_fmr_0.1"]) < 1
     assert row["fnmr_at_fmr_0.001"] == ""
     assert cells[3:] == ["not measurable", "not measurable", "not measurable"]
-    notes = [note.text for note in of_kind(section, Note)]
-    assert any("an FMR of 0.1 % needs 30,000 pairs of people, there are 1,770" in note for note in notes)
+    assert any("an FMR of 0.1 % needs 30,000 pairs of people, there are 1,770" in note for note in notes(section))
+    # An FNIR that rests on few people is shown, with a warning.
+    cells = of_kind(section, Table)[2].cells[0]
+    assert " to " in cells[1]
+    assert " to " in cells[2]
+    assert cells[3] == "not measurable"
+    [warning] = notes(section, "warning")
+    assert "of 60, 6 are expected to cause a false alarm" in warning
+    assert "Read the interval, not the value" in warning
+    # Points of curves below what can be measured are marked.
+    for name, rate, lowest in (("det_curves", "fmr", 30 / 1_770), ("open_set_curves", "fpir", 30 / 60)):
+        rows = table(tmp_path, name)
+        assert {row["measurable"] for row in rows} == {"true", "false"}
+        assert all((row["measurable"] == "true") == (float(row[rate]) >= lowest) for row in rows)
 
 
 def test_thresholds_come_from_validation_scores_alone(tmp_path: Path):
     validation = made_searches(60, 7, 1, first=1_000)
     for name, seed in (("one", 1), ("other", 2)):
         section_of(tmp_path / name, made_run(1, test=made_searches(60, seed), validation=validation))
-    one, other = (rows_of(tmp_path / name, "thresholds") for name in ("one", "other"))
+    one, other = (table(tmp_path / name, "thresholds") for name in ("one", "other"))
     assert [row["fixed_for"] for row in one] == ["EER", "FMR 10 %"]
     assert [row["threshold"] for row in one] == [row["threshold"] for row in other]
     assert [row["fnmr"] for row in one] != [row["fnmr"] for row in other]
-    slopes = [rows_of(tmp_path / name, "calibration")[0]["slope"] for name in ("one", "other")]
+    slopes = [table(tmp_path / name, "calibration")[0]["slope"] for name in ("one", "other")]
     assert slopes[0] == slopes[1]
 
 
@@ -141,76 +146,57 @@ def test_error_rates_at_fixed_thresholds_are_those_of_the_test_scores(tmp_path: 
     section_of(tmp_path, run)
     mated = np.concatenate([(s.query_people[:, None] == s.gallery_people).ravel() for s in run.test])
     scores = np.concatenate([search.scores.ravel() for search in run.test])
-    for row in rows_of(tmp_path, "thresholds"):
+    for row in table(tmp_path, "thresholds"):
         accepted = scores >= np.float32(row["threshold"])
         assert float(row["fmr"]) == pytest.approx(accepted[~mated].mean())
         assert float(row["fnmr"]) == pytest.approx((~accepted)[mated].mean())
-
-
-def test_calibration_makes_ratios_cost_less(tmp_path: Path):
-    section_of(tmp_path, made_run(1))
-    (row,) = rows_of(tmp_path, "calibration")
+    # Calibration makes ratios cost less.
+    [row] = table(tmp_path, "calibration")
     assert float(row["cllr_min"]) <= float(row["cllr"]) < float(row["cllr_before"])
-    assert {row["prediction"] for row in rows_of(tmp_path, "reliability")} == {
-        "calibrated",
-        "cosine read as a probability",
-    }
+    predictions = {row["prediction"] for row in table(tmp_path, "reliability")}
+    assert predictions == {"calibrated", "cosine read as a probability"}
 
 
 def test_validation_images_that_were_trained_on_are_pointed_out(tmp_path: Path):
-    notes = of_kind(section_of(tmp_path, made_run(1), made_run(2, validation_was_trained_on=True)), Note)
-    (warning,) = [note for note in notes if "trained on as well" in note.text]
-    assert "2. stage 1" in warning.text
-    assert "1. stage 1" not in warning.text
+    section = section_of(tmp_path, made_run(1), made_run(2, validation_was_trained_on=True))
+    [warning] = [note for note in notes(section) if "trained on as well" in note]
+    assert "2. stage 1" in warning
+    assert "1. stage 1" not in warning
 
 
-def test_without_validation_images_the_rest_stands(tmp_path: Path):
-    section = section_of(tmp_path, made_run(1, validation=[]))
-    assert [picture.files.png.stem for picture in of_kind(section, Picture)] == [
-        "score_densities",
-        "det_roc",
-        "open_set",
-    ]
-    missing = [note.text for note in of_kind(section, Note) if "no validation photographs" in note.text]
-    assert len(missing) == 2
-    assert not (tmp_path / "tables" / "thresholds.csv").exists()
-
-
-def test_featured_runs_without_validation_images_have_no_reliability_diagram(tmp_path: Path):
-    runs = [made_run(number, people=10, validation=[]) for number in range(1, 5)]
-    section = section_of(tmp_path, *runs, made_run(5, people=10))
-    assert [picture.files.png.stem for picture in of_kind(section, Picture)] == [
-        "score_densities",
-        "det_roc",
-        "open_set",
-    ]
-    assert [row["run"] for row in rows_of(tmp_path, "calibration")] == ["run5"]
+@pytest.mark.parametrize("others", [(), (5,)])
+def test_without_validation_images_the_rest_stands(tmp_path: Path, others: Sequence[int]):
+    """There is no reliability diagram, even where there is a run with validation images that is not featured."""
+    lacking = [made_run(number, people=10, validation=[]) for number in range(1, 5)]
+    section = section_of(tmp_path, *lacking, *(made_run(number, people=10) for number in others))
+    assert list(pictures(section)) == ["score_densities", "det_roc", "open_set"]
+    assert len([note for note in notes(section) if "no validation photographs" in note]) == 2
+    for name in ("thresholds", "calibration"):
+        there = (tmp_path / "tables" / f"{name}.csv").exists() and table(tmp_path, name)
+        assert {row["run"] for row in there or ()} == {f"run{number}" for number in others}
 
 
 def test_runs_without_scores_are_named_with_the_reason(tmp_path: Path):
-    gone = made_run(2, test=[], missing={"features": "features.npz: no such file"})
+    gone = made_run(2, test=[], missing={"features": "features.safetensors: no such file"})
     section = section_of(tmp_path, made_run(1, people=10), gone)
-    (note,) = [note for note in of_kind(section, Note) if "Without error rates" in note.text]
-    assert "2. stage 1 vit_small ce. Of the first of them: features.npz: no such file." in note.text
+    [note] = [note for note in notes(section) if "Without error rates" in note]
+    assert "2. stage 1 vit_small ce. Of the first of them: features.safetensors: no such file." in note
     only = section_of(tmp_path / "only", gone)
     assert [type(block) for block in only.blocks] == [Note]
 
 
-def test_scores_of_one_person_are_no_exception(tmp_path: Path):
-    section = section_of(tmp_path, made_run(1, people=1))
-    (note,) = section.blocks
-    assert "at least one" in note.text
-
-
-@pytest.mark.parametrize("people", [2, 3])
+@pytest.mark.parametrize("people", [1, 2, 3])
 def test_few_people_are_no_exception_and_get_no_rates(tmp_path: Path, people: int):
     section = section_of(tmp_path, made_run(1, people=people))
-    assert len(of_kind(section, Picture)) == 4
+    if people == 1:
+        assert "at least one" in the(section, Note).text
+        return
+    assert len(pictures(section)) == 4
     rates, thresholds, open_set, _ = (table.cells[0] for table in of_kind(section, Table))
     assert {*rates[1:], *thresholds[3:], *open_set[1:]} == {"not measurable"}
-    assert all("so far" not in picture.alt for picture in of_kind(section, Picture))
-    notes = [note.text for note in of_kind(section, Note)]
-    assert sum(f"need 10 people with a photograph to compare, there are {people}" in note for note in notes) == 3
+    assert all("so far" not in picture.alt for picture in pictures(section).values())
+    needed = f"need 10 people with a photograph to compare, there are {people}"
+    assert sum(needed in note for note in notes(section)) == 3
 
 
 def test_rates_below_what_can_be_measured_are_bounded_with_the_reason(tmp_path: Path):
@@ -220,49 +206,26 @@ def test_rates_below_what_can_be_measured_are_bounded_with_the_reason(tmp_path: 
         search.scores[mated] += 1
     section = section_of(tmp_path, made_run(1, test=easy, validation=easy))
     rates, thresholds, *_ = (table.cells[0] for table in of_kind(section, Table))
-    assert rates[1] == "below 1.7"
-    assert thresholds[3] == "below 1.7"
-    notes = " ".join(note.text for note in of_kind(section, Note))
-    assert "1,770 pairs of people measure no EER below 1.7 %" in notes
-    assert "1,770 pairs of people measure no FMR below 1.7 %" in notes
-
-
-def test_an_open_set_rate_that_rests_on_few_people_is_shown_with_a_warning(tmp_path: Path):
-    section = section_of(tmp_path, made_run(1))
-    (cells,) = next(table.cells for table in of_kind(section, Table) if table.csv.stem == "open_set")
-    assert " to " in cells[1]
-    assert " to " in cells[2]
-    assert cells[3] == "not measurable"
-    (warning,) = [note.text for note in of_kind(section, Note) if note.kind == "warning"]
-    assert "of 60, 6 are expected to cause a false alarm" in warning
-    assert "Read the interval, not the value" in warning
-
-
-def test_points_of_curves_below_what_can_be_measured_are_marked(tmp_path: Path):
-    section_of(tmp_path, made_run(1))
-    for name, rate, lowest in (("det_curves", "fmr", 30 / 1_770), ("open_set_curves", "fpir", 30 / 60)):
-        rows = rows_of(tmp_path, name)
-        assert {row["measurable"] for row in rows} == {"true", "false"}
-        assert all((row["measurable"] == "true") == (float(row[rate]) >= lowest) for row in rows)
+    assert rates[1] == thresholds[3] == "below 1.7"
+    for rate in ("EER", "FMR"):
+        assert any(f"1,770 pairs of people measure no {rate} below 1.7 %" in note for note in notes(section))
 
 
 def test_rates_without_an_interval_say_so():
     assert _shown(RateEstimate(0.25, reason="no interval can be told from 2 people")) == "25.0 (no interval)"
-    (note,) = _remarks([RateEstimate(0.25, reason="no interval can be told from 2 people")])
-    assert "no interval can be told from 2 people" in note.text
 
 
 def test_too_few_validation_people_cost_only_what_is_fixed_on_them(tmp_path: Path):
     section = section_of(tmp_path, made_run(1, validation=made_searches(1, 1)), made_run(2))
-    assert [row["run"] for row in rows_of(tmp_path, "verification")] == ["run1", "run2"]
-    assert {row["run"] for row in rows_of(tmp_path, "thresholds")} == {"run2"}
-    assert {row["run"] for row in rows_of(tmp_path, "calibration")} == {"run2"}
-    notes = [note.text for note in of_kind(section, Note) if note.text.startswith("Not for 1. stage 1 vit_small ce:")]
-    assert len(notes) == 2
-    assert all("too few (error rates need at least one genuine and one impostor" in note for note in notes)
+    assert [row["run"] for row in table(tmp_path, "verification")] == ["run1", "run2"]
+    assert {row["run"] for row in table(tmp_path, "thresholds")} == {"run2"}
+    assert {row["run"] for row in table(tmp_path, "calibration")} == {"run2"}
+    told = [note for note in notes(section) if note.startswith("Not for 1. stage 1 vit_small ce:")]
+    assert len(told) == 2
+    assert all("too few (error rates need at least one genuine and one impostor" in note for note in told)
 
 
 def test_a_featured_run_that_shares_no_curves_has_panels_and_rows(tmp_path: Path):
     section_of(tmp_path, made_run(1, people=10), made_run(2, people=10, style=None))
-    assert {row["run"] for row in rows_of(tmp_path, "verification")} == {"run1", "run2"}
-    assert {row["run"] for row in rows_of(tmp_path, "reliability")} == {"run1", "run2"}
+    for name in ("verification", "reliability"):
+        assert {row["run"] for row in table(tmp_path, name)} == {"run1", "run2"}

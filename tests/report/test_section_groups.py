@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_runs import ALL_ASPECTS, write_run
-from test_section_embedding import IMAGES, image, material_of, one, rows_of, write_records
+from section_parts import IMAGES, data_of, image, rows_of, the, words, write_records
 
 from handclip.metrics.verification import ScoredPairs, verify
 from handclip.report.report_data import ReportRun
@@ -44,7 +44,7 @@ def write_described(run: Path, **changes: Any) -> Path:
 
 
 def made(study: Path) -> tuple[Section, dict[tuple[str, str, str], dict[str, str]]]:
-    section = groups_section(material_of(study), ReportWriter(study / "out"))
+    section = groups_section(data_of(study), ReportWriter(study / "out"))
     table = study / "out" / "tables" / "groups.csv"
     rows = rows_of(table) if table.exists() else []
     return section, {(row["run"], row["attribute"], row["group"]): row for row in rows}
@@ -71,7 +71,7 @@ def brute_force(run: ReportRun, chosen: set[int], threshold: float) -> tuple[flo
 def test_rates_of_groups_are_those_of_their_queries(tmp_path: Path) -> None:
     write_described(write_run(tmp_path / "run"), **ERRING)
     section, rows = made(tmp_path)
-    run = material_of(tmp_path).best
+    run = data_of(tmp_path).best
     threshold = float(rows["run", "", "everybody"]["threshold"])
     groups = {
         ("gender", "male"): set(range(1, PEOPLE, 2)),
@@ -93,7 +93,7 @@ def test_rates_of_groups_are_those_of_their_queries(tmp_path: Path) -> None:
             else:
                 assert row[name] == row[f"{name}_low"] == ""
     assert float(rows["run", "gender", "male"]["rank1_high"]) < float(rows["run", "gender", "female"]["rank1"])
-    assert one(section.blocks, Picture).files.png.is_file()
+    assert the(section, Picture).files.png.is_file()
 
 
 def test_an_attribute_of_images_divides_the_images_of_a_person(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_tie_counts_against_the_model(tmp_path: Path) -> None:
 def test_everybody_is_as_the_verdict_and_the_biometric_section_say(tmp_path: Path) -> None:
     write_described(write_run(tmp_path / "run", aspects=ALL_ASPECTS), aspects=ALL_ASPECTS, **ERRING)
     _, rows = made(tmp_path)
-    everybody, run = rows["run", "", "everybody"], material_of(tmp_path).best
+    everybody, run = rows["run", "", "everybody"], data_of(tmp_path).best
     score = run.row.scores["rank1"]
     found = [float(everybody[key]) for key in ("rank1", "rank1_low", "rank1_high")]
     assert found == [score.mean, score.low, score.high]
@@ -127,7 +127,7 @@ def test_everybody_is_as_the_verdict_and_the_biometric_section_say(tmp_path: Pat
 def test_both_people_of_an_impostor_comparison_are_resampled(tmp_path: Path) -> None:
     write_described(write_run(tmp_path / "run"), **ERRING)
     _, rows = made(tmp_path)
-    run, row = material_of(tmp_path).best, rows["run", "gender", "female"]
+    run, row = data_of(tmp_path).best, rows["run", "gender", "female"]
     accepted, compared = np.zeros((PEOPLE, PEOPLE)), np.zeros((PEOPLE, PEOPLE))
     for search in run.searches():
         for scores, person in zip(search.scores, search.query_people, strict=True):
@@ -155,7 +155,7 @@ def test_groups_are_compared_on_the_aspects_that_all_of_them_are_on(tmp_path: Pa
         assert rows["run", "nail_polish", value]["aspects"] == "dorsal_r dorsal_l"
     assert rows["run", "gender", "male"]["aspects"] == " ".join(ALL_ASPECTS)
     assert ("run", "gender", "everybody") not in rows
-    run = material_of(tmp_path).best
+    run = data_of(tmp_path).best
     dorsal = [search for search in run.searches() if search.aspect.startswith("dorsal")]
     assert int(rows["run", "nail_polish", "everybody"]["searches"]) == sum(len(search.query) for search in dorsal)
     parts = []
@@ -165,9 +165,9 @@ def test_groups_are_compared_on_the_aspects_that_all_of_them_are_on(tmp_path: Pa
         parts.append((hits[search.query_people >= 12].mean(), hits.mean()))
     for value, rate in zip(("no", "everybody"), np.mean(parts, axis=0), strict=True):
         assert float(rows["run", "nail_polish", value]["rank1"]) == pytest.approx(rate)
-    texts = " ".join(block.text for block in section.blocks if isinstance(block, Text))
+    texts = words(section)
     assert "Nail polish on dorsal_r, dorsal_l." in texts
-    assert ["Nail polish", "everybody", "dorsal_r, dorsal_l"] in [line[:3] for line in one(section.blocks, Table).cells]
+    assert ["Nail polish", "everybody", "dorsal_r, dorsal_l"] in [line[:3] for line in the(section, Table).cells]
 
 
 def test_a_stray_label_on_another_aspect_does_not_decide(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_another_protocol_than_the_plain_gallery_is_told(tmp_path: Path) -> None
     write_described(run)
     section, rows = made(tmp_path)
     assert any("without re-ranking" in block.text for block in section.blocks if isinstance(block, Text))
-    score = material_of(tmp_path).best.row.scores["rank1"].mean
+    score = data_of(tmp_path).best.row.scores["rank1"].mean
     assert float(rows["run", "", "everybody"]["rank1"]) != pytest.approx(score)
 
 
@@ -195,7 +195,7 @@ def test_thresholds_never_depend_on_test_images(tmp_path: Path) -> None:
         write_described(write_run(tmp_path / name / "run"), noise_of=hard, people=PEOPLE)
         _, rows = made(tmp_path / name)
         thresholds.add(rows["run", "", "everybody"]["threshold"])
-        run = material_of(tmp_path / name).best
+        run = data_of(tmp_path / name).best
     # The draws of noise after the test images are the same, and so are the features of validation and training.
     assert len(thresholds) == 1
     impostors = np.concatenate(
@@ -211,25 +211,25 @@ def test_small_groups_are_marked_and_smaller_ones_have_no_rate(tmp_path: Path) -
     dark = rows["run", "skin_colour", "dark"]
     assert int(dark["people"]) < FEWEST_PEOPLE
     assert dark["rank1"] == dark["fnmr_low"] == ""
-    note = one(section.blocks, Note)
+    note = the(section, Note)
     assert note.kind == "warning"
     assert "without a rate: skin colour dark (3)" in note.text
     assert "gender male (13)" in note.text
     assert "skin colour fair" not in note.text  # 23 people
-    [cells] = [cells for cells in one(section.blocks, Table).cells if cells[1] == "dark"]
+    [cells] = [cells for cells in the(section, Table).cells if cells[1] == "dark"]
     assert cells[-3:] == ["too few people"] * 3
 
 
 def test_the_reader_is_told_what_many_groups_mean(tmp_path: Path) -> None:
     write_described(write_run(tmp_path / "run"))
     section, rows = made(tmp_path)
-    texts = " ".join(block.text for block in section.blocks if isinstance(block, Text))
+    texts = words(section)
     assert f"{len(rows) - 1} groups are compared" in texts
     assert "averaged over the queries of each draw and aspect" in texts
     assert "at least one interval in twenty" in texts
     assert "no proof of bias" in texts
     assert "at most 1 % of impostors" in texts
-    alt = one(section.blocks, Picture).alt
+    alt = the(section, Picture).alt
     assert f"from {100 * float(rows['run', 'gender', 'male']['rank1']):.1f} % (gender male) to" in alt
 
 
@@ -254,7 +254,7 @@ def test_few_validation_people_leave_the_threshold_of_the_equal_error_rate(tmp_p
         block.text for block in section.blocks if isinstance(block, Text) and "threshold of each run" in block.text
     )
     assert "needs 3,000 pairs of people, there are 45" in text
-    run = material_of(tmp_path).best
+    run = data_of(tmp_path).best
     [search] = run.validation_searches()
     own = search.query_people[:, None] == search.gallery_people
     threshold = float(rows["run", "", "everybody"]["threshold"])
@@ -266,8 +266,8 @@ def test_without_validation_images_rank_1_alone_is_shown(tmp_path: Path) -> None
     section, rows = made(tmp_path)
     assert "fnmr" not in rows["run", "", "everybody"]
     assert any(block.kind == "missing" for block in section.blocks if isinstance(block, Note))
-    assert "Rank-1" in one(section.blocks, Picture).alt
-    assert "FNMR" not in one(section.blocks, Picture).alt
+    assert "Rank-1" in the(section, Picture).alt
+    assert "FNMR" not in the(section, Picture).alt
 
 
 def test_training_on_validation_images_is_warned_of(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_training_on_validation_images_is_warned_of(tmp_path: Path) -> None:
         ("all alike", "the same of all"),
         ("few people", "4 people were tested"),
         ("no file of attributes", "attributes.csv"),
-        ("no features", "features.npz"),
+        ("no features", "features.safetensors"),
     ],
 )
 def test_what_cannot_be_shown_is_said_why(tmp_path: Path, change: str, reason: str) -> None:
@@ -295,9 +295,9 @@ def test_what_cannot_be_shown_is_said_why(tmp_path: Path, change: str, reason: s
     elif change == "few people":
         write_described(run, people=4)
     else:
-        (run / ("features.npz" if change == "no features" else "attributes.csv")).unlink()
+        (run / ("features.safetensors" if change == "no features" else "attributes.csv")).unlink()
     section, _ = made(tmp_path)
-    note = one(section.blocks, Note)
+    note = the(section, Note)
     assert len(section.blocks) == 1
     assert note.kind == "missing"
     assert reason in note.text

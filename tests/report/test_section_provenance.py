@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 from made_runs import MANIFEST, write_run
-from test_section_embedding import material_of, rows_of
+from section_parts import data_of, rows_of, the
 
 from handclip.locks import holding
 from handclip.report.report_writer import Commands, Heading, Note, ReportWriter, Section, Table
@@ -45,7 +45,7 @@ def write_study(study: Path, run: str = "trained", **changes: Any) -> Path:
 
 
 def made(study: Path) -> Section:
-    return provenance_section(material_of(study), ReportWriter(study / "out"))
+    return provenance_section(data_of(study), ReportWriter(study / "out"))
 
 
 def facts(section: Section) -> dict[str, str]:
@@ -74,8 +74,8 @@ def test_commands_of_all_runs_work_in_the_studys_folder(tmp_path: Path) -> None:
     for number in range(6):
         write_study(tmp_path / "study", f"run {number}; rm")
     section = made(tmp_path / "study")
-    assert len(material_of(tmp_path / "study").featured) == 4
-    [commands] = [block for block in section.blocks if isinstance(block, Commands)]
+    assert len(data_of(tmp_path / "study").featured) == 4
+    commands = the(section, Commands)
     assert [shlex.split(line)[:3] for line in commands.lines] == [
         ["handclip", command, f"train_logs/run {number}; rm/config.yml"]
         for number in range(6)
@@ -117,7 +117,7 @@ def test_what_differs_between_runs_stands_side_by_side(tmp_path: Path) -> None:
     for name, options in (("a", {"lr": 0.1}), ("b", {"lr": 0.2}), ("c", {"resume_from": "a.pth"})):
         write_run(tmp_path / "eval_logs" / name, options={"epochs": 2, **options})
     write_run(tmp_path / "eval_logs" / "raw", stage="0")
-    data = material_of(tmp_path)
+    data = data_of(tmp_path)
     section = provenance_section(data, ReportWriter(tmp_path / "out"))
     [table] = [block for block in section.blocks if isinstance(block, Table) and block.titles[0] == "Run"][1:]
     assert list(table.titles) == ["Run", "lr", "resume_from"]
@@ -151,7 +151,7 @@ def test_the_file_has_all_runs_and_everything(tmp_path: Path) -> None:
     [table] = [block for block in section.blocks if isinstance(block, Table) and block.csv is not None]
     assert len(table.cells) == 2
     # A baseline is trained nowhere, so nothing of its training is missing.
-    [note] = [block for block in section.blocks if isinstance(block, Note)]
+    note = the(section, Note)
     assert note.kind == "missing"
     assert "1. stage 0 vit_small" in note.text
     assert "trained" not in note.text
@@ -161,17 +161,17 @@ def test_lost_records_of_training_are_told(tmp_path: Path) -> None:
     write_study(tmp_path)
     (tmp_path / "train_logs" / "trained" / "result.json").unlink()
     section = made(tmp_path)
-    [note] = [block for block in section.blocks if isinstance(block, Note)]
+    note = the(section, Note)
     assert "training" in note.text
     assert "Training" not in facts(section)
-    [commands] = [block for block in section.blocks if isinstance(block, Commands)]
+    commands = the(section, Commands)
     assert [line.split()[1] for line in commands.lines] == ["evaluate"]
 
 
 def test_featured_runs_have_a_heading_each(tmp_path: Path) -> None:
     write_study(tmp_path)
     write_run(tmp_path / "eval_logs" / "raw", stage="0")
-    data = material_of(tmp_path)
+    data = data_of(tmp_path)
     section = provenance_section(data, ReportWriter(tmp_path / "out"))
     headings = [block.text for block in section.blocks if isinstance(block, Heading)]
     assert headings == ["To run it again", *(run.label for run in data.featured)]

@@ -1,10 +1,8 @@
-import csv
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +10,13 @@ from made_runs import ALL_ASPECTS, change_json, write_run
 from matplotlib.figure import Figure
 from PIL import Image
 from quick_figures import keep_figures
+from section_parts import data_of, notes, pictures, rows_of, the, words
 
 from handclip.csv_files import plain
 from handclip.datasets.manifest import Draw, Manifest, ManifestImage
 from handclip.report.figures.style import save_figure
-from handclip.report.report_data import ReportData
-from handclip.report.report_writer import Block, Note, Picture, ReportWriter, Section, Text
-from handclip.report.runs import find_evaluations, read_run
+from handclip.report.report_writer import Note, ReportWriter, Section
 from handclip.report.sections.retrieval import retrieval_section
-from handclip.report.selection import gather
 from handclip.runs.artifacts import KeptFeatures, manifest_file, write_features
 from handclip.runs.data import combined_sha256
 
@@ -73,29 +69,12 @@ def study(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def material_of(study: Path) -> ReportData:
-    return gather([read_run(folder) for folder in find_evaluations([study / "eval"])[0]])
-
-
 def section_of(study: Path) -> Section:
-    return retrieval_section(material_of(study), ReportWriter(study / "report"))
+    return retrieval_section(data_of(study), ReportWriter(study / "report"))
 
 
-def rows_of(study: Path, name: str) -> list[dict[str, str]]:
-    with (study / "report" / "tables" / f"{name}.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def of_kind(section: Section, kind: type[Block]) -> list[Any]:
-    return [block for block in section.blocks if isinstance(block, kind)]
-
-
-def pictures(section: Section) -> dict[str, Picture]:
-    return {picture.files.png.stem: picture for picture in of_kind(section, Picture)}
-
-
-def words(section: Section) -> str:
-    return " ".join(block.text for block in of_kind(section, Text))
+def table(study: Path, name: str) -> list[dict[str, str]]:
+    return rows_of(study / "report" / "tables" / f"{name}.csv")
 
 
 @pytest.mark.parametrize("aspects", [ALL_ASPECTS, ("dorsal_r",)])
@@ -103,7 +82,7 @@ def test_cmc_agrees_with_the_evaluation_without_features(tmp_path: Path, aspects
     folder = write_run(tmp_path / "eval" / "a", aspects=aspects, unmatched=True)
     section = section_of(tmp_path)
     assert list(pictures(section)) == ["cmc"]
-    curve = {(row["gallery_protocol"], int(row["rank"])): row for row in rows_of(tmp_path, "cmc")}
+    curve = {(row["gallery_protocol"], int(row["rank"])): row for row in table(tmp_path, "cmc")}
     for entry in json.loads((folder / "metrics.json").read_text())["results"]:
         if entry["flip"] != "sum":
             continue
@@ -118,31 +97,28 @@ def test_cmc_agrees_with_the_evaluation_without_features(tmp_path: Path, aspects
 def test_cmc_ends_where_the_smallest_gallery_does(tmp_path: Path):
     write_run(tmp_path / "eval" / "a", people=16, protocols=["gallery"])
     section = section_of(tmp_path)
-    assert [int(row["rank"]) for row in rows_of(tmp_path, "cmc")] == list(range(1, 17))
-    assert float(rows_of(tmp_path, "cmc")[-1]["mean"]) == 1
+    assert [int(row["rank"]) for row in table(tmp_path, "cmc")] == list(range(1, 17))
+    assert float(table(tmp_path, "cmc")[-1]["mean"]) == 1
     assert "In gallery (16 images)" in pictures(section)["cmc"].alt
 
 
 def test_what_is_missing_is_said_with_the_way_to_get_it(tmp_path: Path):
     write_run(tmp_path / "eval" / "a")
-    (note,) = of_kind(section_of(tmp_path), Note)
-    assert note.kind == "missing"
-    assert "no rank lists and no confused pairs" in note.text
-    assert "no such file" in note.text
-    assert "valuate the run again" in note.text
+    [note] = notes(section_of(tmp_path), "missing")
+    for part in ("no rank lists and no confused pairs", "no such file", "valuate the run again"):
+        assert part in note
 
 
 def test_features_that_do_not_belong_to_the_manifest_are_refused_in_words(study: Path):
     write_features(study / "eval" / "a", KeptFeatures(["0" * 64], {"sum": np.ones((1, 2), dtype=np.float32)}))
     section = section_of(study)
-    (note,) = of_kind(section, Note)
-    assert "do not belong together" in note.text
+    assert "do not belong together" in the(section, Note).text
     assert "cmc" in pictures(section)
 
 
 def test_rank_lists_show_the_best_the_median_and_the_worst_query(study: Path):
     section = section_of(study)
-    rows = rows_of(study, "rank_lists")
+    rows = table(study, "rank_lists")
     lists = dict.fromkeys((row["kind"], row["query_person"], row["rank_of_right"]) for row in rows)
     # Persons 3 and 1 are found at once, 3 by the wider margin; 2 is second, 4 last: no fifth person is left for median.
     assert list(lists) == [("best", "3", "1"), ("best", "1", "1"), ("worst", "2", "2"), ("worst", "4", "4")]
@@ -152,7 +128,7 @@ def test_rank_lists_show_the_best_the_median_and_the_worst_query(study: Path):
     assert [float(row["score"]) for row in worst] == pytest.approx(expected, abs=1e-6)
     assert "worst, person 4: right one at rank 4" in pictures(section)["rank_lists"].alt
     assert "not a probability" in words(section)
-    assert not of_kind(section, Note)
+    assert not notes(section)
 
 
 def test_median_query_is_in_the_middle(tmp_path: Path):
@@ -161,13 +137,13 @@ def test_median_query_is_in_the_middle(tmp_path: Path):
     queries = {person: 30 * person + 2 * person for person in range(1, 8)}
     write_records(write_run(tmp_path / "eval" / "a"), tmp_path / "hands", gallery, queries)
     section_of(tmp_path)
-    kinds = dict.fromkeys((row["kind"], row["query_person"]) for row in rows_of(tmp_path, "rank_lists"))
+    kinds = dict.fromkeys((row["kind"], row["query_person"]) for row in table(tmp_path, "rank_lists"))
     assert next(person for kind, person in kinds if kind == "median") == "3"
 
 
 def test_confusions_are_counted_over_all_draws_as_share_of_a_persons_searches(study: Path):
     section = section_of(study)
-    rows = rows_of(study, "confusions")
+    rows = table(study, "confusions")
     found = {
         (row["query_person"], row["chosen_person"]): (row["wrong_searches"], row["searches"], row["share"])
         for row in rows
@@ -182,10 +158,10 @@ def test_people_have_the_names_of_the_data_set(tmp_path: Path, figures: dict[str
     names = {1: "=Zoë", 2: "山田太郎", 3: "<b>Ann</b>", 4: "a name that is far too long\n" * 9}
     write_records(write_run(tmp_path / "eval" / "a"), tmp_path / "hands", GALLERY, QUERIES, names)
     section = section_of(tmp_path)
-    lists = rows_of(tmp_path, "rank_lists")
+    lists = table(tmp_path, "rank_lists")
     assert {(row["query_person"], plain(row["query_name"])) for row in lists} == {(str(k), v) for k, v in names.items()}
     assert {(row["person"], plain(row["name"])) for row in lists} == {(str(k), v) for k, v in names.items()}
-    confusions = rows_of(tmp_path, "confusions")
+    confusions = table(tmp_path, "confusions")
     assert [(row["query_person"], plain(row["query_name"])) for row in confusions] == [("2", names[2]), ("4", names[4])]
     assert [(row["chosen_person"], row["chosen_name"]) for row in confusions] == [("1", "'=Zoë")] * 2
     assert [(row["aspect"], row["query_image"], row["chosen_image"]) for row in confusions] == [
@@ -219,7 +195,7 @@ def test_an_aspect_is_named_where_a_person_has_several(tmp_path: Path, figures: 
 def test_two_people_taken_for_each_other_are_one_pair(tmp_path: Path):
     write_records(write_run(tmp_path / "eval" / "a"), tmp_path / "hands", {1: 0, 2: 30}, {1: 29, 2: 1})
     section = section_of(tmp_path)
-    assert len(rows_of(tmp_path, "confusions")) == 2
+    assert len(table(tmp_path, "confusions")) == 2
     assert "the 1 most confused pair" in pictures(section)["confused_pairs"].alt
 
 
@@ -232,14 +208,13 @@ def test_without_an_error_there_is_no_figure_of_errors(tmp_path: Path):
 
 def test_absent_photographs_leave_all_else_standing(study: Path):
     section_of(study)
-    before = rows_of(study, "rank_lists")
+    before = table(study, "rank_lists")
     rmtree(study / "hands")
     section = section_of(study)
-    (note,) = of_kind(section, Note)
-    assert note.kind == "missing"
-    assert note.text.startswith("The photographs are not on this machine")
+    [note] = notes(section, "missing")
+    assert note.startswith("The photographs are not on this machine")
     assert set(pictures(section)) == {"cmc", "rank_lists", "confused_pairs"}
-    assert rows_of(study, "rank_lists") == before
+    assert table(study, "rank_lists") == before
 
 
 @pytest.mark.parametrize("damage", ["not an image", "exchanged"])
@@ -249,10 +224,9 @@ def test_damaged_or_changed_photograph_is_a_grey_tile_and_named(study: Path, dam
         path.write_bytes((study / "hands" / "query_2.png").read_bytes())
     else:
         path.write_text(damage)
-    (note,) = of_kind(section_of(study), Note)
-    assert note.kind == "warning"
-    assert note.text.startswith("1 of 8 photographs are absent, damaged or changed")
-    assert "query_1.png" in note.text
+    [note] = notes(section_of(study), "warning")
+    assert note.startswith("1 of 8 photographs are absent, damaged or changed")
+    assert "query_1.png" in note
 
 
 def test_lists_before_re_ranking_say_so(study: Path):

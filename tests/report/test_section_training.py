@@ -8,12 +8,10 @@ import pytest
 from made_runs import ALL_ASPECTS, write_run
 from matplotlib.figure import Figure
 from quick_figures import keep_figures
+from section_parts import data_of, notes, pictures, rows_of, the, words
 
-from handclip.report.report_data import ReportData
-from handclip.report.report_writer import Block, Note, Picture, ReportWriter, Section, Table, Text
-from handclip.report.runs import find_evaluations, read_run
+from handclip.report.report_writer import ReportWriter, Section, Table
 from handclip.report.sections.training import training_section
-from handclip.report.selection import gather
 
 
 @pytest.fixture(autouse=True)
@@ -46,52 +44,32 @@ def write_training(study: Path, run: str, history: Sequence[dict[str, Any]], bes
     (folder / "result.json").write_text(json.dumps({"best_epoch": best_epoch, **cost}))
 
 
-def material_of(study: Path) -> ReportData:
-    return gather([read_run(folder) for folder in find_evaluations([study / "eval_logs"])[0]])
-
-
 def section_of(study: Path) -> Section:
-    return training_section(material_of(study), ReportWriter(study / "report"))
+    return training_section(data_of(study), ReportWriter(study / "report"))
 
 
-def rows_of(study: Path, name: str) -> list[dict[str, str]]:
-    with (study / "report" / "tables" / f"{name}.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def of_kind(section: Section, kind: type[Block]) -> list[Any]:
-    return [block for block in section.blocks if isinstance(block, kind)]
-
-
-def pictures(section: Section) -> list[str]:
-    return [picture.files.png.stem for picture in of_kind(section, Picture)]
-
-
-def words(section: Section) -> str:
-    return " ".join(block.text for block in section.blocks if isinstance(block, (Text, Note)))
+def table(study: Path, name: str) -> list[dict[str, str]]:
+    return rows_of(study / "report" / "tables" / f"{name}.csv")
 
 
 def test_every_epoch_is_in_the_table_and_each_part_has_its_figure(tmp_path: Path):
     write_run(tmp_path / "eval_logs" / "a")
     write_training(tmp_path, "a", VALIDATED)
     section = section_of(tmp_path)
-    assert pictures(section) == ["scores", "losses", "validation", "learning_rates"]
-    rows = rows_of(tmp_path, "training")
+    assert list(pictures(section)) == ["scores", "losses", "validation", "learning_rates"]
+    rows = table(tmp_path, "training")
     assert [(row["run"], row["epoch"], row["loss_total"], row["val_map"]) for row in rows] == [
         ("a", "1.0", "5.0", ""), ("a", "2.0", "3.0", "0.5"), ("a", "3.0", "1.0", "0.4"),
     ]  # fmt: skip
-    (table,) = of_kind(section, Table)
-    assert table.titles == [
+    shown = the(section, Table)
+    assert shown.titles == [
         "Run", "Epochs", "Best epoch", "Rank-1 there (%)", "mAP there (%)", "Seconds", "Images/s", "Peak memory (MiB)",
     ]  # fmt: skip
-    assert table.cells[0][1:] == ["3", "2", "40.0", "50.0", "6", "48", "700"]
-    captions = [
-        table.caption,
-        *(one.caption for one in of_kind(section, Picture) if one.files.png.stem == "validation"),
-    ]
+    assert shown.cells[0][1:] == ["3", "2", "40.0", "50.0", "6", "48", "700"]
+    captions = [shown.caption, pictures(section)["validation"].caption]
     assert all(caption.endswith(" Validation is of 1,200 images.") for caption in captions)
-    assert not of_kind(section, Note)
-    assert "5 to 1" in next(one.alt for one in of_kind(section, Picture) if one.files.png.stem == "losses")
+    assert not notes(section)
+    assert "5 to 1" in pictures(section)["losses"].alt
 
 
 def test_runs_without_validation_get_a_note_and_no_figure(tmp_path: Path):
@@ -99,19 +77,17 @@ def test_runs_without_validation_get_a_note_and_no_figure(tmp_path: Path):
     write_training(tmp_path, "a", [epoch(1, 5.0), epoch(2, 3.0)])
     section = section_of(tmp_path)
     assert "validation" not in pictures(section)
-    (note,) = of_kind(section, Note)
-    assert note.kind == "missing"
-    assert note.text.startswith("Run 1 was trained without validation (train_split: train_all)")
-    (table,) = of_kind(section, Table)
-    assert "Best epoch" not in table.titles
+    [note] = notes(section, "missing")
+    assert note.startswith("Run 1 was trained without validation (train_split: train_all)")
+    assert "Best epoch" not in the(section, Table).titles
 
 
 def test_baselines_alone_say_that_nothing_was_trained(tmp_path: Path):
     write_run(tmp_path / "eval_logs" / "a", stage="0")
     section = section_of(tmp_path)
-    assert pictures(section) == ["scores"]
+    assert list(pictures(section)) == ["scores"]
     assert "Nothing was trained" in words(section)
-    assert not of_kind(section, Note)
+    assert not notes(section)
 
 
 def test_lost_records_are_named_and_the_others_shown(tmp_path: Path):
@@ -121,12 +97,12 @@ def test_lost_records_are_named_and_the_others_shown(tmp_path: Path):
     write_training(tmp_path, "c", VALIDATED)
     (tmp_path / "train_logs" / "c" / "metrics.csv").write_text("epoch,loss_total\n1,not a number\n")
     section = section_of(tmp_path)
-    damaged, gone = (note.text for note in of_kind(section, Note))
+    damaged, gone = notes(section)
     path = tmp_path / "train_logs" / "c" / "metrics.csv"
     assert damaged.startswith(f"The record of training of run 3 cannot be shown: {path}: is damaged")
     assert damaged.endswith(". Put the file back from a copy; only training once more could make it again.")
     assert gone.startswith("No record of training was found for 1 run: run 1. Training writes")
-    assert {row["run"] for row in rows_of(tmp_path, "training")} == {"b"}
+    assert {row["run"] for row in table(tmp_path, "training")} == {"b"}
     assert "losses" in pictures(section)
 
 
@@ -136,12 +112,12 @@ def test_more_runs_than_curves_can_be_told_apart_are_left_to_the_table(tmp_path:
         name, model = f"run{number}", "vit_small" if number % 2 else "mbanet_small"
         write_run(tmp_path / "eval_logs" / name, luck=number, losses=losses, model=model, seed=number, people=6)
         write_training(tmp_path, name, VALIDATED)
-    data = material_of(tmp_path)
+    data = data_of(tmp_path)
     section = training_section(data, ReportWriter(tmp_path / "report"))
     assert f"10 runs were trained; the figures show {len(data.shown)} of them" in words(section)
-    alt = next(one.alt for one in of_kind(section, Picture) if one.files.png.stem == "losses")
+    alt = pictures(section)["losses"].alt
     assert all((run.label in alt) == (run in data.shown) for run in data.runs)
-    assert len({row["run"] for row in rows_of(tmp_path, "training")}) == 10
+    assert len({row["run"] for row in table(tmp_path, "training")}) == 10
 
 
 def test_terms_of_several_branches_share_a_panel(tmp_path: Path, figures: dict[str, Figure]):
@@ -152,9 +128,9 @@ def test_terms_of_several_branches_share_a_panel(tmp_path: Path, figures: dict[s
     panels = {axes.get_title(loc="left"): axes for axes in figures["losses"].axes}
     assert set(panels) == {"Total", "Cross entropy", "Triplet"}
     assert panels["Triplet"].lines[0].get_ydata() == pytest.approx([0.4, 0.4])
-    picture = next(one for one in of_kind(section, Picture) if one.files.png.stem == "losses")
+    picture = pictures(section)["losses"]
     assert "averaged over the branches" in picture.caption
-    assert rows_of(tmp_path, "training")[0]["loss_channel/triplet"] == "0.3"
+    assert table(tmp_path, "training")[0]["loss_channel/triplet"] == "0.3"
 
 
 @pytest.mark.parametrize("aspects", [ALL_ASPECTS, ("dorsal_r",)])
@@ -162,8 +138,7 @@ def test_every_draw_and_the_averages_agree_with_the_evaluation(tmp_path: Path, a
     folder = write_run(tmp_path / "eval_logs" / "a", aspects=aspects, stage="0")
     section_of(tmp_path)
     rows = {
-        (row["aspect"], row["gallery_protocol"], row["flip"], row["draw"]): row
-        for row in rows_of(tmp_path, "evaluation")
+        (row["aspect"], row["gallery_protocol"], row["flip"], row["draw"]): row for row in table(tmp_path, "evaluation")
     }
     metrics = json.loads((folder / "metrics.json").read_text())
     parts = {metrics["aspect"]: metrics, **metrics.get("per_aspect", {})}

@@ -53,15 +53,10 @@ def projection_figure(
     """Draw a column for each run, with the same people in the same colours and shapes in all of them.
 
     Args:
-        panels: at most `MOST_PANELS` runs.
+        panels: at least one run, and at most `MOST_PANELS`.
         named: identities that get a colour and a shape of their own, at most `MOST_NAMED`; all others are grey dots.
         names: what these are called, by default by their numbers.
-
-    Raises:
-        ValueError: there is no run, or more runs or people than can be shown.
     """
-    if not 0 < len(panels) <= MOST_PANELS or len(named) > MOST_NAMED:
-        raise ValueError(f"{len(panels)} runs and {len(named)} people cannot be shown in one figure")
     columns = len(panels)
     figure = new_figure(min(10.0, 2.2 + 3.2 * columns), 7.2 if columns < 3 else 6.0)
     axes = figure.subplots(2, columns, squeeze=False)

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator
 from numpy.typing import NDArray
 
-from handclip.report.figures.style import BLACK, NEUTRAL, RIGHT, WRONG, new_figure, series_style, styled
+from handclip.report.figures.style import BLACK, NEUTRAL, RIGHT, WRONG, legend_below, new_figure, series_style, styled
 
 _MARKED_RANKS = (1, 5, 10, 15, 20)
 _TILE, _TILE_HEIGHT, _BETWEEN = 0.66, 0.6, 0.06
@@ -92,8 +92,7 @@ def cmc_figure(panels: Mapping[str, Sequence[CmcCurve]]) -> Figure:
         ticks = FixedLocator([rank for rank in _MARKED_RANKS if rank <= most])
         axes.set(title=title, xlabel="Rank k", ylabel=f"Rank-k (%{starts})", ylim=(start, 101))
         axes.xaxis.set_major_locator(ticks)
-    named = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=min(2, len(named)))
+    legend_below(figure)
     return figure
 
 

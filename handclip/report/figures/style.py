@@ -4,13 +4,15 @@ Figures are made without pyplot, which would keep every one of them in memory. C
 (2008), which the colour-blind tell apart; curves differ in dash and marker as well, for print in grey.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from handclip.files import replacing
@@ -20,6 +22,8 @@ BLUE, ORANGE, GREEN, PURPLE, RED, SKY, YELLOW, BLACK = (
 )  # fmt: skip
 RIGHT, WRONG, NEUTRAL = GREEN, RED, "#767676"
 """What is right, what is wrong, and what is neither; never told by colour alone."""
+PALE = "#BBBBBB"
+"""What stands behind the rest."""
 
 _COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK, "#8C6D1F")
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 2)), (0, (3, 1)))
@@ -77,6 +81,23 @@ def styled(make: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
 def new_figure(width: float = 8.0, height: float = 4.5) -> Figure:
     """Return an empty figure of a size in inches, whose parts make room for each other."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def panel_axes(figure: Figure, count: int, columns: int) -> list[Axes]:
+    """Return the axes of so many panels, in rows of so many columns."""
+    rows = -(-count // columns)
+    return [figure.add_subplot(rows, columns, place) for place in range(1, count + 1)]
+
+
+def legend_below(figure: Figure, columns: int = 2, last: Mapping[str, Artist] | None = None) -> None:
+    """Explain below a figure what has a label in any of its panels; what `last` has samples for comes last."""
+    drawn: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        drawn |= dict(zip(labels, handles, strict=True))
+    samples = {label: sample for label, sample in (last or {}).items() if label in drawn}
+    shown = {label: handle for label, handle in drawn.items() if label not in samples} | samples
+    figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=min(columns, len(shown)))
 
 
 def series_style(number: int, *, markers: bool = False) -> dict[str, Any]:

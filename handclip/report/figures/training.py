@@ -9,7 +9,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from handclip.report.figures.style import BLACK, BLUE, new_figure, series_style, styled
+from handclip.report.figures.style import (
+    BLACK,
+    BLUE,
+    legend_below,
+    new_figure,
+    panel_axes,
+    series_style,
+    styled,
+)
 
 _PALE_BLUE = "#A9C8E2"
 _BEST = "large, black edge: best epoch"
@@ -81,13 +89,9 @@ def epochs_figure(panels: Sequence[EpochPanel]) -> Figure:
     labels = {curve.label for panel in panels for curve in panel.curves}
     height = (3.2 if rows == 1 else 2.6) * rows + 0.24 * (len(labels) // 2 + 1)
     figure = new_figure(8.0 if columns < 3 else 9.5, height)
-    for place, panel in enumerate(panels, start=1):
-        _draw_panel(figure.add_subplot(rows, columns, place), panel)
-    lines = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
-    named = {label: line for label, line in lines.items() if label in labels}
-    if _BEST in lines:
-        named[_BEST] = Line2D([], [], **{**_BEST_MARKER, "marker": "o", "color": "white"})
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=min(2, len(named)))
+    for axes, panel in zip(panel_axes(figure, len(panels), columns), panels, strict=True):
+        _draw_panel(axes, panel)
+    legend_below(figure, last={_BEST: Line2D([], [], **{**_BEST_MARKER, "marker": "o", "color": "white"})})
     return figure
 
 

@@ -1,6 +1,6 @@
 """Figures of error rates: score densities, DET and ROC curves, open-set curves, reliability diagrams."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -9,9 +9,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from handclip.report.figures.style import BLUE, NEUTRAL, RED, new_figure, series_style, styled
+from handclip.metrics.calibration import Reliability
+from handclip.report.figures.style import (
+    BLUE,
+    NEUTRAL,
+    PALE,
+    RED,
+    legend_below,
+    new_figure,
+    panel_axes,
+    series_style,
+    styled,
+)
 
 Floats = NDArray[np.float64]
+_Scale = Callable[[Floats], Floats]
 
 _TICKS = (1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99)
 _LEFTMOST = 1e-5
@@ -67,42 +79,21 @@ class ErrorCurve:
         return replace(self, false=false, missed=missed, band=(low, high))
 
 
-@dataclass(frozen=True, eq=False)
-class ReliabilityCurve:
-    """How often predictions come true.
-
-    Args:
-        label: names the predictions.
-        predicted: (B,) mean predicted probability.
-        observed: (B,) share of genuine comparisons.
-    """
-
-    label: str
-    predicted: Floats
-    observed: Floats
-
-
 @styled
 def score_densities_figure(panels: Sequence[ScoreDensities]) -> Figure:
     """Return the densities of genuine and impostor scores, a panel for each system."""
-    rows, columns = -(-len(panels) // 2), min(len(panels), 2)
-    figure = new_figure(8 if columns == 1 else 9.5, 0.8 + 2.7 * rows)
-    for number, panel in enumerate(panels, start=1):
-        axes = figure.add_subplot(rows, columns, number)
-        axes.stairs(panel.impostor, panel.edges, fill=True, color="#BBBBBB", label="impostor: two people")
+    columns = min(len(panels), 2)
+    figure = new_figure(8 if columns == 1 else 9.5, 0.8 + 2.7 * -(-len(panels) // 2))
+    for axes, panel in zip(panel_axes(figure, len(panels), columns), panels, strict=True):
+        axes.stairs(panel.impostor, panel.edges, fill=True, color=PALE, label="impostor: two people")
         axes.stairs(panel.impostor, panel.edges, color=NEUTRAL, linewidth=1)
         axes.stairs(panel.genuine, panel.edges, color=BLUE, linewidth=2, label="genuine: the same person")
         if panel.threshold is not None:
             axes.axvline(panel.threshold, color=RED, linestyle="--", label="EER threshold of the validation split")
-        axes.set_title(panel.title)
-        axes.set_xlabel("Similarity (cosine)")
-        axes.set_ylabel("Density")
+        axes.set(title=panel.title, xlabel="Similarity (cosine)", ylabel="Density")
         axes.set_ylim(bottom=0)
         axes.locator_params(axis="x", nbins=5)
-    handles = {
-        text: handle for axes in figure.axes for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles))
+    legend_below(figure, columns=3)
     return figure
 
 
@@ -116,17 +107,11 @@ def error_tradeoff_figure(curves: Sequence[ErrorCurve], lowest_fmr: float) -> Fi
     """
     figure = new_figure(9.8, 5.2 + 0.22 * -(-len(curves) // 2))
     det, roc = figure.subplots(1, 2)
-    left = max((tick for tick in _TICKS if tick < lowest_fmr), default=_LEFTMOST)
-    left = min(left, 0.01)
-    for curve in (one.with_points_between() for one in curves):
-        style = series_style(curve.style)
-        det.plot(_probit(curve.false), _probit(curve.missed), label=curve.label, **style)
-        roc.plot(100 * curve.false, 100 * (1 - curve.missed), **style)
-        if curve.band is not None:
-            low, high = curve.band
-            band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
-            det.fill_between(_probit(curve.false), _probit(low), _probit(high), **band)
-            roc.fill_between(100 * curve.false, 100 * (1 - high), 100 * (1 - low), **band)
+    left = min(max((tick for tick in _TICKS if tick < lowest_fmr), default=_LEFTMOST), 0.01)
+    for curve in curves:
+        _draw_curve(det, curve, _probit, _probit)
+        _draw_curve(roc, curve, _percent, lambda missed: 100 * (1 - missed))
+    curves = [curve.with_points_between() for curve in curves]
     inside = np.concatenate(
         [curve.missed[(curve.missed > 0) & (curve.false < 0.6)] for curve in curves] or [np.ones(1)]
     )
@@ -136,21 +121,12 @@ def error_tradeoff_figure(curves: Sequence[ErrorCurve], lowest_fmr: float) -> Fi
     _normal_deviate(det, (left, 0.8), (min(bottom, 0.01), max(top, 0.6)))
     line = _probit(np.array([1e-6, 1 - 1e-6]))
     det.plot(line, line, color=NEUTRAL, linewidth=0.8, linestyle=":")
-    det.set_title("DET: lower is better")
-    det.set_xlabel("False match rate, FMR (%)")
-    det.set_ylabel("False non-match rate, FNMR (%)")
-    roc.set_xscale("log")
-    roc.set_xlim(100 * left, 100)
-    roc.set_ylim(0, 101)
-    roc.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    roc.set_title("ROC: higher is better")
-    roc.set_xlabel("False match rate, FMR (%)")
-    roc.set_ylabel("True match rate, 1 − FNMR (%)")
-    if lowest_fmr > left:
-        too_few = "too few pairs of people to measure"
-        for axes, ends in ((det, _probit(np.array([left, lowest_fmr]))), (roc, (100 * left, 100 * lowest_fmr))):
-            axes.axvspan(*ends, facecolor="none", edgecolor="#BBBBBB", hatch="///", linewidth=0, label=too_few)
-    figure.legend(*det.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    det.set(title="DET: lower is better", xlabel="False match rate, FMR (%)", ylabel="False non-match rate, FNMR (%)")
+    _logarithmic(roc, left)
+    roc.set(title="ROC: higher is better", xlabel="False match rate, FMR (%)", ylabel="True match rate, 1 − FNMR (%)")
+    for axes, scale in ((det, _probit), (roc, _percent)):
+        _shade(axes, scale(np.array([left, lowest_fmr])), "too few pairs of people to measure")
+    legend_below(figure)
     return figure
 
 
@@ -166,52 +142,57 @@ def open_set_figure(curves: Sequence[ErrorCurve], lowest_fpir: float) -> Figure:
     figure = new_figure(8, 4.4 + 0.22 * -(-len(curves) // 2))
     axes = figure.subplots()
     left = min(0.01, 10 ** np.floor(np.log10(lowest_fpir)))
-    for curve in (one.with_points_between() for one in curves):
-        style = series_style(curve.style)
-        axes.plot(100 * curve.false, 100 * curve.missed, label=curve.label, **style)
-        if curve.band is not None:
-            low, high = curve.band
-            axes.fill_between(100 * curve.false, 100 * low, 100 * high, color=style["color"], alpha=0.15, linewidth=0)
-    axes.set_xscale("log")
-    axes.set_xlim(100 * left, 100)
-    axes.set_ylim(0, 101)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    for curve in curves:
+        _draw_curve(axes, curve, _percent, _percent)
+    _logarithmic(axes, left)
     axes.set_xlabel("False positive identification rate, FPIR (%)")
     axes.set_ylabel("False negative identification rate,\nFNIR (%)")
-    if lowest_fpir > left:
-        too_few = "rests on few people: read the band"
-        axes.axvspan(
-            100 * left,
-            100 * lowest_fpir,
-            facecolor="none",
-            edgecolor="#BBBBBB",
-            hatch="///",
-            linewidth=0,
-            label=too_few,
-        )
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    _shade(axes, _percent(np.array([left, lowest_fpir])), "rests on few people: read the band")
+    legend_below(figure)
     return figure
 
 
 @styled
-def reliability_figure(panels: Sequence[tuple[str, Sequence[ReliabilityCurve]]]) -> Figure:
-    """Return reliability diagrams: a panel for each system, of its title and its curves."""
-    rows, columns = -(-len(panels) // 2), min(len(panels), 2)
-    figure = new_figure(8 if columns == 1 else 9, 0.8 + 3.6 * rows)
-    for number, (title, curves) in enumerate(panels, start=1):
-        axes = figure.add_subplot(rows, columns, number)
+def reliability_figure(panels: Mapping[str, Mapping[str, Reliability]]) -> Figure:
+    """Return reliability diagrams: a panel for each system by its title, and a curve for each kind of predictions."""
+    columns = min(len(panels), 2)
+    figure = new_figure(8 if columns == 1 else 9, 0.8 + 3.6 * -(-len(panels) // 2))
+    for axes, (title, curves) in zip(panel_axes(figure, len(panels), columns), panels.items(), strict=True):
         axes.plot([0, 100], [0, 100], color=NEUTRAL, linewidth=1, label="predictions come true as often as they say")
-        for place, curve in enumerate(curves):
-            style = series_style(place, markers=True)
-            axes.plot(100 * curve.predicted, 100 * curve.observed, label=curve.label, **style)
-        axes.set_xlim(-3, 103)
-        axes.set_ylim(-3, 103)
-        axes.set_aspect("equal")
-        axes.set_title(title)
-        axes.set_xlabel("Predicted: same person (%)")
-        axes.set_ylabel("Observed: same person (%)")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=1)
+        for place, (name, curve) in enumerate(curves.items()):
+            axes.plot(100 * curve.predicted, 100 * curve.observed, label=name, **series_style(place, markers=True))
+        axes.set(xlim=(-3, 103), ylim=(-3, 103), aspect="equal", title=title)
+        axes.set(xlabel="Predicted: same person (%)", ylabel="Observed: same person (%)")
+    legend_below(figure, columns=1)
     return figure
+
+
+def _draw_curve(axes: Axes, curve: ErrorCurve, across: _Scale, up: _Scale) -> None:
+    """Draw a curve and its band on scales of their own."""
+    curve = curve.with_points_between()
+    style = series_style(curve.style)
+    axes.plot(across(curve.false), up(curve.missed), label=curve.label, **style)
+    if curve.band is not None:
+        low, high = np.sort([up(ends) for ends in curve.band], axis=0)
+        axes.fill_between(across(curve.false), low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _logarithmic(axes: Axes, left: float) -> None:
+    """Let false rates be on a logarithmic axis, and what stands above them reach from 0 to 100 %."""
+    axes.set_xscale("log")
+    axes.set(xlim=(100 * left, 100), ylim=(0, 101))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def _shade(axes: Axes, ends: Floats, why: str) -> None:
+    """Hatch what lies between two places of the axis, from the left."""
+    left, right = ends
+    if right > left:
+        axes.axvspan(left, right, facecolor="none", edgecolor=PALE, hatch="///", linewidth=0, label=why)
+
+
+def _percent(rates: Floats) -> Floats:
+    return 100 * rates
 
 
 def _probit(rates: Floats) -> Floats:

@@ -5,20 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from handclip.metrics.uncertainty import (
-    FEW_PEOPLE,
-)
-from handclip.metrics.verification import (
-    OPERATING_FMR,
-    ScoredPairs,
-    fix_thresholds,
-)
+from handclip.metrics.uncertainty import FEW_PEOPLE
+from handclip.metrics.verification import OPERATING_FMR, ScoredPairs, fix_thresholds
 from handclip.report.figures.groups import Group, GroupRates, groups_figure
 from handclip.report.group_rates import RankingOutcomes, Rate, VerificationErrors
+from handclip.report.prose import percent
 from handclip.report.report_data import ReportData, ReportRun, why_not_searched
-from handclip.report.report_writer import Block, Column, Note, ReportWriter, Section, Table, Text, make_table, percent
+from handclip.report.report_writer import Column, ReportWriter, Section, SectionWriter
 
 FEWEST_PEOPLE = 5
 """Of fewer people nothing is shown: a rate would be about them, and not about a group."""
@@ -32,23 +28,9 @@ _TITLES = {
     "nail_polish": "Nail polish",
     "irregularities": "Irregularities",
 }
-_COUNTED = ("searches", "genuine", "impostor")
-"""What the three rates are of."""
-_SHORT = {"rank1": "Rank-1", "fnmr": "FNMR", "fmr": "FMR"}
-_AXES = {name: f"{title} (%)" for name, title in _SHORT.items()}
+_RATES = {"rank1": "Rank-1", "fnmr": "FNMR", "fmr": "FMR"}
 _ORDER = ("very fair", "fair", "medium", "dark", *(name for _, name in _AGES), _OLDEST, "no", "yes")
-
 _EVERYBODY = "everybody"
-
-_INTRODUCTION = (
-    "The mean over everybody hides whom a system fails. Here the searches are divided by what the data set says of the "
-    "person and the hand on the query. Rank-1 is the share of searches in which the right person comes first, averaged "
-    "over the queries of each draw and aspect, and then over draws and aspects. FNMR is the share of comparisons of "
-    "two photographs of one person that are refused, FMR that of comparisons of two people that are accepted, over all "
-    "draws and aspects together, at one threshold for everybody."
-)
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -66,128 +48,123 @@ class _Group:
     Args:
         attribute: such as `gender`; empty for everybody on all aspects.
         value: such as `female`, or everybody on these aspects.
-        aspects: which they are; empty for all.
+        aspects: which they are.
         chosen: (Q,) the queries.
+        is_limited: whether there are other aspects.
         shown: whether there are enough people for rates.
     """
 
     attribute: str
     value: str
-    aspects: tuple[str, ...]
+    aspects: Sequence[str]
     chosen: NDArray[np.bool_]
+    is_limited: bool = False
     shown: bool = True
-
-    @property
-    def is_reference(self) -> bool:
-        """Whether it is everybody."""
-        return self.value == _EVERYBODY
 
 
 @dataclass(frozen=True, eq=False)
-class _Measured:
-    """A run's outcomes, and its errors at a threshold; None where there is none.
+class _RunOutcomes:
+    """How each query of a run fared, and its errors at a threshold; None where there is none.
 
     `rank1` is that over everybody, and None where the report is about another Rank-1, such as after re-ranking.
     """
 
     run: ReportRun
-    outcomes: RankingOutcomes
+    ranking: RankingOutcomes
     rank1: Rate | None
     threshold: _Threshold | None
     errors: VerificationErrors | None
 
     def rates(self, group: _Group) -> dict[str, Rate | None]:
-        """Return all rates of a group."""
+        """Return all rates of a group; None where there are too few people."""
+        if not group.shown:
+            return dict.fromkeys(_RATES if self.errors is not None else ("rank1",))
         is_everybody = not group.attribute
-        rates: dict[str, Rate | None] = {
-            "rank1": self.rank1 if is_everybody and self.rank1 else self.outcomes.rank1(group.chosen)
-        }
-        if self.errors is not None:
-            rates |= {"fnmr": self.errors.fnmr(group.chosen), "fmr": self.errors.fmr(group.chosen)}
-        return rates
+        rates = {"rank1": self.rank1 if is_everybody and self.rank1 else self.ranking.rank1(group.chosen)}
+        if self.errors is None:
+            return {**rates}
+        return {**rates, "fnmr": self.errors.fnmr(group.chosen), "fmr": self.errors.fmr(group.chosen)}
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """A run on a group, and on the people that the group is held against; None for everybody.
+
+    `counts` are what the rates are of.
+    """
+
+    group: _Group
+    everybody: "_Row | None"
+    people: int
+    images: int
+    counts: Mapping[str, int]
+    rates: Mapping[str, Rate | None]
+
+    @property
+    def aspects(self) -> Sequence[str]:
+        return self.group.aspects
+
+    @property
+    def is_limited(self) -> bool:
+        return self.group.is_limited
+
+    @property
+    def name(self) -> str:
+        return f"{_TITLES[self.group.attribute].lower()} {self.group.value}"
 
 
 def groups_section(data: ReportData, writer: ReportWriter) -> Section:
     """Show the best run in detail, and the featured ones beside each other."""
-    return Section(
-        anchor="groups",
-        title="For whom it works",
-        question="Does the system serve everybody alike?",
-        blocks=_blocks(data, writer),
-    )
-
-
-def _blocks(data: ReportData, writer: ReportWriter) -> list[Block]:
-    if lacking := _what_is_lacking(data.best):
-        return [Note(lacking, "missing")]
-    assert data.best.attributes is not None
     protocol = data.block.protocol
+    page = writer.section(
+        "groups", protocol=protocol, titles=_TITLES, few_people=FEW_PEOPLE, fewest_people=FEWEST_PEOPLE
+    )
+    if _is_lacking(data.best):
+        page.words("lacking", run=data.best, reason=why_not_searched(data.best))
+        return page.finished()
+    assert data.best.attributes is not None
     is_plain = protocol.gallery_protocol == "gallery" and protocol.rerank is None
-    best = _measure(data.best, is_plain)
+    best = _outcomes(data.best, is_plain, page)
     # All runs of a block have the same queries, so that what divides those of one divides those of all.
-    divided = _divide(data.best.attributes, best.outcomes)
-    people = len(np.unique(best.outcomes.people))
+    divided = _divide(data.best.attributes, best.ranking)
+    people = len(np.unique(best.ranking.people))
     if not divided or people < FEWEST_PEOPLE:
-        reason = (
-            f"{people} people were tested, too few to be divided into groups"
-            if divided
-            else "what the data set says of the people on the test images is the same of all"
-        )
-        return [Note(f"Nothing can be said of groups: {reason}.", "missing")]
-    others = [run for run in data.featured if run is not data.best and not _what_is_lacking(run)]
-    measured = [best, *(_measure(run, is_plain) for run in others)]
-    tables = {one.run.row.run: _rows(one, divided) for one in measured}
-    writer.csv("groups", [row for rows in tables.values() for row in rows])
-    own = tables[data.best.row.run]
-    blocks: list[Block] = [Text(_INTRODUCTION)]
-    if not is_plain:
-        blocks.append(
-            Text(
-                "Rank-1 is that in the plain gallery without re-ranking, from which error rates are measured too; "
-                f"the verdict is about {protocol.label}, so its Rank-1 is another."
-            )
-        )
-    if limited := {_TITLES[one.attribute]: one.aspects for one in divided if one.aspects}:
-        parts = "; ".join(f"{title} on {', '.join(aspects)}" for title, aspects in limited.items())
-        blocks.append(
-            Text(
-                "Some aspects are easier than others, and not every group is on all of them: nail polish, for one, is "
-                "seen on backs of hands only. Groups are compared on the aspects on which each has "
-                f"{FEWEST_PEOPLE} people or more, and held against everybody on these aspects: {parts}."
-            )
-        )
-    blocks.append(_threshold_block(best))
-    if best.threshold is not None and any(run.validation_was_trained_on for run in (data.best, *others)):
-        blocks.append(
-            Note(
-                "Some runs were trained on the validation images too, and know the images that their threshold is set "
-                "on: on test images their FMR can be higher than aimed at, or their FNMR."
-            )
-        )
-    blocks.append(_detail(writer, data.best, own))
-    if others and any(row["rank1"] is not None for row in _of_groups(own)):
-        blocks.append(_side_by_side(writer, sorted((data.best, *others), key=lambda run: run.row.number), tables))
-    return [*blocks, _table(writer, own), *_warnings(own)]
+        page.words("undivided", divided=divided, people=people)
+        return page.finished()
+    others = [run for run in data.featured if run is not data.best and not _is_lacking(run)]
+    every = [best, *(_outcomes(run, is_plain, page) for run in others)]
+    tables = {one.run: _rows(one, divided) for one in every}
+    page.csv("groups", [_plain(one, row) for one in every for row in tables[one.run]])
+    own = tables[data.best]
+    page.words(
+        "introduction",
+        best=best,
+        is_plain=is_plain,
+        limited={one.attribute: one.aspects for one in divided if one.is_limited},
+        trained_on_validation=any(run.validation_was_trained_on for run in tables),
+    )
+    _detail(data.best, own, page)
+    if others and any(row.rates["rank1"] is not None for row in _of_groups(own)):
+        _side_by_side({run: tables[run] for run in sorted(tables, key=lambda run: run.row.number)}, page)
+    _table(own, page)
+    groups = _of_groups(own)
+    page.words(
+        "warnings",
+        groups=len(groups),
+        small=[row for row in groups if row.rates["rank1"] is not None and row.people < FEW_PEOPLE],
+        hidden=[row for row in groups if row.rates["rank1"] is None],
+    )
+    return page.finished()
 
 
-def _what_is_lacking(run: ReportRun) -> str:
-    """Return why nothing can be said of a run; empty where something can."""
-    if run.attributes is None:
-        return f"What the data set says of its people cannot be shown: {run.missing['attributes']}."
-    if not run.attributes:
-        return (
-            f"The data set {run.evaluated.metrics.dataset} says nothing of the people on its images. 11k Hands does, "
-            "and so does a data set in its layout whose HandInfo.csv has the columns age, gender, skinColor, "
-            "nailPolish or irregularities."
-        )
-    if run.manifests is None or run.features is None:
-        return f"How groups fare with {run.label} cannot be shown: {why_not_searched(run)}."
-    return ""
+def _is_lacking(run: ReportRun) -> bool:
+    """Whether nothing can be said of the groups of a run."""
+    return not run.attributes or run.manifests is None or run.features is None
 
 
-def _measure(run: ReportRun, is_plain: bool) -> _Measured:
-    searches, threshold, score = list(run.searches()), _threshold(run), run.row.scores["rank1"]
-    return _Measured(
+def _outcomes(run: ReportRun, is_plain: bool, page: SectionWriter) -> _RunOutcomes:
+    searches, threshold, score = list(run.searches()), _threshold(run, page), run.row.scores["rank1"]
+    return _RunOutcomes(
         run,
         RankingOutcomes.of(searches),
         (score.mean, score.low, score.high) if is_plain else None,
@@ -196,19 +173,15 @@ def _measure(run: ReportRun, is_plain: bool) -> _Measured:
     )
 
 
-def _threshold(run: ReportRun) -> _Threshold | None:
+def _threshold(run: ReportRun, page: SectionWriter) -> _Threshold | None:
     """Fix the threshold on validation images alone; where they are too few for the FMR, that of the EER."""
     try:
         fixed = fix_thresholds(ScoredPairs.of(run.validation_searches()))
     except ValueError:  # no comparisons
         return None
     value = fixed.fmr[OPERATING_FMR]
-    if value is not None:
-        return _Threshold(value, f"the lowest at which at most {100 * OPERATING_FMR:g} % of impostors are accepted")
-    return _Threshold(
-        fixed.eer,
-        f"at which FMR and FNMR are equal ({fixed.reasons[OPERATING_FMR]}, so that a lower FMR cannot be aimed at)",
-    )
+    aim = page.prose.text("aim", fmr=OPERATING_FMR, reason=fixed.reasons[OPERATING_FMR] if value is None else "")
+    return _Threshold(fixed.eer if value is None else value, aim)
 
 
 def _divide(attributes: Mapping[str, Mapping[str, str]], outcomes: RankingOutcomes) -> list[_Group]:
@@ -223,12 +196,15 @@ def _divide(attributes: Mapping[str, Mapping[str, str]], outcomes: RankingOutcom
         found = sorted({value for value in values if value}, key=_order)
         if len(found) < 2:
             continue
-        shown, aspects = _comparable(values, outcomes)
-        on_these = np.isin(outcomes.aspects, aspects or every_aspect)
-        limited = aspects if len(aspects) < len(every_aspect) else ()
+        shown, common = _comparable(values, outcomes)
+        aspects = common or every_aspect
+        on_these = np.isin(outcomes.aspects, aspects)
+        limited = len(aspects) < len(every_aspect)
         if limited:
-            groups.append(_Group(attribute, _EVERYBODY, limited, on_these))
-        groups += [_Group(attribute, value, limited, on_these & (values == value), value in shown) for value in found]
+            groups.append(_Group(attribute, _EVERYBODY, aspects, on_these, limited))
+        groups += [
+            _Group(attribute, value, aspects, on_these & (values == value), limited, value in shown) for value in found
+        ]
     return groups
 
 
@@ -268,192 +244,121 @@ def _order(value: str) -> tuple[int, str]:
     return (_ORDER.index(value) if value in _ORDER else len(_ORDER), value)
 
 
-def _rows(measured: _Measured, divided: Sequence[_Group]) -> list[dict[str, Any]]:
-    """Return the rows of the table of one run: everybody, then each group."""
-    outcomes = measured.outcomes
-    everybody = _Group("", _EVERYBODY, (), np.ones(len(outcomes.people), dtype=np.bool_))
-    rows = []
-    for group in (everybody, *divided):
-        row: dict[str, Any] = {
-            "run": measured.run.row.run,
-            "attribute": group.attribute,
-            "group": group.value,
-            "aspects": " ".join(group.aspects or dict.fromkeys(outcomes.aspects)),
-            "people": len(np.unique(outcomes.people[group.chosen])),
-            "images": len(set(outcomes.paths[group.chosen])),
-            "searches": int(np.count_nonzero(group.chosen & outcomes.mated)),
-        }
-        if measured.errors is not None:
-            row |= dict(zip(("genuine", "impostor"), measured.errors.comparisons(group.chosen), strict=True))
-        names = ["rank1"] if measured.errors is None else list(_SHORT)
-        rates = measured.rates(group) if group.shown else dict.fromkeys(names)
-        for name, rate in rates.items():
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), rate or (None, None, None), strict=True))
-        rows.append({**row, "threshold": measured.threshold.value if measured.threshold else None})
+def _rows(one: _RunOutcomes, divided: Sequence[_Group]) -> list[_Row]:
+    """Return the rows of one run: everybody, then each group."""
+    outcomes = one.ranking
+    every_aspect = tuple(dict.fromkeys(outcomes.aspects))
+    everybody = _row(one, _Group("", _EVERYBODY, every_aspect, np.ones(len(outcomes.people), dtype=np.bool_)), None)
+    rows = [everybody]
+    references: dict[str, _Row] = {}
+    for group in divided:
+        if group.value == _EVERYBODY:
+            references[group.attribute] = _row(one, group, None)
+            rows.append(references[group.attribute])
+        else:
+            rows.append(_row(one, group, references.get(group.attribute, everybody)))
     return rows
 
 
-def _of_groups(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _row(one: _RunOutcomes, group: _Group, everybody: _Row | None) -> _Row:
+    outcomes = one.ranking
+    counts = {"searches": int(np.count_nonzero(group.chosen & outcomes.mated))}
+    if one.errors is not None:
+        counts |= dict(zip(("genuine", "impostor"), one.errors.comparisons(group.chosen), strict=True))
+    people = len(np.unique(outcomes.people[group.chosen]))
+    return _Row(group, everybody, people, len(set(outcomes.paths[group.chosen])), counts, one.rates(group))
+
+
+def _of_groups(rows: Sequence[_Row]) -> list[_Row]:
     """Leave out the rows of everybody."""
-    return [row for row in rows if row["group"] != _EVERYBODY]
+    return [row for row in rows if row.everybody is not None]
 
 
-def _references(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Return the row of everybody that the groups of each attribute are held against."""
-    own = {row["attribute"]: row for row in rows if row["group"] == _EVERYBODY}
-    return {row["attribute"]: own.get(row["attribute"], rows[0]) for row in _of_groups(rows)}
-
-
-def _threshold_block(best: _Measured) -> Block:
-    if best.threshold is None:
-        return Note(
-            "There are no validation images of people who were trained on, so no threshold can be set without looking "
-            "at the test images, and FNMR and FMR are left out. Prepare the data with a validation split, and evaluate "
-            "again.",
-            "missing",
-        )
-    return Text(
-        "The threshold of each run is set on its validation images and then applied to the test images: "
-        f"{best.threshold.aim}. For {best.run.label} it is {best.threshold.value:.3f}. Comparisons are those of the "
-        "protocol gallery."
-    )
-
-
-def _detail(writer: ReportWriter, run: ReportRun, rows: Sequence[Mapping[str, Any]]) -> Block:
-    panels = [(_AXES[name], [_rates(run, name, rows)]) for name in _measurable(rows)]
-    return writer.picture(
-        "groups",
-        groups_figure(_groups(rows), panels),
-        alt=f"{run.label} by group. {' '.join(_finding(name, rows) for name in _measurable(rows))}",
-        caption=(
-            f"{run.label} by group of the person on the query, with 95 % intervals over people. Dashed lines "
-            "are the rate over everybody on the same aspects. Hollow marks stand for groups of fewer than "
-            f"{FEW_PEOPLE} people, whose intervals are too short; groups of fewer than {FEWEST_PEOPLE} are not shown."
-        ),
-    )
-
-
-def _side_by_side(
-    writer: ReportWriter, runs: Sequence[ReportRun], tables: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> Block:
-    shown = {run: [row for row in rows if row["rank1"] is not None] for run, rows in tables.items()}
-    first = shown[runs[0].row.run]
-    names = [name for name in ("rank1", "fnmr") if all(name in _measurable(rows) for rows in shown.values())]
-    panels = [(_AXES[name], [_rates(run, name, shown[run.row.run]) for run in runs]) for name in names]
-    ends = [f"{run.label}: {_finding('rank1', tables[run.row.run])}" for run in runs]
-    return writer.picture(
-        "groups_of_runs",
-        groups_figure(_groups(first), panels),
-        alt=f"Several runs by group. {' '.join(ends)}",
-        caption=(
-            "The same groups in several runs. Where all of them fail the same group, look at its photographs and at "
-            "how few of its people were trained on; where one does, at that run. Lines stand at each run's rate over "
-            "everybody on the same aspects. Each run's threshold is its own; groups that are not shown above are left "
-            "out."
-        ),
-    )
-
-
-def _measurable(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the rates that any group has."""
-    return [name for name in _AXES if any(row.get(name) is not None for row in _of_groups(rows))] or ["rank1"]
-
-
-def _groups(rows: Sequence[Mapping[str, Any]]) -> list[Group]:
-    references = _references(rows)
-    titles = {
-        attribute: _TITLES[attribute] + ("" if row is rows[0] else f" ({', '.join(row['aspects'].split())})")
-        for attribute, row in references.items()
+def _plain(one: _RunOutcomes, row: _Row) -> dict[str, Any]:
+    """Return a row as the file has it, with plain numbers."""
+    plain: dict[str, Any] = {
+        "run": one.run.row.run,
+        "attribute": row.group.attribute,
+        "group": row.group.value,
+        "aspects": " ".join(row.aspects),
+        "people": row.people,
+        "images": row.images,
+        **row.counts,
     }
-    return [Group(titles[row["attribute"]], row["group"], row["people"], row["images"]) for row in _of_groups(rows)]
+    for name, rate in row.rates.items():
+        plain |= dict(zip((name, f"{name}_low", f"{name}_high"), rate or (None, None, None), strict=True))
+    return {**plain, "threshold": one.threshold.value if one.threshold else None}
 
 
-def _rates(run: ReportRun, name: str, rows: Sequence[Mapping[str, Any]]) -> GroupRates:
-    groups, references = _of_groups(rows), _references(rows)
-    rates, low, high = (
-        np.array([row[key] for row in groups], dtype=np.float64) for key in (name, f"{name}_low", f"{name}_high")
+def _detail(run: ReportRun, rows: Sequence[_Row], page: SectionWriter) -> None:
+    panels = {name: [_rates(run, name, _of_groups(rows))] for name in _measurable(rows)}
+    findings = [_finding(name, rows, page) for name in panels]
+    page.picture("groups", _figure(_of_groups(rows), panels), run=run, findings=findings)
+
+
+def _side_by_side(tables: Mapping[ReportRun, Sequence[_Row]], page: SectionWriter) -> None:
+    shown = {run: [row for row in _of_groups(rows) if row.rates["rank1"] is not None] for run, rows in tables.items()}
+    names = [name for name in ("rank1", "fnmr") if all(name in _measurable(rows) for rows in shown.values())]
+    panels = {name: [_rates(run, name, rows) for run, rows in shown.items()] for name in names}
+    findings = [(run.label, _finding("rank1", rows, page)) for run, rows in tables.items()]
+    page.picture("groups_of_runs", _figure(next(iter(shown.values())), panels), findings=findings)
+
+
+def _measurable(rows: Sequence[_Row]) -> list[str]:
+    """Return the rates that any group has."""
+    return [name for name in _RATES if any(row.rates.get(name) for row in _of_groups(rows))] or ["rank1"]
+
+
+def _figure(rows: Sequence[_Row], panels: Mapping[str, Sequence[GroupRates]]) -> Figure:
+    titles = {
+        row.group.attribute: _TITLES[row.group.attribute] + (f" ({', '.join(row.aspects)})" if row.is_limited else "")
+        for row in rows
+    }
+    groups = [Group(titles[row.group.attribute], row.group.value, row.people, row.images) for row in rows]
+    return groups_figure(groups, {f"{_RATES[name]} (%)": rates for name, rates in panels.items()})
+
+
+def _rates(run: ReportRun, name: str, rows: Sequence[_Row]) -> GroupRates:
+    everybody = [row.everybody.rates[name] if row.everybody else None for row in rows]
+    own, reference = (
+        np.array([rate or (np.nan, np.nan, np.nan) for rate in rates])
+        for rates in ([row.rates[name] for row in rows], everybody)
     )
-    everybody = np.array([references[row["attribute"]][name] for row in groups], dtype=np.float64)
-    return GroupRates(run.label, run.style or 0, rates, low, high, everybody)
+    return GroupRates(run.label, run.style or 0, own, reference[:, 0])
 
 
-def _finding(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def _finding(name: str, rows: Sequence[_Row], page: SectionWriter) -> str:
     """Say the rate over everybody, and between which groups it lies."""
-    known = sorted((row for row in _of_groups(rows) if row[name] is not None), key=lambda row: row[name])
-    overall = "cannot be measured" if rows[0][name] is None else f"is {percent(rows[0][name])} %"
-    text = f"{_SHORT[name]} {overall} over everybody"
-    if not known:
-        return f"{text}."
-    references = _references(rows)
-    ends = []
-    for row in (known[0], known[-1]):
-        where = "" if references[row["attribute"]] is rows[0] else f" on {', '.join(row['aspects'].split())}"
-        ends.append(f"{percent(row[name])} % ({_group_name(row)}{where})")
-    return f"{text}, and from {ends[0]} to {ends[1]} by group."
+    known = sorted((rate[0], place) for place, row in enumerate(rows) if row.everybody and (rate := row.rates[name]))
+    ends = [page.prose.text("end", rate=rate, row=rows[place]) for rate, place in (*known[:1], *known[-1:])]
+    return page.prose.text("finding", title=_RATES[name], overall=rows[0].rates[name], ends=ends)
 
 
-def _group_name(row: Mapping[str, Any]) -> str:
-    return f"{_TITLES[row['attribute']].lower()} {row['group']}"
-
-
-def _table(writer: ReportWriter, rows: Sequence[Mapping[str, Any]]) -> Table:
+def _table(rows: Sequence[_Row], page: SectionWriter) -> None:
     shown = [
         {
-            "attribute": _TITLES.get(row["attribute"], "All"),
-            "aspects": "all" if row["aspects"] == rows[0]["aspects"] else ", ".join(row["aspects"].split()),
-            **{key: row[key] for key in ("group", "people", "images", *_COUNTED) if key in row},
-            **{name: _interval_text(name, row) for name in _AXES if name in row},
+            "attribute": _TITLES.get(row.group.attribute, "All"),
+            "group": row.group.value,
+            "aspects": ", ".join(row.aspects) if row.is_limited else "all",
+            "people": row.people,
+            "images": row.images,
+            **row.counts,
+            **{name: _interval_text(name, row) for name in row.rates},
         }
         for row in rows
     ]
+    counts = ("people", "images", *rows[0].counts)
     columns = [
         Column("attribute", "Attribute"),
         Column("group", "Group"),
-        *([Column("aspects", "Aspects")] if any(row["aspects"] != "all" for row in shown) else []),
-        *(
-            Column(key, key.capitalize(), "{:,}".format, numeric=True)
-            for key in ("people", "images", *_COUNTED)
-            if key in rows[0]
-        ),
-        *(Column(name, f"{_SHORT[name]} (%)", numeric=True) for name in _AXES if name in rows[0]),
+        *([Column("aspects", "Aspects")] if any(row.is_limited for row in rows) else []),
+        *(Column(key, key.capitalize(), "{:,}".format, numeric=True) for key in counts),
+        *(Column(name, f"{_RATES[name]} (%)", numeric=True) for name in rows[0].rates),
     ]
-    caption = (
-        "Percent, with the 95 % interval over people. Images are the different photographs that were searched for, "
-        "searches count them once for each draw, if the person is in the gallery. Rank-1 is of the searches, FNMR of "
-        "the genuine and FMR of the impostor comparisons. As for everybody, FNMR needs ten people, and FMR as many "
-        "pairs of people that thirty of them can be expected to be accepted."
-    )
-    return make_table(columns, shown, caption, writer.folder / "tables" / "groups.csv")
+    page.table("groups", columns, shown, page.writer.folder / "tables" / "groups.csv")
 
 
-def _interval_text(name: str, row: Mapping[str, Any]) -> str:
-    if row[name] is None:
-        return "too few people" if name == "rank1" or row["rank1"] is None else "not measurable"
-    return f"{percent(row[name])} [{percent(row[f'{name}_low'])}, {percent(row[f'{name}_high'])}]"
-
-
-def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
-    groups = _of_groups(rows)
-    small = [row for row in groups if row["rank1"] is not None and row["people"] < FEW_PEOPLE]
-    hidden = [row for row in groups if row["rank1"] is None]
-    blocks: list[Block] = []
-    if small or hidden:
-        parts = []
-        if small:
-            names = ", ".join(f"{_group_name(row)} ({row['people']})" for row in small)
-            parts.append(
-                f"Fewer than {FEW_PEOPLE} people: {names}. Their intervals are too short, and a few people decide."
-            )
-        if hidden:
-            names = ", ".join(f"{_group_name(row)} ({row['people']})" for row in hidden)
-            parts.append(f"Fewer than {FEWEST_PEOPLE} people on an aspect, therefore without a rate: {names}.")
-        blocks.append(Note(" ".join(parts)))
-    blocks.append(
-        Text(
-            f"{len(groups)} groups are compared, and of so many some differ by chance: at least one interval in twenty "
-            "misses the truth, and more in small groups. A small difference is no proof of bias, nor is its absence a "
-            "proof of fairness: groups differ in other ways too, such as age, gender, nail polish and how many of "
-            "their people were trained on."
-        )
-    )
-    return blocks
+def _interval_text(name: str, row: _Row) -> str:
+    if (rate := row.rates[name]) is None:
+        return "too few people" if name == "rank1" or row.rates["rank1"] is None else "not measurable"
+    return "{} [{}, {}]".format(*map(percent, rate))

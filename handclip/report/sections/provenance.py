@@ -11,9 +11,8 @@ from handclip.config.yaml_text import dump_yaml
 from handclip.errors import DamagedFileError
 from handclip.file_names import CONFIG, PROVENANCE
 from handclip.locks import is_held
-from handclip.plurals import counted
 from handclip.report.report_data import ReportData, ReportRun
-from handclip.report.report_writer import Block, Column, Commands, Heading, Note, ReportWriter, Section, Table, Text
+from handclip.report.report_writer import Column, Commands, ReportWriter, Section, SectionWriter
 from handclip.runs.provenance import read_provenance, sessions_of
 
 _COLUMNS = (
@@ -37,54 +36,25 @@ _AGAIN = "again"
 
 def provenance_section(data: ReportData, writer: ReportWriter) -> Section:
     """Show what is needed to judge the numbers and to make them again."""
-    return Section(
-        anchor="provenance",
-        title="How it was made",
-        question="What exactly was run, on what, and how is it run again?",
-        blocks=list(_blocks(data, writer)),
-    )
-
-
-def _blocks(data: ReportData, writer: ReportWriter) -> Iterator[Block]:
-    yield Text(
-        "A number can be trusted as far as it can be made again. The manifest is the list of all images with their "
-        "people and their roles, and its hash tells whether two runs saw the same data; the seed fixes every random "
-        "choice. The same code, config, seed and manifest give the same model on the same kind of machine, and nearly "
-        "the same on another."
-    )
-    yield writer.table(
-        "provenance",
-        _COLUMNS,
-        [_row(run) for run in data.runs],
-        "All runs. Manifest: the first eight digits of the hash of the data. Precision: of training. Dates are UTC. "
-        "The file also has libraries, machines, folders, settings and the manifest of each aspect.",
-    )
+    page = writer.section("provenance", runs=data.runs, again=_AGAIN)
+    page.words("trust")
+    rows = [_row(run) for run in data.runs]
+    page.table("provenance", _COLUMNS, rows, page.csv("provenance", rows))
     unknown = [run for run in data.runs if run.config is None or run.environment is None]
     damaged = {run: reason for run in unknown if (reason := run.damage_of("config", "environment"))}
-    for run, reason in damaged.items():
-        yield Note(f"Not all of how {run.label} was evaluated can be shown: {reason}.", "missing")
-    old = [run for run in unknown if run not in damaged]
-    if old:
-        names = "; ".join(run.label for run in old) if len(old) < len(data.runs) else "all runs"
-        yield Note(
-            f"The config and the machine of the evaluation are not known of {names}: it is by an older version of "
-            "HandCLIP, which did not keep them. Evaluate again with handclip evaluate CONFIG --overwrite.",
-            "missing",
-        )
-    gone = [run for run in data.runs if run.row.losses and run.training_folder is None]
-    if gone:
-        names = "; ".join(run.label for run in gone) if len(gone) < len(data.runs) else "all runs"
-        yield Note(
-            f"The records of training of {names} are not where its evaluation says, so the config and the machine of "
-            "training are not shown. Move train_logs beside eval_logs again.",
-            "missing",
-        )
-    if options := _options_table(data.runs):
-        yield options
-    yield from _again(data.runs)
+    page.words(
+        "missing",
+        damaged=damaged,
+        old=[run for run in unknown if run not in damaged],
+        gone=[run for run in data.runs if run.row.losses and run.training_folder is None],
+    )
+    _options_table(data.runs, page)
+    _again(data.runs, page)
     for run in data.featured:
-        yield Heading(run.label)
-        yield _facts_table(run)
+        page.words("run", run=run)
+        facts = [{"name": name, "value": value} for name, value in _facts(run, page) if value is not None]
+        page.table("facts", [Column("name", "What"), Column("value", "Value")], facts)
+    return page.finished()
 
 
 def _row(run: ReportRun) -> dict[str, Any]:
@@ -158,32 +128,22 @@ def _config_file(run: ReportRun, folder: Path | None) -> str | None:
     return _within_study(run, path) if path is not None and path.is_file() else None
 
 
-def _options_table(runs: Sequence[ReportRun]) -> Table | None:
-    """Return the keys of the config in which runs differ; None where there are none, or too many for a table."""
+def _options_table(runs: Sequence[ReportRun], page: SectionWriter) -> None:
+    """Show the keys of the config in which runs differ, unless there are none, or too many for a table."""
     # A baseline has no settings of training, in which it would differ from all others.
-    runs = [run for run in runs if run.row.losses] or runs
+    trained = [run for run in runs if run.row.losses]
+    runs = trained or runs
     labels = {f"{run.row.run}.pth": run.label for run in runs}
     options = [{key: _yaml(value) for key, value in run.evaluated.metrics.options.items()} for run in runs]
     keys = sorted({key for of_run in options for key in of_run})
     differing = [key for key in keys if len({of_run.get(key) for of_run in options}) > 1]
-    if not 0 < len(differing) <= _MOST_OPTIONS:
-        return None
-    values = [[of_run.get(key, "-") for key in differing] for of_run in options]
-    cells = [[run.label, *(labels.get(value, value) for value in line)] for run, line in zip(runs, values, strict=True)]
-    which = "trained runs" if runs[0].row.losses else "runs"
-    caption = (
-        f"Keys of the config in which {which} differ, apart from what their names say. A dash stands for the default."
-    )
-    return Table(["Run", *differing], [False] * (len(differing) + 1), cells, caption)
+    if 0 < len(differing) <= _MOST_OPTIONS:
+        columns = [Column(key, key, lambda value: labels.get(value, value)) for key in ("Run", *differing)]
+        rows = [{**of_run, "Run": run.label} for run, of_run in zip(runs, options, strict=True)]
+        page.table("options", columns, rows, trained=bool(trained))
 
 
-def _facts_table(run: ReportRun) -> Table:
-    cells = [[name, value] for name, value in _facts(run) if value is not None]
-    caption = "Names in small letters are keys of the config; those that are not named have their default."
-    return Table(["What", "Value"], [False, False], cells, caption)
-
-
-def _facts(run: ReportRun) -> Iterator[tuple[str, str | None]]:
+def _facts(run: ReportRun, page: SectionWriter) -> Iterator[tuple[str, str | None]]:
     metrics = run.evaluated.metrics
     yield "Run", run.row.run
     settings = {key: getattr(metrics, key) for key in ("experiment", "variant", "model", "dataset", "aspect", "seed")}
@@ -194,10 +154,9 @@ def _facts(run: ReportRun) -> Iterator[tuple[str, str | None]]:
     trained_on = metrics.trained_on
     if trained_on is not None and trained_on.manifest_sha256 != metrics.manifest_sha256:
         yield "Trained on", f"{trained_on.dataset} {trained_on.aspect}, manifest {trained_on.manifest_sha256}"
-    if run.training_environment is not None:
-        yield "Training", _environment_text(run.training_environment)
-    if run.environment is not None:
-        yield "Evaluation", _environment_text(run.environment)
+    for name, environment in (("Training", run.training_environment), ("Evaluation", run.environment)):
+        if environment is not None:
+            yield name, page.prose.text("environment", environment=environment, code=_code(environment))
     yield "Full config of training", _config_file(run, run.training_folder)
     yield "Full config of evaluation", _config_file(run, run.folder)
 
@@ -208,44 +167,18 @@ def _yaml(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def _environment_text(environment: Mapping[str, Any]) -> str:
-    hardware = [environment.get("device"), environment.get("processor")]
-    if environment.get("cores"):
-        threads = environment.get("threads")
-        hardware.append(
-            f"{counted(environment['cores'], 'core')}, {counted(threads, 'thread') if threads else 'unknown threads'}"
-        )
-    parts = [
-        f"HandCLIP {_code(environment) or 'of an unknown version'}",
-        f"started {environment.get('started', 'at an unknown time')}",
-        *map(str, filter(None, hardware)),
-        f"computed in {environment.get('precision', 'an unknown precision')}",
-        f"Python {environment.get('python', 'unknown')}",
-        str(environment.get("platform", "unknown system")),
-        *(f"{name} {version}" for name, version in environment.get("libraries", {}).items()),
-    ]
-    return ", ".join(parts)
-
-
-def _again(runs: Sequence[ReportRun]) -> Iterator[Block]:
-    """Yield the commands of all runs, one block for each study."""
+def _again(runs: Sequence[ReportRun], page: SectionWriter) -> None:
+    """Go on with the commands of all runs, one block for each study."""
     studies: dict[Path, list[str]] = {}
     for run in runs:
         if commands := _commands(run):
             studies.setdefault(_study(run), []).extend(commands)
-    if not studies:
-        return
-    yield Heading("To run it again")
-    yield Text(
-        "Run these in the study's folder, the one that holds the folder of evaluations; they write below "
-        f"{_AGAIN}/, and leave what is there as it is. Runs that start from another (resume_from) come after it. The "
-        "configs name the data as seen from where they were first run: add --set data_root=DIR to each command where "
-        "that is not right any more."
-    )
+    if studies:
+        page.words("again")
     for study, commands in studies.items():
         if len(studies) > 1:
-            yield Text(f"In {study.name}:")
-        yield Commands(commands)
+            page.words("study", study=study)
+        page.add(Commands(commands))
 
 
 def _commands(run: ReportRun) -> list[str]:
