@@ -538,7 +538,7 @@ def main() -> None:
 def run(command: typer.Typer) -> None:
     """Run a command line with HandCLIP's way of reporting errors, and of a screen that cannot be written to."""
     # Figures go to files, in the processes that this one starts too. A notebook names a backend of its own, which need
-    # not be installed here; Lightning, which imports matplotlib, would end of it.
+    # not be installed here.
     os.environ["MPLBACKEND"] = "agg"
     begin_printing()
     code = _exit_code(command)
