@@ -32,6 +32,7 @@ def checks(group: str) -> dict[str, Check]:
     return {check.name: check for check in doctor._in_time(group, doctor._GROUPS[group])}
 
 
+@pytest.mark.slow
 def test_this_installation_is_well() -> None:
     found = {check.name: check for check in examine()}
     assert [check for check in found.values() if check.state == "problem"] == []

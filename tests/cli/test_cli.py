@@ -78,6 +78,7 @@ def test_stage_2_goes_on_from_stage_1(handclip: Handclip, model: Path) -> None:
     handclip.ok("evaluate", "tiny.yml", *stage2)
 
 
+@pytest.mark.slow
 def test_d61_two_runs_give_the_same_metrics(
     handclip: Handclip, manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

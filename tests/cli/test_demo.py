@@ -62,6 +62,7 @@ def test_the_demo_from_end_to_end(tiny_recipe: None, handclip: Handclip, here: P
     assert {path: path.stat().st_mtime_ns for path in (here / "out" / "saved_models").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_the_demo_on_given_hands(tiny_recipe: None, hands: Path, here: Path) -> None:
     shutil.copytree(hands, here / "photographs")  # where manifests are left
     result = demo.run_demo(here / "photographs", here / "out")

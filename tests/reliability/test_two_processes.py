@@ -45,6 +45,7 @@ def stop_before_the_first_step() -> None:
     Step.__call__ = stop_and_step  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_two_trainings_of_one_run(manifests: Path, tmp_path: Path) -> None:
     values = tiny_values(manifests, model="resnet_small", losses=LOSSES["ce_center"], epochs=4, neck="bnneck")
     folders = [tmp_path / "alone" / "now", tmp_path / "disturbed" / "now"]
