@@ -13,6 +13,7 @@ from handclip.config.losses import (
     CenterConfig,
     CrossEntropyConfig,
     LossConfig,
+    LossOptions,
     TripletConfig,
     parse_loss,
 )
@@ -50,7 +51,7 @@ def build_loss(
         raise ValueError(f"feature_dim must be positive, got {feature_dim}")
     configs: dict[str, LossConfig] = {}
     for index, loss in enumerate(losses):
-        config = parse_loss(loss, where=f"losses[{index}]")
+        config = loss if isinstance(loss, LossOptions) else parse_loss(loss, where=f"losses[{index}]")
         earlier = sum(other.type == config.type for other in configs.values())
         configs[f"{config.type}_{earlier + 1}" if earlier else config.type] = config
     return CombinedLoss(configs, {name: _build_term(c, num_classes, feature_dim) for name, c in configs.items()})
