@@ -259,14 +259,6 @@ def test_a_wrong_command_or_option_suggests_the_right_one(arguments: list[str], 
     assert hint in handclip.refused(*arguments)
 
 
-def test_the_installed_command_answers() -> None:
-    script = Path(sys.executable).with_name("handclip")
-    if not script.is_file():
-        pytest.skip("handclip is not installed here as a command")
-    answer = subprocess.run([str(script), "--help"], capture_output=True, text=True, check=True)
-    assert "Usage" in answer.stdout
-
-
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]], ids=" ".join)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     """So it answers at once; how soon that is, the benchmark of the start-up measures."""
@@ -305,12 +297,6 @@ def test_the_log_of_a_named_checkpoint_is_about_that_checkpoint(handclip: Handcl
     [log] = here.glob("eval_logs/*/eval.log")
     assert log.parent.name == model.stem
     assert "Experiment:       tiny\n" in log.read_text() and "another" not in log.read_text()
-
-
-def test_another_data_set_leaves_the_place_of_the_first_behind(handclip: Handclip, manifests: Path, here: Path) -> None:
-    config = write_config(here / "a.yml", baseline_values(manifests, aspect="palmar_l", data_root="nowhere"))
-    said = handclip.refused("evaluate", config, *changes(dataset="hd"))
-    assert "data_root: datasets/HD: there is no such folder" in said
 
 
 def test_reranking_from_the_command_line(handclip: Handclip, baseline: Path) -> None:

@@ -65,10 +65,14 @@ def test_the_first_description_loads_word_for_word(tmp_path: Path) -> None:
     assert config.output_dir == Path("train_logs") and config.uses_pk_sampling
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: str(path.stem))
-def test_every_shipped_config_loads(path: Path) -> None:
-    config = load_config(path)
-    assert path.stem.startswith(f"{'eval' if config.variant == 'baseline' else 'train'}_{config.model}_11k_dorsal_r")
+def test_every_shipped_config_loads_and_has_a_name_of_its_own() -> None:
+    names = set()
+    for path in EXPERIMENTS:
+        config = load_config(path)
+        kind = "eval" if config.variant == "baseline" else "train"
+        assert path.stem.startswith(f"{kind}_{config.model}_11k_dorsal_r")
+        names.add(run_name(config))
+    assert len(names) == len(EXPERIMENTS) >= 14
 
 
 @pytest.mark.parametrize("text", ["5e-5", "5.0e-5", "0.00005", "'5e-5'", "5E-5", "+5e-5"])
@@ -157,11 +161,8 @@ IN_11K = {"dataset": "11k", "aspect": "palmar_l", "data_root": "hands", "manifes
 )
 def test_what_belongs_to_the_former_data_is_dropped(data: dict[str, Any], expected: dict[str, Any]) -> None:
     assert on_other_data(IN_11K, data) == expected
-
-
-def test_values_without_a_data_set_keep_what_they_say_of_it() -> None:
-    values = {"manifest": "m", "aspect": "dorsal"}
-    assert on_other_data(values, {"dataset": "hd"}) == {**values, "dataset": "hd"}
+    nowhere = {"manifest": "m", "aspect": "dorsal"}  # which says of no data set, and keeps it
+    assert on_other_data(nowhere, {"dataset": "hd"}) == {**nowhere, "dataset": "hd"}
 
 
 def test_an_override_of_the_data_set_leaves_the_file_s_data_behind(tmp_path: Path) -> None:
