@@ -1,5 +1,4 @@
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,13 +61,12 @@ def test_the_demo_from_end_to_end(tiny_recipe: None, handclip: Handclip, here: P
     assert {path: path.stat().st_mtime_ns for path in (here / "out" / "saved_models").iterdir()} == before
 
 
-@pytest.mark.slow
-def test_the_demo_on_given_hands(tiny_recipe: None, hands: Path, here: Path) -> None:
-    shutil.copytree(hands, here / "photographs")  # where manifests are left
-    result = demo.run_demo(here / "photographs", here / "out")
-    result.raise_failures()
-    assert planned(here / "out") == PLAN[:7]
-    assert not (here / "out" / "synthetic_hands").exists()
+def test_the_demo_on_given_hands(hands: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "run_study", lambda study, plan, out: plan)
+    plan = demo.run_demo(hands, here / "out")
+    assert [(run.stage, run.model, run.losses) for run in plan] == PLAN[:7]
+    assert {(run.config.dataset, run.config.data_root) for run in plan} == {("11k", hands)}
+    assert {run.config.epochs for run in plan if run.stage == "1"} == {90}
 
 
 def test_the_demo_refuses_what_is_not_in_the_layout(here: Path) -> None:
