@@ -104,23 +104,19 @@ def test_work_whose_folder_another_process_writes_to_is_told_and_writes_nothing(
         assert not (tmp_path / place).exists()
 
 
-@pytest.mark.parametrize("work", [preparation])
-def test_two_at_once_end_with_what_one_alone_writes(
-    work: Callable[[Path, Path, Path], tuple[list[str], str]], manifests: Path, hands: Path, tmp_path: Path
-) -> None:
+def test_two_at_once_end_with_what_one_alone_writes(manifests: Path, hands: Path, tmp_path: Path) -> None:
     for name in ("alone", "together"):
         (tmp_path / name / "now").mkdir(parents=True)
-    arguments, place = work(tmp_path / "alone" / "now", manifests, hands)
-    assert run(tmp_path / "alone" / "now", *arguments).code == 0
-    now = tmp_path / "together" / "now"
-    work(now, manifests, hands)
+    alone, now = tmp_path / "alone" / "now", tmp_path / "together" / "now"
+    arguments, place = preparation(alone, manifests, hands)
+    assert run(alone, *arguments).code == 0
     both = [Command(arguments, now, environment(now / name)) for name in "ab"]
     for ended in [command.wait() for command in both]:
         if ended.code:
             assert ended.code == 1
             assert f"{place} is being written by" in ended.printed
-    assert (tmp_path / "alone" / "now" / place).exists()
-    assert differences(tmp_path / "alone" / "now" / place, now / place) == []
+    assert (alone / place).exists()
+    assert differences(alone / place, now / place) == []
     assert half_written(now) == []
 
 
