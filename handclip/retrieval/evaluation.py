@@ -57,13 +57,7 @@ def retrieve(
 ) -> Retrieval:
     """Embed the images of all draws, and rank each draw under every condition.
 
-    Args:
-        config: says how many draws, and which conditions.
-        manifests: by aspect.
-        model: on `device`.
-        device: where the model is.
-        cache: where decoded images are kept.
-        report: called with (images embedded, images in all).
+    The config says how many draws, and which conditions; the other arguments are those of `embed_images`.
 
     Raises:
         DataError: an image cannot be read, or there is nothing to measure.
