@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from handclip.errors import CheckpointError, ConfigError
 from handclip.models.clip_encoder import ALIASES, CLIPImageEncoder
 from handclip.models.clip_weights import load_clip_weights, visual_part
+from handclip.models.encoder import EncoderWeights
 from handclip.models.weights import read_state_dict
 
 pytestmark = [
@@ -91,7 +92,7 @@ def test_a_file_gives_open_clips_own_features(tmp_path: Path, name: str, layout:
     path = tmp_path / layout
     LAYOUTS[layout](clip.state_dict(), path)
     weights = load_clip_weights(name, str(path))
-    encoder = CLIPImageEncoder(name, state_dict=weights.state_dict, quick_gelu=weights.quick_gelu).eval()
+    encoder = CLIPImageEncoder(name, weights).eval()
     images = torch.randn(2, 3, encoder.preprocessing.height, encoder.preprocessing.width)
     with torch.no_grad():
         features = encoder(images)["projected"]
@@ -125,7 +126,7 @@ def test_openais_models_at_full_size(
     clip, path = openai_file(name, layout)
     weights = load_clip_weights(alias, str(path))
     assert weights.quick_gelu is True
-    encoder = CLIPImageEncoder(alias, state_dict=weights.state_dict, quick_gelu=weights.quick_gelu).eval()
+    encoder = CLIPImageEncoder(alias, weights).eval()
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         features = encoder(images)["projected"]
@@ -167,7 +168,7 @@ def test_quick_gelu_of_a_file(
         return
     weights = load_clip_weights(model, str(path), asked)
     assert weights.quick_gelu is expected
-    encoder = CLIPImageEncoder(model, state_dict=weights.state_dict, quick_gelu=weights.quick_gelu).eval()
+    encoder = CLIPImageEncoder(model, weights).eval()
     assert encoder.facts["quick_gelu"] is expected
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -213,7 +214,7 @@ def test_a_tag_brings_its_own_preprocessing(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, tag: entry if tag == "own" else {})
     monkeypatch.setattr(open_clip, "download_pretrained", lambda given: str(path) if given == entry else "")
     weights = load_clip_weights("tiny-vit", "own")
-    encoder = CLIPImageEncoder("tiny-vit", state_dict=weights.state_dict, preprocessing=weights.preprocessing)
+    encoder = CLIPImageEncoder("tiny-vit", weights)
     assert encoder.preprocessing.to_dict() == {
         "height": 64,
         "width": 64,
@@ -285,14 +286,14 @@ def test_weights_of_another_architecture(tmp_path: Path, given: str, wanted: str
     torch.save(make_clip(given).state_dict(), path)
     weights = load_clip_weights(wanted, str(path))
     with pytest.raises(CheckpointError, match=r"belong to another model: \d+ of \d+ entries match"):
-        CLIPImageEncoder(wanted, state_dict=weights.state_dict, source=str(path))
+        CLIPImageEncoder(wanted, weights)
 
 
 def test_d42_one_missing_entry_is_an_error() -> None:
     state = visual_part(make_clip("tiny-vit").state_dict(), "test")
     del state["ln_post.weight"]
     with pytest.raises(CheckpointError, match=r"test: .*1 missing \(such as ln_post\.weight\)"):
-        CLIPImageEncoder("tiny-vit", state_dict=state, source="test")
+        CLIPImageEncoder("tiny-vit", EncoderWeights(state, "test"))
 
 
 @pytest.mark.parametrize(
