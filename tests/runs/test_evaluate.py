@@ -22,8 +22,7 @@ from handclip.models.checkpoint import Checkpoint
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.report.evaluation_log import evaluation_text
 from handclip.retrieval import evaluation as retrieval_module
-from handclip.retrieval import features as features_module
-from handclip.retrieval.features import extract_features, validation_pairs
+from handclip.retrieval.features import Embedder, validation_pairs
 from handclip.retrieval.summary import METRICS
 from handclip.runs import evaluate as evaluation_module
 from handclip.runs import evaluated_model
@@ -337,12 +336,13 @@ def test_flip_settings_differ_and_do_not_depend_on_each_other(
 def test_d34_features_do_not_depend_on_labels(manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[list[Path], np.ndarray, list[int]]] = []
 
-    def spy(model: Any, images: Any, **options: Any) -> Any:
-        plain, mirrored = extract_features(model, images, **options)
-        seen.append(([image.path for image in images], plain.copy(), [image.label for image in images]))
-        return plain, mirrored
+    def spy(self: Embedder, images: Any, *options: Any) -> Any:
+        by_flip = embed(self, images, *options)
+        seen.append(([image.path for image in images], by_flip["none"], [image.label for image in images]))
+        return by_flip
 
-    monkeypatch.setattr(features_module, "extract_features", spy)
+    embed = Embedder.embed
+    monkeypatch.setattr(Embedder, "embed", spy)
     manifest = load_manifest(manifests)
     order = np.random.default_rng(0).permutation(manifest.test)
     images = list(manifest.images)
@@ -366,11 +366,8 @@ def test_d34_features_do_not_depend_on_labels(manifests: Path, here: Path, monke
 def test_queries_and_ties_are_counted_beside_every_rate(
     manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def all_alike(*arguments: Any, **options: Any) -> Any:
-        plain, mirrored = extract_features(*arguments, **options)
-        return np.ones_like(plain), mirrored
-
-    monkeypatch.setattr(features_module, "extract_features", all_alike)
+    embed = Embedder.embed
+    monkeypatch.setattr(Embedder, "embed", lambda *given: {"none": np.ones_like(embed(*given)["none"])})
     result = evaluate(baseline_config(manifests, flip_settings=["none"], explained_images=0))
     rows = read_table(result.folder / "per_split.csv")
     for entry in result.metrics["results"]:
