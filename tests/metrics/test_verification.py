@@ -186,11 +186,8 @@ def test_a_rate_without_exception_gets_the_exact_bound_for_people():
     rows = np.zeros(1 + 10 + 20)
     assert estimate_rate(0.0, rows, 10, 20) == RateEstimate(0.0, 0.0, pytest.approx(1 - 0.05 ** (1 / 20)))
     assert estimate_rate(1.0, rows + 1, 10, 20) == RateEstimate(1.0, pytest.approx(0.05 ** (1 / 20)), 1.0)
-
-
-def test_an_interval_that_no_resample_tells_is_left_out():
-    found = estimate_rate(0.2, np.full(1 + 10 + 2, np.nan), 10, 2)
-    assert found == RateEstimate(0.2, reason="no interval can be told from 2 people")
+    untold = estimate_rate(0.2, np.full(1 + 10 + 2, np.nan), 10, 2)
+    assert untold == RateEstimate(0.2, reason="no interval can be told from 2 people")
 
 
 @pytest.mark.parametrize(
