@@ -1,12 +1,31 @@
 """What every image encoder offers, whatever its architecture."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
 from handclip.datasets.transforms import Preprocessing
 from handclip.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class EncoderWeights:
+    """What an encoder is made from, and what must be known to use it rightly."""
+
+    state_dict: Mapping[str, Tensor] | None = None
+    """Weights at the native input size, without those of a classifier or a text tower; None starts from random ones."""
+    source: str = "none"
+    """Where they come from, for the record."""
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    """What of the input is not as the encoder has it by itself, by the names of `Preprocessing`."""
+    quick_gelu: bool | None = None
+    """Whether the activation is that of OpenAI's ViTs, x * sigmoid(1.702 x), and not GELU; None of other encoders."""
+
+
+RANDOM = EncoderWeights()
 
 
 class ImageEncoder(nn.Module):

@@ -206,19 +206,19 @@ def _scores(panels: Sequence[_Judged], page: SectionWriter) -> None:
 def _rates(judged: Sequence[_Judged], best: _Judged, page: SectionWriter) -> None:
     curves, points, rows = [], [], []
     for one in judged:
-        found = one.verification
+        found, curve = one.verification, one.verification.curve
         if one.run.style is not None:
-            band = (found.fnmr_low, found.fnmr_high) if one is best else None
-            curves.append(ErrorCurve(one.run.label, one.run.style, found.fmr, found.fnmr, band))
-        curve = {"threshold": found.thresholds, "fmr": found.fmr, "fnmr": found.fnmr}
-        points += _curve_rows(one, curve, found.measurable, one.compared)
+            band = (curve.low, curve.high) if one is best else None
+            curves.append(ErrorCurve(one.run.label, one.run.style, curve.false, curve.missed, band))
+        rates = {"threshold": curve.thresholds, "fmr": curve.false, "fnmr": curve.missed}
+        points += _curve_rows(one, rates, curve.measurable, one.compared)
         at_fmr = {_key("fnmr_at_fmr", fmr): found.fnmr_at_fmr[fmr] for fmr in FMRS}
         rows.append({**one.named, "eer": found.eer, **at_fmr, **one.compared})
     columns = [_rate_column("eer", "EER")]
     columns += [_rate_column(_key("fnmr_at_fmr", fmr), f"FNMR at FMR {100 * fmr:g} %") for fmr in FMRS]
     page.words("rates")
     page.csv("det_curves", points)
-    page.picture("det_roc", error_tradeoff_figure(curves, best.verification.lowest_fmr), curves=len(curves))
+    page.picture("det_roc", error_tradeoff_figure(curves, best.verification.curve.lowest), curves=len(curves))
     _rates_table("verification", columns, rows, page)
 
 
@@ -251,19 +251,19 @@ def _thresholds(judged: Sequence[_Judged], page: SectionWriter) -> None:
 def _open_sets(judged: Sequence[_Judged], best: _Judged, page: SectionWriter) -> None:
     curves, points, rows = [], [], []
     for one in judged:
-        found = one.open_set
+        found, curve = one.open_set, one.open_set.curve
         if one.run.style is not None:
-            band = (found.fnir_low, found.fnir_high) if one is best else None
-            curves.append(ErrorCurve(one.run.label, one.run.style, found.fpir, found.fnir, band))
-        curve = {"threshold": found.thresholds, "fpir": found.fpir, "fnir": found.fnir}
-        points += _curve_rows(one, curve, found.measurable, one.searched)
+            band = (curve.low, curve.high) if one is best else None
+            curves.append(ErrorCurve(one.run.label, one.run.style, curve.false, curve.missed, band))
+        rates = {"threshold": curve.thresholds, "fpir": curve.false, "fnir": curve.missed}
+        points += _curve_rows(one, rates, curve.measurable, one.searched)
         at_fpir = {_key("fnir_at_fpir", fpir): found.fnir_at_fpir[fpir] for fpir in FPIRS}
         rows.append({**one.named, "fnir_accepting_all": found.fnir_accepting_all, **at_fpir, **one.searched})
     columns = [_rate_column("fnir_accepting_all", "FNIR, every answer accepted")]
     columns += [_rate_column(_key("fnir_at_fpir", fpir), f"FNIR at FPIR {100 * fpir:g} %") for fpir in FPIRS]
     page.words("open_set")
     page.csv("open_set_curves", points)
-    figure = open_set_figure(curves, best.open_set.lowest_fpir)
+    figure = open_set_figure(curves, best.open_set.curve.lowest)
     page.picture("open_set", figure, curves=len(curves), fpir=FPIRS[0])
     _rates_table("open_set", columns, rows, page)
 
