@@ -147,15 +147,6 @@ def test_nothing_in_the_page_leads_out_of_it(tmp_path: Path) -> None:
     assert not page.all("script") and not re.search(r"@import|url\(", text)
 
 
-def test_words_are_never_taken_for_html() -> None:
-    evil = '<b onclick="x">\'&amp;'
-    table = Table([evil], [False], [[evil]], evil)
-    section = Section("part", evil, evil, [Text(evil), Note(evil), Heading(evil), Commands([evil]), table])
-    page = render_page(evil, [evil], [section], made={evil: evil})
-    assert "<b " not in page.split("</style>")[1]
-    assert page.count("&lt;b onclick=&#34;x&#34;&gt;&#39;&amp;amp;") == 15
-
-
 def test_the_largest_pictures_give_way_as_often_as_they_are_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
