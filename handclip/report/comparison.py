@@ -191,13 +191,11 @@ def _row(number: int, result: RunResult, intervals: Intervals) -> RunRow:
     stds = [entry.std[name] if entry.num_splits > 1 else None for name in METRICS]
     scores = map(Score, means, stds, low.tolist(), high.tolist())
     return RunRow(
-        **result.run.metrics.facts(),
+        **{**dict(result.run.metrics), **dict(entry)},
         number=number,
         scores=dict(zip(METRICS, scores, strict=True)),
         cost=result.run.cost,
         part_of_average=result.part_of_average,
-        tied_queries=entry.tied_queries,
-        copied_queries=entry.copied_queries,
         files=result.run.files(),
     )
 

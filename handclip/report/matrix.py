@@ -80,7 +80,7 @@ class Score:
     high: float
 
 
-class RunRow(RunFacts, frozen=True):
+class RunRow(RunFacts):
     """One evaluated run in one block.
 
     Args:

@@ -235,9 +235,7 @@ def audit_summary(audits: "Sequence[AuditResult]") -> Text:
         lines.append(Text(f"{len(audited)} checked: {result}", style="bold red" if failed else "bold"))
     if unchecked := [one for one in audits if not one.checked]:
         lines.append(Text(f"{len(unchecked)} not checked: {_places(unchecked)}", style="bold yellow"))
-    of: Counter[str] = Counter()
-    for one in audits:
-        of.update(one.counts)
+    of = sum((Counter(one.counts) for one in audits), Counter[str]())
     counts = f"{of['matches']} match, {of['differs']} differ, {of['gone']} gone, {of['not checked']} not checked"
     why: dict[str, list[str]] = {}
     for finding in (finding for one in audits for finding in one.findings):
