@@ -3,17 +3,16 @@
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from handclip.errors import HandCLIPError
 from handclip.files import write_text
-from handclip.report.report_writer import Block, Picture, Section
+from handclip.report.report_writer import Picture, Section
 
 MOST_BYTES = 15_000_000
 """A larger page is too slow to open and too large to send."""
@@ -47,12 +46,15 @@ def render_page(title: str, lead: Sequence[str], sections: Sequence[Section], *,
     pictures = [block for section in sections for block in section.blocks if isinstance(block, Picture)]
     embedded = _embed(pictures)
     environment = Environment(
-        loader=FunctionLoader(_page_file), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("handclip.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True, finalize=_keep_together,
     )  # fmt: skip
-    page = environment.get_template("report.html.j2").render(
-        title=title, lead=lead, sections=sections, made=made, embedded=embedded, kind=_kind, beside_page=_beside_page
-    )
+    environment.globals |= {
+        "embedded": embedded,
+        "kind": lambda block: type(block).__name__,
+        "beside_page": _beside_page,
+    }
+    page = environment.get_template("report.html.j2").render(title=title, lead=lead, sections=sections, made=made)
     size = len(page.encode())
     if size > MOST_BYTES:
         largest = sorted(embedded, key=lambda picture: -len(embedded[picture].uri))[:3]
@@ -121,14 +123,6 @@ def _keep_together(value: Any) -> Any:
     return value.replace(" %", "\N{NO-BREAK SPACE}%") if isinstance(value, str) else value
 
 
-def _kind(block: Block) -> str:
-    return type(block).__name__
-
-
 def _beside_page(path: Path) -> str:
     """Return `tables/eer.csv` for that file of a report, wherever the report lies."""
     return f"{path.parent.name}/{path.name}"
-
-
-def _page_file(name: str) -> str:
-    return files("handclip.report").joinpath("page", name).read_text(encoding="utf-8")

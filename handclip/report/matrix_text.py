@@ -18,7 +18,7 @@ from handclip.report.matrix import METRICS, TESTED, Matrix, MatrixBlock, Protoco
 from handclip.report.prose import Prose
 from handclip.report.published import PublishedResult
 from handclip.report.row_names import distinguishing_columns
-from handclip.report.table import Cell, Column, Table, latex_table, markdown_code, markdown_table
+from handclip.report.table import Cell, Column, Table, latex_table, markdown_code, markdown_table, plain_columns
 
 CONVERTED = "†"
 """Marks a published value that was converted from the other convention of AP."""
@@ -230,8 +230,8 @@ def _sources(matrix: Matrix) -> Table:
             rows.setdefault((markdown_code(row.run), files), []).append(f"{number}.{row.number}")
         for result in block.published:
             rows.setdefault((result.method, f"{result.source}. {result.note}".rstrip()), []).append(str(number))
-    records = [{"rows": ", ".join(numbers), "run": run, "files": files} for (run, files), numbers in rows.items()]
-    return Table([Column("rows", "Rows"), Column("run", "Run"), Column("files", "Files")], records)
+    records = [{"Rows": ", ".join(numbers), "Run": run, "Files": files} for (run, files), numbers in rows.items()]
+    return Table(plain_columns("Rows", "Run", "Files"), records)
 
 
 def matrix_csv(matrix: Matrix) -> str:
