@@ -19,7 +19,7 @@ from handclip.config.loading import parse_config
 from handclip.datasets.manifest import Draw, Manifest, ManifestImage
 from handclip.files import write_json, write_text
 from handclip.report.report import write_report
-from handclip.retrieval.feature_table import FeatureTable, listed_path
+from handclip.retrieval.features import FeatureTable, listed_path
 from handclip.retrieval.ranking import rank_draws
 from handclip.retrieval.summary import per_query_csv, per_split_csv, summarise
 from handclip.runs.artifacts import (

@@ -24,7 +24,6 @@ import numpy as np
 import simplejpeg
 import torch
 from harness import Row, main, require, seconds_of, speedup_row
-from lightning.pytorch import seed_everything
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -32,7 +31,7 @@ from torchvision.transforms import v2
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import parse_config
 from handclip.cores import available_cores
-from handclip.datasets import jpeg
+from handclip.datasets import images
 from handclip.datasets.images import read_pixels
 from handclip.datasets.pixel_cache import PixelCache, open_pixel_cache
 from handclip.datasets.pixels import MARGIN, PixelReader, in_one_thread
@@ -40,13 +39,12 @@ from handclip.datasets.sampling import RandomBatchSampler
 from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, LabelledImage, to_images
 from handclip.datasets.transforms import ImageTransform, Preprocessing
 from handclip.models.builder import build_model
-from handclip.parallel.hardware import choose_memory_format, choose_precision
+from handclip.parallel.hardware import Computation, choose_precision
 from handclip.runs.data import find_manifests, load_training_data
 from handclip.runs.train import train
 from handclip.synthetic import SyntheticHands, generate
 from handclip.training.criterion import TrainingCriterion
-from handclip.training.optimization import build_optimizer
-from handclip.training.step import Step
+from handclip.training.step import Objective, Step
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "hands11k_sample"
 LARGE, BATCH, SIDE = (1600, 1200), 32, 224
@@ -181,11 +179,11 @@ def decoding_rows(folder: Path) -> Iterator[Row]:
 @contextmanager
 def without_simplejpeg() -> Iterator[None]:
     """Let Pillow decode, as where simplejpeg is not installed."""
-    jpeg.simplejpeg = None
+    images.simplejpeg = None
     try:
         yield
     finally:
-        jpeg.simplejpeg = simplejpeg
+        images.simplejpeg = simplejpeg
 
 
 def ready_batch(dataset: ImageDataset) -> torch.Tensor:
@@ -289,7 +287,7 @@ def training_config(folder: Path, root: Path, augmentation: dict[str, float]) ->
 
 def steps_from_memory(config: ExperimentConfig) -> tuple[list[float], float]:
     """Seconds of each epoch over batches that are in memory, and the mean loss of the first epoch."""
-    seed_everything(config.seed, verbose=False)
+    torch.manual_seed(config.seed)
     model = build_model(config)
     data = load_training_data(find_manifests(config), config.train_split)
     sampler = RandomBatchSampler([image.label for image in data.train], config.batch_size, config.seed)
@@ -298,17 +296,13 @@ def steps_from_memory(config: ExperimentConfig) -> tuple[list[float], float]:
     dataset, collate = ImageDataset(data.train, transform), BatchCollator(transform, CPU)
     batches = [collate([dataset[item] for item in items]) for items in sampler]
     batches = [batch._replace(images=to_images(batch, transform, CPU)) for batch in batches]
-    optimizer = build_optimizer(config, model, criterion)
-    precision = choose_precision(config.precision, CPU)
-    memory_format = choose_memory_format(config.memory_format, CPU, precision, model)
-    step = Step(config, model, criterion, len(batches), memory_format)
+    computation = Computation.of(config, model, CPU, choose_precision(config.precision, CPU))
+    step = Step(config, Objective(config, model, criterion), transform, computation, sampler)
     times, losses = [], []
     for epoch in range(EPOCHS):
         start = time.perf_counter()
         for index, batch in enumerate(batches, start=epoch * len(batches)):
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-                output = step(batch.images, batch.labels, index, optimizer, backward=torch.Tensor.backward)
-            losses.append(output.total.item())
+            losses.append(step(batch, index).total.item())
         times.append(time.perf_counter() - start)
     return times, float(np.mean(losses[: len(batches)]))
 

@@ -15,12 +15,13 @@ from harness import Row
 from torch import Tensor
 
 from handclip.config.loading import parse_config
+from handclip.datasets.sampling import RandomBatchSampler
+from handclip.datasets.torch_dataset import Batch
+from handclip.datasets.transforms import ImageTransform
 from handclip.models.builder import build_model
 from handclip.parallel.hardware import Computation, choose_precision
 from handclip.training.criterion import TrainingCriterion
-from handclip.training.finite_check import FiniteCheck
-from handclip.training.optimization import build_optimizer
-from handclip.training.step import Step
+from handclip.training.step import Objective, Step
 
 IDENTITIES = 72
 """Of dorsal right in 11k Hands."""
@@ -37,7 +38,7 @@ TOLERANCE = 0.1
 
 
 class TrainingStep:
-    """Steps of one model with random weights on given images: those of `TrainingModule`, without Lightning.
+    """Steps of one model with random weights on given images.
 
     Args:
         device: where.
@@ -50,15 +51,16 @@ class TrainingStep:
         self.config = parse_config(values, "benchmark")
         precision = choose_precision(self.config.precision, device)
         torch.manual_seed(0)
-        model = build_model(self.config).to(device)
+        self.model = build_model(self.config)
         if self.config.gradient_checkpointing:
-            model.encoder.checkpoint_gradients()
-        self.computation = Computation.of(self.config, model, device, precision)
-        criterion = TrainingCriterion(self.config.losses, IDENTITIES, model.encoder.embedding_dims).to(device)
-        self._step = Step(self.config, model, criterion, steps_per_epoch, self.computation.memory_format)
-        self._step.finite_check = FiniteCheck(one_step_late=device.type == "cuda")
-        self.model, self.memory_format = model, self._step.memory_format
-        self.optimizer = build_optimizer(self.config, model, criterion)
+            self.model.encoder.checkpoint_gradients()
+        self.computation = Computation.of(self.config, self.model, device, precision)
+        criterion = TrainingCriterion(self.config.losses, IDENTITIES, self.model.encoder.embedding_dims)
+        epoch = RandomBatchSampler(range(2 * steps_per_epoch), 2, seed=0)
+        transform = ImageTransform(self.model.encoder.preprocessing)
+        self._objective = Objective(self.config, self.model, criterion)
+        self._step = Step(self.config, self._objective, transform, self.computation, epoch)
+        self.optimizer, self.memory_format = self._step.optimizer, self._step.memory_format
         self._number = 0
 
     def batch(self, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -70,21 +72,22 @@ class TrainingStep:
         return images.to(self.computation.device), labels.to(self.computation.device)
 
     def autocast(self) -> torch.autocast:
-        """Return the context of the precision, in which Lightning runs a whole step."""
+        """Return the context of the precision, in which a whole step runs."""
         bfloat16 = self.computation.precision == "bfloat16"
         return torch.autocast(self.computation.device.type, torch.bfloat16, enabled=bfloat16)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of a batch."""
         with self.autocast():
-            return self._step.loss(images, labels, self._number).total
+            images = images.contiguous(memory_format=self._step.memory_format)
+            total: Tensor = self._objective(images, labels, self._number).total
+            return total
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Do a step; return its loss."""
-        with self.autocast():
-            output = self._step(images, labels, self._number, self.optimizer, backward=Tensor.backward)
+        output = self._step(Batch(images, labels, None), self._number)
         self._number += 1
-        return output.total.detach()
+        return output.total
 
 
 def loss_curve(model: str, precision: str) -> list[float]:

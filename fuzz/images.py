@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from handclip.datasets.images import FORMATS, decode_image, decode_pixels
+from handclip.datasets.formats import FORMATS
+from handclip.datasets.images import decode_image, decode_pixels
 from handclip.errors import HandCLIPError
 
 _MODES = {

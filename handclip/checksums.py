@@ -11,7 +11,7 @@ from pathlib import Path
 
 from handclip.errors import DamagedFileError
 from handclip.file_names import CHECKSUMS
-from handclip.files import opened, write_text
+from handclip.files import opened, reading, write_text
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\\\n]+)")
 _LAST_LINE = "# SHA-256 of the lines above: "
@@ -23,13 +23,8 @@ def sha256_of(path: Path) -> str:
     Raises:
         DamagedFileError: the file cannot be read.
     """
-    try:
-        with opened(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise DamagedFileError(f"{path}: no such file") from None
-    except OSError as error:
-        raise DamagedFileError(f"{path}: cannot be read: {error.strerror or error}") from error
+    with reading(path, DamagedFileError) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_checksums(folder: Path, names: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ with ending_at_once():  # they take a tenth of a second, in which Ctrl-C would b
     import signal
     import sys
     from collections.abc import Callable, Sequence
+    from dataclasses import asdict
     from datetime import datetime
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
@@ -24,6 +25,7 @@ with ending_at_once():  # they take a tenth of a second, in which Ctrl-C would b
         is_of_printing,
         progress_over,
         say,
+        show,
         stdout,
         unshown,
     )
@@ -101,7 +103,7 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Evaluate anew, and replace what is there of this or another evaluation.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
-
+AsJson = Annotated[bool, typer.Option("--json", help="Print all of it as JSON, for programs.")]
 DifferentManifests = Annotated[
     bool,
     typer.Option(
@@ -160,7 +162,7 @@ def study(
     if dry_run:
         stdout.print(plan_table(plan))
         for sentence in missing_places(plan):
-            stdout.print(sentence, soft_wrap=True)
+            show(sentence)
         return
     print_study(lambda: run_study(config, plan, folder), folder)
 
@@ -175,7 +177,7 @@ def print_study(run_all: Callable[[], "StudyResult"], folder: Path) -> None:
             stdout.print()
             stdout.print(table)
         names = ", ".join(path.name for path in result.files)
-        stdout.print(f"\nEverything was written to {folder}/: {names}", soft_wrap=True)
+        show(f"\nEverything was written to {folder}/: {names}")
     if result.report is not None:
         print_report(result.report)
     result.raise_failures()
@@ -215,8 +217,8 @@ def prepare(
             raise ConfigError("prepare --check takes a manifest and nothing else")
         _check(check)
         return
+    from handclip.datasets.preparation import require_known
     from handclip.datasets.prepare import prepare as prepare_dataset
-    from handclip.datasets.prepare import require_known
     from handclip.locks import holding
     from handclip.report.screen import split_tables
 
@@ -238,7 +240,7 @@ def prepare(
     for table in split_tables(prepared.manifests):
         stdout.print(table)
     unchanged = " (unchanged)" if prepared.unchanged else ""
-    stdout.print(f"Manifests, summary.json and dataset_summary.csv are in {out}{unchanged}", soft_wrap=True)
+    show(f"Manifests, summary.json and dataset_summary.csv are in {out}{unchanged}")
 
 
 @app.command()
@@ -260,11 +262,7 @@ def train(
 
 
 @app.command()
-def evaluate(
-    config: ConfigPath,
-    set_: Overrides = None,
-    overwrite: Overwrite = False,
-) -> None:
+def evaluate(config: ConfigPath, set_: Overrides = None, overwrite: Overwrite = False) -> None:
     """Evaluate a baseline or a trained model on every draw, gallery and flip setting."""
     evaluate_config(config, set_ or [], overwrite=overwrite)
 
@@ -293,7 +291,7 @@ def compare(
     for table in matrix_tables(matrix, every_block=every_block, has_all=True):
         stdout.print(table)
         stdout.print()
-    stdout.print(f"Written to {out}/: {', '.join(path.name for path in files)}", soft_wrap=True)
+    show(f"Written to {out}/: {', '.join(path.name for path in files)}")
     require_all_read(matrix.unread, out)
 
 
@@ -351,7 +349,7 @@ def audit(
     every_finding: Annotated[
         bool, typer.Option("--all", help="List what matches, too, instead of counting it.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Recompute hashes, and metrics from stored features, and say what no longer matches."""
     from handclip.audit import audit as audit_runs
@@ -364,23 +362,21 @@ def audit(
     else:
         for table in audit_tables(audits, every_finding=every_finding):
             stdout.print(table)
-        stdout.print(audit_summary(audits), soft_wrap=True)
+        show(audit_summary(audits))
     failed = any(not one.holds or one.kind == "folder" for one in audits)
     if failed or not any(one.checked for one in audits):
         raise typer.Exit(1)
 
 
 @app.command()
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
-) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Check this installation: versions, operators, precision, devices, write access, hub; and say what to do."""
     from handclip.doctor import examine
     from handclip.report.screen import doctor_table
 
     checks = examine()
     if as_json:
-        _print_json([check.to_dict() for check in checks])
+        _print_json([asdict(check) for check in checks])
     else:
         stdout.print(doctor_table(checks))
     if any(check.state == "problem" for check in checks):
@@ -388,37 +384,30 @@ def doctor(
 
 
 def _print_json(value: Any) -> None:
-    stdout.print(json.dumps(value, indent=2, ensure_ascii=False), highlight=False, markup=False, soft_wrap=True)
+    show(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 @cache.command("info")
-def cache_info(
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
-) -> None:
+def cache_info(as_json: AsJson = False) -> None:
     """Show where decoded photographs are kept, how many, of which sizes, and since when unused."""
-    from handclip.config.experiment import ExperimentConfig
+    from handclip.config.experiment import RuntimeConfig
     from handclip.datasets.pixel_cache import PixelCache, pixel_folder
 
     images = PixelCache(folder := pixel_folder(), limit_bytes=0).images()
-    gib = ExperimentConfig.model_fields["pixel_cache_gib"].default
+    gib = RuntimeConfig().pixel_cache_gib
     if as_json:
         kinds = [{"kind": kind, **_facts(of_kind)} for kind, of_kind in _by_kind(images)]
-        facts = {"folder": str(folder), "default_limit_gib": gib, **_facts(images), "kinds": kinds}
-        _print_json(facts)
+        _print_json({"folder": str(folder), "default_limit_gib": gib, **_facts(images), "kinds": kinds})
         return
-    lines = [
-        f"Pixel cache: {folder}",
-        f"Holds {_amount(images)}; its limit is {gib:g} GiB where an experiment does not set pixel_cache_gib.",
-        *(f"  {kind}: {_amount(of_kind)}, oldest use {_facts(of_kind)['oldest_use']}"
-          for kind, of_kind in _by_kind(images)),
-    ]  # fmt: skip
+    show(f"Pixel cache: {folder}")
+    show(f"Holds {_amount(images)}; its limit is {gib:g} GiB where an experiment does not set pixel_cache_gib.")
+    for kind, of_kind in _by_kind(images):
+        show(f"  {kind}: {_amount(of_kind)}, oldest use {_facts(of_kind)['oldest_use']}")
     if images:
-        lines += [
+        show(
             "These are photographs of hands, at the size that models see them. Only your user account can open the "
-            "files;",
-            "`handclip cache clear` removes them.",
-        ]
-    stdout.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+            "files;\n`handclip cache clear` removes them."
+        )
 
 
 @cache.command("clear")
@@ -427,20 +416,13 @@ def cache_clear() -> None:
     from handclip.datasets.pixel_cache import PixelCache, pixel_folder
 
     removed = PixelCache(folder := pixel_folder(), limit_bytes=0).clear()
-    stdout.print(
-        f"Removed {_amount(removed)} from {folder}. Manifests, in {folder.with_name('manifests')}, are kept.",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    show(f"Removed {_amount(removed)} from {folder}. Manifests, in {folder.with_name('manifests')}, are kept.")
 
 
 def _by_kind(images: Sequence["CachedImage"]) -> list[tuple[str, list["CachedImage"]]]:
     """Sort cached images by size, interpolation and decoding."""
-    kinds: dict[str, list[CachedImage]] = {}
-    for image in images:
-        kinds.setdefault(image.kind, []).append(image)
-    return sorted(kinds.items())
+    kinds = sorted({image.kind for image in images})
+    return [(kind, [image for image in images if image.kind == kind]) for kind in kinds]
 
 
 def _facts(images: Sequence["CachedImage"]) -> dict[str, int | str | None]:
@@ -462,12 +444,12 @@ def _amount(images: Sequence["CachedImage"]) -> str:
 def print_report(files: "ReportFiles") -> None:
     """Print where a report is."""
     count = f"{len(files.figures)} figure files and {len(files.tables)} tables beside it"
-    stdout.print(f"Report: {files.page} ({count})", soft_wrap=True, highlight=False)
+    show(f"Report: {files.page} ({count})")
 
 
 def _print_files(files: Sequence[Path], out: Path) -> None:
     names = ", ".join(str(path.relative_to(out)) for path in files)
-    stdout.print(f"Written to {out}/: {names}", soft_wrap=True, highlight=False)
+    show(f"Written to {out}/: {names}")
 
 
 def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = False) -> None:
@@ -478,7 +460,7 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
     from handclip.file_names import EVALUATION_LOG
     from handclip.files import as_text
     from handclip.parallel.launching import is_first_launched
-    from handclip.report.tables import evaluation_text, is_logged, write_evaluation_log
+    from handclip.report.evaluation_log import evaluation_text, is_logged, write_evaluation_log
     from handclip.runs.evaluate import evaluate as evaluate_experiment
     from handclip.runs.evaluated_model import choose_model
 
@@ -496,19 +478,15 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
                 raise
             logger.warning(f"The log of this evaluation is missing, and cannot be made anew: {error}")
             log = ""
-    stdout.print(evaluation_text(evaluation.metrics, facts), highlight=False, markup=False, soft_wrap=True)
-    stdout.print(
+    show(evaluation_text(evaluation.metrics, facts))
+    show(
         f"{log}For programs: {evaluation.folder}/metrics.json, cost.json, per_split.csv, per_query.csv\n"
-        f"To look at it: handclip report {shlex.quote(str(evaluation.folder))} --out report",
-        soft_wrap=True,
+        f"To look at it: handclip report {shlex.quote(str(evaluation.folder))} --out report"
     )
     if evaluation.was_there:
-        stdout.print(
+        show(
             f"{evaluation.folder} held this evaluation already, whole and as it was written, so nothing was computed. "
-            f"--overwrite evaluates anew.{_other_code(evaluation.folder)}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+            f"--overwrite evaluates anew.{_other_code(evaluation.folder)}"
         )
 
 
@@ -540,7 +518,7 @@ def _check(place: Path) -> None:
             logger.warning(f"{path}: {sentence}.")
         if not breaches:
             counts = f"{len(manifest.images):,} images, {len(manifest.draws)} draws"
-            stdout.print(f"{path}: {counts}: keeps to the protocol", soft_wrap=True)
+            show(f"{path}: {counts}: keeps to the protocol")
     if faults:
         raise DataError("\n".join(faults))
 

@@ -7,6 +7,7 @@ full, in a pipe whose reader has ended or at a terminal that is gone, is dropped
 """
 
 import errno
+import io
 import logging
 import os
 import sys
@@ -17,7 +18,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import IO, TextIO, cast
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 logger = logging.getLogger(__name__)
@@ -77,8 +78,7 @@ class _Stream:
 
     @contextmanager
     def _dropping(self) -> Iterator[TextIO]:
-        if (stream := self._current()) is None:  # closed, as under cron
-            stream = cast(TextIO, _NOWHERE)
+        stream = self._current() or io.StringIO()  # closed, as under cron
         try:
             yield stream
         except OSError as error:
@@ -86,19 +86,6 @@ class _Stream:
             _empty(stream)
         except ValueError:  # somebody has closed it
             pass
-
-
-class _Nowhere:
-    encoding = "utf-8"
-
-    def write(self, text: str) -> None:
-        pass
-
-    def flush(self) -> None:
-        pass
-
-
-_NOWHERE = _Nowhere()
 
 
 def _empty(stream: TextIO) -> None:
@@ -119,6 +106,11 @@ _out, _err = _Stream("stdout"), _Stream("stderr")
 
 stdout = Console(file=cast(IO[str], _out), width=None if _out.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_FILES)
 stderr = Console(file=cast(IO[str], _err), soft_wrap=True)
+
+
+def show(text: RenderableType) -> None:
+    """Print text on standard output, exactly as it is: not wrapped, without markup."""
+    stdout.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def say(sentence: str) -> None:

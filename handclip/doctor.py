@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
 
 from handclip import __version__, _torchvision_operators
-from handclip.config.experiment import ExperimentConfig
+from handclip.config.experiment import EvaluationConfig, RuntimeConfig, TrainingConfig
 from handclip.cores import available_cores, free_shared_memory, processes_sharing_cores
 from handclip.errors import HandCLIPError
 from handclip.files import cache_folder, nearest_there, write_text
@@ -66,10 +66,6 @@ class Check:
     found: str
     advice: str = ""
 
-    def to_dict(self) -> dict[str, str]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
 
 def examine() -> list[Check]:
     """Check the installation; a check that breaks or does not answer is a problem and ends nothing else."""
@@ -81,9 +77,7 @@ def _in_time(group: str, checks: Callable[[], Iterator[Check]]) -> list[Check]:
 
     def work() -> None:
         try:
-            # One by one: what was found before a fault stays.
-            for check in checks():
-                found.append(check)
+            found.extend(checks())  # one by one: what was found before a fault stays
         except HandCLIPError as error:
             found.append(Check(group, "problem", str(error)))
         except BaseException as error:
@@ -95,18 +89,22 @@ def _in_time(group: str, checks: Callable[[], Iterator[Check]]) -> list[Check]:
     worker.start()
     patience = 2 * _HUB_PATIENCE if group == _HUB else _PATIENCE
     worker.join(patience)
-    if worker.is_alive():
-        silent = f"gave no answer in {patience:g} s"
-        if group == _HUB:
-            return [*found, Check(group, "note", silent, _WITHOUT_HUB)]
-        return [*found, Check(group, "problem", silent, "Something that it reads hangs, a network drive perhaps")]
-    return list(found)
+    if not worker.is_alive():
+        return found
+    silent = f"gave no answer in {patience:g} s"
+    if group == _HUB:
+        return [*found, Check(group, "note", silent, _WITHOUT_HUB)]
+    return [*found, Check(group, "problem", silent, "Something that it reads hangs, a network drive perhaps")]
 
 
 def _check_versions() -> Iterator[Check]:
     yield Check("HandCLIP", "ok", f"{__version__} in {Path(__file__).parent}")
-    yield _in_range("Python", platform.python_version(), _metadata("Requires-Python"))
-    for requirement in map(Requirement, _requirements()):
+    try:
+        own = importlib.metadata.metadata("handclip")
+    except importlib.metadata.PackageNotFoundError:
+        raise HandCLIPError("HandCLIP runs, but is not installed, so nothing says which versions it needs") from None
+    yield _in_range("Python", platform.python_version(), own["Requires-Python"] or "")
+    for requirement in map(Requirement, own.get_all("Requires-Dist") or []):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
@@ -115,19 +113,6 @@ def _check_versions() -> Iterator[Check]:
             yield Check(requirement.name, "problem", "is not installed", f"pip install '{requirement}'")
         else:
             yield _in_range(requirement.name, version, str(requirement.specifier))
-
-
-def _metadata(key: str) -> str:
-    with suppress(importlib.metadata.PackageNotFoundError):
-        return str(importlib.metadata.metadata("handclip")[key] or "")
-    return ""
-
-
-def _requirements() -> list[str]:
-    try:
-        return importlib.metadata.requires("handclip") or []
-    except importlib.metadata.PackageNotFoundError:
-        raise HandCLIPError("HandCLIP runs, but is not installed, so nothing says which versions it needs") from None
 
 
 def _in_range(name: str, version: str, specifier: str) -> Check:
@@ -188,8 +173,8 @@ def _install_again(name: str) -> str:
 def _torch_build() -> Check:
     import torch
 
-    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else ""
-    built = f"ROCm {torch.version.hip}" if torch.version.hip else built
+    built = f"ROCm {torch.version.hip}" if torch.version.hip else ""
+    built = built or (f"CUDA {torch.version.cuda}" if torch.version.cuda else "")
     has_gpu = Path("/proc/driver/nvidia/version").exists()
     if built and not torch.cuda.is_available():
         smaller = "On the CPU it does all; a build for CPUs takes less room: https://pytorch.org/get-started/locally"
@@ -217,9 +202,8 @@ def _check_torchvision_alone() -> Iterator[Check]:
     version, _, build = str(torch.__version__).partition("+")
     found = f"its build does not fit torch {torch.__version__}, so that it is imported after handclip only ({fault})"
     advice = (
-        "HandCLIP works as it is. For other programs: pip uninstall torchvision, then pip install "
-        f"torch=={version} torchvision --index-url {_TORCH_BUILDS}/{build or 'cpu'}; or import "
-        "handclip first"
+        f"HandCLIP works as it is. For other programs: pip uninstall torchvision, then pip install torch=={version} "
+        f"torchvision --index-url {_TORCH_BUILDS}/{build or 'cpu'}; or import handclip first"
     )
     yield Check(_ALONE, "note", found, advice)
 
@@ -237,17 +221,14 @@ def _check_devices() -> Iterator[Check]:
         found = f"{of.name}, {of.total_memory / 2**30:.0f} GiB; trains in {precision} by default ({tf32})"
         yield Check(f"GPU {number}", "ok", found)
     cpu = describe_device(torch.device("cpu"))
-    threads = torch.get_num_threads()
-    yield Check(
-        "processor", "ok", f"{cpu['processor']}: {cpu['cores']} cores may be used; PyTorch's threads: {threads}"
-    )
+    found = f"{cpu['processor']}: {cpu['cores']} cores may be used; PyTorch's threads: {torch.get_num_threads()}"
+    yield Check("processor", "ok", found)
     chosen = choose_device("auto")
-    precision = choose_precision("auto", chosen)
+    precision, place, why = choose_precision("auto", chosen), str(chosen), ""
     if chosen.type == "cpu":
-        emulated = "which it computes in" if precision == "bfloat16" else "as bfloat16 would be emulated"
-        yield Check("precision", "ok", f"trains on the CPU in {precision}, {emulated}; evaluates in float32")
-    else:
-        yield Check("precision", "ok", f"trains on {chosen} in {precision}; evaluates in float32")
+        place = "the CPU"
+        why = ", which it computes in" if precision == "bfloat16" else ", as bfloat16 would be emulated"
+    yield Check("precision", "ok", f"trains on {place} in {precision}{why}; evaluates in float32")
 
 
 def _check_threads() -> Iterator[Check]:
@@ -269,8 +250,7 @@ def _check_threads() -> Iterator[Check]:
 def _check_memory() -> Iterator[Check]:
     with suppress(AttributeError, OSError, ValueError):  # not on every system
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        allowed = min([machine, *_memory_limits()])
-        total = allowed / 2**30
+        total = (allowed := min([machine, *_memory_limits()])) / 2**30
         of = f", of the machine's {machine / 2**30:.0f} GiB" if allowed < machine else ""
         if total < _LITTLE_MEMORY_GIB:
             advice = "Use small models and batches, or gradient_checkpointing: true"
@@ -285,9 +265,7 @@ def _memory_limits() -> list[int]:
     See cgroups(7): a line of `/proc/self/cgroup` is `<number>:<controllers>:<group>`, without controllers in version 2.
     """
     limits: list[int] = []
-    if not _PROCESS_GROUPS.exists():
-        return limits
-    for line in _PROCESS_GROUPS.read_text().splitlines():
+    for line in _PROCESS_GROUPS.read_text().splitlines() if _PROCESS_GROUPS.exists() else ():
         _, controllers, group = line.split(":", 2)
         if controllers == "":
             root, name = _GROUPS_ROOT, "memory.max"
@@ -305,14 +283,13 @@ def _memory_limits() -> list[int]:
 
 def _check_shared_memory() -> Iterator[Check]:
     """See whether the processes that read images have room for what they hand over, with all keys at their defaults."""
-    from handclip.datasets.image_loader import MORE_SHARED_MEMORY, workers_with_room
+    from handclip.datasets.workers import MORE_SHARED_MEMORY, workers_with_room
     from handclip.parallel.hardware import choose_workers
 
     if (free := free_shared_memory()) is None:
         return
-    default = {key: field.default for key, field in ExperimentConfig.model_fields.items()}
-    pixels = 3 * _SIDE * _SIDE
-    largest = max(4 * pixels * default["batch_size"], pixels * default["eval_batch_size"])
+    batch, eval_batch = TrainingConfig().batch_size, EvaluationConfig().eval_batch_size
+    largest = 3 * _SIDE * _SIDE * max(4 * batch, eval_batch)
     wanted = choose_workers("auto")
     workers, _ = workers_with_room(wanted, largest)
     found = f"/dev/shm: {free / 2**20:,.0f} MiB free, room for the batches of {workers} of {wanted} worker processes"
@@ -327,9 +304,8 @@ def _check_folders() -> Iterator[Check]:
     yield _writable("working folder", Path.cwd(), "Change to a folder of yours", necessary=True)
     temporary = Path(tempfile.gettempdir())
     yield _writable("temporary folder", temporary, "Set TMPDIR to a folder of yours", necessary=True)
-    cache = cache_folder()
     advice = "Decoded images are not kept, manifests go to the working folder; set XDG_CACHE_HOME to a folder of yours"
-    yield _writable("cache folder", cache, advice, necessary=False)
+    yield _writable("cache folder", cache_folder(), advice, necessary=False)
 
 
 def _writable(name: str, folder: Path, advice: str, *, necessary: bool) -> Check:
@@ -354,17 +330,12 @@ def _check_locks() -> Iterator[Check]:
     """Hold a lock twice, which must fail: else two processes could write to one run."""
     with tempfile.TemporaryDirectory(prefix=".handclip_doctor_", dir=Path.cwd()) as folder:
         path = Path(folder, "lock")
-        with FileLock(path):
-            try:
-                with FileLock(path, timeout=0):
-                    holds = False
-            except Timeout:
-                holds = True
-    if holds:
-        yield Check("file locks", "ok", "hold in the working folder")
-    else:
-        advice = "Work in a folder of another file system, or see to it that no two processes use the same run"
-        yield Check("file locks", "problem", "do not hold in the working folder", advice)
+        try:
+            with FileLock(path), FileLock(path, timeout=0):
+                advice = "Work in a folder of another file system, or see to it that no two processes use the same run"
+                yield Check("file locks", "problem", "do not hold in the working folder", advice)
+        except Timeout:
+            yield Check("file locks", "ok", "hold in the working folder")
 
 
 def _check_pixel_cache() -> Iterator[Check]:
@@ -372,7 +343,7 @@ def _check_pixel_cache() -> Iterator[Check]:
 
     images = PixelCache(folder := pixel_folder(), limit_bytes=0).images()
     gib = sum(image.bytes for image in images) / 2**30
-    limit = ExperimentConfig.model_fields["pixel_cache_gib"].default
+    limit = RuntimeConfig().pixel_cache_gib
     yield Check("pixel cache", "ok", f"{folder}: {len(images):,} images, {gib:.1f} of {limit:g} GiB")
 
 
@@ -383,15 +354,15 @@ def _check_hub() -> Iterator[Check]:
     address = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     try:
         request = urllib.request.Request(address, method="HEAD")
-        with urllib.request.urlopen(request, timeout=_HUB_PATIENCE):
-            yield Check(_HUB, "ok", f"{address} answers")
+        urllib.request.urlopen(request, timeout=_HUB_PATIENCE).close()
     except urllib.error.HTTPError as error:
-        if error.code < 500 and error.code not in (403, 407):
-            yield Check(_HUB, "ok", f"{address} answers")
-        else:
+        if error.code >= 500 or error.code in (403, 407):
             yield Check(_HUB, "note", f"{address} answers with error {error.code}", _WITHOUT_HUB)
+            return
     except (OSError, ValueError) as error:
         yield Check(_HUB, "note", f"{address} cannot be reached ({error})", _WITHOUT_HUB)
+        return
+    yield Check(_HUB, "ok", f"{address} answers")
 
 
 _GROUPS: dict[str, Callable[[], Iterator[Check]]] = {

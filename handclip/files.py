@@ -127,11 +127,8 @@ def found_in(folder: Path, pattern: str) -> list[Path]:
 
 
 def _listed(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(folder / one.name for one in entries if wanted(one))
-    except OSError as error:
-        raise _unreadable(Path(error.filename or folder), error) from error
+    with saying_why(f"{folder}: cannot be read"), os.scandir(folder) as entries:
+        return sorted(folder / one.name for one in entries if wanted(one))
 
 
 def require_enterable(folder: Path) -> None:
@@ -140,10 +137,8 @@ def require_enterable(folder: Path) -> None:
     Raises:
         HandCLIPError: it may not be entered.
     """
-    try:
+    with saying_why(f"{folder}: cannot be read"):
         os.stat(os.path.join(folder, os.curdir))  # noqa: PTH116, PTH118 (a Path drops the dot)
-    except OSError as error:
-        raise _unreadable(folder, error) from error
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -154,11 +149,7 @@ def _status(path: Path) -> os.stat_result | None:
     except OSError as error:
         if error.errno in _NOT_THERE:
             return None
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> HandCLIPError:
-    return HandCLIPError(f"{path}: cannot be read: {error.strerror or error}")
+        raise HandCLIPError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def require_writable(folder: Path) -> None:
@@ -189,6 +180,43 @@ def require_replaceable(path: Path) -> None:
 
 
 @contextmanager
+def saying_why(sentence: str, kind: type[HandCLIPError] = HandCLIPError) -> Iterator[None]:
+    """Turn what the system refuses in the block into an error for people: a sentence, and the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{sentence}: {error.strerror or error}") from error
+
+
+@contextmanager
+def making(path: Path, *, folder: bool = False, part_of: Path | None = None) -> Iterator[Path]:
+    """Yield a new file, or folder, under a temporary name beside `path`, which removes itself if it is still there.
+
+    What killed processes have left there is removed first.
+
+    Args:
+        path: the file or folder.
+        folder: which of them it is.
+        part_of: what is named in errors; default `path`.
+
+    Raises:
+        HandCLIPError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
+    try:
+        with saying_why(f"cannot write {part_of or path}"):
+            (temporary if folder else path.parent).mkdir(parents=True, exist_ok=True)
+            with in_use(temporary):
+                remove_abandoned(path.parent, glob.escape(path.name))
+                yield temporary
+    finally:
+        if folder:
+            shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # a parent that is no folder was reported above
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
 def replacing(path: Path, final_name: Callable[[], str] | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` on success, remove it on failure.
 
@@ -201,22 +229,13 @@ def replacing(path: Path, final_name: Callable[[], str] | None = None) -> Iterat
     Raises:
         HandCLIPError: the folder or file cannot be written.
     """
-    temporary = temporary_beside(path)
-    try:
+    with making(path) as temporary:
         require_replaceable(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with in_use(temporary):
-            remove_abandoned(path.parent, glob.escape(path.name))
-            yield temporary
-            with temporary.open("r+b") as file:  # Windows refuses to sync what is open for reading only
-                os.fsync(file.fileno())
-            temporary.replace(path if final_name is None else path.with_name(final_name()))
-            _sync_names(path.parent)
-    except OSError as error:
-        raise HandCLIPError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # a parent that is no folder was reported above
-            temporary.unlink(missing_ok=True)
+        yield temporary
+        with temporary.open("r+b") as file:  # Windows refuses to sync what is open for reading only
+            os.fsync(file.fileno())
+        temporary.replace(path if final_name is None else path.with_name(final_name()))
+        _sync_names(path.parent)
 
 
 @contextmanager
@@ -232,30 +251,21 @@ def replacing_together(folder: Path, last: Sequence[str], then: Callable[[], Non
     Raises:
         HandCLIPError: the folder or a file cannot be written.
     """
-    temporary = temporary_beside(folder / "together")
-    try:
-        temporary.mkdir(parents=True)
-        with in_use(temporary):
-            remove_abandoned(folder, "together")
-            yield temporary
-            for path in sorted(temporary.iterdir()):
-                require_replaceable(folder / path.name)
-            with stopping_later() as stop:  # it takes milliseconds, and half of it would lose what was there before
-                for name in reversed(last):
-                    (folder / name).unlink(missing_ok=True)
+    with making(folder / "together", folder=True, part_of=folder) as temporary:
+        yield temporary
+        names = sorted(path.name for path in temporary.iterdir())
+        for name in names:
+            require_replaceable(folder / name)
+        with stopping_later() as stop:  # it takes milliseconds, and half of it would lose what was there before
+            for name in reversed(last):
+                (folder / name).unlink(missing_ok=True)
+            for together in ([name for name in names if name not in last], last):
                 _sync_names(folder)
-                for name in sorted({path.name for path in temporary.iterdir()} - set(last)):
+                for name in together:
                     (temporary / name).replace(folder / name)
-                _sync_names(folder)
-                for name in last:
-                    (temporary / name).replace(folder / name)
-                _sync_names(folder)
-                then()
-            stop.raise_if_asked()
-    except OSError as error:
-        raise HandCLIPError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            _sync_names(folder)
+            then()
+        stop.raise_if_asked()
 
 
 def _sync_names(folder: Path) -> None:
@@ -266,11 +276,6 @@ def _sync_names(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def temporary_beside(path: Path) -> Path:
-    """Return a new name beside `path`, for what will take its place when it is whole."""
-    return path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
 
 
 @contextmanager
@@ -412,6 +417,18 @@ def _require_regular(status: os.stat_result, path: Path) -> None:
         raise OSError(errno.EINVAL, "it is no file but a pipe, a socket or a device", str(path))
 
 
+@contextmanager
+def reading(path: Path, kind: type[HandCLIPError] = HandCLIPError) -> Iterator[BufferedReader]:
+    """Open a file as `opened` does, with an error for people, of the kind that is asked for."""
+    try:
+        with saying_why(f"{path}: cannot be read", kind), opened(path) as file:
+            yield file
+    except kind as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise kind(f"{path}: no such file") from None
+        raise
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
@@ -419,12 +436,8 @@ def read_json(path: Path) -> Any:
         HandCLIPError: the file is missing or is not JSON.
     """
     try:
-        with opened(path) as file:
+        with reading(path) as file:
             return json.loads(file.read().decode("utf-8"))
-    except FileNotFoundError:
-        raise HandCLIPError(f"{path}: no such file") from None
-    except OSError as error:
-        raise _unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
         raise HandCLIPError(f"{path}: is damaged or is not JSON ({error})") from error
 

@@ -2,6 +2,7 @@
 
 import logging
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,10 +17,10 @@ from handclip.locks import holding
 from handclip.models.registry import check_keys
 from handclip.parallel.launching import refuse_launcher
 from handclip.report.comparison import compare_evaluations, write_matrix
+from handclip.report.evaluation_log import write_evaluation_log
 from handclip.report.matrix import Matrix
 from handclip.report.report import ReportFiles, report_evaluations
 from handclip.report.runs import EvaluatedRun, read_run, warn_of_missing_checksums
-from handclip.report.tables import write_evaluation_log
 from handclip.runs.data import missing_data
 from handclip.runs.study import PlannedRun, RunReport, run_plan
 from handclip.synthetic import SyntheticHands, generate
@@ -79,12 +80,8 @@ def plan_study(study: StudyConfig, out: Path, *, only: Sequence[str] = (), sourc
 
 def missing_places(plan: Sequence[PlannedRun]) -> list[str]:
     """Return a sentence for each place where data should lie and do not, of runs that are not done."""
-    needed: dict[Path, int] = {}
-    for run in plan:
-        for config in (run.config, *run.other_data) if run.state != "done" else ():
-            place = missing_data(config)
-            if place is not None:
-                needed[place] = needed.get(place, 0) + 1
+    to_do = [config for run in plan if run.state != "done" for config in (run.config, *run.other_data)]
+    needed = Counter(place for config in to_do if (place := missing_data(config)) is not None)
     return [f"{place} is not there, and {count} trainings or evaluations need it." for place, count in needed.items()]
 
 

@@ -116,6 +116,18 @@ def manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_manifests(tmp_path_factory.getbasetemp())
 
 
+@pytest.fixture(scope="session")
+def stage1(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The result of a trained stage-1 model; read it, do not change it."""
+    from tiny_study import tiny_config
+
+    from handclip.runs.train import train
+
+    place = tmp_path_factory.mktemp("stage1")
+    places = {"output_dir": str(place / "train_logs"), "save_dir": str(place / "saved_models")}
+    return train(tiny_config(manifests, experiment="stage1", losses=[{"type": "cross_entropy"}], **places))
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory."""

@@ -14,7 +14,7 @@ from handclip.file_names import CHECKSUMS
 
 ALL_ASPECTS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
 METRICS = ("rank1", "rank5", "rank10", "map", "map_trapezoid")
-COLUMNS = ["aspect", "gallery_protocol", "flip", "split", "image", "identity", "rank", "ap", "ap_trapezoid"]
+COLUMNS = ["aspect", "gallery_protocol", "flip", "split", "image", "identity", "name", "rank", "ap", "ap_trapezoid"]
 MANIFEST = "0123456789abcdef" * 4
 
 
@@ -30,7 +30,6 @@ def write_run(
     gallery_images: int | None = None,
     queries: int | None = None,
     unmatched: bool = False,
-    cost: bool = True,
     checksums: bool = False,
     **changes: Any,
 ) -> Path:
@@ -47,8 +46,7 @@ def write_run(
         gallery_images: what to claim; default what fits.
         queries: what to claim; default what is written.
         unmatched: each draw has a query that cannot be answered.
-        cost: write `cost.json`.
-        checksums: write `SHA256SUMS`; without it, the files can be changed, as those of older versions.
+        checksums: write `SHA256SUMS`; without it, the files can be changed.
         changes: other keys of `metrics.json`.
     """
     rng = np.random.default_rng(luck)
@@ -66,7 +64,7 @@ def write_run(
                                 rank = 0
                             aps = [1 / rank, 1.0 if rank == 1 else 0.5 / rank] if rank else ["", ""]
                             name = f"Hands/{aspect}_{person}_{image}.jpg"
-                            lines.append([aspect, protocol, flip, split, name, person, rank, *aps])
+                            lines.append([aspect, protocol, flip, split, name, person, f"person {person}", rank, *aps])
     settings = [(protocol, flip) for protocol in protocols for flip in flips]
 
     def results(of: Sequence[str]) -> list[dict[str, Any]]:
@@ -83,6 +81,9 @@ def write_run(
         "dataset": "11k",
         "aspect": aspects[0] if len(aspects) == 1 else "all",
         "model": "vit_small",
+        "family": "clip",
+        "options": {},
+        "training_ended": True if stage != "0" else None,
         "input_size": [112, 96],
         "manifest_sha256": MANIFEST,
         "feature_dim": 256,
@@ -103,8 +104,7 @@ def write_run(
     (folder / "metrics.json").write_text(json.dumps(metrics))
     with (folder / "per_query.csv").open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *lines])
-    if cost:
-        (folder / "cost.json").write_text(json.dumps(cost_of(metrics)))
+    (folder / "cost.json").write_text(json.dumps(cost_of(metrics)))
     if checksums:
         seal(folder)
     return folder
@@ -119,11 +119,13 @@ def entry(
     lines: list[list[Any]], aspects: Sequence[str], protocol: str, flip: str, gallery_images: int, queries: int | None
 ) -> dict[str, Any]:
     """Average as the protocol says: over queries, then aspects, then draws."""
-    splits = []
+    splits, matched = [], []
     for split in range(3):
         by_aspect = []
+        matched.append(0)
         for aspect in aspects:
-            found = [line[6:] for line in lines if line[:4] == [aspect, protocol, flip, split] and line[6]]
+            found = [line[7:] for line in lines if line[:4] == [aspect, protocol, flip, split] and line[7]]
+            matched[-1] += len(found)
             by_aspect.append(
                 [
                     *(fmean(rank <= k for rank, _, _ in found) for k in (1, 5, 10)),
@@ -141,7 +143,10 @@ def entry(
         "splits": splits,
         "queries": queries or sum(line[0] in aspects and line[1:4] == [protocol, flip, 0] for line in lines),
         "gallery_images": [gallery_images * (4 if protocol == "gallery_all" else 1) for _ in aspects],
+        "matched_queries": matched,
         "unmatched_queries": 0,
+        "tied_queries": 0,
+        "copied_queries": 0,
     }
 
 

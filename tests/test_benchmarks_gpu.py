@@ -25,6 +25,8 @@ def test_every_case_is_measured_once_and_the_goals_come_first(gpu: ModuleType) -
     assert len(cases) == len(set(cases))
     assert cases[0] == gpu.Case("training", "vitb16", 256)
     assert "study" in [case.work for case in cases[:4]]
+    # Photographs reach the training as in a run.
+    assert {case.memory_format for case in cases if case.work in ("input path", "study")} == {"auto"}
     grid = {(c.work, c.model, c.batch, c.precision, c.compiled, c.memory_format) for c in cases}
     for work in ("training", "inference"):
         for model in ("vitb16", "rn50", "mbanet"):
@@ -37,30 +39,11 @@ def test_every_case_is_measured_once_and_the_goals_come_first(gpu: ModuleType) -
                 } <= grid
 
 
-@pytest.mark.parametrize(
-    ("name", "bfloat16"),
-    [
-        ("NVIDIA H200", 989),
-        ("NVIDIA H100 80GB HBM3", 989),
-        ("NVIDIA H100 PCIe", 756),
-        ("NVIDIA A100-SXM4-80GB", 312),
-        ("NVIDIA L40S", 362),
-        ("NVIDIA L4", 121),
-    ],
-)
-def test_peaks_are_found_by_the_gpus_name(gpu: ModuleType, name: str, bfloat16: float) -> None:
-    assert gpu.data_sheet(name)[0] == bfloat16
-
-
-@pytest.mark.parametrize(
-    "name", ["Some other chip", "NVIDIA RTX A1000", "NVIDIA L400", "NVIDIA GeForce RTX 4090 Laptop GPU"]
-)
-def test_a_chip_is_not_taken_for_another(gpu: ModuleType, name: str) -> None:
-    assert gpu.data_sheet(name) is None
-
-
-def test_photographs_reach_the_training_as_in_a_run(gpu: ModuleType) -> None:
-    assert {case.memory_format for case in gpu.cases(gpu.FULL) if case.work in ("input path", "study")} == {"auto"}
+def test_peaks_are_found_by_the_gpus_name_and_no_chip_is_taken_for_another(gpu: ModuleType) -> None:
+    peaks = {"H200": 989, "H100 80GB HBM3": 989, "H100 PCIe": 756, "A100-SXM4-80GB": 312, "L40S": 362, "L4": 121}
+    assert {name: gpu.data_sheet(f"NVIDIA {name}")[0] for name in peaks} == peaks
+    for name in ("Some other chip", "NVIDIA RTX A1000", "NVIDIA L400", "NVIDIA GeForce RTX 4090 Laptop GPU"):
+        assert gpu.data_sheet(name) is None
 
 
 def test_hands_of_one_aspect_become_large_photographs(gpu: ModuleType, tmp_path: Path) -> None:

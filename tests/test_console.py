@@ -7,8 +7,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -35,13 +34,6 @@ def test_a_bar_shows_progress_also_before_the_total_is_known(monkeypatch: pytest
     assert "to go" in shown
 
 
-def test_no_bar_goes_to_a_file(monkeypatch: pytest.MonkeyPatch):
-    screen = at_terminal(monkeypatch, terminal=False)
-    with console.progress_over("reading images") as report:
-        report(1, 2)
-    assert screen.getvalue() == ""
-
-
 @pytest.mark.parametrize(
     ("seconds", "lines", "example"),
     [
@@ -54,7 +46,7 @@ def test_no_bar_goes_to_a_file(monkeypatch: pytest.MonkeyPatch):
 def test_long_work_that_is_not_watched_says_now_and_then_how_far_it_is(
     seconds: int, lines: int, example: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    at_terminal(monkeypatch, terminal=False)
+    screen = at_terminal(monkeypatch, terminal=False)
     caplog.set_level(logging.INFO, "handclip")
     now = 0.0
     monkeypatch.setattr(console, "ProgressLines", functools.partial(console.ProgressLines, clock=lambda: now))
@@ -62,6 +54,7 @@ def test_long_work_that_is_not_watched_says_now_and_then_how_far_it_is(
         for done in range(10_001):
             now = seconds * done / 10_000
             report(done, 10_000)
+    assert screen.getvalue() == ""  # no bar goes to a file
     assert len(caplog.messages) == lines
     assert example is None or example in caplog.messages
 
@@ -103,18 +96,25 @@ def test_one_step_that_takes_long_is_followed_by_a_line(caplog: pytest.LogCaptur
     ]
 
 
-def test_what_is_logged_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch):
+def record(message: str) -> logging.LogRecord:
+    return logging.LogRecord("handclip", logging.INFO, "", 0, message, (), None)
+
+
+def test_what_is_logged_said_and_shown_is_printed_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    odd = "[1/7] stage [bold]\ta:heart:b " + 200 * "x"
+    console.say(odd)
+    console.show(odd.replace("\t", " "))
+    assert capsys.readouterr() == (odd.replace("\t", " ") + "\n", odd + "\n")
     screen = at_terminal(monkeypatch, terminal=False)
-    handler = console.ConsoleHandler()
-    handler.emit(logging.LogRecord("handclip", logging.INFO, "", 0, "[1/7] stage [bold]%s", ("0",), None))
-    assert screen.getvalue() == "[1/7] stage [bold]0\n"
+    console.ConsoleHandler().emit(record("[1/7] stage [bold]"))
+    assert screen.getvalue() == "[1/7] stage [bold]\n"
 
 
-@contextmanager
-def screen_on(number: int) -> Iterator[TextIO]:
+def screen_on(number: int) -> TextIO:
     """A stream as Python makes them for files and pipes; that it closes without an error is part of each test."""
-    with open(number, "w", encoding="utf-8") as screen:
-        yield screen
+    return open(number, "w", encoding="utf-8")
 
 
 def dead_pipe() -> int:
@@ -148,9 +148,9 @@ def test_what_is_logged_meanwhile_is_dropped_and_what_follows_is_shown(monkeypat
     handler = console.ConsoleHandler()
     with screen_on(writer) as screen, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", screen)
-        handler.emit(logging.LogRecord("handclip", logging.INFO, "", 0, "Epoch 1/9", (), None))
+        handler.emit(record("Epoch 1/9"))
         assert os.read(reader, 2 * room) == b"." * room
-        handler.emit(logging.LogRecord("handclip", logging.INFO, "", 0, "Epoch 2/9", (), None))
+        handler.emit(record("Epoch 2/9"))
         assert os.read(reader, 100) == b"Epoch 2/9\n"
     os.close(reader)
 
@@ -168,11 +168,6 @@ def test_a_screen_that_is_not_there_is_printed_to_in_vain(name: str, monkeypatch
     getattr(console, name).print("nobody reads this")
     assert not getattr(console, name).is_terminal
     console.end_printing()
-
-
-def test_a_sentence_is_said_exactly(capsys: pytest.CaptureFixture[str]):
-    console.say("Error: [bold]\ta:heart:b " + 200 * "x")
-    assert capsys.readouterr().err == "Error: [bold]\ta:heart:b " + 200 * "x" + "\n"
 
 
 _CLOSED = """

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import pytest
 import typer.main
+from promises import DOCUMENT, keepers, listed, promises
 
 from handclip.cli import app
 from handclip.config.experiment import Augmentation, ExperimentConfig
@@ -81,6 +82,13 @@ def test_no_document_holds_a_placeholder(document: Path):
 
 def test_the_readme_promises_only_what_the_continuous_integration_runs():
     assert "make check test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_every_promise_is_kept_by_the_tests_that_its_row_lists():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    kept = keepers(ROOT / "tests")
+    assert sorted(promises(text)) == sorted(kept), "a promise without a test, a test without a promise, or one twice"
+    assert listed(text, kept) == text, "run: python tests/promises.py --write"
 
 
 def test_every_promise_is_kept_by_a_test_that_exists():

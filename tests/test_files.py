@@ -2,7 +2,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,76 +20,71 @@ from handclip.files import (
     write_text,
 )
 
+PIPE = "it is no file but a pipe, a socket or a device"
 
-def test_text_keeps_its_line_ends_and_alphabet(tmp_path: Path) -> None:
+
+def texts(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def failing(number: int) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "text.csv"
-    write_text(path, "ä\r\n手\n")
-    assert path.read_bytes() == "ä\r\n手\n".encode()
+    write_text(path, "手\r\n")
+    assert path.read_bytes() == "手\r\n".encode()
     assert list(path.parent.iterdir()) == [path]
-
-
-def test_json_round_trip(tmp_path: Path) -> None:
+    with opened_text(path) as text:
+        assert list(text) == ["手\r\n"]
     value = {"名": [1, 2.5, None, True], "inner": {}}
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == value
 
 
-def test_json_refuses_nan_and_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    write_json(path, 1)
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(path, float("nan"))
-    assert read_json(path) == 1
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    path.write_text("old")
-
-    def fail() -> None:
-        with replacing(path) as temporary:
-            temporary.write_text("half")
-            assert path.read_text() == "old"
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+    path.write_text("1")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        temporary.write_text("half")
+        assert path.read_text() == "1"
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, float("nan"))
+    assert texts(tmp_path) == {"a.txt": "1"}
 
 
-def test_a_parent_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(HandCLIPError, match=r"cannot write .*file/a\.txt"):
-        write_text(tmp_path / "file" / "a.txt", "x")
-
-
-def test_a_folder_in_the_way_is_a_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").mkdir()
-    with pytest.raises(HandCLIPError, match=r"cannot write .*a\.txt: there is a folder of that name\. Move it away"):
-        write_text(tmp_path / "a.txt", "x")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-
-
-def test_a_name_too_long_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(HandCLIPError, match="cannot write"):
-        write_text(tmp_path / ("x" * 300), "x")
+def test_what_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for name, said in (
+        ("file/a.txt", r"cannot write .*file/a\.txt: "),
+        ("folder", r"cannot write .*folder: there is a folder of that name\. Move it away"),
+        ("x" * 300, "cannot write .*File name too long"),
+    ):
+        with pytest.raises(HandCLIPError, match=said):
+            write_text(tmp_path / name, "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"{'a': 1}"])
 def test_damaged_json_is_a_clear_error(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "a.json"
-    path.write_bytes(content)
+    (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(HandCLIPError, match="is damaged or is not JSON"):
-        read_json(path)
-
-
-def test_missing_json_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(HandCLIPError, match="no such file"):
         read_json(tmp_path / "a.json")
-    with pytest.raises(HandCLIPError):
-        read_json(tmp_path)
+
+
+def test_what_is_no_file_is_a_clear_error_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, said in ((tmp_path / "none", "no such file"), (tmp_path, "Is a directory"), (tmp_path / "pipe", PIPE)):
+        with pytest.raises(HandCLIPError, match=said):
+            read_json(path)
+    with pytest.raises(OSError, match=PIPE), opened_text(tmp_path / "pipe"):
+        pytest.fail("it was opened")
 
 
 _WRITER = """
@@ -117,23 +112,15 @@ def test_what_a_killed_process_left_goes_when_its_file_is_written_again(tmp_path
     path = tmp_path / "a[1].txt"
     path.write_text("old")
     with writing(path) as process:
+        write_text(path, "new")
+        (left,) = tmp_path.glob(".*.part")
+        assert (left.read_text(), path.read_text()) == ("half", "new")  # of a living process
         process.kill()
         process.wait()
-    (left,) = tmp_path.glob(".*.part")
-    assert (left.read_text(), path.read_text()) == ("half", "old")
     other = tmp_path / ".b.txt.01234567.part"
     other.touch()
-    write_text(path, "new")
-    assert sorted(tmp_path.iterdir()) == [other, path]
-    assert path.read_text() == "new"
-
-
-def test_what_a_living_process_is_writing_stays(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    with writing(path):
-        write_text(path, "new")
-        (part,) = tmp_path.glob(".*.part")
-        assert (part.read_text(), path.read_text()) == ("half", "new")
+    write_text(path, "newer")
+    assert texts(tmp_path) == {other.name: "", path.name: "newer"}
 
 
 def test_a_folder_that_a_killed_process_left_goes(tmp_path: Path) -> None:
@@ -153,16 +140,11 @@ def test_a_folder_that_a_killed_process_left_goes(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-
-    def fail(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     # Some file systems find out only when what was written goes to the disk.
-    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
     with pytest.raises(HandCLIPError, match=r"cannot write .*a\.txt: No space left on device"):
         write_text(path, "new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+    assert texts(tmp_path) == {"a.txt": "old"}
 
 
 def test_a_file_and_then_its_name_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,12 +234,11 @@ def made_together(folder: Path) -> dict[str, str]:
     return texts(folder)
 
 
-def texts(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in folder.iterdir()}
-
-
 def test_files_are_replaced_together_or_not_at_all(tmp_path: Path) -> None:
     folder = tmp_path / "run"
+    left = folder / ".together.01234567.part"  # by a killed process
+    left.mkdir(parents=True)
+    (left / "a").touch()
     assert made_together(folder) == {"a": "new", "b": "new", "index": "new"}
     write_text(folder / "a", "mine")
     write_text(folder / "other", "mine")
@@ -285,28 +266,6 @@ def test_what_vouches_for_files_never_stands_beside_others(
     with pytest.raises(HandCLIPError, match=r"cannot write .*: Input/output error"):
         made_together(tmp_path)
     assert texts(tmp_path).keys() == {"a", "b"}
-
-
-def test_what_a_killed_process_began_to_replace_goes_with_the_next(tmp_path: Path) -> None:
-    left = tmp_path / ".together.01234567.part"
-    left.mkdir()
-    (left / "a").touch()
-    assert made_together(tmp_path) == {"a": "new", "b": "new", "index": "new"}
-
-
-def test_a_pipe_in_place_of_json_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.json")
-    with pytest.raises(HandCLIPError, match="cannot be read: it is no file but a pipe, a socket or a device"):
-        read_json(tmp_path / "a.json")
-
-
-def test_text_that_may_be_a_pipe_has_the_line_ends_that_it_has(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes("手\r\n".encode())
-    with opened_text(tmp_path / "a.csv") as text:
-        assert list(text) == ["手\r\n"]
-    os.mkfifo(tmp_path / "b.csv")
-    with pytest.raises(OSError, match="it is no file but a pipe"), opened_text(tmp_path / "b.csv"):
-        pytest.fail("it was opened")
 
 
 def test_a_folder_in_place_of_one_of_several_files_is_named_and_the_others_stay(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from tiny_study import LOSSES, tiny_config
 
 from handclip.runs.evaluate import evaluate
@@ -57,7 +58,7 @@ def found_in(study: Path) -> dict[str, Iterable[str]]:
         "Each entry of `results`": metrics["results"][0],
         "`per_split.csv`": columns(evaluation / "per_split.csv"),
         "`per_query.csv`": columns(evaluation / "per_query.csv"),
-        "`features.npz`": np.load(evaluation / "features.npz"),
+        "`features.safetensors`": load_file(evaluation / "features.safetensors"),
         "The manifest": manifest,
         "`metrics.csv`": columns(training / "metrics.csv"),
         "The checkpoint": torch.load(checkpoint, weights_only=True),
@@ -87,10 +88,10 @@ def test_the_example_recomputes_what_was_recorded(study: Path) -> None:
 
 
 def test_the_shapes_and_types_are_those_that_are_documented(study: Path) -> None:
-    features = found_in(study)["`features.npz`"]
-    assert isinstance(features, np.lib.npyio.NpzFile)
+    features = found_in(study)["`features.safetensors`"]
+    assert isinstance(features, dict)
     rows = len(features["sha256"])
-    assert features["sha256"].dtype == "S64"
+    assert (features["sha256"].dtype, features["sha256"].shape) == (np.uint8, (rows, 32))
     for name in ("flip_none", "flip_sum"):
         assert (features[name].dtype, features[name].shape[0], features[name].ndim) == (np.float32, rows, 2)
     manifest = found_in(study)["The manifest"]

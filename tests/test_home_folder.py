@@ -13,7 +13,7 @@ import typer
 from handclip import cli
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import load_config, parse_config
-from handclip.config.section import Section
+from handclip.config.section import ConfigSection
 from handclip.config.study import StudyConfig, load_study, plan_experiments
 from handclip.errors import ConfigError
 from handclip.files import at_home
@@ -37,7 +37,7 @@ def mentions_path(hint: Any) -> bool:
     return hint is Path or any(mentions_path(part) for part in get_args(hint))
 
 
-def sections(kind: type[Section] = Section) -> Iterator[type[Section]]:
+def sections(kind: type[ConfigSection] = ConfigSection) -> Iterator[type[ConfigSection]]:
     for one in kind.__subclasses__():
         yield from (one, *sections(one))
 
@@ -53,7 +53,7 @@ EXPERIMENT = [key for section, key in PATHS if section is ExperimentConfig]
 
 def test_the_paths_that_a_config_holds_are_these() -> None:
     assert {"data_root", "manifest", "resume_from", "checkpoint", "save_dir"} <= set(EXPERIMENT)
-    others = [(section, key) for section, key in PATHS if section is not ExperimentConfig]
+    others = [(section, key) for section, key in PATHS if not issubclass(ExperimentConfig, section)]
     assert others == [(StudyConfig, "runs")]  # what another holds needs a line in a test below
 
 

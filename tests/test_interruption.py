@@ -30,8 +30,16 @@ def came() -> Iterator[list[int]]:
         signal.signal(number, handler)
 
 
-def send(signum: int) -> None:
-    os.kill(os.getpid(), signum)
+def send(*signals: int) -> None:
+    for signum in signals:
+        os.kill(os.getpid(), signum)
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process as `handclip`, of which nothing may end the tests."""
+    monkeypatch.setattr(interruption.os, "_exit", sys.exit)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/handclip"])
 
 
 @pytest.mark.parametrize(("signum", "code"), CODES)
@@ -54,11 +62,10 @@ IMPORTING = "import sends_a_signal"
 
 
 @pytest.fixture
-def module_that_sends_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A module in whose import SIGINT comes, where nothing may end the tests."""
+def module_that_sends_one(command_line: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A module in whose import SIGINT comes."""
     (tmp_path / "sends_a_signal.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(interruption.os, "_exit", sys.exit)
     yield
     sys.modules.pop("sends_a_signal", None)
 
@@ -79,11 +86,7 @@ def test_an_import_in_the_midst_of_work_lets_all_tidy_up(module_that_sends_one: 
 
 
 @pytest.mark.parametrize(("signum", "code"), CODES)
-def test_a_program_ends_with_what_shells_expect(
-    signum: int, code: int, came: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(interruption.os, "_exit", sys.exit)
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/handclip"])
+def test_a_program_ends_with_what_shells_expect(signum: int, code: int, command_line: None, came: list[int]) -> None:
     with pytest.raises(SystemExit) as ended, ending_at_once():
         send(signum)
     assert ended.value.code == code
@@ -100,9 +103,8 @@ def test_a_program_ends_with_what_shells_expect(
     ],
 )
 def test_imports_end_at_once_where_the_command_line_is_the_program_only(
-    program: str | None, ours: bool, came: list[int], monkeypatch: pytest.MonkeyPatch
+    program: str | None, ours: bool, command_line: None, came: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interruption.os, "_exit", sys.exit)
     monkeypatch.setattr(sys, "argv", [] if program is None else [program])
     with pytest.raises(SystemExit) if ours else nullcontext(), ending_at_once():
         send(signal.SIGINT)
@@ -110,20 +112,14 @@ def test_imports_end_at_once_where_the_command_line_is_the_program_only(
 
 
 def test_what_was_printed_is_not_lost_where_a_program_ends_at_once(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command_line: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interruption.os, "_exit", sys.exit)
-    monkeypatch.setattr(sys, "argv", ["handclip"])
     with open(os.dup(1), "w", buffering=10_000) as buffered, monkeypatch.context() as patch:  # noqa: PTH123
         patch.setattr(sys, "stdout", buffered)
         print("the comparison")
         with pytest.raises(SystemExit), ending_at_once():
             send(signal.SIGINT)
         assert capfd.readouterr().out == "the comparison\n"
-
-
-def test_an_interruption_is_no_error() -> None:
-    assert not issubclass(Interrupted, Exception | HandCLIPError)
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
@@ -139,15 +135,11 @@ def test_a_request_waits_for_a_good_moment(signum: int, came: list[int]) -> None
     assert came == [signum]
 
 
-def test_that_a_signal_was_heard_is_said_at_once(capfd: pytest.CaptureFixture[str]) -> None:
-    with stopping_later("Finishing this step."):
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert capfd.readouterr().err == "Finishing this step.\n"
-
-
-def test_a_second_signal_stops_at_once() -> None:
+@pytest.mark.parametrize("before", [[signal.SIGTERM], [signal.SIGHUP, signal.SIGTERM]])
+def test_a_second_signal_stops_at_once(before: list[int]) -> None:
+    """A terminal that is gone is no first warning."""
     with pytest.raises(Interrupted) as caught, stopping_later() as request:
-        send(signal.SIGTERM)
+        send(*before)
         assert request.signum == signal.SIGTERM
         send(signal.SIGINT)
         pytest.fail("the second one was noted only")
@@ -227,23 +219,15 @@ def test_a_signal_waits_for_the_step_while_another_thread_waits_for_a_batch() ->
 
 
 @pytest.mark.parametrize("block", [interruptible, stopping_later])
-def test_what_is_ignored_stays_ignored(block: type[interruptible]) -> None:
+def test_what_is_ignored_stays_ignored_and_what_would_end_the_process_is_handled(block: type[interruptible]) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell for what runs in the background, and `nohup`
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with block():
-        send(signal.SIGINT)
-        send(signal.SIGHUP)
-        send(signal.SIGINT)
+        send(signal.SIGINT, signal.SIGHUP, signal.SIGINT)
         with pytest.raises(Interrupted):
-            send(signal.SIGTERM)
-            send(signal.SIGTERM)
+            send(signal.SIGTERM, signal.SIGTERM)
     assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-
-
-def test_a_signal_that_would_end_the_process_is_handled() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with pytest.raises(Interrupted), interruptible():
-        send(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
@@ -251,38 +235,27 @@ def test_a_signal_that_would_end_the_process_is_handled() -> None:
 def test_a_terminal_that_is_gone_hurries_nobody(first: int) -> None:
     """The shell and the system both send it, and a session's manager after SIGTERM."""
     with stopping_later() as request:
-        send(first)
-        send(signal.SIGHUP)
-        send(signal.SIGHUP)
+        send(first, signal.SIGHUP, signal.SIGHUP)
         assert request.signum == first
     tidied = []
-    with pytest.raises(Interrupted) as caught, interruptible():
-        try:
-            with stopping_later() as request:
-                send(first)
-            request.raise_if_asked()
-        finally:
-            send(signal.SIGHUP)
-            tidied.append(True)
-    assert (caught.value.signum, tidied) == (first, [True])
+    for _ in range(2):  # the second time it is another one
+        with pytest.raises(Interrupted) as caught, interruptible():
+            try:
+                with stopping_later() as request:
+                    send(first)
+                request.raise_if_asked()
+            finally:
+                send(signal.SIGHUP)
+                tidied.append(caught)
+    assert (caught.value.signum, len(tidied)) == (first, 2)
 
 
-def test_a_terminal_that_is_gone_is_no_first_warning() -> None:
-    with pytest.raises(Interrupted) as caught, stopping_later() as request:
-        send(signal.SIGHUP)
+def test_that_a_signal_was_heard_is_said_at_once_where_there_is_a_screen(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stopping_later("Finishing this step."):
         send(signal.SIGTERM)
-        assert request.signum == signal.SIGTERM
-        send(signal.SIGTERM)
-    assert caught.value.signum == signal.SIGTERM
-
-
-def test_a_second_terminal_that_is_gone_is_another() -> None:
-    for _ in range(2):
-        with pytest.raises(Interrupted), interruptible():
-            send(signal.SIGHUP)
-
-
-def test_a_notice_for_a_closed_screen_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert capfd.readouterr().err == "Finishing this step.\n"
     monkeypatch.setattr(sys, "stderr", None)
     with stopping_later("Finishing this step.") as request:
         send(signal.SIGTERM)
@@ -301,27 +274,22 @@ def test_blocks_nest() -> None:
         assert inner.signum is None
 
 
-def test_an_error_inside_restores_what_was(came: list[int]) -> None:
-    for block in (interruptible, stopping_later):
-        with pytest.raises(ValueError, match="other"), block():
-            raise ValueError("other")
-    send(signal.SIGINT)
-    assert came == [signal.SIGINT]
-
-
-def test_another_thread_changes_nothing(came: list[int]) -> None:
-    before = [signal.getsignal(number) for number in SIGNALS]
-    seen = []
-
+def test_an_error_inside_restores_what_was_and_another_thread_changes_nothing(came: list[int]) -> None:
     def work() -> None:
         for block in (interruptible, stopping_later):
             with block():
                 seen.append([signal.getsignal(number) for number in SIGNALS])
 
+    before, seen = [signal.getsignal(number) for number in SIGNALS], []
+    for block in (interruptible, stopping_later):
+        with pytest.raises(ValueError, match="other"), block():
+            raise ValueError("other")
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
     assert seen == [before, before]
+    send(signal.SIGINT)
+    assert came == [signal.SIGINT]
 
 
 def test_a_library_that_replaces_the_exception_does_not_hide_the_signal() -> None:
@@ -339,9 +307,6 @@ def test_a_library_that_replaces_the_exception_does_not_hide_the_signal() -> Non
     with pytest.raises(Interrupted), stopping_later():
         signal.raise_signal(signal.SIGINT)
         Section().model_dump()
-    for handling in (interruptible, stopping_later):
-        with pytest.raises(ValueError, match="an error"), handling():
-            raise ValueError("an error")
 
 
 _LOSES_THE_SECOND = """

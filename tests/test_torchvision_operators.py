@@ -35,13 +35,12 @@ def test_the_finder_is_installed_once_and_steps_aside(monkeypatch: pytest.Monkey
     assert finder.find_spec("json", None) is None and sys.meta_path == [finder] and not declared
     assert finder.find_spec("torchvision", None) is None
     assert declared == [True] and sys.meta_path == []
-
-
-def test_nothing_is_watched_where_torchvision_is_imported_already(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torchvision", sys)
-    monkeypatch.setattr(sys, "meta_path", [])
+    monkeypatch.setitem(sys.modules, "torchvision", sys)  # where it is imported already
     operators.prepare_torchvision_import()
     assert sys.meta_path == []
+    monkeypatch.undo()
+    monkeypatch.setattr(operators.PathFinder, "find_spec", lambda name: None)  # where there is none
+    assert operators.declare_missing_operators() is False
 
 
 def test_operators_are_declared_where_the_compiled_library_does_not_load() -> None:
@@ -54,8 +53,3 @@ def test_operators_are_declared_where_the_compiled_library_does_not_load() -> No
         "print(torch.ops.torchvision.nms.default)\n"
     )
     assert run_python(code).split() == ["True", "False", "torchvision.nms.default"]
-
-
-def test_no_torchvision_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operators.PathFinder, "find_spec", lambda name: None)
-    assert operators.declare_missing_operators() is False

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from handclip.audit.evaluation import audit_evaluation
-from handclip.audit.findings import AuditResult, Finding, Outcome
+from handclip.audit.findings import AuditResult, Finding, Outcome, guarded
 from handclip.audit.images import ImageChecker, audit_manifest
 from handclip.audit.places import Place, find_places
 from handclip.audit.study import audit_study
 from handclip.audit.training import audit_checkpoint, audit_training
 from handclip.errors import HandCLIPError
+from handclip.file_names import STUDY
 from handclip.locks import is_held
 
 __all__ = ["AuditResult", "Finding", "Outcome", "audit"]
@@ -56,8 +57,8 @@ def _audit(place: Place, images: ImageChecker) -> Iterator[Finding]:
     elif kind == "training":
         yield from audit_training(path, images)
     elif kind == "study":
-        yield from audit_study(path)
+        yield from guarded(STUDY, audit_study, path)
     elif kind == "manifest":
         yield from audit_manifest(path, images)
     else:
-        yield from audit_checkpoint(path)
+        yield from guarded(path.name, audit_checkpoint, path)

@@ -1,22 +1,22 @@
 """Whether an evaluation's numbers still follow from its features, its manifests and its model."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from io import StringIO
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-from handclip.audit.findings import Finding, Outcome, compared, guarded, same_number, shortened
-from handclip.audit.folder import check_folder, holds_text, kept_manifests, read_config
+from handclip.audit.findings import Finding, Outcome, compared, guarded
+from handclip.audit.folder import check_folder, kept_manifests, read_config
 from handclip.audit.images import ImageChecker, audit_manifest
 from handclip.audit.model import check_model
-from handclip.config.experiment import ExperimentConfig
+from handclip.config.experiment import DataConfig, ExperimentConfig
 from handclip.csv_files import csv_rows
 from handclip.datasets.manifest import Manifest
 from handclip.errors import HandCLIPError
 from handclip.file_names import FEATURES, METRICS_FILE, PER_QUERY, PER_SPLIT, PROVENANCE
 from handclip.files import opened_text, read_json_object
-from handclip.retrieval.feature_table import FeatureTable, images_of_draws, listed_path
+from handclip.retrieval.features import FeatureTable, images_of_draws, listed_path
 from handclip.retrieval.ranking import rank_draws
 from handclip.retrieval.summary import per_query_csv, per_split_csv, summarise
 from handclip.runs.artifacts import KeptFeatures, manifest_file, read_features
@@ -26,32 +26,23 @@ from handclip.runs.provenance import read_provenance
 
 _TABLES = (PER_SPLIT, PER_QUERY)
 
-_LATER = ("matched_queries", "tied_queries", "copied_queries")
-"""What evaluations by older versions have not counted."""
-
-
-_RECENT = '"tied_queries"'
-"""What stands in `metrics.json` since evaluations write checksums and provenance."""
-
 
 def audit_evaluation(folder: Path, images: ImageChecker) -> Iterator[Finding]:
     """Yield what is found of an evaluation."""
     complete = (folder / METRICS_FILE).exists()
-    recent = holds_text(folder / METRICS_FILE, _RECENT)
-    yield from check_folder(folder, _listed(folder), complete=complete, recent=recent)
-    if not complete:
+    yield from check_folder(folder, _listed(folder), complete=complete)
+    if complete:
+        yield from guarded(METRICS_FILE, _check_metrics, folder, images)
+    else:
         yield Finding(METRICS_FILE, Outcome.GONE, "not there: the evaluation was not finished; evaluate the run again")
-        return
 
-    def check() -> Iterator[Finding]:
-        metrics, config = read_json_object(folder / METRICS_FILE), read_config(folder)
-        for aspect in config.aspects:
-            yield from audit_manifest(manifest_file(folder, aspect), images)
-        yield from guarded("manifests", lambda: _check_manifests(folder, config, metrics))
-        yield from guarded("model", lambda: check_model(folder, config, metrics))
-        yield from guarded("numbers", lambda: _check_numbers(folder, config, metrics))
 
-    yield from guarded(METRICS_FILE, check)
+def _check_metrics(folder: Path, images: ImageChecker) -> Iterator[Finding]:
+    metrics, config = read_json_object(folder / METRICS_FILE), read_config(folder)
+    for aspect in config.aspects:
+        yield from audit_manifest(manifest_file(folder, aspect), images)
+    for what, check in (("manifests", _check_manifests), ("model", check_model), ("numbers", _check_numbers)):
+        yield from guarded(what, check, folder, config, metrics)
 
 
 def _listed(folder: Path) -> list[str]:
@@ -62,7 +53,7 @@ def _listed(folder: Path) -> list[str]:
         return evaluation_files(())
 
 
-def _check_manifests(folder: Path, config: ExperimentConfig, metrics: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_manifests(folder: Path, config: DataConfig, metrics: Mapping[str, Any]) -> Iterator[Finding]:
     manifests = kept_manifests(folder, config)
     own, of_each = combined_sha256(manifests), {aspect: manifest.sha256 for aspect, manifest in manifests.items()}
     beside = f"the manifests beside it, {own[:12]}"
@@ -101,7 +92,7 @@ def _check_numbers(folder: Path, config: ExperimentConfig, metrics: Mapping[str,
     computed = {"distinct_images": len(features.images)}
     yield compared(f"{METRICS_FILE}: distinct_images", metrics, computed, f"{len(features.images):,} features")
     for name, text in zip(_TABLES, (per_split_csv(rankings), per_query_csv(rankings, manifests)), strict=True):
-        yield from guarded(name, lambda name=name, text=text: [_compare_table(folder / name, text)])  # type: ignore[misc]
+        yield from guarded(name, _compare_table, folder / name, text)
 
 
 def _feature_table(config: ExperimentConfig, manifests: Mapping[str, Manifest], kept: KeptFeatures) -> FeatureTable:
@@ -126,36 +117,28 @@ def _compare_results(what: str, recorded: list[dict[str, Any]], computed: list[d
     for old, new in zip(recorded, computed, strict=False):
         setting = f"{what}: {new['gallery_protocol']}, flip {new['flip']}"
         found = f"all numbers of {new['num_splits']} draws, recomputed from {FEATURES}"
-        yield compared(setting, old, new, found, may_lack=_LATER)
+        yield compared(setting, old, new, found)
 
 
-def _compare_table(path: Path, text: str) -> Finding:
-    """Compare a CSV file with what it should hold, number by number; it may lack columns that later versions have."""
-    header, *computed = csv_rows(StringIO(text, newline=""))
-    try:
-        with opened_text(path) as file:
-            columns, *recorded = csv_rows(file)
-    except FileNotFoundError:
-        return Finding(path.name, Outcome.GONE, "not there")
-    if len(recorded) != len(computed):
-        return Finding(path.name, Outcome.DIFFERS, f"{len(recorded):,} rows, recomputed {len(computed):,}")
-    faults = [
-        f"line {line}: {column}: {old[column]} is recorded, recomputed {new[column]}"
-        for line, old, new in zip(count(2), _by(columns, recorded), _by(header, computed), strict=False)
-        for column in columns
-        if not _same_cell(old[column], new[column])
-    ]
-    if faults:
-        return Finding(path.name, Outcome.DIFFERS, shortened(faults))
-    return Finding(path.name, Outcome.MATCHES, f"{len(computed):,} rows, recomputed from {FEATURES}")
+def _compare_table(path: Path, text: str) -> Iterator[Finding]:
+    """Compare a CSV file with what it should hold, number by number."""
+    computed = _table(StringIO(text, newline=""))
+    with opened_text(path) as file:
+        recorded = _table(file)
+    yield compared(path.name, recorded, computed, f"{computed['rows']:,} rows, recomputed from {FEATURES}")
 
 
-def _by(columns: list[str], rows: Iterable[list[str]]) -> Iterator[dict[str, str]]:
-    return (dict(zip(columns, row, strict=True)) for row in rows)
+def _table(file: Iterable[str]) -> dict[str, Any]:
+    """Return the number of rows, and each row by its line."""
+    header, *rows = csv_rows(file)
+    lines = {f"line {line}": dict(zip(header, map(_value, row), strict=True)) for line, row in enumerate(rows, start=2)}
+    return {"rows": len(rows), **lines}
 
 
-def _same_cell(recorded: str, computed: str) -> bool:
-    try:
-        return recorded == computed or same_number(float(recorded), float(computed))
-    except ValueError:
-        return False
+def _value(cell: str) -> float | str:
+    """Return a number as such, but not a name such as 0001101."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            if str(kind(cell)) == cell:
+                return kind(cell)
+    return cell

@@ -1,10 +1,10 @@
 """What an audit has found: for each file or number, whether it is still what it was."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 from handclip.errors import HandCLIPError
 
@@ -12,6 +12,8 @@ _TOLERANCE = 1e-9
 """Recomputed numbers may differ by so much, which is what the order of a sum makes on another machine."""
 
 _SHOWN = 3
+
+P = ParamSpec("P")
 
 Kind = Literal["evaluation", "training", "checkpoint", "manifest", "study", "folder"]
 """What was audited; `folder` is one that may not be read, so that nobody knows what it holds."""
@@ -62,20 +64,21 @@ class AuditResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; `holds` is None where nothing could be checked."""
-        findings = [{"what": one.what, "outcome": str(one.outcome), "found": one.found} for one in self.findings]
         return {
             "place": str(self.place),
             "kind": self.kind,
             "holds": self.holds if self.checked else None,
             "counts": self.counts,
-            "findings": findings,
+            "findings": [asdict(finding) for finding in self.findings],
         }
 
 
-def guarded(what: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+def guarded(what: str, check: Callable[P, Iterable[Finding]], *args: P.args, **kwargs: P.kwargs) -> Iterator[Finding]:
     """Yield what a check finds; where it cannot read something, that is a finding too."""
     try:
-        yield from check()
+        yield from check(*args, **kwargs)
+    except FileNotFoundError as error:
+        yield Finding(what, Outcome.GONE, f"{error.filename} is not there")
     except HandCLIPError as error:
         yield Finding(what, Outcome.DIFFERS, str(error))
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
@@ -83,7 +86,7 @@ def guarded(what: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Findi
         yield Finding(what, Outcome.DIFFERS, f"is not what HandCLIP writes, and was damaged or changed ({fault})")
 
 
-def compared(what: str, recorded: Any, computed: Any, found: str, *, may_lack: Collection[str] = ()) -> Finding:
+def compared(what: str, recorded: Any, computed: Any, found: str) -> Finding:
     """Compare what a file says with what was computed anew.
 
     Args:
@@ -91,26 +94,23 @@ def compared(what: str, recorded: Any, computed: Any, found: str, *, may_lack: C
         recorded: plain values, as read from JSON.
         computed: the same; `recorded` may have further keys.
         found: what to say where they agree.
-        may_lack: keys that files of older versions do not have.
     """
-    faults = list(differences(recorded, {key: value for key, value in computed.items() if key not in may_lack}))
-    later = {key: value for key, value in computed.items() if key in may_lack and key in recorded}
-    faults += differences(recorded, later)
+    faults = list(_differences(recorded, computed))
     return Finding(what, Outcome.DIFFERS, shortened(faults)) if faults else Finding(what, Outcome.MATCHES, found)
 
 
-def differences(recorded: Any, computed: Any, where: str = "") -> Iterator[str]:
+def _differences(recorded: Any, computed: Any, where: str = "") -> Iterator[str]:
     """Yield each value that is not as computed, by its keys."""
     if isinstance(computed, dict) and isinstance(recorded, dict):
         for key, value in computed.items():
             inner = f"{where}.{key}" if where else str(key)
             if key in recorded:
-                yield from differences(recorded[key], value, inner)
+                yield from _differences(recorded[key], value, inner)
             else:
                 yield f"{inner}: nothing is recorded, recomputed {value}"
     elif isinstance(computed, list) and isinstance(recorded, list) and len(computed) == len(recorded):
         for number, (old, new) in enumerate(zip(recorded, computed, strict=True)):
-            yield from differences(old, new, f"{where}[{number}]")
+            yield from _differences(old, new, f"{where}[{number}]")
     elif not _same(recorded, computed):
         yield f"{where}: {recorded} is recorded, recomputed {computed}"
 
@@ -121,11 +121,7 @@ def shortened(faults: list[str]) -> str:
     return "; ".join(faults[:_SHOWN]) + more
 
 
-def same_number(recorded: float, computed: float) -> bool:
-    """Whether two numbers are the same but for the order of a sum; NaN is the same as nothing."""
-    return abs(recorded - computed) <= _TOLERANCE
-
-
 def _same(recorded: Any, computed: Any) -> bool:
+    """Whether two values are the same, numbers but for the order of a sum; NaN is the same as nothing."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (recorded, computed))
-    return same_number(recorded, computed) if numbers else bool(recorded == computed)
+    return abs(recorded - computed) <= _TOLERANCE if numbers else bool(recorded == computed)

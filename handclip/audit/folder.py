@@ -6,39 +6,26 @@ from pathlib import Path
 
 from handclip.audit.findings import Finding, Outcome, guarded
 from handclip.checksums import read_checksums, sha256_of
-from handclip.config.experiment import ExperimentConfig
+from handclip.config.experiment import DataConfig, ExperimentConfig
 from handclip.config.loading import parse_config, read_yaml
 from handclip.datasets.manifest import Manifest
 from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.file_names import CHECKSUMS, CONFIG, PROVENANCE
-from handclip.files import opened
 from handclip.plurals import counted
 from handclip.runs.artifacts import manifest_file
 from handclip.runs.provenance import FINISHED, content_sha256, other_code, read_provenance, sessions_of
 
 
-def check_folder(folder: Path, names: Iterable[str], *, complete: bool, recent: bool) -> Iterator[Finding]:
+def check_folder(folder: Path, names: Iterable[str], *, complete: bool) -> Iterator[Finding]:
     """Yield what is found of a run's files, whatever kind of run it is.
 
     Args:
         folder: of the run.
         names: the files that a run of its kind vouches for with checksums when it has ended.
         complete: it has ended; one that has not may lack its checksums, or some of them.
-        recent: what it has measured shows that it is not by an older version, which wrote neither checksums nor
-            provenance. Either of these shows it as well.
     """
-    recent = recent or any((folder / name).exists() for name in (CHECKSUMS, PROVENANCE))
-    yield from guarded(CHECKSUMS, lambda: _check_checksums(folder, names, complete, recent))
-    yield from guarded(PROVENANCE, lambda: _check_provenance(folder, complete, recent))
-
-
-def holds_text(path: Path, text: str) -> bool:
-    """Whether a text is anywhere in a file, which may be damaged or not there."""
-    try:
-        with opened(path) as file:
-            return text.encode() in file.read()
-    except OSError:
-        return False
+    yield from guarded(CHECKSUMS, _check_checksums, folder, names, complete)
+    yield from guarded(PROVENANCE, _check_provenance, folder, complete)
 
 
 def read_config(folder: Path) -> ExperimentConfig:
@@ -50,7 +37,7 @@ def read_config(folder: Path) -> ExperimentConfig:
     return parse_config(read_yaml(folder / CONFIG), source=str(folder / CONFIG))
 
 
-def kept_manifests(folder: Path, config: ExperimentConfig) -> dict[str, Manifest]:
+def kept_manifests(folder: Path, config: DataConfig) -> dict[str, Manifest]:
     """Return the manifests that an evaluation has kept, by aspect.
 
     Raises:
@@ -123,7 +110,7 @@ def _places(path: str, folder: Path) -> list[Path]:
     return places
 
 
-def _check_checksums(folder: Path, names: Iterable[str], complete: bool, recent: bool) -> Iterator[Finding]:
+def _check_checksums(folder: Path, names: Iterable[str], complete: bool) -> Iterator[Finding]:
     try:
         known = read_checksums(folder)
     except DamagedFileError as error:
@@ -133,45 +120,37 @@ def _check_checksums(folder: Path, names: Iterable[str], complete: bool, recent:
                 yield Finding(path.name, Outcome.NOT_CHECKED, f"its hash, as {CHECKSUMS} is not sound")
         return
     if known is None:
-        yield _lacking(CHECKSUMS, complete, recent, "damage of its files is found only where it can be recomputed")
+        yield _lacking(CHECKSUMS, complete, "damage of its files is found only where it can be recomputed")
         return
     for name, recorded in known.items():
         if not (folder / name).exists():
             yield Finding(name, Outcome.GONE, f"{CHECKSUMS} names it, and it is not there")
-        elif (found := sha256_of(folder / name)) != recorded:
-            yield Finding(name, Outcome.DIFFERS, f"SHA-256 {found[:12]}, but {CHECKSUMS} says {recorded[:12]}")
         else:
-            yield Finding(name, Outcome.MATCHES, f"SHA-256 {found[:12]}")
-    unlisted = [name for name in names if name not in known] if complete else []
-    for name in unlisted:
+            yield _same_hash(name, "SHA-256", sha256_of(folder / name), CHECKSUMS, recorded)
+    for name in [name for name in names if name not in known] if complete else []:
         outcome = Outcome.DIFFERS if (folder / name).exists() else Outcome.GONE
         why = "as a run that has ended does: somebody took its line out, or a kill came just before it was written"
         yield Finding(name, outcome, f"{CHECKSUMS} does not list it, {why}")
 
 
-def _lacking(name: str, complete: bool, recent: bool, consequence: str) -> Finding:
+def _lacking(name: str, complete: bool, consequence: str) -> Finding:
     """Say why a file that vouches for the others is not there; it must not be enough to remove it."""
-    if not recent:
-        return Finding(name, Outcome.NOT_CHECKED, "not there: the run is by an older version")
     if not complete:
         return Finding(name, Outcome.NOT_CHECKED, "not there: the run has not ended")
     why = "not there, although this version writes it: somebody removed it, or a kill came just before it"
     return Finding(name, Outcome.GONE, f"{why}; {consequence}")
 
 
-def _check_provenance(folder: Path, complete: bool, recent: bool) -> Iterator[Finding]:
+def _check_provenance(folder: Path, complete: bool) -> Iterator[Finding]:
     provenance = read_provenance(folder)
     if provenance is None:
-        consequence = "where the run comes from cannot be checked"
-        yield _lacking(PROVENANCE, complete, recent, consequence)
+        yield _lacking(PROVENANCE, complete, "where the run comes from cannot be checked")
         return
-    sessions = sessions_of(provenance, ended=True)
-    last = sessions[-1]
-    if last["exit"] == FINISHED:
-        times = f"finished at {last['ended']}, in {counted(len(sessions), 'session')}"
-        yield Finding(PROVENANCE, Outcome.MATCHES, f"its own hash; {times}")
-    else:
-        yield Finding(PROVENANCE, Outcome.MATCHES, "its own hash")
+    *_, last = sessions = sessions_of(provenance, ended=True)
+    finished = last["exit"] == FINISHED
+    times = f"; finished at {last['ended']}, in {counted(len(sessions), 'session')}" if finished else ""
+    yield Finding(PROVENANCE, Outcome.MATCHES, f"its own hash{times}")
+    if not finished:
         yield Finding("last session", Outcome.NOTE, f"begun at {last['started']}: {last['exit']}")
     if sentence := other_code(provenance):
         yield Finding("code", Outcome.NOTE, sentence)
@@ -180,8 +159,10 @@ def _check_provenance(folder: Path, complete: bool, recent: bool) -> Iterator[Fi
         yield Finding(CONFIG, Outcome.NOT_CHECKED, "not there: the evaluation has not ended")
         return
     found = content_sha256(read_yaml(folder / CONFIG))
-    if found == provenance["config_sha256"]:
-        yield Finding(CONFIG, Outcome.MATCHES, f"the config hash of {PROVENANCE}, {found[:12]}")
-    else:
-        recorded = provenance["config_sha256"]
-        yield Finding(CONFIG, Outcome.DIFFERS, f"config hash {found[:12]}, but {PROVENANCE} says {recorded[:12]}")
+    yield _same_hash(CONFIG, "config hash", found, PROVENANCE, provenance["config_sha256"])
+
+
+def _same_hash(name: str, kind: str, found: str, recorded_in: str, recorded: str) -> Finding:
+    if found == recorded:
+        return Finding(name, Outcome.MATCHES, f"{kind} {found[:12]}, as {recorded_in} says")
+    return Finding(name, Outcome.DIFFERS, f"{kind} {found[:12]}, but {recorded_in} says {recorded[:12]}")

@@ -63,17 +63,17 @@ class ImageChecker:
 
 def audit_manifest(path: Path, images: ImageChecker) -> Iterator[Finding]:
     """Yield what is found of a manifest."""
+    yield from guarded(path.name, _audit_manifest, path, images)
 
-    def check() -> Iterator[Finding]:
-        if not path.exists():
-            yield Finding(path.name, Outcome.GONE, "not there")
-            return
-        manifest = Manifest.load(path)
-        yield Finding(path.name, Outcome.MATCHES, f"its own hash, {manifest.sha256[:12]}")
-        if breaches := check_protocol(manifest):
-            yield Finding("protocol", Outcome.DIFFERS, shortened(breaches))
-        else:
-            yield Finding("protocol", Outcome.MATCHES, f"{len(manifest.draws)} draws keep to it")
-        yield from images.check(path.name, manifest)
 
-    yield from guarded(path.name, check)
+def _audit_manifest(path: Path, images: ImageChecker) -> Iterator[Finding]:
+    if not path.exists():
+        yield Finding(path.name, Outcome.GONE, "not there")
+        return
+    manifest = Manifest.load(path)
+    yield Finding(path.name, Outcome.MATCHES, f"its own hash, {manifest.sha256[:12]}")
+    if breaches := check_protocol(manifest):
+        yield Finding("protocol", Outcome.DIFFERS, shortened(breaches))
+    else:
+        yield Finding("protocol", Outcome.MATCHES, f"{len(manifest.draws)} draws keep to it")
+    yield from images.check(path.name, manifest)

@@ -12,7 +12,6 @@ from handclip.datasets.manifest import Manifest
 from handclip.file_names import METRICS_FILE, PROVENANCE, RESULT
 from handclip.models.checkpoint import Checkpoint
 from handclip.models.registry import family_of
-from handclip.runs.earlier_evaluation import LATER
 from handclip.runs.evaluated_model import checkpoint_path, evaluates_baseline, load_evaluated_model
 from handclip.runs.evaluation_spec import (
     asked_for,
@@ -60,11 +59,11 @@ def check_model(folder: Path, config: ExperimentConfig, metrics: Mapping[str, An
 
 def _compare_end(metrics: Mapping[str, Any], ended: bool | None) -> Iterator[Finding]:
     """Say where the model was evaluated before its training had ended; None where its records are not here."""
-    recorded = metrics.get("training_ended")
+    recorded = metrics["training_ended"]
     if recorded is False:
         since = ", and has since: evaluate the run again" if ended else ""
         yield Finding("training", Outcome.NOTE, f"had not ended when its best model until then was evaluated{since}")
-    elif "training_ended" in metrics and ended is False:
+    elif ended is False:
         said = f"training_ended: {recorded} is recorded, but {RESULT} of that training is not there"
         yield Finding(f"{METRICS_FILE}: training_ended", Outcome.DIFFERS, said)
 
@@ -105,4 +104,4 @@ def _known(
 def _compare_identity(metrics: Mapping[str, Any], computed: Mapping[str, Any]) -> Finding:
     """Compare what an evaluation is told from others by."""
     identity = json.loads(json.dumps({key: value for key, value in computed.items() if key not in _ELSEWHERE}))
-    return compared(f"{METRICS_FILE}: identity", metrics, identity, ", ".join(identity), may_lack=LATER)
+    return compared(f"{METRICS_FILE}: identity", metrics, identity, ", ".join(identity))

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from handclip.audit.findings import Finding, Outcome, compared, guarded
-from handclip.audit.folder import check_folder, holds_text, not_here, read_config, recorded_file
+from handclip.audit.folder import check_folder, not_here, read_config, recorded_file
 from handclip.audit.images import ImageChecker, audit_manifest
 from handclip.checksums import sha256_of
-from handclip.config.experiment import ExperimentConfig
+from handclip.config.experiment import ExperimentConfig, TrainingConfig
 from handclip.csv_files import csv_rows
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import manifests_cache, named_manifest, places_of_manifests
@@ -25,41 +25,30 @@ from handclip.runs.snapshots import Snapshots
 def audit_training(folder: Path, images: ImageChecker) -> Iterator[Finding]:
     """Yield what is found of a training run."""
     complete = (folder / RESULT).exists()
-    recent = holds_text(folder / RESULT, '"checkpoint_sha256"')
-    yield from check_folder(folder, RECORDS, complete=complete, recent=recent)
-    if not complete:
-        yield Finding(
-            RESULT, Outcome.NOT_CHECKED, "not there: training has not ended; `handclip train --resume` goes on"
-        )
-        yield from guarded(STATES, lambda: _check_states(folder))
+    yield from check_folder(folder, RECORDS, complete=complete)
+    if complete:
+        yield from guarded(RESULT, _check_result, folder, images)
         return
+    yield Finding(RESULT, Outcome.NOT_CHECKED, "not there: training has not ended; `handclip train --resume` goes on")
+    yield from guarded(STATES, _check_states, folder)
 
-    def check() -> Iterator[Finding]:
-        result, config = read_json_object(folder / RESULT), read_config(folder)
-        provenance = read_provenance(folder) or {}
-        for which in ("checkpoint", "last_checkpoint"):
-            yield from guarded(which, lambda which=which: _check_own(which, folder, result, provenance))  # type: ignore[misc]
-        yield from guarded(HISTORY, lambda: [_check_history(folder, config, result)])
-        if provenance:
-            yield from guarded(PROVENANCE, lambda: [_check_manifests(result, provenance)])
-        yield from _check_data(folder, config, result, images)
 
-    yield from guarded(RESULT, check)
+def _check_result(folder: Path, images: ImageChecker) -> Iterator[Finding]:
+    result, config = read_json_object(folder / RESULT), read_config(folder)
+    provenance = read_provenance(folder) or {}
+    for which in ("checkpoint", "last_checkpoint"):
+        yield from guarded(which, _check_own, which, folder, result, provenance)
+    yield from guarded(HISTORY, _check_history, folder, config, result)
+    if provenance:
+        yield from guarded(PROVENANCE, _check_manifests, result, provenance)
+    yield from _check_data(folder, config, result, images)
 
 
 def audit_checkpoint(path: Path) -> Iterator[Finding]:
     """Yield what is found of a checkpoint by itself."""
-
-    def check() -> Iterator[Finding]:
-        checkpoint = Checkpoint.load(path)
-        weights = weights_sha256(checkpoint.model_state)
-        yield Finding(
-            path.name,
-            Outcome.MATCHES,
-            f"its own hash; {checkpoint.run}, epoch {checkpoint.epoch}, weights_sha256 {weights[:12]}",
-        )
-
-    yield from guarded(path.name, check)
+    checkpoint = Checkpoint.load(path)
+    facts = f"epoch {checkpoint.epoch}, weights_sha256 {weights_sha256(checkpoint.model_state)[:12]}"
+    yield Finding(path.name, Outcome.MATCHES, f"its own hash; {checkpoint.run}, {facts}")
 
 
 def _check_states(folder: Path) -> Iterator[Finding]:
@@ -69,9 +58,8 @@ def _check_states(folder: Path) -> Iterator[Finding]:
     if newest is None:
         yield Finding(STATES, Outcome.NOT_CHECKED, "no state was saved yet")
     else:
-        yield Finding(
-            f"checkpoints/{newest.name}", Outcome.MATCHES, "the newest whole state, which training goes on from"
-        )
+        found = "the newest whole state, which training goes on from"
+        yield Finding(f"checkpoints/{newest.name}", Outcome.MATCHES, found)
 
 
 def _check_own(which: str, folder: Path, result: Mapping[str, Any], provenance: Mapping[str, Any]) -> Iterator[Finding]:
@@ -80,9 +68,8 @@ def _check_own(which: str, folder: Path, result: Mapping[str, Any], provenance: 
     if path is None:
         yield not_here(which, result[which], folder)
         return
-    if f"{which}_sha256" in result:
-        computed = {f"{which}_sha256": sha256_of(path)}
-        yield compared(f"{RESULT}: {which}_sha256", result, computed, f"the bytes of {path}")
+    computed = {f"{which}_sha256": sha256_of(path)}
+    yield compared(f"{RESULT}: {which}_sha256", result, computed, f"the bytes of {path}")
     checkpoint = Checkpoint.load(path)
     facts: dict[str, Any] = {"run": checkpoint.run, "manifest_sha256": checkpoint.manifest_sha256}
     facts |= {"best_epoch" if which == "checkpoint" else "epochs": checkpoint.epoch}
@@ -90,12 +77,11 @@ def _check_own(which: str, folder: Path, result: Mapping[str, Any], provenance: 
     key = "weights_sha256" if which == "checkpoint" else "last_weights_sha256"
     if key in provenance:
         weights = weights_sha256(checkpoint.model_state)
-        yield compared(
-            f"{PROVENANCE}: {key}", provenance, {key: weights}, f"the weights in {path.name}, {weights[:12]}"
-        )
+        found = f"the weights in {path.name}, {weights[:12]}"
+        yield compared(f"{PROVENANCE}: {key}", provenance, {key: weights}, found)
 
 
-def _check_history(folder: Path, config: ExperimentConfig, result: Mapping[str, Any]) -> Finding:
+def _check_history(folder: Path, config: TrainingConfig, result: Mapping[str, Any]) -> Iterator[Finding]:
     """Select the best epoch again: of equals the later one, and the last where nothing was validated."""
     with opened_text(folder / HISTORY) as file:
         header, *rows = csv_rows(file)
@@ -107,16 +93,18 @@ def _check_history(folder: Path, config: ExperimentConfig, result: Mapping[str, 
         best = int(result["best_epoch"])
         said = f"the best is {best} as it was trained first; {RESULT} says that it was trained again, and that is here"
     computed = {"epochs": len(history), "best_epoch": best}
-    return compared(HISTORY, result, computed, f"{len(history)} epochs, {said}")
+    yield compared(HISTORY, result, computed, f"{len(history)} epochs, {said}")
 
 
-def _check_manifests(result: Mapping[str, Any], provenance: Mapping[str, Any]) -> Finding:
+def _check_manifests(result: Mapping[str, Any], provenance: Mapping[str, Any]) -> Iterator[Finding]:
     """Compare the data that the run began with and those that it ended with."""
     began, ended = combined_hash(provenance["manifest_sha256"]), result["manifest_sha256"]
     what = f"{PROVENANCE}: manifest_sha256"
     if began == ended:
-        return Finding(what, Outcome.MATCHES, f"{RESULT}, {ended[:12]}")
-    return Finding(what, Outcome.DIFFERS, f"the run began with manifest {began[:12]}, but {RESULT} says {ended[:12]}")
+        yield Finding(what, Outcome.MATCHES, f"{RESULT}, {ended[:12]}")
+    else:
+        found = f"the run began with manifest {began[:12]}, but {RESULT} says {ended[:12]}"
+        yield Finding(what, Outcome.DIFFERS, found)
 
 
 def _check_data(
@@ -129,16 +117,15 @@ def _check_data(
         advice = "its evaluation keeps a copy of the manifest"
         yield Finding("manifests", Outcome.NOT_CHECKED, f"{named} is not there; {advice}")
         return
-    files = next((files for files in found if _hash_of(files) == result["manifest_sha256"]), found[0])
+    # Of damaged ones it is said when they are checked.
+    files = next((files for files in found if _hash_if_whole(files) == result["manifest_sha256"]), found[0])
     for file in files.values():
         yield from audit_manifest(file, images)
-
-    def check() -> Iterator[Finding]:
-        now = combined_sha256({aspect: Manifest.load(file) for aspect, file in files.items()})
+    if now := _hash_if_whole(files):
         place = next(iter(files.values())).parent if config.manifest is None else config.manifest
         yield compared(f"{RESULT}: manifest_sha256", result, {"manifest_sha256": now}, f"{place}, {now[:12]}")
-
-    yield from guarded("manifests", check)
+    else:
+        yield Finding(f"{RESULT}: manifest_sha256", Outcome.NOT_CHECKED, "a manifest cannot be read")
 
 
 def _manifest_files(folder: Path, config: ExperimentConfig) -> Iterator[dict[str, Path]]:
@@ -158,8 +145,7 @@ def _manifest_files(folder: Path, config: ExperimentConfig) -> Iterator[dict[str
                 yield files
 
 
-def _hash_of(files: Mapping[str, Path]) -> str:
-    """Return the hash of some manifests; nothing of damaged ones, of which it is said when they are checked."""
+def _hash_if_whole(files: Mapping[str, Path]) -> str:
     try:
         return combined_sha256({aspect: Manifest.load(file) for aspect, file in files.items()})
     except HandCLIPError:

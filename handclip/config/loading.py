@@ -1,19 +1,16 @@
 """From a YAML file (and `--set key=value`) to an `ExperimentConfig`, with errors that name the file and the key."""
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
-from handclip.config.experiment import Augmentation, ExperimentConfig, Reranking, aspects_of
-from handclip.config.losses import LOSS_TYPES, suggest_loss
+from handclip.config.experiment import DataConfig, ExperimentConfig, aspects_of
+from handclip.config.mistakes import blame, cut, explained
 from handclip.config.naming import run_name
-from handclip.config.section import Section
 from handclip.config.yaml_text import load_yaml
-from handclip.errors import ConfigError, HandCLIPError, did_you_mean, missing_file, nearest
+from handclip.errors import ConfigError, HandCLIPError, missing_file
 from handclip.file_names import CONFIG, METRICS_FILE
 from handclip.files import is_file, is_folder, is_there, read_limited
 
@@ -135,7 +132,7 @@ def _validated(values: Mapping[str, Any], source: str, overrides: Sequence[str])
     try:
         return ExperimentConfig.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError("\n".join(blame(line, source, overrides) for line in _explain(error))) from error
+        raise explained(error, ExperimentConfig, source, overrides) from error
 
 
 def _with_models(
@@ -205,28 +202,9 @@ def _require_model(asked: ExperimentConfig, config: ExperimentConfig) -> None:
         raise ConfigError(f"{named}: the model of this run, {model}, is not there. {advice}")
 
 
-def _data_of(config: ExperimentConfig) -> str:
+def _data_of(config: DataConfig) -> str:
     place = config.manifest or config.data_root
     return f"{config.dataset} {config.aspect}" + (f" ({place})" if config.dataset == "folder" else "")
-
-
-def blame(line: str, source: str, overrides: Sequence[str]) -> str:
-    """Put in front of an error's line the `--set` that brought it in, or else the file.
-
-    Args:
-        line: `key.of.a.section: what is wrong`, or `unknown key 'key'...`.
-        source: the file.
-        overrides: `key=value`, the later ones first to blame.
-    """
-    unknown = line.removeprefix("unknown key '")
-    section = unknown.partition("'")[0]
-    about = re.sub(r"\[\d+\]", "", unknown).replace(": ", ".")
-    for override in reversed(overrides):
-        key = override.partition("=")[0].strip()
-        is_about = re.match(rf"{re.escape(key)}(?![\w-])", about)
-        if is_about or (unknown != line and key.startswith(f"{section}.")):
-            return f"--set {cut(override)}: {line}"
-    return f"{source}: {line}"
 
 
 def _parse_yaml(text: str, source: str) -> Any:
@@ -262,129 +240,3 @@ def apply_override(override: str, values: dict[str, Any]) -> None:
         target[section] = inner = dict(inner)
         target = inner
     target[last] = value
-
-
-_EXPECTED = {
-    "experiment": "letters, digits, dots, dashes and underscores, with a letter or digit first",
-    "model": "the name of a model, such as vitb16",
-    "quick_gelu": "true, false or auto",
-    "input_size": "a number of pixels above 0, or [height, width]",
-    "input_mean": "three numbers from 0 to 1, of red, green and blue",
-    "input_std": "three numbers above 0 and up to 1, of red, green and blue",
-    "freeze": "none, all, or all_but_last_2, say",
-    "device": "auto, cpu, mps, cuda or cuda:0, say",
-    "devices": "auto, or a number from 1 up",
-    "num_workers": "auto, or a number from 0 up",
-}
-"""What to say of the keys whose type pydantic describes by a pattern, or by several findings."""
-
-_SECTIONS: dict[str | int, type[Section]] = {"augmentation": Augmentation, "rerank": Reranking}
-
-
-def _explain(error: ValidationError) -> Iterator[str]:
-    """Turn pydantic's findings into lines that name the key."""
-    explained = set()
-    for finding in error.errors(include_url=False):
-        location = _location(finding["loc"])
-        field = location[0] if location else ""
-        if field in _EXPECTED and (finding["type"] != "missing" or location[1:]):
-            if field not in explained:
-                yield f"{field}: should be {_EXPECTED[field]} (got {_shown(finding['input'])})"
-            explained.add(field)
-        elif finding["type"] == "tuple_type" and location == ["losses"]:
-            such = "[{type: cross_entropy}, {type: triplet}]"
-            yield f"losses: should be a list, such as {such} (got {_shown(finding['input'])})"
-        elif finding["type"] == "extra_forbidden":
-            yield _unknown_key(location, finding["loc"])
-        elif finding["type"] == "missing":
-            yield f"{_dotted(location)}: is required"
-        elif finding["type"] in ("union_tag_not_found", "model_attributes_type"):
-            yield f"{_dotted(location)}: needs a type, such as {{type: triplet}} (got {_shown(finding['input'])})"
-        elif finding["type"] == "union_tag_invalid":
-            given = str(finding["ctx"]["tag"])
-            yield f"{_dotted(location)}.type: there is no loss '{given}'.{suggest_loss(given)}"
-        elif finding["type"] == "value_error":
-            message = str(finding["ctx"]["error"])
-            yield ": ".join(filter(None, [_dotted(location), message]))
-        else:
-            # YAML has lists and mappings; pydantic calls them tuples and dictionaries.
-            message = _lower_first(finding["msg"].replace("tuple", "list").replace("dictionary", "mapping"))
-            yield f"{_dotted(location)}: {message} (got {_shown(finding['input'])}){_meant(finding)}"
-
-
-def _meant(finding: ErrorDetails) -> str:
-    """Return the nearest of the words that a key may have, for one that it may not."""
-    if finding["type"] != "literal_error" or not isinstance(given := finding["input"], str):
-        return ""
-    hint = nearest(cut(given.lower()), re.findall(r"'([^']*)'", finding["ctx"]["expected"]))
-    return f".{hint}" if hint else ""
-
-
-def _location(path: Sequence[int | str]) -> list[str]:
-    """Return the keys and list positions of a finding, without the branches of unions that pydantic adds."""
-    if path[:1] == ("losses",):
-        return [cut(str(part)) for position, part in enumerate(path) if position != 2]
-    if path[:1] and path[0] in _SECTIONS:
-        return [cut(str(part)) for part in path]
-    return [cut(str(part)) for position, part in enumerate(path) if position == 0 or isinstance(part, int)]
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits
-        return "something too long to show"
-    return cut(text)
-
-
-def cut(text: str, length: int = 80) -> str:
-    """Return a text short enough for an error."""
-    return text if len(text) <= length else f"{text[:length]}…"
-
-
-def unknown_key(key: str, also: Sequence[str] = ()) -> str:
-    """Return what to say of a top-level key that no experiment file has.
-
-    Args:
-        key: the key.
-        also: keys that may stand beside an experiment's where it was found.
-    """
-    return _unknown_key([cut(key)], (key,), also)
-
-
-def _unknown_key(location: list[str], raw_location: tuple[int | str, ...], also: Sequence[str] = ()) -> str:
-    *section, key = location
-    if not section:
-        known = [*ExperimentConfig.model_fields, *also]
-        for loss in LOSS_TYPES.values():
-            if key in loss.model_fields and key != "type":
-                return f"unknown key '{key}': it is an option of a loss; put it under `losses: - type: {_tag(loss)}`"
-        for name, options in _SECTIONS.items():
-            if key in _keys(options):
-                return f"unknown key '{key}': it is an option of {name}; put it under `{name}:`"
-    elif section[0] == "losses":
-        known = list(LOSS_TYPES[str(raw_location[2])].model_fields)
-    else:
-        known = _keys(_SECTIONS[section[0]])
-    if section and key in ExperimentConfig.model_fields:
-        return f"unknown key '{_dotted(location)}': '{key}' belongs at the top level of the file"
-    return f"unknown key '{_dotted(location)}'.{did_you_mean(key, known)}"
-
-
-def _keys(section: type[Section]) -> list[str]:
-    return [field.alias or name for name, field in section.model_fields.items()]
-
-
-def _tag(loss: type[Any]) -> str:
-    return next(name for name, other in LOSS_TYPES.items() if other is loss)
-
-
-def _dotted(location: Sequence[str]) -> str:
-    text = ""
-    for part in location:
-        text += f"[{part}]" if part.isdigit() else f".{part}" if text else part
-    return text
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]

@@ -11,11 +11,11 @@ losses:
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from handclip.config.section import Section
+from handclip.config.section import ConfigSection
 from handclip.errors import ConfigError, did_you_mean
 
 SHORT_NAMES = {"ce": "cross_entropy"}
@@ -36,7 +36,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Radians = Annotated[float, AfterValidator(_check_radians)]
 
 
-class LossOptions(Section):
+class LossOptions(ConfigSection):
     """What every loss has: a type, a weight in the sum, and two facts that decide how it is fed.
 
     `needs_positives`: it compares images of one batch, so a batch must hold several images per identity.
@@ -148,19 +148,6 @@ class MultiSimilarityConfig(LossOptions):
     base: float = Field(0.5, ge=-1, le=1, description="cosine around which pairs are weighted")
 
 
-LOSS_TYPES: dict[str, type[LossOptions]] = {
-    "cross_entropy": CrossEntropyConfig,
-    "triplet": TripletConfig,
-    "center": CenterConfig,
-    "arcface": ArcFaceConfig,
-    "cosface": CosFaceConfig,
-    "subcenter_arcface": SubCenterArcFaceConfig,
-    "supcon": SupConConfig,
-    "circle": CircleConfig,
-    "multi_similarity": MultiSimilarityConfig,
-}
-
-
 def _with_long_name(loss: Any) -> Any:
     """Return one entry of the list with the long name of its type."""
     if isinstance(loss, Mapping) and isinstance(name := loss.get("type"), str):
@@ -168,7 +155,7 @@ def _with_long_name(loss: Any) -> Any:
     return loss
 
 
-LossConfig = Annotated[
+_AnyLoss = (
     CrossEntropyConfig
     | TripletConfig
     | CenterConfig
@@ -177,10 +164,10 @@ LossConfig = Annotated[
     | SubCenterArcFaceConfig
     | SupConConfig
     | CircleConfig
-    | MultiSimilarityConfig,
-    Field(discriminator="type"),
-    BeforeValidator(_with_long_name),
-]
+    | MultiSimilarityConfig
+)
+LossConfig = Annotated[_AnyLoss, Field(discriminator="type"), BeforeValidator(_with_long_name)]
+LOSS_TYPES: dict[str, type[LossOptions]] = {kind.model_fields["type"].default: kind for kind in get_args(_AnyLoss)}
 
 
 def suggest_loss(name: str) -> str:
@@ -209,8 +196,6 @@ def parse_loss(loss: LossConfig | Mapping[str, Any], where: str) -> LossConfig:
     try:
         return cast(LossConfig, LOSS_TYPES[name].model_validate(values))
     except ValidationError as error:
-        lines = []
-        for finding in error.errors():
-            key = ".".join([where, *map(str, finding["loc"])])
-            lines.append(f"{key}: {finding['msg'].removeprefix('Value error, ')}")
-        raise ConfigError("\n".join(lines)) from error
+        keys = [".".join([where, *map(str, finding["loc"])]) for finding in error.errors()]
+        said = [finding["msg"].removeprefix("Value error, ") for finding in error.errors()]
+        raise ConfigError("\n".join(map(": ".join, zip(keys, said, strict=True)))) from error

@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from handclip.config.experiment import ExperimentConfig, Reranking
+from handclip.config.experiment import COMPUTED_KEYS, ExperimentConfig, Reranking
 from handclip.config.losses import LOSS_TYPES, SHORT_NAMES
 
 _LONGEST_EXTRAS = 80
@@ -90,9 +90,8 @@ def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _changed(values: Mapping[str, Any]) -> dict[str, Any]:
     fields = ExperimentConfig.model_fields
-    ignored = ExperimentConfig.RUNTIME | ExperimentConfig.EVALUATION
     changed: dict[str, Any] = {}
-    for key in sorted((values.keys() & fields.keys()) - ignored):
+    for key in sorted(values.keys() & COMPUTED_KEYS):
         if key == "losses":
             losses = [_changed_options(loss) for loss in values[key]]
             if values["variant"] == "finetuned" and any(options.keys() != {"type"} for options in losses):

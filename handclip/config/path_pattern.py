@@ -99,23 +99,18 @@ def _divide(name: str, texts: Sequence[str], least: Sequence[int], longest: bool
     """
     if len(texts) == 1:
         return [] if name == texts[0] else None
+    if not longest:  # the same read backwards: what takes the most from the one end leaves the least to the other
+        back = _divide(name[::-1], [text[::-1] for text in reversed(texts)], least[::-1], longest=True)
+        return None if back is None else [value[::-1] for value in reversed(back)]
     first, *between, last = texts
     rest = name[len(first) : len(name) - len(last)]
     if not name.startswith(first) or not name.endswith(last) or len(name) < len(first) + len(last):
         return None
     values: list[str] = []
-    if longest:
-        for text, room in zip(reversed(between), reversed(least[1:]), strict=True):
-            place = rest.rfind(text, 0, max(len(rest) - room, 0))
-            if place < 0:
-                return None
-            values.insert(0, rest[place + len(text) :])
-            rest = rest[:place]
-        return [rest, *values] if len(rest) >= least[0] else None
-    for text, room in zip(between, least[:-1], strict=True):
-        place = rest.find(text, room)
+    for text, room in zip(reversed(between), reversed(least[1:]), strict=True):
+        place = rest.rfind(text, 0, max(len(rest) - room, 0))
         if place < 0:
             return None
-        values.append(rest[:place])
-        rest = rest[place + len(text) :]
-    return [*values, rest] if len(rest) >= least[-1] else None
+        values.insert(0, rest[place + len(text) :])
+        rest = rest[:place]
+    return [rest, *values] if len(rest) >= least[0] else None

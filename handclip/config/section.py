@@ -1,16 +1,19 @@
 """What every part of an experiment file has in common."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic.fields import FieldInfo
 
 from handclip.config.yaml_text import numbers_meant
 from handclip.files import at_home
 
+HomePath = Annotated[Path, BeforeValidator(lambda path: at_home(str(path)) if isinstance(path, (str, Path)) else path)]
+"""A path in which the home folder takes the place of a leading `~`."""
 
-class Section(BaseModel):
+
+class ConfigSection(BaseModel):
     """A part of the file: unknown keys are errors, values cannot change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
@@ -25,14 +28,10 @@ class Section(BaseModel):
                 _require_number(key, value, fields[key])
         return values
 
-    @model_validator(mode="before")
-    @classmethod
-    def _paths_from_home(cls, values: Any) -> Any:
-        """Put the home folder in place of `~` in every path."""
-        if not isinstance(values, dict):
-            return values
-        paths = {name for name, field in cls.model_fields.items() if _mentions(field.annotation, Path)}
-        return {key: _from_home(key, value) if key in paths else value for key, value in values.items()}
+    @property
+    def changed(self) -> set[str]:
+        """The keys whose value is not the default, so that a resolved config can be read again."""
+        return {key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default}
 
 
 def _require_number(key: str, value: Any, field: FieldInfo) -> None:
@@ -43,15 +42,6 @@ def _require_number(key: str, value: Any, field: FieldInfo) -> None:
             if isinstance(text, str) and (meant := numbers_meant(text)):
                 digits = " or ".join(meant)
                 raise ValueError(f"{key}: should be a number in plain digits, such as {digits} (got {text!r})")
-
-
-def _from_home(key: str, value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_from_home(key, one) for one in value]
-    try:
-        return at_home(str(value)) if isinstance(value, (str, Path)) else value
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
 
 
 def _mentions(annotation: Any, kind: type) -> bool:

@@ -29,10 +29,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from handclip.config.experiment import ExperimentConfig
-from handclip.config.loading import apply_override, blame, cut, on_other_data, parse_config, read_yaml, unknown_key
+from handclip.config.experiment import DataConfig, ExperimentConfig, TrainingConfig
+from handclip.config.loading import apply_override, on_other_data, parse_config, read_yaml
+from handclip.config.mistakes import cut, explained, unknown_key
 from handclip.config.naming import run_name
-from handclip.config.section import Section
+from handclip.config.section import ConfigSection, HomePath
 from handclip.errors import ConfigError, did_you_mean
 
 Keys = dict[str, Any]
@@ -58,7 +59,7 @@ MAX_EXPERIMENTS = 10_000
 """Of a study, evaluations on other data included."""
 
 
-class SyntheticSection(Section):
+class SyntheticSection(ConfigSection):
     """Hands to draw for `dataset: synthetic`."""
 
     identities: int = Field(60, ge=4)
@@ -68,7 +69,7 @@ class SyntheticSection(Section):
     seed: int = Field(0, ge=0)
 
 
-class StudyConfig(Section):
+class StudyConfig(ConfigSection):
     """A study file, before its experiments are spelled out."""
 
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -87,7 +88,7 @@ class StudyConfig(Section):
     """Trains from pre-trained weights, with cross-entropy; with each of `losses` where there is no stage 2."""
     stage2: Keys | None = None
     """Goes on from stage 1 with each of `losses`."""
-    runs: list[Path] = Field(default_factory=list)
+    runs: list[HomePath] = Field(default_factory=list)
     """Whole experiment files that belong to the study; they are run on all of `data`, with all of `seeds`."""
     evaluate_on: list[Keys] = Field(default_factory=list)
     """Other data that every trained model is evaluated on (cross-domain)."""
@@ -154,7 +155,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     try:
         return StudyConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(blame(line, str(path), overrides) for line in _explain(error))) from error
+        raise explained(error, StudyConfig, str(path), overrides) from error
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ def _stages(study: StudyConfig, label: str, model: Keys, given: Keys, source: st
         where = f"{source}, {stage} of {label}"
         values = {key: value for part in (study.common, *parts) for key, value in part.items()}
         if values.get("variant") == "baseline":
-            unread = ExperimentConfig.TRAINING - (study.stage0 or {}).keys()
+            unread = TrainingConfig.model_fields.keys() - (study.stage0 or {}).keys()
             values = {key: value for key, value in values.items() if key not in unread}
         return label, parse_config(values, where), values, where
 
@@ -270,7 +271,7 @@ def _on_other_data(
             yield other
 
 
-def _data_of(config: ExperimentConfig) -> tuple[str, ...]:
+def _data_of(config: DataConfig) -> tuple[str, ...]:
     return config.dataset, config.aspect, str(config.manifest), str(config.data_root), str(config.pattern)
 
 
@@ -294,17 +295,3 @@ def _single_aspects(entries: Sequence[Keys], study: StudyConfig, out: Path, wher
             )
         else:
             yield from ({**rest, "aspect": aspect} for aspect in aspects)
-
-
-def _explain(error: ValidationError) -> Iterator[str]:
-    for finding in error.errors(include_url=False):
-        where = ".".join(cut(str(part)) for part in finding["loc"])
-        if finding["type"] == "extra_forbidden":
-            section: type[Section] = SyntheticSection if finding["loc"][0] == "synthetic" else StudyConfig
-            yield f"unknown key '{where}'.{did_you_mean(str(finding['loc'][-1]), section.model_fields)}"
-        elif finding["type"] == "missing":
-            yield f"{where}: is required"
-        elif finding["type"] == "value_error":
-            yield ": ".join(filter(None, [where, str(finding["ctx"]["error"])]))
-        else:
-            yield f"{where}: {finding['msg'][:1].lower()}{finding['msg'][1:].replace('dictionary', 'mapping')}"

@@ -8,8 +8,10 @@ from pathlib import Path
 from handclip.datasets import hands11k, hd
 from handclip.datasets.duplicates import describe_learned
 from handclip.datasets.manifest import Draw, Manifest
+from handclip.datasets.summary import split_table
 from handclip.errors import DataError
 from handclip.files import found_in, is_folder
+from handclip.plurals import first_names
 
 
 @dataclass(frozen=True)
@@ -18,22 +20,34 @@ class ProtocolCounts:
 
     train_identities: int
     train_all: int
-    train: int
-    val: int
     test_identities: int
     test: int
-    query: int
     gallery_identities: int
     gallery: int
     gallery_all: int
 
+    @property
+    def val(self) -> int:
+        """One image of each identity that is trained on."""
+        return self.train_identities
+
+    @property
+    def train(self) -> int:
+        """The others of these identities."""
+        return self.train_all - self.val
+
+    @property
+    def query(self) -> int:
+        """All of test but one of each identity."""
+        return self.test - self.test_identities
+
 
 FULL_COUNTS = {
-    ("11k", "dorsal_r"): ProtocolCounts(72, 962, 890, 72, 71, 1042, 971, 71, 71, 290),
-    ("11k", "dorsal_l"): ProtocolCounts(73, 808, 735, 73, 73, 1061, 988, 73, 73, 290),
-    ("11k", "palmar_r"): ProtocolCounts(72, 977, 905, 72, 71, 988, 917, 71, 71, 290),
-    ("11k", "palmar_l"): ProtocolCounts(76, 1004, 928, 76, 75, 1023, 948, 75, 75, 290),
-    ("hd", "dorsal"): ProtocolCounts(251, 2407, 2156, 251, 251, 2243, 1992, 464, 1593, 0),
+    ("11k", "dorsal_r"): ProtocolCounts(72, 962, 71, 1042, 71, 71, 290),
+    ("11k", "dorsal_l"): ProtocolCounts(73, 808, 73, 1061, 73, 73, 290),
+    ("11k", "palmar_r"): ProtocolCounts(72, 977, 71, 988, 71, 71, 290),
+    ("11k", "palmar_l"): ProtocolCounts(76, 1004, 75, 1023, 75, 75, 290),
+    ("hd", "dorsal"): ProtocolCounts(251, 2407, 251, 2243, 464, 1593, 0),
 }
 
 
@@ -115,22 +129,17 @@ def _way_out(manifest: Manifest) -> str:
             "of a gallery, all images of that person); then make new manifests with `handclip prepare`, in another "
             "folder, and train on them"
         )
+    delete = "else delete the one that is in the wrong place"
+    make = "make new manifests with `handclip prepare`"
     if manifest.dataset == hands11k.DATASET:
         return (
-            "If HandInfo.csv gives one person two ids, correct it and make new manifests with `handclip prepare`, else "
-            "delete the one that is in the wrong place and make them with `handclip prepare --allow-missing`; in "
-            "another folder, and train on them"
+            f"If HandInfo.csv gives one person two ids, correct it and {make}, {delete} and make them with "
+            "`handclip prepare --allow-missing`; in another folder, and train on them"
         )
+    give = "put all images of that person into one folder"
     if manifest.dataset == hd.DATASET:
-        return (
-            "If the two of a pair are one person, give all images of that person the same number (<id>_<number>.jpg), "
-            "else delete the one that is in the wrong place; then make new manifests with `handclip prepare`, in "
-            "another folder, and train on them"
-        )
-    return (
-        "If the two of a pair are one person, put all images of that person into one folder, else delete the one that "
-        "is in the wrong place; then make new manifests with `handclip prepare`, in another folder, and train on them"
-    )
+        give = "give all images of that person the same number (<id>_<number>.jpg)"
+    return f"If the two of a pair are one person, {give}, {delete}; then {make}, in another folder, and train on them"
 
 
 def _mixed_splits(manifest: Manifest) -> Iterator[str]:
@@ -177,7 +186,8 @@ def _splits(manifest: Manifest) -> Iterator[str]:
 
 
 def _labels(manifest: Manifest) -> Iterator[str]:
-    if people := manifest.identities(manifest.distractors) & _own_identities(manifest):
+    own = manifest.identities({*manifest.train, *manifest.val, *manifest.test})
+    if people := manifest.identities(manifest.distractors) & own:
         yield f"distractors have the labels of own {_identities(manifest, people)}"
     if manifest.dataset == hands11k.DATASET:
         offsets = hands11k.DISTRACTOR_OFFSETS.get(manifest.aspect, {})
@@ -239,33 +249,20 @@ def _full_counts(manifest: Manifest) -> Iterator[str]:
         return
     if len(manifest.train_all) + len(manifest.test) != expected.train_all + expected.test:
         return
-    found = {
-        "train_all identities": (len(manifest.identities(manifest.train_all)), expected.train_identities),
-        "train_all images": (len(manifest.train_all), expected.train_all),
-        "train images": (len(manifest.train), expected.train),
-        "val images": (len(manifest.val), expected.val),
-        "test identities": (len(manifest.identities(manifest.test)), expected.test_identities),
-        "test images": (len(manifest.test), expected.test),
+    published = {
+        "train_all": (expected.train_identities, expected.train_all),
+        "train": (None, expected.train),
+        "val": (None, expected.val),
+        "test": (expected.test_identities, expected.test),
+        "query0": (None, expected.query),
+        "gallery0": (expected.gallery_identities, expected.gallery),
+        "gallery0_all": (expected.gallery_all, expected.gallery_all),
     }
-    for number, draw in enumerate(manifest.draws):
-        gallery_all_labels = len(manifest.identities(draw.gallery_all))
-        found |= {
-            f"query{number} images": (len(draw.query), expected.query),
-            f"gallery{number} identities": (len(manifest.identities(draw.gallery)), expected.gallery_identities),
-            f"gallery{number} images": (len(draw.gallery), expected.gallery),
-        }
-        if "gallery_all" in manifest.gallery_protocols:
-            found |= {
-                f"gallery{number}_all identities": (gallery_all_labels, expected.gallery_all),
-                f"gallery{number}_all images": (len(draw.gallery_all), expected.gallery_all),
-            }
-    for what, (count, published) in found.items():
-        if count != published:
-            yield f"{what}: {count:,}, where the complete data set has {published:,}"
-
-
-def _own_identities(manifest: Manifest) -> set[int]:
-    return manifest.identities({*manifest.train, *manifest.val, *manifest.test})
+    for row in split_table(manifest):
+        identities, images = published[row.split]
+        for what, count, wanted in (("identities", row.identities, identities), ("images", row.images, images)):
+            if wanted not in (None, count):
+                yield f"{row.split} {what}: {count:,}, where the complete data set has {wanted:,}"
 
 
 def _repeated(name: str, indices: tuple[int, ...]) -> Iterator[str]:
@@ -275,9 +272,9 @@ def _repeated(name: str, indices: tuple[int, ...]) -> Iterator[str]:
 
 def _images(manifest: Manifest, indices: Iterable[int]) -> str:
     paths = sorted(manifest.images[index].path for index in indices)
-    return f"{len(paths):,} images ({', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''})"
+    return f"{len(paths):,} images ({first_names(paths)})"
 
 
 def _identities(manifest: Manifest, identities: Iterable[int]) -> str:
     names = [manifest.identity_names.get(identity, str(identity)) for identity in sorted(identities)]
-    return f"{len(names):,} identities ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    return f"{len(names):,} identities ({first_names(names)})"

@@ -5,8 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from handclip.datasets.formats import ENDINGS, WHAT_READS, phone_format
-from handclip.datasets.images import IMAGE_EXTENSIONS
+from handclip.datasets.formats import ENDINGS, IMAGE_EXTENSIONS, WHAT_READS, phone_format
 from handclip.files import opened
 from handclip.plurals import counted
 
@@ -16,10 +15,16 @@ class Kind:
     """Files that are not read, although they are, or may hold, photographs."""
 
     one: str
-    many: str
     advice: str
     """What to do with them."""
     endings: str = ""
+    plural: str = ""
+    """Where that is not the singular and an s."""
+
+    @property
+    def many(self) -> str:
+        """What several are called."""
+        return self.plural or f"{self.one}s"
 
 
 def use_pattern(pattern: str) -> str:
@@ -28,69 +33,61 @@ def use_pattern(pattern: str) -> str:
 
 
 _SAVE = "save them as JPEG or PNG"
+_ASK = "ask for the right to read them"
 KINDS: Mapping[str, Kind] = {
-    "heic": Kind(
-        "HEIC photograph",
-        "HEIC photographs",
-        f"{WHAT_READS['HEIF']} reads them",
-        ENDINGS["HEIF"],
-    ),
-    "avif": Kind("AVIF photograph", "AVIF photographs", f"{WHAT_READS['AVIF']} reads them", ENDINGS["AVIF"]),
-    "jpeg_2000": Kind(
-        "JPEG 2000 photograph", "JPEG 2000 photographs", _SAVE, ".jp2 .j2k .j2c .jpc .jpf .jpx .jpm .jph"
-    ),
-    "jpeg_xl": Kind("JPEG XL photograph", "JPEG XL photographs", _SAVE, ".jxl"),
+    "heic": Kind("HEIC photograph", f"{WHAT_READS['HEIF']} reads them", ENDINGS["HEIF"]),
+    "avif": Kind("AVIF photograph", f"{WHAT_READS['AVIF']} reads them", ENDINGS["AVIF"]),
+    "jpeg_2000": Kind("JPEG 2000 photograph", _SAVE, ".jp2 .j2k .j2c .jpc .jpf .jpx .jpm .jph"),
+    "jpeg_xl": Kind("JPEG XL photograph", _SAVE, ".jxl"),
     "camera_raw": Kind(
         "camera raw file",
-        "camera raw files",
         "export them as JPEG or TIFF",
         ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .nef .nrw .orf .pef .ptx .raf "
         ".raw .rw2 .rwl .sr2 .srf .srw .x3f",
     ),
     "other_image": Kind(
         "image of another format",
-        "images of other formats",
         _SAVE,
         ".ai .bpg .dcm .djvu .emf .eps .exr .fits .hdp .hdr .ico .jps .jxr .pam "
         ".pcx .pfm .psb .psd .qoi .sgi .svg .svgz .tga .wdp .wmf .wsq .xcf",
+        "images of other formats",
     ),
-    "pdf": Kind("PDF document", "PDF documents", "save their pages as JPEG or PNG", ".pdf"),
+    "pdf": Kind("PDF document", "save their pages as JPEG or PNG", ".pdf"),
     "video": Kind(
         "video",
-        "videos",
         "save pictures of them as JPEG or PNG",
         ".3g2 .3gp .avi .flv .m2ts .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpeg .mpg .mts .ogv .webm .wmv",
     ),
     "archive": Kind(
-        "archive", "archives", "unpack them", ".7z .bz2 .cab .dmg .gz .iso .lzh .rar .tar .tbz2 .tgz .txz .xz .zip .zst"
+        "archive", "unpack them", ".7z .bz2 .cab .dmg .gz .iso .lzh .rar .tar .tbz2 .tgz .txz .xz .zip .zst"
     ),
     "ending": Kind(
         "image whose name does not end as that of an image",
-        "images whose names do not end as those of images",
         "give them the ending of their format, such as .jpg",
+        plural="images whose names do not end as those of images",
     ),
-    "not_jpg": Kind("image that is not .jpg", "images that are not .jpg", "save them as JPEG, as all of HD are"),
+    "not_jpg": Kind("image that is not .jpg", "save them as JPEG, as all of HD are", plural="images that are not .jpg"),
     "loose": Kind(
         "photograph in no identity's folder",
-        "photographs in no identity's folder",
         "put them into folders; or where their names begin with the identity, as in anna_1.jpg, "
         + use_pattern("{identity}_*"),
+        plural="photographs in no identity's folder",
     ),
     "nested": Kind(
         "photograph in a folder inside an identity's",
-        "photographs in folders inside an identity's",
         "move them up into the identity's folder",
+        plural="photographs in folders inside an identity's",
     ),
     "unmatched": Kind(
         "photograph that the pattern does not match",
-        "photographs that the pattern does not match",
         "write a pattern that does, if they belong to the data set",
+        plural="photographs that the pattern does not match",
     ),
-    "closed": Kind("folder that may not be read", "folders that may not be read", "ask for the right to read them"),
+    "closed": Kind("folder that may not be read", _ASK, plural="folders that may not be read"),
     "closed_inside": Kind(
         "folder inside an identity's that may not be read",
-        "folders inside an identity's that may not be read",
-        "ask for the right to read them",
+        _ASK,
+        plural="folders inside an identity's that may not be read",
     ),
 }
 """Each kind of what is left out, by the name that it has in a manifest."""

@@ -8,86 +8,53 @@ from handclip.config.experiment import SINGLE_ASPECT
 from handclip.config.path_pattern import PLAIN, PathPattern
 from handclip.datasets.duplicates import Pair, such_as
 from handclip.datasets.folder_listing import FolderListing
-from handclip.datasets.images import ImageFacts, Progress, inspect_images
+from handclip.datasets.inspection import ImageFacts, inspect_images
 from handclip.datasets.manifest import Manifest
+from handclip.datasets.preparation import Preparation
 from handclip.datasets.safe_paths import unicode_form
-from handclip.datasets.splits import Exclusions, Identity, SeededDraws, assemble_manifest
+from handclip.datasets.splits import Identity, SeededDraws, assemble_manifest
 from handclip.errors import DataError
 from handclip.files import is_folder
-from handclip.plurals import counted
+from handclip.plurals import counted, first_lines
 
 logger = logging.getLogger(__name__)
 
 DATASET = "folder"
 ASPECT = SINGLE_ASPECT[DATASET]
 
-_NAMED_PAIRS = 10
-"""How many of the photographs under two identities an error names: who mends them one by one would read all images
-anew for each."""
 
-
-def prepare_folder(
-    root: Path,
-    *,
-    seed: int = 0,
-    num_draws: int = 10,
-    allow_missing: bool = False,
-    pattern: str | None = None,
-    progress: Progress | None = None,
-) -> dict[str, Manifest]:
+def prepare_folder(preparation: Preparation) -> dict[str, Manifest]:
     """Make the manifest of a plain folder: half of the identities to train on, the other half to test.
 
     Identities with images are numbered in the code point order of their names. What is not read is counted and said,
     by kind, and so are identities without images. Of copies of a photograph of one identity, the very same under
     several names, the first by name is kept, and the others are left out and counted.
 
-    Args:
-        root: the folder of identity folders.
-        allow_missing: leave out and count unreadable images, and identities of which nothing is read while there is
-            something, instead of refusing.
-        pattern: says whose each photograph is by its path, see `PathPattern`; by default `{identity}/*`.
-
     Raises:
         DataError: there is no such folder, too few identities to train and test on, images are unreadable, nothing is
             read of an identity, the pattern matches nothing, one photograph is there under two identities, or the names
             of two differ in their Unicode form alone.
-        ValueError: the pattern is none.
     """
-    pattern = None if pattern == PLAIN else pattern
-    listing = _list_folder(root, pattern)
+    root = preparation.root
+    listing = _list_folder(root, preparation.pattern)
     listing.say_how_paths_are_read()
     _require_distinct(listing.paths_of, root)
-    lost = listing.left_out.require_nobody_lost(listing.without_images, allow_missing=allow_missing)
-    listing.left_out.report()
+    listing.left_out.report(listing.without_images, allow_missing=preparation.allow_missing)
     identity_of = {path: identity for identity, paths in listing.paths_of.items() for path in paths}
-    listed = list(identity_of)
-    facts = inspect_images(root, listed, allow_unreadable=allow_missing, progress=progress)
-    copies = _find_copies(root, {path: identity_of[path] for path in listed if path in facts}, facts, pattern)
+    facts = inspect_images(preparation, list(identity_of))
+    copies = _find_copies(preparation, {path: who for path, who in identity_of.items() if path in facts}, facts)
     used = facts.keys() - {copy for copy, _ in copies}
     usable = {name: tuple(path for path in paths if path in used) for name, paths in listing.paths_of.items()}
     with_images = {name: paths for name, paths in usable.items() if paths}
     identities = [Identity(label, name, paths) for label, (name, paths) in enumerate(with_images.items())]
-    seeded = SeededDraws(seed, DATASET, ASPECT)
-    train, test = _halves(identities, seeded, root)
-    manifest = assemble_manifest(
-        dataset=DATASET,
-        aspect=ASPECT,
-        seed=seed,
-        root=root,
-        identities=identities,
-        splits=seeded.split(train, test, num_draws),
-        facts=facts,
-        exclusions=Exclusions(
-            unreadable_images=len(listed) - len(facts),
-            ignored_files=len(listing.left_out.others),
-            empty_identities=len(listing.paths_of) - len(identities) - lost,
-            copied_images=len(copies),
-            unread_files=listing.left_out.counts,
-            unread_identities=lost,
-        ),
-        pattern=pattern,
+    seeded = SeededDraws(preparation.seed, DATASET, ASPECT)
+    splits = seeded.split(*_halves(identities, seeded, root), preparation.num_draws)
+    exclusions = listing.left_out.exclusions(
+        unreadable_images=len(identity_of) - len(facts),
+        empty_identities=len(listing.paths_of) - len(identities) - listing.left_out.unread_identities,
+        copied_images=len(copies),
     )
-    return {ASPECT: manifest}
+    return {ASPECT: assemble_manifest(preparation, ASPECT, identities, splits, facts, exclusions)}
 
 
 def describe_added(manifest: Manifest) -> str:
@@ -146,22 +113,21 @@ def _require_distinct(names: Iterable[str], root: Path) -> None:
 
 
 def _find_copies(
-    root: Path, identity_of: Mapping[str, str], facts: Mapping[str, ImageFacts], pattern: str | None
+    preparation: Preparation, identity_of: Mapping[str, str], facts: Mapping[str, ImageFacts]
 ) -> list[Pair]:
     """Return each image that is the very same photograph as an earlier one of its identity, with that one."""
     first: dict[str, str] = {}
     pairs = [(path, first.setdefault(facts[path].sha256, path)) for path in identity_of]
     copies = [(path, same) for path, same in pairs if path != same]
     if mixed := [(same, path) for path, same in copies if identity_of[path] != identity_of[same]]:
-        named = "; ".join(" and ".join(pair) for pair in mixed[:_NAMED_PAIRS])
-        more = f"; and {len(mixed) - _NAMED_PAIRS:,} more such" if len(mixed) > _NAMED_PAIRS else ""
+        # Many, as who mends them one by one would read all images anew for each.
+        named = "; ".join(first_lines([" and ".join(pair) for pair in mixed]))
         who = " and ".join(identity_of[path] for path in mixed[0]) if len(mixed) == 1 else "the two of a pair"
-        say_so = (
-            "put all their images into one folder" if pattern is None else "let the paths of all their images say so"
-        )
+        in_one = "put all their images into one folder"
+        say_so = in_one if preparation.pattern is None else "let the paths of all their images say so"
         raise DataError(
-            f"{root} holds the very same photograph under two identities: {named}{more}. If {who} are one person, "
-            f"{say_so}; if they are two, delete the copy that is in the wrong one"
+            f"{preparation.root} holds the very same photograph under two identities: {named}. If {who} are one "
+            f"person, {say_so}; if they are two, delete the copy that is in the wrong one"
         )
     if copies:
         logger.warning(

@@ -11,13 +11,12 @@ from handclip.datasets.left_out import LeftOut
 from handclip.datasets.safe_paths import unicode_form
 from handclip.errors import DataError
 from handclip.files import as_text
+from handclip.plurals import first_lines
 
 logger = logging.getLogger(__name__)
 
 _SYSTEM_FOLDERS = frozenset({"lost+found", "system volume information", "$recycle.bin", "found.000"})
 """What systems make in the root of a drive."""
-_SHOWN = 5
-"""How many paths show what a folder looks like in which a pattern matches nothing."""
 
 _Names = tuple[str, ...]
 """A path below the root."""
@@ -183,10 +182,9 @@ class FolderListing:
         """Refuse a pattern that matches no path of those that are there."""
         others = [one.path for one in self.left_out.unread if one.kind == "unmatched"]
         if others and not self._matched():
-            shown = "".join(f"\n  {path}" for path in sorted(others)[:_SHOWN])
-            more = f"\n  and {len(others) - _SHOWN:,} more" if len(others) > _SHOWN else ""
+            shown = "\n  ".join(first_lines(sorted(others), 5))  # what a folder looks like
             said = f"{self._root}: no photograph's path matches the pattern {self._pattern.text}; it holds"
-            raise DataError(as_text(f"{said}{shown}{more}"))
+            raise DataError(as_text(f"{said}\n  {shown}"))
 
     def _show_a_path(self) -> None:
         """Show what the pattern makes of a path, one that can be read in several ways where there is any."""

@@ -4,17 +4,19 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from handclip.config.experiment import HAND_ASPECTS
 from handclip.datasets.file_kinds import is_image_name, kind_of
-from handclip.datasets.images import ImageFacts, Progress, inspect_images
-from handclip.datasets.left_out import LeftOut
+from handclip.datasets.inspection import ImageFacts, inspect_images
+from handclip.datasets.left_out import Exclusions, LeftOut
 from handclip.datasets.manifest import Manifest
+from handclip.datasets.preparation import Preparation
 from handclip.datasets.safe_paths import is_plain_relative, unicode_form
-from handclip.datasets.splits import Exclusions, Identity, SeededDraws, Splits, assemble_manifest
+from handclip.datasets.splits import Identity, SeededDraws, Splits, assemble_manifest
 from handclip.errors import DataError
 from handclip.files import found_in, is_file, is_folder, read_limited
+from handclip.plurals import first_names
 
 DATASET = "11k"
 ASPECTS = HAND_ASPECTS
@@ -109,6 +111,30 @@ def read_attributes(root: Path) -> dict[str, dict[str, str]]:
     return attributes
 
 
+def attributes_of(manifests: Mapping[str, Manifest]) -> dict[str, dict[str, str]]:
+    """Return the attributes of the test images, by path: `age`, `gender`, `skin_colour`, ...; see `read_attributes`.
+
+    Only 11k Hands, and what has its layout, says anything; elsewhere nothing is returned.
+
+    Args:
+        manifests: by aspect.
+
+    Raises:
+        DataError: `HandInfo.csv` is damaged.
+    """
+    attributes = {}
+    for manifest in manifests.values():
+        if manifest.dataset != DATASET or not has_11k_layout(manifest.root):
+            continue
+        by_name = read_attributes(manifest.root)
+        for index in manifest.test:
+            path = manifest.images[index].path
+            # Where the original scripts have sorted the images into folders, they have kept their names.
+            if found := by_name.get(unicode_form(PurePosixPath(path).name)):
+                attributes[path] = found
+    return attributes
+
+
 def _table_rows(root: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the line and the cells of each row of `HandInfo.csv`, by column and without surrounding spaces."""
     if not has_11k_layout(root):
@@ -131,60 +157,42 @@ def _table_rows(root: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise DataError(f"{table}, line {reader.line_num}: is no table of comma-separated values ({error})") from error
 
 
-def prepare_11k(
-    root: Path,
-    *,
-    seed: int = 0,
-    num_draws: int = 10,
-    allow_missing: bool = False,
-    progress: Progress | None = None,
-) -> dict[str, Manifest]:
-    """Make the manifests of the four aspects, `gallery_all` included.
-
-    Args:
-        root: the folder that holds `HandInfo.csv` and `Hands/`.
-        allow_missing: leave out and count images that are absent or unreadable, instead of refusing.
+def prepare_11k(preparation: Preparation) -> dict[str, Manifest]:
+    """Make the manifests of the four aspects, `gallery_all` included, of the folder with `HandInfo.csv` and `Hands/`.
 
     Raises:
         DataError: as for `read_hand_info`; images are absent or unreadable; there is no image at all.
     """
+    root = preparation.root
     rows = read_hand_info(root)
     files = {unicode_form(file.name): file for file in found_in(root / "Hands", "*")}
-    on_disk = {row.image_name for row in rows if unicode_form(row.image_name) in files}
-    present = [row for row in rows if row.image_name in on_disk]
+    absent = [row.image_name for row in rows if unicode_form(row.image_name) not in files]
     left_out = LeftOut(root)
     for name in sorted(files.keys() - {unicode_form(row.image_name) for row in rows}):
         if not is_image_name(name) and (kind := kind_of(files[name])) is not None:
             left_out.add(kind, f"Hands/{files[name].name}")
-    if len(present) < len(rows) and not allow_missing:
-        absent = [row.image_name for row in rows if row.image_name not in on_disk]
+    if absent and not preparation.allow_missing:
         also = f". {left_out}" if left_out.unread else ""
         raise DataError(
             f"{len(absent):,} of the {len(rows):,} images without accessories in {root / 'HandInfo.csv'} are not in "
-            f"{root / 'Hands'}: {', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}; to work with a part of "
-            f"the data set, pass --allow-missing (in a config, allow_missing: true){also}"
+            f"{root / 'Hands'}: {first_names(absent)}; to work with a part of the data set, pass --allow-missing "
+            f"(in a config, allow_missing: true){also}"
         )
     left_out.report()
-    facts = inspect_images(root, [row.path for row in present], allow_unreadable=allow_missing, progress=progress)
+    missing = frozenset(absent)
+    facts = inspect_images(preparation, [row.path for row in rows if row.image_name not in missing])
     if not facts:
         raise DataError(f"{root / 'Hands'} holds none of the images of {root / 'HandInfo.csv'}")
     identities = {
         aspect: _identities(row for row in rows if row.aspect == aspect and row.path in facts) for aspect in ASPECTS
     }
-    splits = {aspect: _split(aspect, identities[aspect], seed, num_draws) for aspect in ASPECTS}
+    splits = {aspect: _split(aspect, identities[aspect], preparation) for aspect in ASPECTS}
     manifests = {}
     for aspect in ASPECTS:
         with_all = _with_gallery_all(aspect, splits)
-        manifests[aspect] = assemble_manifest(
-            dataset=DATASET,
-            aspect=aspect,
-            seed=seed,
-            root=root,
-            identities=[*identities[aspect], *_distractors(aspect, identities, with_all)],
-            splits=with_all,
-            facts=facts,
-            exclusions=_exclusions(aspect, rows, on_disk, facts),
-        )
+        everyone = [*identities[aspect], *_distractors(aspect, identities, with_all)]
+        exclusions = _exclusions([row for row in rows if row.aspect == aspect], missing, facts)
+        manifests[aspect] = assemble_manifest(preparation, aspect, everyone, with_all, facts, exclusions)
     return manifests
 
 
@@ -198,10 +206,10 @@ def _identities(rows: Iterable[HandInfoRow]) -> list[Identity]:
     ]
 
 
-def _split(aspect: str, identities: Sequence[Identity], seed: int, num_draws: int) -> Splits:
+def _split(aspect: str, identities: Sequence[Identity], preparation: Preparation) -> Splits:
     train = [identity for identity in identities if identity.label <= LAST_TRAIN_IDENTITY[aspect]]
     test = [identity for identity in identities if identity.label > LAST_TRAIN_IDENTITY[aspect]]
-    return SeededDraws(seed, DATASET, aspect).split(train, test, num_draws)
+    return SeededDraws(preparation.seed, DATASET, aspect).split(train, test, preparation.num_draws)
 
 
 def _with_gallery_all(aspect: str, splits: Mapping[str, Splits]) -> Splits:
@@ -224,16 +232,13 @@ def _distractors(aspect: str, identities: Mapping[str, Sequence[Identity]], spli
     ]
 
 
-def _exclusions(
-    aspect: str, rows: Iterable[HandInfoRow], on_disk: Set[str], facts: Mapping[str, ImageFacts]
-) -> Exclusions:
-    of_aspect = [row for row in rows if row.aspect == aspect]
-    present = [row for row in of_aspect if row.image_name in on_disk]
-    readable = [row for row in present if row.path in facts]
+def _exclusions(rows: Sequence[HandInfoRow], missing: Set[str], facts: Mapping[str, ImageFacts]) -> Exclusions:
+    absent = sum(row.image_name in missing for row in rows)
+    readable = [row for row in rows if row.path in facts]
     return Exclusions(
-        missing_images=len(of_aspect) - len(present),
-        unreadable_images=len(present) - len(readable),
-        empty_identities=len({row.identity for row in of_aspect} - {row.identity for row in readable}),
+        missing_images=absent,
+        unreadable_images=len(rows) - absent - len(readable),
+        empty_identities=len({row.identity for row in rows} - {row.identity for row in readable}),
     )
 
 

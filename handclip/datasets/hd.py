@@ -6,10 +6,11 @@ from pathlib import Path, PurePosixPath
 
 from handclip.config.experiment import SINGLE_ASPECT
 from handclip.datasets.file_kinds import is_image_name, kind_of
-from handclip.datasets.images import ImageFacts, Progress, inspect_images
+from handclip.datasets.inspection import ImageFacts, inspect_images
 from handclip.datasets.left_out import LeftOut
 from handclip.datasets.manifest import Manifest
-from handclip.datasets.splits import Exclusions, Identity, PathDraw, SeededDraws, all_paths, assemble_manifest
+from handclip.datasets.preparation import Preparation
+from handclip.datasets.splits import Identity, PathDraw, SeededDraws, all_paths, assemble_manifest
 from handclip.errors import DataError
 from handclip.files import found_in, is_folder
 
@@ -30,40 +31,28 @@ def find_hd_folder(root: Path) -> Path | None:
     return None
 
 
-def prepare_hd(
-    root: Path,
-    *,
-    seed: int = 0,
-    num_draws: int = 10,
-    allow_missing: bool = False,
-    deterministic_gallery: bool = False,
-    progress: Progress | None = None,
-) -> dict[str, Manifest]:
+def prepare_hd(preparation: Preparation) -> dict[str, Manifest]:
     """Make the manifest of HD. Its root is the folder that holds `1-501` and `502-712`.
 
-    Args:
-        root: `HD/`, or `Original Images` inside it.
-        allow_missing: leave out and count unreadable images, instead of refusing.
-        deterministic_gallery: take the first image of each test identity in every draw, not a random one.
-
     Raises:
-        DataError: the layout is not that of HD, a file name has no identity, or images are unreadable.
+        DataError: the layout is not that of HD, a file name has no identity, images are unreadable, or nothing is read
+            of an identity.
     """
+    root = preparation.root
     folder = find_hd_folder(root)
     if folder is None:
         raise DataError(
             f"{root} is not HD: expected the folders '{OWN_FOLDER}' and '{DISTRACTOR_FOLDER}' in "
             f"{root / 'Original Images'}, in {root / 'Original_Images'}, or in {root} itself"
         )
+    preparation = replace(preparation, root=folder)
     left_out = LeftOut(folder)
     clear = _list_images(folder, OWN_FOLDER, left_out)
     noisy = _list_images(folder, DISTRACTOR_FOLDER, left_out)
     there = {one.identity for one in left_out.unread if one.identity}
-    lost = left_out.require_nobody_lost(
-        sorted(there - {_name(path, label) for path, label in (clear | noisy).items()}), allow_missing=allow_missing
-    )
-    left_out.report()
-    facts = inspect_images(folder, [*clear, *noisy], allow_unreadable=allow_missing, progress=progress)
+    without_images = sorted(there - {_name(path, label) for path, label in (clear | noisy).items()})
+    left_out.report(without_images, allow_missing=preparation.allow_missing)
+    facts = inspect_images(preparation, [*clear, *noisy])
     own = _group(clear, facts)
     distractors = [
         replace(identity, label=identity.label + DISTRACTOR_OFFSET, name=f"{DISTRACTOR_FOLDER}/{identity.name}")
@@ -73,29 +62,18 @@ def prepare_hd(
         raise DataError(f"{folder / OWN_FOLDER} holds no image named <id>_<number>.jpg. {left_out}".strip())
     train = [identity for identity in own if identity.label <= LAST_TRAIN_IDENTITY]
     test = [identity for identity in own if identity.label > LAST_TRAIN_IDENTITY]
-    splits = SeededDraws(seed, DATASET, ASPECT).split(train, test, num_draws)
+    splits = SeededDraws(preparation.seed, DATASET, ASPECT).split(train, test, preparation.num_draws)
     draws = splits.draws
-    if deterministic_gallery:
+    if preparation.deterministic_gallery:
         first = frozenset(identity.paths[0] for identity in test)
-        draws = [PathDraw(query=splits.test - first, gallery=first)] * num_draws
+        draws = [PathDraw(query=splits.test - first, gallery=first)] * preparation.num_draws
     with_distractors = [replace(draw, gallery=draw.gallery | all_paths(distractors)) for draw in draws]
-    manifest = assemble_manifest(
-        dataset=DATASET,
-        aspect=ASPECT,
-        seed=seed,
-        root=folder,
-        identities=[*own, *distractors],
-        splits=replace(splits, draws=with_distractors),
-        facts=facts,
-        exclusions=Exclusions(
-            unreadable_images=len(clear) + len(noisy) - len(facts),
-            ignored_files=len(left_out.others),
-            empty_identities=len(set(clear.values())) + len(set(noisy.values())) - len(own) - len(distractors),
-            unread_files=left_out.counts,
-            unread_identities=lost,
-        ),
+    exclusions = left_out.exclusions(
+        unreadable_images=len(clear) + len(noisy) - len(facts),
+        empty_identities=len(set(clear.values())) + len(set(noisy.values())) - len(own) - len(distractors),
     )
-    return {ASPECT: manifest}
+    splits = replace(splits, draws=with_distractors)
+    return {ASPECT: assemble_manifest(preparation, ASPECT, [*own, *distractors], splits, facts, exclusions)}
 
 
 def _list_images(root: Path, folder: str, left_out: LeftOut) -> dict[str, int]:

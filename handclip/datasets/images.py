@@ -1,30 +1,23 @@
 """Reading photographs: whatever the file holds, an upright 8-bit RGB image or a `DataError` that names the file."""
 
 import hashlib
-import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from handclip.cores import available_cores
-from handclip.datasets.depth import declared_bits, grey_to_eight_bits, require_light
-from handclip.datasets.formats import ENDINGS, WHAT_READS, phone_format
-from handclip.datasets.jpeg import decode_jpeg
-from handclip.datasets.metadata import orientation, without_metadata
-from handclip.datasets.safe_paths import DatasetFiles
+from handclip.datasets.colours import declared_bits, to_rgb
+from handclip.datasets.formats import FORMATS, describe_other
+from handclip.datasets.metadata import without_metadata
 from handclip.errors import DataError
 from handclip.files import read_limited
-from handclip.signatures import LOOKED_AT, is_lfs_pointer, is_web_page, packed_by
 
 MAX_PIXELS = 200_000_000
 MAX_WEBP_PIXELS = 50_000_000
@@ -34,18 +27,14 @@ MAX_SIDE = 65_535
 MAX_BYTES = 700_000_000
 """Of a file: an uncompressed image of `MAX_PIXELS` has less."""
 
-HEIF_VERSION: str | None = None
-"""That of pillow-heif, which reads HEIC; None where it is not installed."""
-with suppress(ImportError):
-    import pillow_heif
-
-    pillow_heif.register_heif_opener(thumbnails=False)
-    HEIF_VERSION = pillow_heif.__version__
-_IS_READ = {"AVIF": bool(features.check("avif")), "HEIF": HEIF_VERSION is not None}
-FORMATS = tuple(name for name in ENDINGS if _IS_READ.get(name, True))
-"""The decoders that may run, by Pillow's names. Of the others one starts a program (EPS), and many are seldom used."""
-IMAGE_EXTENSIONS = frozenset(" ".join(ENDINGS[name] for name in FORMATS).split())
-"""How the names of images end that are read here."""
+try:
+    import simplejpeg
+except ImportError:  # a platform for which there is none; Pillow decodes
+    simplejpeg = None
+SIMPLEJPEG_VERSION: str | None = simplejpeg.__version__ if simplejpeg else None
+"""None where it is not installed."""
+_BLOCK = 8
+"""Pixels that JPEG codes together. In an image that is smaller, simplejpeg would take another scale than Pillow."""
 
 # Pillow warns of odd metadata, which nothing here depends on. Not with `catch_warnings`, as images are read in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -54,17 +43,6 @@ Pixels = npt.NDArray[np.uint8]
 """(height, width, 3), RGB."""
 
 _Decoded = TypeVar("_Decoded")
-
-Progress = Callable[[int, int], None]
-"""Called as `progress(done, total)` after each image."""
-
-
-@dataclass(frozen=True)
-class ImageFacts:
-    """What identifies an image file: the SHA-256 of its bytes (hexadecimal) and its size."""
-
-    sha256: str
-    bytes: int
 
 
 def read_image(path: Path, sha256: str | None = None) -> Image.Image:
@@ -78,10 +56,9 @@ def read_image(path: Path, sha256: str | None = None) -> Image.Image:
         sha256: the hash that the bytes must have, if known.
 
     Raises:
-        DataError: the file is missing, empty, no regular file, larger than `MAX_BYTES`, not the file whose hash was
-            given; or as for `decode_image`.
+        DataError: as for `read_bytes` and `decode_image`.
     """
-    return decode_image(_read_bytes(path, sha256), str(path))
+    return decode_image(read_bytes(path, sha256), str(path))
 
 
 def read_pixels(path: Path, sha256: str | None = None, *, enough: tuple[int, int] | None = None) -> Pixels:
@@ -95,7 +72,7 @@ def read_pixels(path: Path, sha256: str | None = None, *, enough: tuple[int, int
     Raises:
         DataError: as for `read_image`.
     """
-    return decode_pixels(_read_bytes(path, sha256), str(path), enough=enough)
+    return decode_pixels(read_bytes(path, sha256), str(path), enough=enough)
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
@@ -120,7 +97,7 @@ def decode_pixels(data: bytes, name: str, *, enough: tuple[int, int] | None = No
         data: the file's bytes.
         name: the file, for errors.
         enough: height and width that suffice. A JPEG file is then decoded by libjpeg-turbo directly, where
-            `handclip.datasets.jpeg` can; and a larger one at a half, a quarter or an eighth of its size, the smallest
+            that is installed and can; and a larger one at a half, a quarter or an eighth of its size, the smallest
             whose sides are at least that long.
 
     Raises:
@@ -131,8 +108,9 @@ def decode_pixels(data: bytes, name: str, *, enough: tuple[int, int] | None = No
         image = _open(data, name)
         if enough is not None and image.format in ("JPEG", "MPO"):
             turn = _TURNS.get(orientation(image))
-            _reduce(image, *enough, on_its_side=turn in _ON_ITS_SIDE)
-            pixels = decode_jpeg(data, image)
+            # Decoded at the smallest size that suffices when it is upright.
+            image.draft(None, enough if turn in _ON_ITS_SIDE else enough[::-1])
+            pixels = _decode_jpeg(data, image)
             if pixels is not None:
                 return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
         return np.array(_load(image))
@@ -167,7 +145,7 @@ def _saying_what_is_wrong(data: bytes, name: str) -> Iterator[None]:
     except DataError:
         raise
     except UnidentifiedImageError:
-        raise DataError(f"{name} {_what_else(data)}") from None
+        raise DataError(f"{name} {describe_other(data)}") from None
     except MemoryError:
         raise DataError(f"{name} cannot be decoded: it needs more memory than there is; scale it down") from None
     except Exception as error:
@@ -194,59 +172,50 @@ def _load(image: ImageFile.ImageFile) -> Image.Image:
     return upright if turn is None else upright.transpose(turn)
 
 
-def inspect_image(path: Path) -> ImageFacts:
-    """Hash a file and decode it once, so that a damaged image is found before training.
+def orientation(image: Image.Image) -> int:
+    """Return how the stored pixels lie, as EXIF counts it: 1 is upright, as is all that says nothing or is garbled."""
+    try:
+        stated: Any = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow's readers raise nearly any exception on damaged data
+        return 1
+    return int(stated) if stated in range(1, 9) else 1
+
+
+def _decode_jpeg(data: bytes, opened: Image.Image) -> Pixels | None:
+    """Decode by libjpeg-turbo directly what Pillow has opened, and so found to be sound so far, but not loaded yet.
+
+    Pillow decodes with the same library and gives the same pixels, but copies them twice more on the way to an array.
+
+    Args:
+        data: the file's bytes.
+        opened: knows the size to decode at, which `Image.draft` may have reduced.
+
+    Returns:
+        (height, width, 3), as the file stores them: not yet turned upright. None where Pillow has to decode, as the
+        file is no JPEG, has other colours than RGB or grey, or anything in it is not as it should be: Pillow says
+        whether it matters.
+    """
+    if simplejpeg is None or opened.format not in ("JPEG", "MPO") or opened.mode not in ("RGB", "L"):
+        return None
+    if max(opened.size) < _BLOCK:
+        return None
+    width, height = opened.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    try:
+        # The buffer makes it refuse a file in which it finds another, larger size than Pillow.
+        found = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, buffer=pixels)
+    except Exception:
+        return None
+    return found if found.shape == pixels.shape else None
+
+
+def read_bytes(path: Path, sha256: str | None = None) -> bytes:
+    """Return what an image file holds.
 
     Raises:
-        DataError: as for `read_image`.
+        DataError: the file is missing, empty, no regular file, larger than `MAX_BYTES`, or not the file whose hash was
+            given.
     """
-    data = _read_bytes(path)
-    decode_image(data, str(path))
-    return ImageFacts(hashlib.sha256(data).hexdigest(), len(data))
-
-
-def inspect_images(
-    root: Path, paths: Sequence[str], *, allow_unreadable: bool = False, progress: Progress | None = None
-) -> dict[str, ImageFacts]:
-    """Inspect many images at once; unreadable ones are left out of the answer if `allow_unreadable`.
-
-    Raises:
-        DataError: a path or a link leads out of the root, which is found before any image is read; or there are
-            unreadable images: names how many, and the first ten with what is wrong.
-    """
-    files = DatasetFiles(root)
-    for path in paths:
-        with suppress(OSError):
-            files.status(path)
-
-    def inspect(path: str) -> ImageFacts | DataError:
-        try:
-            return inspect_image(files.path(path))
-        except DataError as error:
-            return error
-
-    facts: dict[str, ImageFacts] = {}
-    failures: list[DataError] = []
-    # Threads, not processes: hashing and Pillow's decoders release the interpreter lock.
-    with ThreadPoolExecutor(min(8, available_cores())) as pool:
-        for done, (path, result) in enumerate(zip(paths, pool.map(inspect, paths), strict=True), start=1):
-            if isinstance(result, DataError):
-                failures.append(result)
-            else:
-                facts[path] = result
-            if progress is not None:
-                progress(done, len(paths))
-    if failures and not allow_unreadable:
-        first = "".join(f"\n  {failure}" for failure in failures[:10])
-        more = f"\n  and {len(failures) - 10:,} more" if len(failures) > 10 else ""
-        raise DataError(
-            f"{len(failures):,} of {len(paths):,} images cannot be read:{first}{more}\n"
-            "Mend or remove them, or leave them out with --allow-missing (in a config, allow_missing: true)"
-        )
-    return facts
-
-
-def _read_bytes(path: Path, sha256: str | None = None) -> bytes:
     try:
         data = read_limited(path, MAX_BYTES)
     except FileNotFoundError as error:
@@ -299,46 +268,6 @@ def _require_small_tiles(image: Image.Image) -> None:
 
 _LARGEST_TILE = 2**24
 
-_OTHER_KINDS = (
-    (rb"PK[\x03\x05]", "is a ZIP archive, not an image; unpack it"),
-    (rb"%PDF", "is a PDF document, not an image; save its pages as JPEG or PNG"),
-    (rb"%!PS|\xc5\xd0\xd3\xc6", "is a PostScript drawing, not an image; save it as JPEG or PNG"),
-    (
-        rb".{4}ftyp|\0{3}\x0cjP|\xff\x4f\xff\x51",
-        "is an image of a format that HandCLIP does not read (JPEG 2000 or a film); save it as JPEG or PNG",
-    ),
-    (
-        rb"(?i)(\xef\xbb\xbf)?\s*(<[?!][^>]{0,500}>\s*)*<svg[\s>]",
-        "is an SVG drawing, not an image; save it as JPEG or PNG",
-    ),
-)
-"""How files begin that are often found under an image's name, and what to say of them."""
-
-
-def _what_else(data: bytes) -> str:
-    start = data[:LOOKED_AT]
-    if is_lfs_pointer(start):
-        return "is a Git LFS pointer, not an image; fetch the image with git lfs pull"
-    if packed_by(start):
-        return "is an archive, not an image; unpack it"
-    if format := phone_format(start):
-        photograph = "is an AVIF photograph" if format == "AVIF" else "is a HEIC photograph"
-        if format in FORMATS:
-            return f"{photograph} that cannot be decoded; save it as JPEG or PNG"
-        return f"{photograph}; {WHAT_READS[format]} reads it, or save it as JPEG or PNG"
-    for pattern, words in _OTHER_KINDS:
-        if re.match(pattern, start, re.DOTALL):
-            return words
-    if is_web_page(start):  # which an SVG drawing looks like
-        return "is a web page, not an image; fetch the image itself"
-    return f"is not an image of a known format ({', '.join(FORMATS)}); save it as one of them"
-
-
-def _reduce(image: Image.Image, height: int, width: int, *, on_its_side: bool) -> None:
-    """Have a JPEG file decoded at the smallest size that is, when upright, at least `height` x `width`."""
-    image.draft(None, (height, width) if on_its_side else (width, height))
-
-
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -367,28 +296,3 @@ def _without_pillow_size_limit() -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
-
-
-def to_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
-    """Convert an image as `read_image` does, whose colours it keeps.
-
-    Args:
-        image: of any mode.
-        bits: of a number, as its file declares them; by default asked of the image, whose file may be open.
-
-    Raises:
-        ValueError: its mode has no defined white.
-    """
-    if bits is None:
-        bits = declared_bits(image)
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers without a defined white; save it with 8 or 16 bits")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        image = grey_to_eight_bits(image)
-    require_light(image, bits)
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")

@@ -3,18 +3,28 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from handclip.datasets.file_kinds import KINDS, describe_counts
 from handclip.errors import DataError
 from handclip.files import as_text
-from handclip.plurals import counted
+from handclip.plurals import counted, first_lines
 
 logger = logging.getLogger(__name__)
 
-_NAMED = 10
-"""How many identities or folders a message names."""
+
+@dataclass(frozen=True)
+class Exclusions:
+    """How much of a data set was left out, and why: as a manifest counts it."""
+
+    missing_images: int = 0
+    unreadable_images: int = 0
+    ignored_files: int = 0
+    empty_identities: int = 0
+    copied_images: int = 0
+    unread_files: dict[str, int] = field(default_factory=dict)
+    unread_identities: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,8 @@ class LeftOut:
         self.others: list[str] = []
         self.advice: dict[str, str] = {}
         """What to do with files of a kind, where more is known of it than `KINDS` says."""
+        self.unread_identities = 0
+        """Those of which nothing is read, while there is something; `report` counts them."""
 
     def add(self, kind: str | None, path: str, identity: str | None = None, why: str = "") -> None:
         """Add a file or folder of a kind; None is that of what has nothing to do with photographs."""
@@ -61,13 +73,8 @@ class LeftOut:
             said.append(f"{counted(len(self.others), 'other file')} (such as {self.others[0]})")
         return as_text(f"Left out of {self.root}: {'; '.join(said)}.") if said else ""
 
-    def report(self) -> None:
-        """Log what there is."""
-        if sentence := str(self):
-            logger.log(logging.WARNING if self.unread else logging.INFO, sentence)
-
-    def require_nobody_lost(self, without_images: Iterable[str], *, allow_missing: bool) -> int:
-        """Count the identities of which nothing is read, while there is something, and say who they are.
+    def report(self, without_images: Iterable[str] = (), *, allow_missing: bool = False) -> None:
+        """Log what there is, and of which identities nothing is read while there is something.
 
         Args:
             without_images: the identities of which no image is there.
@@ -77,20 +84,28 @@ class LeftOut:
             DataError: there are such identities or folders, and they may not be missing; says what there is of each,
                 and what to do.
         """
-        found: dict[str | None, list[Unread]] = {identity: [] for identity in without_images}
-        closed = []
+        unread_of: dict[str | None, list[Unread]] = {identity: [] for identity in without_images}
         for one in self.unread:
-            if one.identity in found:
-                found[one.identity].append(one)
-            elif one.kind == "closed":
-                closed.append(one)
-        lost = {str(identity): unread for identity, unread in found.items() if unread}
+            unread_of.get(one.identity, []).append(one)
+        lost = {str(identity): unread for identity, unread in unread_of.items() if unread}
+        closed = [one for one in self.unread if one.kind == "closed" and one.identity not in lost]
         if (lost or closed) and not allow_missing:
             raise DataError(as_text(self._missing(lost, closed)))
+        self.unread_identities = len(lost)
         if lost:
-            who = ", ".join(_first(list(lost)))
+            who = ", ".join(first_lines(list(lost)))
             logger.warning(as_text(f"Left out {_identities(lost)} of which nothing is read: {who}."))
-        return len(lost)
+        if sentence := str(self):
+            logger.log(logging.WARNING if self.unread else logging.INFO, sentence)
+
+    def exclusions(self, **others: int) -> Exclusions:
+        """Return what is counted here, with what else is."""
+        return Exclusions(
+            ignored_files=len(self.others),
+            unread_files=self.counts,
+            unread_identities=self.unread_identities,
+            **others,
+        )
 
     def _missing(self, lost: Mapping[str, Sequence[Unread]], closed: Sequence[Unread]) -> str:
         lines = []
@@ -100,10 +115,10 @@ class LeftOut:
                 for identity, unread in lost.items()
             }
             lines.append(f"{self.root}: nothing is read of {_identities(lost)}:")
-            lines += _first([f"  {identity}: {what}" for identity, what in there.items()])
+            lines += first_lines([f"  {identity}: {what}" for identity, what in there.items()])
         if closed:
             lines.append(f"{self.root}: {counted(len(closed), 'folder')} may not be read:")
-            lines += _first([f"  {one}" for one in closed])
+            lines += first_lines([f"  {one}" for one in closed])
         for found in _by_kind([*(one for unread in lost.values() for one in unread), *closed]):
             lines.append(f"Of {KINDS[found[0].kind].many}: {self._advice(found)}.")
         lines.append("To go on without them, pass --allow-missing (in a config, allow_missing: true)")
@@ -127,8 +142,3 @@ def _count(of_one_kind: Sequence[Unread]) -> str:
 
 def _identities(lost: Mapping[str, Sequence[Unread]]) -> str:
     return counted(len(lost), "identity", "identities")
-
-
-def _first(lines: Sequence[str]) -> list[str]:
-    more = [f"and {len(lines) - _NAMED:,} more"] if len(lines) > _NAMED else []
-    return [*lines[:_NAMED], *more]

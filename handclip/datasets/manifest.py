@@ -7,16 +7,18 @@ that two people who compare numbers can see at a glance that they used the same 
 import hashlib
 import json
 import os
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import Any, NoReturn
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from handclip.datasets.safe_paths import DatasetFiles, NamesOnDisk, is_plain_relative
 from handclip.errors import DataError
 from handclip.files import read_limited, write_text
+from handclip.plurals import first_names
 
 FORMAT_VERSION = 1
 MAX_BYTES = 200_000_000
@@ -140,7 +142,7 @@ class Manifest:
                 if size != image.bytes:
                     changed.append(image.path)
         problems = [
-            f"{len(paths):,} {fault} ({', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''})"
+            f"{len(paths):,} {fault} ({first_names(paths)})"
             for paths, fault in ((gone, "are gone"), (changed, "have another size"))
             if paths
         ]
@@ -183,7 +185,13 @@ class Manifest:
         Raises:
             DataError: the file is missing, is not a manifest, is of another version, or was edited or damaged.
         """
-        return _Reader(path).read(root)
+        file = _read(path)
+        values = {key: value for key, value in file if key not in ("handclip_manifest", "sha256", "root")}
+        place = _resolved(path.parent / file.root if root is None else root, path)
+        manifest = Manifest(**values, root=place, file=path)
+        if fault := next(_faults(manifest, file.sha256), None):
+            raise _unsound(path, fault)
+        return manifest
 
     def _content(self) -> dict[str, Any]:
         return {
@@ -228,155 +236,114 @@ def _portable_root(root: Path, manifest_path: Path) -> str:
     return root.as_posix()
 
 
-class _Reader:
-    """Turns the JSON of one manifest file into a `Manifest`, refusing anything that `save` would not have written."""
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+"""What can be part of a file's name; what cannot be written as UTF-8 is no JSON to begin with."""
+Count = Annotated[int, Field(ge=0)]
+Indices = Annotated[tuple[Count, ...], FailFast()]
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    def read(self, root: Path | None) -> Manifest:
-        value = self._parse()
-        images = tuple(self._image(item, number) for number, item in enumerate(self._list(value, "images")))
-        self._require(len({image.path for image in images}) == len(images), "'images' lists a path twice")
-        names = self._identity_names(value)
-        unnamed = {image.identity for image in images} - names.keys()
-        self._require(not unnamed, f"'identity_names' lacks identity {min(unnamed, default=0)}")
-        draws = []
-        for number, draw in enumerate(self._list(value, "draws")):
-            self._require(isinstance(draw, dict), f"draw {number} is not an object")
-            where = f"draw {number}: "
-            draws.append(
-                Draw(
-                    query=self._indices(draw, "query", len(images), where),
-                    gallery=self._indices(draw, "gallery", len(images), where),
-                    gallery_all=self._indices(draw, "gallery_all", len(images), where),
-                )
-            )
-        recorded_root = self._get(value, "root", str)
-        manifest = Manifest(
-            dataset=self._get(value, "dataset", str),
-            aspect=self._get(value, "aspect", str),
-            seed=None if value.get("seed", 0) is None else self._get(value, "seed", int),
-            images=images,
-            train=self._indices(value, "train", len(images)),
-            val=self._indices(value, "val", len(images)),
-            test=self._indices(value, "test", len(images)),
-            draws=tuple(draws),
-            identity_names=names,
-            missing_images=self._count(value, "missing_images"),
-            unreadable_images=self._count(value, "unreadable_images"),
-            root=self._resolved(self.path.parent / recorded_root if root is None else root),
-            ignored_files=self._count(value, "ignored_files"),
-            empty_identities=self._count(value, "empty_identities"),
-            copied_images=self._count(value, "copied_images") if "copied_images" in value else 0,
-            unread_files=self._counts(value, "unread_files") if "unread_files" in value else {},
-            unread_identities=self._count(value, "unread_identities") if "unread_identities" in value else 0,
-            pattern=self._get(value, "pattern", str) if "pattern" in value else None,
-            file=self.path,
-        )
-        self._require(
-            self._get(value, "sha256", str) == manifest.sha256,
-            "its content does not have the hash that it records: the file was edited or damaged",
-        )
-        return manifest
+def _inside_root(path: str) -> str:
+    if not is_plain_relative(path):
+        raise ValueError(f"{_shortly(repr(path))} does not stay in the root")
+    return path
 
-    def _parse(self) -> dict[str, Any]:
-        try:
-            text = read_limited(self.path, MAX_BYTES).decode("utf-8")
-            value = json.loads(text, parse_constant=_refuse_constant)
-        except FileNotFoundError as error:
-            raise DataError(f"there is no manifest {self.path}; `handclip prepare` makes one") from error
-        except OSError as error:
-            raise DataError(f"{self.path} cannot be read: {error.strerror or error}") from error
-        except (ValueError, RecursionError) as error:
+
+def _to_image(row: tuple[str, int, int, str]) -> ManifestImage:
+    path, identity, size, sha256 = row
+    return ManifestImage(path, identity, sha256, size)
+
+
+def _by_number(names: dict[str, str]) -> dict[int, str]:
+    return {int(identity): name for identity, name in names.items()}
+
+
+_ImagePath = Annotated[Text, AfterValidator(_inside_root)]
+_Identity = Annotated[int, Field(ge=0, le=LARGEST_IDENTITY)]
+_IdentityKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,15})$")]
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Image = Annotated[tuple[_ImagePath, _Identity, Annotated[int, Field(gt=0)], _Sha256], AfterValidator(_to_image)]
+
+
+class _File(BaseModel):
+    """What a manifest's file holds."""
+
+    model_config = ConfigDict(strict=True)
+
+    handclip_manifest: Literal[1]
+    """The version of its form, `FORMAT_VERSION`."""
+    sha256: str
+    root: Text
+    dataset: Text
+    aspect: Text
+    seed: int | None
+    missing_images: Count
+    unreadable_images: Count
+    copied_images: Count = 0
+    unread_files: dict[Text, Count] = {}
+    unread_identities: Count = 0
+    pattern: Text | None = None
+    ignored_files: Count
+    empty_identities: Count
+    identity_names: Annotated[dict[_IdentityKey, Text], AfterValidator(_by_number)]
+    images: Annotated[tuple[_Image, ...], FailFast()]
+    train: Indices
+    val: Indices
+    test: Indices
+    draws: tuple[Draw, ...]
+
+
+def _read(path: Path) -> _File:
+    try:
+        return _File.model_validate_json(read_limited(path, MAX_BYTES))
+    except FileNotFoundError as error:
+        raise DataError(f"there is no manifest {path}; `handclip prepare` makes one") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+    match found["type"], found["loc"]:
+        case "json_invalid", _:
             raise DataError(
-                f"{self.path} is not a HandCLIP manifest: it is not JSON ({_shortly(error)}). If it was one, "
+                f"{path} is not a HandCLIP manifest: it is not JSON ({found['ctx']['error']}). If it was one, "
                 "remove it and run `handclip prepare` again"
-            ) from error
-        if not isinstance(value, dict) or "handclip_manifest" not in value:
-            raise DataError(f"{self.path} is not a HandCLIP manifest; `handclip prepare` makes one")
-        version = value["handclip_manifest"]
-        if version != FORMAT_VERSION:
-            raise DataError(
-                f"{self.path} is a manifest of format version {version}, and this HandCLIP reads version "
-                f"{FORMAT_VERSION}; run `handclip prepare` again into a new folder"
             )
-        return value
-
-    def _require(self, condition: bool, problem: str) -> None:
-        if not condition:
+        case ("model_type", ()) | ("missing", ("handclip_manifest",)):
+            raise DataError(f"{path} is not a HandCLIP manifest; `handclip prepare` makes one")
+        case _, ("handclip_manifest",):
             raise DataError(
-                f"{self.path} is not a sound manifest: {problem}; remove it and run `handclip prepare` again"
+                f"{path} is a manifest of format version {_shortly(str(found['input']))}, and this HandCLIP reads "
+                f"version {FORMAT_VERSION}; run `handclip prepare` again into a new folder"
             )
-
-    def _get(self, value: dict[str, Any], key: str, kind: type, where: str = "") -> Any:
-        self._require(key in value, f"{where}'{key}' is missing")
-        # `type` rather than `isinstance`: True is an int to the latter.
-        self._require(type(value[key]) is kind, f"{where}'{key}' is not of type {kind.__name__}")
-        self._require(kind is not str or _is_text(value[key]), f"{where}'{key}' holds what is no text")
-        return value[key]
-
-    def _resolved(self, root: Path) -> Path:
-        try:
-            return NamesOnDisk().find(root).resolve()
-        except (OSError, RuntimeError, ValueError) as error:  # a circle of links, for example
-            raise DataError(f"{self.path} names a root that cannot be followed, {root}: {error}") from error
-
-    def _list(self, value: dict[str, Any], key: str, where: str = "") -> list[Any]:
-        items: list[Any] = self._get(value, key, list, where)
-        return items
-
-    def _count(self, value: dict[str, Any], key: str) -> int:
-        count: int = self._get(value, key, int)
-        self._require(count >= 0, f"'{key}' is negative")
-        return count
-
-    def _counts(self, value: dict[str, Any], key: str) -> dict[str, int]:
-        counts: dict[str, Any] = self._get(value, key, dict)
-        self._require(all(map(_is_text, counts)), f"'{key}' holds what is no text")
-        return {kind: self._count(counts, kind) for kind in counts}
-
-    def _indices(self, value: dict[str, Any], key: str, size: int, where: str = "") -> tuple[int, ...]:
-        indices = self._list(value, key, where)
-        for index in indices:
-            self._require(type(index) is int, f"{where}'{key}' holds {_shortly(index)}, which is not an index")
-            self._require(0 <= index < size, f"{where}'{key}' holds index {index}, but there are {size} images")
-        return tuple(indices)
-
-    def _identity_names(self, value: dict[str, Any]) -> dict[int, str]:
-        names: dict[int, str] = {}
-        for key, name in self._get(value, "identity_names", dict).items():
-            self._require(re.fullmatch(r"0|[1-9][0-9]*", key) is not None, f"identity {key!r} is not a whole number")
-            self._require(len(key) <= len(str(LARGEST_IDENTITY)), f"identity {key[:20]}... is too large a number")
-            self._require(isinstance(name, str) and _is_text(name), f"the name of identity {key} is not text")
-            names[int(key)] = name
-        return names
-
-    def _image(self, item: Any, number: int) -> ManifestImage:
-        self._require(
-            isinstance(item, list) and [type(part) for part in item] == [str, int, int, str],
-            f"image {number} is not a list of path, identity, bytes and sha256",
-        )
-        path, identity, size, sha256 = item
-        self._require(
-            is_plain_relative(path) and _is_text(path),
-            f"image {number} has the path {path!r}, which does not stay in the root",
-        )
-        self._require(identity >= 0 and size > 0, f"image {number} has a negative identity or no bytes")
-        self._require(identity <= LARGEST_IDENTITY, f"image {number} has an identity above {LARGEST_IDENTITY:,}")
-        self._require(re.fullmatch(r"[0-9a-f]{64}", sha256) is not None, f"image {number} has a malformed sha256")
-        return ManifestImage(path, identity, sha256, size)
+    key = ".".join(str(part) for part in found["loc"] if part != "[key]")
+    raise _unsound(path, f"{_shortly(key)}: {found['msg'].removeprefix('Value error, ')}")
 
 
-def _is_text(value: str) -> bool:
-    """Whether a string can be part of a file's name and be written as UTF-8: JSON can say more than that."""
-    return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
+def _faults(manifest: Manifest, recorded_sha256: str) -> Iterator[str]:
+    """Yield what is wrong with a manifest of which each value by itself is sound."""
+    indices = {"train": manifest.train, "val": manifest.val, "test": manifest.test}
+    for number, draw in enumerate(manifest.draws):
+        indices |= {f"draws.{number}.{key}": value for key, value in vars(draw).items()}
+    for key, values in indices.items():
+        if (last := max(values, default=-1)) >= len(manifest.images):
+            yield f"{key}: index {last:,} is beyond the last of {len(manifest.images):,} images"
+    if len({image.path for image in manifest.images}) < len(manifest.images):
+        yield "images: a path is listed twice"
+    if unnamed := manifest.identities(range(len(manifest.images))) - manifest.identity_names.keys():
+        yield f"identity_names: there is none of identity {min(unnamed)}"
+    if recorded_sha256 != manifest.sha256:
+        yield "its content does not have the hash that it records: the file was edited or damaged"
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+def _unsound(path: Path, fault: str) -> DataError:
+    return DataError(f"{path} is not a sound manifest: {fault}; remove it and run `handclip prepare` again")
 
 
-def _shortly(value: Any) -> str:
-    text = str(value) if isinstance(value, Exception) else repr(value)
+def _resolved(root: Path, path: Path) -> Path:
+    try:
+        return NamesOnDisk().find(root).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, for example
+        raise DataError(f"{path} names a root that cannot be followed, {root}: {error}") from error
+
+
+def _shortly(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."

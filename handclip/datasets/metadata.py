@@ -7,20 +7,10 @@ odd or large.
 import re
 import zlib
 from collections.abc import Iterator
-from typing import Any, Literal
+from contextlib import suppress
+from typing import Literal
 
 from PIL import ExifTags, Image
-
-_UPRIGHT = 1
-
-
-def orientation(image: Image.Image) -> int:
-    """Return how the stored pixels lie, as EXIF counts it: 1 is upright, as is all that says nothing or is garbled."""
-    try:
-        stated: Any = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # Pillow's readers raise nearly any exception on damaged data
-        return _UPRIGHT
-    return int(stated) if stated in range(1, 9) else _UPRIGHT
 
 
 def without_metadata(data: bytes) -> bytes | None:
@@ -101,12 +91,13 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _exif(given: bytes) -> bytes:
-    """Return EXIF that holds the orientation of the given one, and nothing else."""
-    image = Image.new("1", (1, 1))
-    image.info["exif"] = given
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation(image)
-    return exif.tobytes()
+    """Return EXIF that holds the orientation of the given one, if it says any, and nothing else."""
+    theirs, kept = Image.Exif(), Image.Exif()
+    with suppress(Exception):  # Pillow's readers raise nearly any exception on damaged data
+        theirs.load(given)
+        if (stated := theirs[ExifTags.Base.Orientation]) in range(1, 9):
+            kept[ExifTags.Base.Orientation] = int(stated)
+    return kept.tobytes()
 
 
 # Size, depth, colours, transparency and orientation, and where the pixels are and how they are compressed.

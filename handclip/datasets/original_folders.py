@@ -6,16 +6,17 @@ these one folder for each identity, whose name is the label once converted to an
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from handclip.datasets import hands11k, hd
 from handclip.datasets.file_kinds import is_image_name, kind_of
-from handclip.datasets.images import Progress, inspect_images
+from handclip.datasets.inspection import inspect_images
 from handclip.datasets.left_out import LeftOut
 from handclip.datasets.manifest import LARGEST_IDENTITY, Manifest
+from handclip.datasets.preparation import Preparation
 from handclip.datasets.safe_paths import unicode_form
-from handclip.datasets.splits import Exclusions, Identity, PathDraw, Splits, assemble_manifest
+from handclip.datasets.splits import Identity, PathDraw, Splits, assemble_manifest
 from handclip.errors import DataError
 from handclip.files import found_in, is_folder
 
@@ -34,62 +35,40 @@ def find_original_splits(root: Path, dataset: str) -> dict[str, Path]:
     return {}
 
 
-def has_original_splits(root: Path, dataset: str) -> bool:
-    """Whether the original scripts prepared at least one aspect."""
-    return bool(find_original_splits(root, dataset))
-
-
-def read_original_splits(
-    root: Path, dataset: str, *, allow_missing: bool = False, progress: Progress | None = None
-) -> dict[str, Manifest]:
+def read_original_splits(preparation: Preparation) -> dict[str, Manifest]:
     """Read the manifests of all aspects that the original scripts prepared; their `seed` is None.
 
     A file that occurs in several splits (same label, name and size) is one image.
-
-    Args:
-        root: the data set's folder.
-        dataset: `11k` or `hd`.
-        allow_missing: leave out and count identities of which nothing is read while there is something.
 
     Raises:
         DataError: a folder is missing, a draw is missing, a folder's name is not an identity, `train_all` is not
             `train` and `val` together, images are unreadable, or nothing is read of an identity.
         HandCLIPError: a folder may not be read.
     """
-    found = find_original_splits(root, dataset)
+    dataset = preparation.dataset
+    found = find_original_splits(preparation.root, dataset)
     if not found:
-        raise DataError(f"{root} holds no splits that the original {dataset} script prepared (train_val_test_split...)")
+        raise DataError(
+            f"{preparation.root} holds no splits that the original {dataset} script prepared (train_val_test_split...)"
+        )
     copies = {aspect: _Copies(folder) for aspect, folder in found.items()}
     splits = {aspect: _read_splits(copies[aspect]) for aspect in found}
-    base = next(iter(found.values())).parent
-    paths = [path for aspect in found for path in copies[aspect].label_of]
-    facts = inspect_images(base, paths, progress=progress)
+    theirs = replace(preparation, root=next(iter(found.values())).parent, seed=None)
+    # The splits are what they are: an unreadable image cannot be left out of them.
+    facts = inspect_images(
+        replace(theirs, allow_missing=False), [path for one in copies.values() for path in one.label_of]
+    )
     manifests = {}
-    for aspect in found:
+    for aspect, one in copies.items():
         paths_of: dict[int, list[str]] = defaultdict(list)
-        for path, label in copies[aspect].label_of.items():
+        for path, label in one.label_of.items():
             paths_of[label].append(path)
-        names = copies[aspect].name_of
-        left_out = copies[aspect].left_out
-        lost = left_out.require_nobody_lost(
-            [names[label] for label in sorted(names.keys() - paths_of.keys())], allow_missing=allow_missing
-        )
-        left_out.report()
-        manifests[aspect] = assemble_manifest(
-            dataset=dataset,
-            aspect=aspect,
-            seed=None,
-            root=base,
-            identities=[Identity(label, names[label], tuple(paths_of[label])) for label in sorted(paths_of)],
-            splits=splits[aspect],
-            facts=facts,
-            exclusions=Exclusions(
-                ignored_files=len(left_out.others),
-                empty_identities=len(names) - len(paths_of) - lost,
-                unread_files=left_out.counts,
-                unread_identities=lost,
-            ),
-        )
+        left_out = one.left_out
+        without_images = [one.name_of[label] for label in sorted(one.name_of.keys() - paths_of.keys())]
+        left_out.report(without_images, allow_missing=preparation.allow_missing)
+        identities = [Identity(label, one.name_of[label], tuple(paths_of[label])) for label in sorted(paths_of)]
+        exclusions = left_out.exclusions(empty_identities=len(without_images) - left_out.unread_identities)
+        manifests[aspect] = assemble_manifest(theirs, aspect, identities, splits[aspect], facts, exclusions)
     return manifests
 
 

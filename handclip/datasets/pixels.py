@@ -19,8 +19,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 
 from handclip.config.experiment import ResizeMode
-from handclip.datasets.images import HEIF_VERSION, Pixels, read_pixels
-from handclip.datasets.jpeg import SIMPLEJPEG_VERSION
+from handclip.datasets.formats import HEIF_VERSION
+from handclip.datasets.images import SIMPLEJPEG_VERSION, Pixels, read_pixels
 from handclip.datasets.pixel_cache import PixelCache
 
 MARGIN = 1.15

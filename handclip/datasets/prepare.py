@@ -9,29 +9,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from handclip.config.path_pattern import PLAIN, PathPattern
+from handclip.config.path_pattern import PLAIN
 from handclip.datasets import folder, hands11k, hd
 from handclip.datasets.check import check_copies, check_files, check_protocol
 from handclip.datasets.duplicates import describe_copies
 from handclip.datasets.folder import prepare_folder
 from handclip.datasets.hands11k import has_11k_layout, prepare_11k
 from handclip.datasets.hd import find_hd_folder, prepare_hd
-from handclip.datasets.images import Progress
 from handclip.datasets.manifest import Manifest
-from handclip.datasets.original_folders import find_original_splits, has_original_splits, read_original_splits
+from handclip.datasets.original_folders import find_original_splits, read_original_splits
+from handclip.datasets.preparation import ASPECTS, Preparation, Progress
 from handclip.datasets.summary import split_table_csv, summarise
 from handclip.errors import ConfigError, DataError, HandCLIPError, did_you_mean
 from handclip.files import cache_folder, is_folder, require_enterable, require_writable, write_text
 from handclip.locks import holding_in_turn
 
 logger = logging.getLogger(__name__)
-
-ASPECTS: Mapping[str, tuple[str, ...]] = {
-    hands11k.DATASET: hands11k.ASPECTS,
-    hd.DATASET: (hd.ASPECT,),
-    folder.DATASET: (folder.ASPECT,),
-}
-"""The aspects of each data set."""
 
 Origin = Literal["manifests", "original_splits", "images"]
 """Where manifests came from: files that were there, folders of the original scripts, or fresh draws over the images."""
@@ -79,29 +72,16 @@ def prepare(
     Doing it again is harmless: `out` may hold the very same manifests, but no others.
 
     Args:
-        dataset: `11k`, `hd` or `folder`.
-        root: where the data set lies.
-        allow_missing: leave out and count absent or unreadable images, and identities of which nothing is read while
-            there is something, instead of refusing.
-        deterministic_gallery: HD only: the gallery image is the first of each identity, not a random one.
-        pattern: `folder` only: says whose each photograph is by its path, see `PathPattern`; default `{identity}/*`.
+        out: the folder.
+        others: as for `Preparation`.
 
     Raises:
         ConfigError: an unknown data set, or an option that it does not have.
         DataError: the data set is not as it should be, or `out` holds other manifests.
         HandCLIPError: `root` may not be read, or `out` cannot be written.
     """
-    prepared = _prepare(
-        dataset,
-        root,
-        out,
-        seed=seed,
-        num_draws=num_draws,
-        allow_missing=allow_missing,
-        deterministic_gallery=deterministic_gallery,
-        pattern=pattern,
-        progress=progress,
-    )
+    preparation = Preparation(dataset, root, seed, num_draws, allow_missing, deterministic_gallery, pattern, progress)
+    prepared = _prepare(preparation, out)
     # Not on first use: who trains or evaluates then says of copies what they do there.
     for aspect, manifest in prepared.manifests.items():
         for sentence in (*check_copies([manifest]), *describe_copies(manifest)):
@@ -109,64 +89,26 @@ def prepare(
     return prepared
 
 
-def _prepare(
-    dataset: str,
-    root: Path,
-    out: Path,
-    *,
-    seed: int,
-    num_draws: int = 10,
-    allow_missing: bool,
-    deterministic_gallery: bool = False,
-    pattern: str | None,
-    progress: Progress | None,
-) -> PreparedDataset:
-    require_known(dataset)
-    if num_draws < 1:
-        raise ConfigError(f"the number of draws must be at least 1, not {num_draws}")
-    if deterministic_gallery and dataset != hd.DATASET:
-        raise ConfigError(f"a deterministic gallery is defined for hd only, not for {dataset}")
-    if pattern is not None:
-        _require_pattern(pattern, dataset)
+def _prepare(preparation: Preparation, out: Path) -> PreparedDataset:
+    dataset, root = preparation.dataset, preparation.root
     if not is_folder(root):
         raise DataError(f"{root}: there is no such folder")
     require_enterable(root)
-    if not _has_images(dataset, root) and has_original_splits(root, dataset):
-        return _store(_read_sound_original_splits(root, dataset, allow_missing, progress), out, "original_splits")
-    if has_original_splits(root, dataset):
+    if find_original_splits(root, dataset):
+        if not _has_images(dataset, root):
+            return _store(_read_sound_original_splits(preparation), out, "original_splits")
         logger.info(
             f"{root} also holds splits that the original scripts prepared. They were not used: new ones are drawn from "
             "the images. (A config without `manifest` uses the prepared ones.)"
         )
-    if dataset == hands11k.DATASET:
-        manifests = prepare_11k(root, seed=seed, num_draws=num_draws, allow_missing=allow_missing, progress=progress)
-    elif dataset == hd.DATASET:
-        manifests = prepare_hd(
-            root,
-            seed=seed,
-            num_draws=num_draws,
-            allow_missing=allow_missing,
-            deterministic_gallery=deterministic_gallery,
-            progress=progress,
-        )
-    else:
-        manifests = prepare_folder(
-            root, seed=seed, num_draws=num_draws, allow_missing=allow_missing, pattern=pattern, progress=progress
-        )
-    return _store(manifests, out, "images")
+    return _store(_PREPARE[dataset](preparation), out, "images")
+
+
+_PREPARE = {hands11k.DATASET: prepare_11k, hd.DATASET: prepare_hd, folder.DATASET: prepare_folder}
 
 
 def find_or_prepare(
-    dataset: str,
-    root: Path,
-    cache: Path,
-    *,
-    aspects: Sequence[str] | None = None,
-    seed: int = 0,
-    allow_missing: bool = False,
-    pattern: str | None = None,
-    beside_images: bool = False,
-    progress: Progress | None = None,
+    preparation: Preparation, cache: Path, *, aspects: Sequence[str] | None = None, beside_images: bool = False
 ) -> PreparedDataset:
     """Load the manifests of a data set, or make and keep them on first use.
 
@@ -175,33 +117,34 @@ def find_or_prepare(
     come at the same time, one makes them and the others wait for it.
 
     Args:
+        preparation: the data set, and how its manifests are made if they are not there.
         cache: where manifests of any number of data sets are kept, see `manifests_cache`.
         aspects: those that are needed, by default all of the data set.
-        seed, allow_missing, pattern: as for `prepare`.
         beside_images: keep what was made in `root/manifests` instead, unless that is read-only.
 
     Raises:
-        ConfigError: an unknown data set or aspect.
+        ConfigError: an unknown aspect.
         DataError: manifests or data set are not as they should be, or images of the manifests are gone.
         HandCLIPError: the data set's folder may not be read, or the manifests cannot be written.
     """
-    require_known(dataset)
+    dataset, root = preparation.dataset, preparation.root
     needed = ASPECTS[dataset] if aspects is None else tuple(aspects)
     for aspect in needed:
         if aspect not in ASPECTS[dataset]:
             raise ConfigError(f"{dataset} has no aspect '{aspect}'.{did_you_mean(aspect, ASPECTS[dataset])}")
     if is_folder(root):
         require_enterable(root)
-    if found := _find_made(dataset, root, cache, needed, pattern):
+    places = places_of_manifests(dataset, root, cache, preparation.pattern)
+    if found := _find_made(preparation, needed, places):
         return found
-    beside, kept = places_of_manifests(dataset, root, cache, pattern)
+    beside, kept = places
     out = beside if beside_images and _is_writable(root) else kept
     with holding_in_turn(out, logger.info):
-        if found := _find_made(dataset, root, cache, needed, pattern):
+        if found := _find_made(preparation, needed, places):
             return found
         if set(needed) <= find_original_splits(root, dataset).keys():
-            return _store(_read_sound_original_splits(root, dataset, allow_missing, progress), out, "original_splits")
-        return _prepare(dataset, root, out, seed=seed, allow_missing=allow_missing, pattern=pattern, progress=progress)
+            return _store(_read_sound_original_splits(preparation), out, "original_splits")
+        return _prepare(preparation, out)
 
 
 def manifests_cache() -> Path:
@@ -226,67 +169,55 @@ def places_of_manifests(dataset: str, root: Path, cache: Path, pattern: str | No
     return root / "manifests", cache / f"{dataset}_{hashlib.sha256(place).hexdigest()[:12]}"
 
 
-def _find_made(
-    dataset: str, root: Path, cache: Path, needed: Sequence[str], pattern: str | None
-) -> PreparedDataset | None:
+def _find_made(preparation: Preparation, needed: Sequence[str], places: tuple[Path, Path]) -> PreparedDataset | None:
     """Load manifests that were made before, by hand or on first use; None where one of them is not there."""
-    beside, kept = places_of_manifests(dataset, root, cache, pattern)
-    for out in (beside, kept):
+    beside, kept = places
+    for out in places:
         if all(manifest_path(out, aspect).is_file() for aspect in needed):
             try:
-                manifests = {aspect: _load_for(dataset, aspect, out, pattern) for aspect in needed}
+                manifests = {
+                    aspect: load_manifest(
+                        manifest_path(out, aspect), preparation.dataset, aspect, pattern=preparation.pattern or PLAIN
+                    )
+                    for aspect in needed
+                }
             except DataError as error:
                 if out is beside:
                     raise
                 raise DataError(
-                    f"{error}. (The manifests in {out} were made when these data were first used. Remove that folder, "
+                    f"{error}. (The manifests in {kept} were made when these data were first used. Remove that folder, "
                     "and new ones are made of what is there by then; runs on the old ones cannot be compared with them)"
                 ) from error
             return PreparedDataset(manifests, out, "manifests", unchanged=True)
     return None
 
 
-def require_known(dataset: str) -> None:
-    """Check that a data set is one that can be prepared.
-
-    Raises:
-        ConfigError: names the nearest that is.
-    """
-    if dataset == "synthetic":
-        raise ConfigError(
-            "dataset: synthetic draws hands and prepares them by itself. To prepare drawn hands, with another seed, "
-            "call them what their layout is: handclip prepare 11k --root DIR --out DIR"
-        )
-    if dataset not in ASPECTS:
-        raise ConfigError(f"there is no data set '{dataset}'.{did_you_mean(dataset, ASPECTS)}")
-
-
-def require_pattern_of(manifest: Manifest, pattern: str | None, path: Path) -> None:
-    """Check that a manifest was made by the pattern that is asked for.
+def load_manifest(
+    path: Path, dataset: str, aspect: str, *, pattern: str | None = None, root: Path | None = None
+) -> Manifest:
+    """Read a manifest that is to be of a data set, and check that its images are there.
 
     Args:
-        manifest: as it was read.
-        pattern: that of the config.
-        path: the manifest's file, for the error.
+        path: the file.
+        dataset: `11k`, `hd` or `folder`.
+        aspect: of the data set.
+        pattern: by which it must have been made, if that matters.
+        root: where the data set lies now, if it was moved.
 
     Raises:
-        DataError: it was made by another.
+        DataError: as for `Manifest.load` and `Manifest.verify_files`; or it is of other data, or another pattern.
     """
-    made, wanted = manifest.pattern or PLAIN, pattern or PLAIN
-    if made != wanted:
+    manifest = Manifest.load(path, root)
+    if (manifest.dataset, manifest.aspect) != (dataset, aspect):
+        raise DataError(f"{path} is the manifest of {manifest.dataset} {manifest.aspect}, not of {dataset} {aspect}")
+    made = manifest.pattern or PLAIN
+    if pattern not in (None, made):
         raise DataError(
-            f"{path} was made by the pattern {made}, and the pattern {wanted} is asked for (key pattern); ask for "
+            f"{path} was made by the pattern {made}, and the pattern {pattern} is asked for (key pattern); ask for "
             "the former, or remove the manifest"
         )
-
-
-def _require_pattern(pattern: str, dataset: str) -> None:
-    if dataset != folder.DATASET:
-        raise ConfigError(f"a pattern is for the data set folder, not for {dataset}")
-    try:
-        PathPattern(pattern)
-    except ValueError as error:
-        raise ConfigError(f"pattern: {error}") from error
+    manifest.verify_files()
+    return manifest
 
 
 def _has_images(dataset: str, root: Path) -> bool:
@@ -295,21 +226,9 @@ def _has_images(dataset: str, root: Path) -> bool:
     return dataset != hd.DATASET or find_hd_folder(root) is not None
 
 
-def _load_for(dataset: str, aspect: str, out: Path, pattern: str | None) -> Manifest:
-    path = manifest_path(out, aspect)
-    manifest = Manifest.load(path)
-    if (manifest.dataset, manifest.aspect) != (dataset, aspect):
-        raise DataError(f"{path} is the manifest of {manifest.dataset} {manifest.aspect}, not of {dataset} {aspect}")
-    require_pattern_of(manifest, pattern, path)
-    manifest.verify_files()
-    return manifest
-
-
-def _read_sound_original_splits(
-    root: Path, dataset: str, allow_missing: bool, progress: Progress | None
-) -> dict[str, Manifest]:
+def _read_sound_original_splits(preparation: Preparation) -> dict[str, Manifest]:
     """Original splits that were prepared twice overlap, and nothing measured on them would be worth anything."""
-    manifests = read_original_splits(root, dataset, allow_missing=allow_missing, progress=progress)
+    manifests = read_original_splits(preparation)
     breaches = [
         f"{aspect}: {breach}"
         for aspect, manifest in manifests.items()
@@ -317,8 +236,8 @@ def _read_sound_original_splits(
     ]
     if breaches:
         raise DataError(
-            f"the splits that the original script prepared in {root} break the protocol; remove these folders and "
-            "prepare the data set again:" + "".join(f"\n  {breach}" for breach in breaches)
+            f"the splits that the original script prepared in {preparation.root} break the protocol; remove these "
+            "folders and prepare the data set again:" + "".join(f"\n  {breach}" for breach in breaches)
         )
     return manifests
 

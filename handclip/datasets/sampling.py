@@ -38,13 +38,6 @@ class _EpochSampler(Sampler[list[Item]]):
                 continue
             yield list(zip((int(index) for index in batch), (int(seed) for seed in seeds), strict=True))
 
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-    def batch_length(self, number: int) -> int:
-        """Return how many images a batch of any epoch has, counted from 0."""
-        raise NotImplementedError
-
     def _batches(self, random: np.random.Generator) -> list[np.ndarray]:
         raise NotImplementedError
 

@@ -7,13 +7,14 @@ a listing, on the draws before it, or on which other identities there are.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from handclip.datasets.images import ImageFacts
+from handclip.datasets.inspection import ImageFacts
+from handclip.datasets.left_out import Exclusions
 from handclip.datasets.manifest import Draw, Manifest, ManifestImage
+from handclip.datasets.preparation import Preparation
 
 
 @dataclass(frozen=True)
@@ -44,21 +45,6 @@ class Splits:
     draws: Sequence[PathDraw]
 
 
-@dataclass(frozen=True)
-class Exclusions:
-    """How much of a data set was left out, and why."""
-
-    missing_images: int = 0
-    unreadable_images: int = 0
-    ignored_files: int = 0
-    empty_identities: int = 0
-    copied_images: int = 0
-    unread_files: Mapping[str, int] = field(default_factory=dict)
-    """By kind."""
-    unread_identities: int = 0
-    """Of which nothing is read, though there is something."""
-
-
 def all_paths(identities: Iterable[Identity]) -> frozenset[str]:
     """The paths of all images of the identities."""
     return frozenset(path for identity in identities for path in identity.paths)
@@ -68,7 +54,7 @@ def all_paths(identities: Iterable[Identity]) -> frozenset[str]:
 class SeededDraws:
     """Random choices that depend on the seed, the data set, the aspect, the identity's name and the purpose alone."""
 
-    seed: int
+    seed: int | None
     dataset: str
     aspect: str
 
@@ -103,23 +89,22 @@ class SeededDraws:
 
 
 def assemble_manifest(
-    *,
-    dataset: str,
+    preparation: Preparation,
     aspect: str,
-    seed: int | None,
-    root: Path,
     identities: Sequence[Identity],
     splits: Splits,
     facts: Mapping[str, ImageFacts],
     exclusions: Exclusions,
-    pattern: str | None = None,
 ) -> Manifest:
     """Number the images, sorted by identity and path, and express the splits by these numbers.
 
     Args:
+        preparation: names the data set, its root, its seed, and by what pattern the paths said whose they are.
+        aspect: of the data set.
         identities: own identities and distractors, each with the images that are in use.
+        splits: of these images.
         facts: hash and size of each of their paths (and perhaps of others).
-        pattern: by which the paths said whose they are.
+        exclusions: what is left out.
     """
     labelled = sorted((identity.label, path) for identity in identities for path in identity.paths)
     index_of = {path: index for index, (_, path) in enumerate(labelled)}
@@ -128,9 +113,9 @@ def assemble_manifest(
         return tuple(sorted(index_of[path] for path in paths))
 
     return Manifest(
-        dataset=dataset,
+        dataset=preparation.dataset,
         aspect=aspect,
-        seed=seed,
+        seed=preparation.seed,
         images=tuple(ManifestImage(path, label, facts[path].sha256, facts[path].bytes) for label, path in labelled),
         train=indices(splits.train),
         val=indices(splits.val),
@@ -139,13 +124,7 @@ def assemble_manifest(
             Draw(indices(draw.query), indices(draw.gallery), indices(draw.gallery_all)) for draw in splits.draws
         ),
         identity_names={identity.label: identity.name for identity in identities},
-        missing_images=exclusions.missing_images,
-        unreadable_images=exclusions.unreadable_images,
-        root=root.resolve(),
-        ignored_files=exclusions.ignored_files,
-        empty_identities=exclusions.empty_identities,
-        copied_images=exclusions.copied_images,
-        unread_files=dict(exclusions.unread_files),
-        unread_identities=exclusions.unread_identities,
-        pattern=pattern,
+        root=preparation.root.resolve(),
+        pattern=preparation.pattern,
+        **asdict(exclusions),
     )

@@ -2,18 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
 from handclip.csv_files import csv_text
-from handclip.datasets.manifest import Draw, Manifest
+from handclip.datasets.manifest import Manifest
 
 
 @dataclass(frozen=True)
 class SplitRow:
     """One split: `minimum` and `maximum` are images per identity, followed by how many identities have as many.
 
-    `imbalance` is maximum / minimum, None for an empty split; a split is balanced if all identities have equally many
-    images. `identities` and `images` include distractors, `distractor_identities` counts these alone.
+    `identities` and `images` include distractors, `distractor_identities` counts these alone.
     """
 
     split: str
@@ -23,24 +22,34 @@ class SplitRow:
     minimum_identities: int
     maximum: int
     maximum_identities: int
-    imbalance: float | None
-    balanced: bool
     distractor_identities: int
+
+    @property
+    def imbalance(self) -> float | None:
+        """Maximum / minimum; None for an empty split."""
+        return self.maximum / self.minimum if self.images else None
+
+    @property
+    def balanced(self) -> bool:
+        """Whether all identities have equally many images."""
+        return self.minimum == self.maximum
 
 
 def summarise(manifest: Manifest) -> dict[str, int | str]:
     """The counts of `summary.json` for one aspect; those of query and galleries are for the first draw."""
-    draw = manifest.draws[0] if manifest.draws else Draw((), ())
+    rows = {row.split: row for row in split_table(manifest)}
+    train, test = rows["train_all"], rows["test"]
+    images = {split: row.images for split, row in rows.items()}
     return {
-        "train_identities": len(manifest.identities(manifest.train_all)),
-        "train_images": len(manifest.train),
-        "val_images": len(manifest.val),
-        "train_all_images": len(manifest.train_all),
-        "test_identities": len(manifest.identities(manifest.test)),
-        "test_images": len(manifest.test),
-        "query_images": len(draw.query),
-        "gallery_images": len(draw.gallery),
-        "gallery_all_images": len(draw.gallery_all),
+        "train_identities": train.identities,
+        "train_images": images["train"],
+        "val_images": images["val"],
+        "train_all_images": images["train_all"],
+        "test_identities": test.identities,
+        "test_images": images["test"],
+        "query_images": images.get("query0", 0),
+        "gallery_images": images.get("gallery0", 0),
+        "gallery_all_images": images.get("gallery0_all", 0),
         "missing_images": manifest.missing_images,
         "unreadable_images": manifest.unreadable_images,
         "copied_images": manifest.copied_images,
@@ -48,8 +57,8 @@ def summarise(manifest: Manifest) -> dict[str, int | str]:
         "unread_identities": manifest.unread_identities,
         "ignored_files": manifest.ignored_files,
         "empty_identities": manifest.empty_identities,
-        "single_image_train_identities": _single_image_identities(manifest, manifest.train_all),
-        "single_image_test_identities": _single_image_identities(manifest, manifest.test),
+        "single_image_train_identities": train.minimum_identities if train.minimum == 1 else 0,
+        "single_image_test_identities": test.minimum_identities if test.minimum == 1 else 0,
         "sha256": manifest.sha256,
     }
 
@@ -72,10 +81,13 @@ def split_table(manifest: Manifest) -> list[SplitRow]:
 
 def split_table_csv(manifests: Iterable[Manifest]) -> str:
     """The split tables of several manifests as comma-separated text, with data set and aspect in front."""
-    lines: list[list[object]] = [["dataset", "aspect", *(field.name for field in fields(SplitRow))]]
+    counts = ("split", "identities", "images", "minimum", "minimum_identities", "maximum", "maximum_identities")
+    columns = (*counts, "imbalance", "balanced", "distractor_identities")
+    lines: list[list[object]] = [["dataset", "aspect", *columns]]
     for manifest in manifests:
         for row in split_table(manifest):
-            values = asdict(row) | {"imbalance": "" if row.imbalance is None else f"{row.imbalance:.4g}"}
+            values = {column: getattr(row, column) for column in columns}
+            values["imbalance"] = "" if row.imbalance is None else f"{row.imbalance:.4g}"
             lines.append([manifest.dataset, manifest.aspect, *values.values()])
     return csv_text(lines, line_end="\n")
 
@@ -92,12 +104,5 @@ def _row(manifest: Manifest, split: str, indices: tuple[int, ...], distractors: 
         minimum_identities=identities_with[minimum],
         maximum=maximum,
         maximum_identities=identities_with[maximum],
-        imbalance=maximum / minimum if indices else None,
-        balanced=minimum == maximum,
         distractor_identities=len(images_of.keys() & distractors),
     )
-
-
-def _single_image_identities(manifest: Manifest, indices: tuple[int, ...]) -> int:
-    images_of = Counter(manifest.images[index].identity for index in indices)
-    return sum(count == 1 for count in images_of.values())

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 
+from handclip.metrics.arrays import Floats
 from handclip.metrics.ranking import require_finite
 
-Floats: TypeAlias = NDArray[np.float64]
 Values: TypeAlias = NDArray[np.float32] | Floats
 
 MOST_IMPOSTORS = 1_000_000

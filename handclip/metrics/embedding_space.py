@@ -5,7 +5,6 @@ two is twice their cosine distance: $||x - y||^2 = 2 (1 - x \\cdot y)$.
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +13,8 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from handclip.metrics.arrays import Floats, Integers
 from handclip.metrics.ranking import require_finite
-
-Floats: TypeAlias = NDArray[np.float64]
-Integers: TypeAlias = NDArray[np.int64]
 
 FEWEST_POINTS = 3
 """Fewer points than this have no arrangement to look at."""
@@ -152,23 +149,19 @@ def measure_space(features: NDArray[np.floating], people: Integers) -> SpaceNumb
     own = float((sums**2).sum())
     whole = float((sums.sum(axis=0) ** 2).sum())
     within = 1 - (own - images) / 2 / within_pairs if within_pairs else None
-    paired = images_of[persons] > 1
+    paired, silhouette = images_of[persons] > 1, None
+    if np.count_nonzero(images_of > 1) > 1:
+        silhouette = float(silhouette_score(features[paired], persons[paired], metric="cosine"))
     return SpaceNumbers(
         images=images,
         people=count,
         people_with_pairs=int(np.count_nonzero(images_of > 1)),
-        silhouette=_silhouette(features[paired], persons[paired]),
+        silhouette=silhouette,
         within=within,
         between=1 - (whole - own) / 2 / between_pairs if between_pairs else None,
         alignment=2 * within if within is not None else None,
         uniformity=_uniformity(features) if images > 1 else None,
     )
-
-
-def _silhouette(features: NDArray[np.floating], persons: Integers) -> float | None:
-    if len(np.unique(persons)) < 2:
-        return None
-    return float(silhouette_score(features, persons, metric="cosine"))
 
 
 def _uniformity(features: NDArray[np.floating]) -> float:

@@ -9,11 +9,12 @@ the share of such searches is the false positive identification rate FPIR(t).
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from handclip.metrics.arrays import Floats
 from handclip.metrics.ranking import COSINE_TIE, best_scores, require_finite
 from handclip.metrics.uncertainty import PersonSums, resampling_weights
 from handclip.metrics.verification import (
@@ -21,15 +22,14 @@ from handclip.metrics.verification import (
     RULE_OF_30,
     RateEstimate,
     ScoredSearch,
+    Scores,
     band,
     estimate_rate,
+    highest_rejected,
     rate_at,
-    refuse_nan,
+    share_below,
     too_few_people,
 )
-
-Floats: TypeAlias = NDArray[np.float64]
-Scores: TypeAlias = NDArray[np.float32]
 
 FPIRS = (0.1, 0.01)
 """False positive identification rates at which systems are compared."""
@@ -98,9 +98,7 @@ class OpenSetSearches:
         Raises:
             ValueError: a threshold is NaN.
         """
-        refuse_nan(thresholds)
-        below = np.searchsorted(self.rising[0], np.asarray(thresholds, self.mated.dtype), side="left")
-        return np.asarray(below / len(self.mated), dtype=np.float64)
+        return share_below(self.rising[0], thresholds)
 
     def fpir(self, thresholds: Any) -> Floats:
         """Return the false positive identification rate at thresholds of any shape.
@@ -108,9 +106,7 @@ class OpenSetSearches:
         Raises:
             ValueError: a threshold is NaN.
         """
-        refuse_nan(thresholds)
-        below = np.searchsorted(self.rising[1], np.asarray(thresholds, self.non_mated.dtype), side="left")
-        return np.asarray(1 - below / len(self.non_mated), dtype=np.float64)
+        return np.asarray(1 - share_below(self.rising[1], thresholds))
 
     def threshold_at_fpir(self, fpir: float) -> float:
         """Return the lowest threshold whose FPIR is at most `fpir`: just above a score of a non-mated search.
@@ -118,12 +114,8 @@ class OpenSetSearches:
         Raises:
             ValueError: `fpir` is NaN.
         """
-        refuse_nan(fpir)
-        allowed = int(fpir * len(self.non_mated) + 1e-9)
-        if allowed >= len(self.non_mated):
-            return float(self.rising[1][0])
-        rejected = self.rising[1][len(self.non_mated) - allowed - 1]
-        return float(np.nextafter(rejected, np.float32(np.inf)))
+        rejected = highest_rejected(self.rising[1], fpir)
+        return float(self.rising[1][0] if rejected is None else np.nextafter(rejected, np.float32(np.inf)))
 
 
 @dataclass(frozen=True, eq=False)

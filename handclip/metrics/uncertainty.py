@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 from statistics import NormalDist
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from handclip.metrics.arrays import Floats
 from handclip.metrics.ranking import require_finite
-
-Floats: TypeAlias = NDArray[np.float64]
 
 REPLICATES = 10_000
 PERMUTATIONS = 20_000
@@ -340,12 +338,9 @@ def compact_letters(significant: NDArray[np.bool_], longest: int = 8) -> list[st
         shared_elsewhere = all(any({i, j} <= other for other in others) for i in group for j in group)
         if shared_elsewhere:
             kept = others
-    letters = ["".join(_letter(number) for number, group in enumerate(kept) if run in group) for run in runs]
+    names = [*_LETTERS, *(f"({number + 1})" for number in range(len(_LETTERS), len(kept)))]
+    letters = ["".join(name for name, group in zip(names, kept, strict=False) if run in group) for run in runs]
     return letters if max(map(len, letters)) <= longest else None
-
-
-def _letter(number: int) -> str:
-    return _LETTERS[number] if number < len(_LETTERS) else f"({number + 1})"
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,11 +19,11 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from handclip.metrics.arrays import Floats
 from handclip.metrics.products import product
 from handclip.metrics.ranking import require_finite
 from handclip.metrics.uncertainty import bca_interval, containing, resampling_weights, share_without_exception
 
-Floats: TypeAlias = NDArray[np.float64]
 Scores: TypeAlias = NDArray[np.float32]
 
 OPERATING_FMR = 0.01
@@ -137,9 +137,7 @@ class ScoredPairs:
         Raises:
             ValueError: a threshold is NaN.
         """
-        refuse_nan(thresholds)
-        below = np.searchsorted(self.rising[0], np.asarray(thresholds, self.impostor.dtype), side="left")
-        return np.asarray(1 - below / len(self.impostor), dtype=np.float64)
+        return np.asarray(1 - share_below(self.rising[0], thresholds))
 
     def fnmr(self, thresholds: Any) -> Floats:
         """Return the false non-match rate at thresholds of any shape.
@@ -147,9 +145,7 @@ class ScoredPairs:
         Raises:
             ValueError: a threshold is NaN.
         """
-        refuse_nan(thresholds)
-        below = np.searchsorted(self.rising[1], np.asarray(thresholds, self.genuine.dtype), side="left")
-        return np.asarray(below / len(self.genuine), dtype=np.float64)
+        return share_below(self.rising[1], thresholds)
 
     def threshold_at_fmr(self, fmr: float) -> float:
         """Return the lowest score whose FMR is at most `fmr`; just above the highest where there is none.
@@ -157,11 +153,8 @@ class ScoredPairs:
         Raises:
             ValueError: `fmr` is NaN.
         """
-        refuse_nan(fmr)
-        allowed = int(fmr * len(self.impostor) + 1e-9)
-        if allowed >= len(self.impostor):
-            return float(self.scores[0])
-        return _next_score(self.scores, self.rising[0][len(self.impostor) - allowed - 1])
+        rejected = highest_rejected(self.rising[0], fmr)
+        return float(self.scores[0]) if rejected is None else _next_score(self.scores, rejected)
 
     def equal_error_rate(self) -> tuple[float, float]:
         """Return the equal error rate and its threshold.
@@ -441,12 +434,30 @@ def _where_zero_is_reached(difference: Floats, rates: Floats) -> Floats:
     return np.asarray(np.where(np.isnan(d0), np.nan, r0 + part * (r1 - r0)), dtype=np.float64)
 
 
-def refuse_nan(thresholds: Any) -> None:
-    """Check thresholds, or the rate at which one is sought: any comparison with NaN is false, and would go unseen.
+def share_below(rising: Scores, thresholds: Any) -> Floats:
+    """Return which share of rising scores is below thresholds, of any shape.
 
     Raises:
-        ValueError: one is NaN.
+        ValueError: a threshold is NaN.
     """
+    _refuse_nan(thresholds)
+    below = np.searchsorted(rising, np.asarray(thresholds, rising.dtype), side="left")
+    return np.asarray(below / len(rising), dtype=np.float64)
+
+
+def highest_rejected(rising: Scores, rate: float) -> np.float32 | None:
+    """Return the highest of rising scores that has to be rejected to keep a rate of false matches; None of none.
+
+    Raises:
+        ValueError: the rate is NaN.
+    """
+    _refuse_nan(rate)
+    allowed = int(rate * len(rising) + 1e-9)
+    return None if allowed >= len(rising) else rising[len(rising) - allowed - 1]
+
+
+def _refuse_nan(thresholds: Any) -> None:
+    """Any comparison with NaN is false, and would go unseen."""
     if np.isnan(thresholds).any():
         raise ValueError("a threshold, or the rate at which one is sought, is NaN")
 

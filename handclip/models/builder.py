@@ -7,7 +7,7 @@ from handclip.models.checkpoint import Checkpoint, check_same_model
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.models.freezing import freeze_encoder
 from handclip.models.registry import build_encoder, check_keys, rebuild_encoder
-from handclip.models.state_dict import check_state_dict
+from handclip.models.state_dict import load_checked
 
 
 def build_model(config: ExperimentConfig, earlier: Checkpoint | None = None) -> EmbeddingModel:
@@ -30,8 +30,7 @@ def build_model(config: ExperimentConfig, earlier: Checkpoint | None = None) -> 
         # A neck that only one of the two stages has starts afresh, or is left behind.
         fresh = {key: value for key, value in model.state_dict().items() if key.startswith("necks.")}
         taken = {k: v for k, v in earlier.model_state.items() if k in fresh or not k.startswith("necks.")}
-        check_state_dict(model, {**fresh, **taken}, f"resume_from: {config.resume_from}")
-        model.load_state_dict({**fresh, **taken})
+        load_checked(model, {**fresh, **taken}, f"resume_from: {config.resume_from}")
     freeze_encoder(model.encoder, config.freeze)
     return model.train(config.variant == "finetuned")
 
@@ -76,6 +75,5 @@ def model_from_checkpoint(checkpoint: Checkpoint, source: str, test_feature: str
             f"{source}: holds embeddings {checkpoint.embedding_dims}, but {config['model']} has "
             f"{model.encoder.embedding_dims}"
         )
-    check_state_dict(model, checkpoint.model_state, source)
-    model.load_state_dict(checkpoint.model_state)
+    load_checked(model, checkpoint.model_state, source)
     return model.eval()

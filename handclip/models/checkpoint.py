@@ -14,22 +14,16 @@ import torch
 from torch import Tensor
 
 from handclip import __version__
-from handclip.config.experiment import ExperimentConfig
+from handclip.config.experiment import INPUT_KEYS
 from handclip.config.naming import LAST, last_name
-from handclip.datasets.transforms import Preprocessing
 from handclip.errors import CheckpointError
-from handclip.files import replacing, require_regular
+from handclip.files import replacing
 from handclip.models.embedding_model import EmbeddingModel
-from handclip.models.first_bytes import format_of, why_no_weights
-from handclip.models.torch_files import why_refused, write_torch
+from handclip.models.first_bytes import format_of
+from handclip.models.torch_files import refusing, write_torch
 
 FORMAT = "handclip-checkpoint"
 _VERSION = 4
-_READ = (2, 3, 4)
-"""Version 3 has no `resize_mode` in its preprocessing."""
-_WITHOUT_DIGEST = 2
-"""The version that holds no hash of its content."""
-_NOT_OURS = "is not a HandCLIP checkpoint. Weights of OpenAI or open_clip are named under `pretrained:`"
 
 
 @dataclass(frozen=True)
@@ -88,39 +82,22 @@ class Checkpoint:
             CheckpointError: the file is missing, damaged, refused, or not a HandCLIP checkpoint.
         """
         path = Path(path)
-        try:
-            require_regular(path)
-            if why := why_no_weights(path, again=_other_than(path).strip()):
-                raise CheckpointError(f"{path}: {why}")
-            if format_of(path) == "safetensors":
-                raise CheckpointError(f"{path}: {_NOT_OURS}")
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-        except CheckpointError:
-            raise
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: no such checkpoint") from None
-        except IsADirectoryError:
-            raise CheckpointError(f"{path}: is a folder, not a checkpoint") from None
-        except Exception as error:  # pickle's and zip's own errors have no common base
-            if isinstance(error, OSError) and error.filename is not None:  # it could not even be opened
-                raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-            raise CheckpointError(
-                f"{path}: is damaged, or is not a checkpoint that may be loaded ({why_refused(error)})."
-                f"{_other_than(path)}"
-            ) from error
+        with refusing(path, "checkpoint", _other_than(path)):
+            # What is no pickle is of another program, as safetensors are.
+            is_pickled = format_of(path) != "safetensors"
+            loaded = torch.load(path, map_location="cpu", weights_only=True) if is_pickled else None
         if not isinstance(loaded, dict) or loaded.get("format") != FORMAT:
-            raise CheckpointError(f"{path}: {_NOT_OURS}")
-        version = loaded.get("version")
-        if version not in _READ:
             raise CheckpointError(
-                f"{path}: has format version {version}; this HandCLIP reads {', '.join(map(str, _READ))}"
+                f"{path}: is not a HandCLIP checkpoint. Weights of OpenAI or open_clip are named under `pretrained:`"
             )
+        if (version := loaded.get("version")) != _VERSION:
+            raise CheckpointError(f"{path}: has format version {version}; this HandCLIP reads {_VERSION}")
         if missing := sorted(cls.__dataclass_fields__.keys() - loaded.keys()):
             raise CheckpointError(f"{path}: is damaged: it lacks {', '.join(missing)}")
         checkpoint = cls(**{name: loaded[name] for name in cls.__dataclass_fields__})
-        if version != _WITHOUT_DIGEST and not checkpoint._has_hash(loaded.get("sha256")):
+        if not checkpoint._has_hash(loaded.get("sha256")):
             raise CheckpointError(
-                f"{path}: is damaged or was changed: its content does not have the SHA-256 that it records."
+                f"{path}: is damaged or was changed: its content does not have the SHA-256 that it records. "
                 f"{_other_than(path)}"
             )
         return checkpoint
@@ -137,8 +114,8 @@ def _other_than(path: Path) -> str:
     is_last = path.stem.endswith(LAST)
     other = path.with_stem(path.stem.removesuffix(LAST) if is_last else last_name(path.stem))
     model = "best" if is_last else "last"
-    beside = f" The model of its run's {model} epoch is in {other}." if other != path and other.is_file() else ""
-    return f"{beside} To have it again, move it and its run's folder away and train again"
+    beside = f"The model of its run's {model} epoch is in {other}. " if other != path and other.is_file() else ""
+    return f"{beside}To have it again, move it and its run's folder away and train again"
 
 
 def describe_model(model: EmbeddingModel) -> dict[str, Any]:
@@ -162,28 +139,15 @@ def check_same_model(checkpoint: Checkpoint, config: Mapping[str, Any], path: Pa
     Raises:
         CheckpointError: names the first key that differs.
     """
-    for key in ("model", "embedding", *(["neck"] if same_neck else [])):
-        if checkpoint.config[key] != config[key]:
-            raise CheckpointError(
-                f"{path}: holds {key}: {checkpoint.config[key]}, but the config says {key}: {config[key]}"
-            )
-    for key in sorted(config.keys() & checkpoint.encoder_facts.keys()):
-        wanted, fact = config[key], checkpoint.encoder_facts[key]
-        if wanted != "auto" and fact is not None and wanted != fact:
-            raise CheckpointError(
-                f"{path}: was trained with {key}: {str(fact).lower()}, but the config says {key}: {str(wanted).lower()}"
-            )
-    size = config["input_size"]
-    trained = Preprocessing.from_dict(checkpoint.preprocessing)
-    recorded = trained.to_dict()
-    for key, name in ExperimentConfig.PREPROCESSING.items():
-        if config[key] is not None and config[key] != recorded[name]:
-            raise CheckpointError(
-                f"{path}: was trained with {key}: {recorded[name]}, but the config says {key}: {config[key]}"
-            )
-    if size is not None:
-        wanted = (size, size) if isinstance(size, int) else tuple(size)
-        if wanted != (trained.height, trained.width):
-            raise CheckpointError(
-                f"{path}: was trained on {trained.height}x{trained.width} pixels, but the config has input_size: {size}"
-            )
+    size, preprocessing = config["input_size"], checkpoint.preprocessing
+    wanted = {**config, "input_size": [size, size] if isinstance(size, int) else size}
+    trained = {
+        **{key: checkpoint.config[key] for key in ("model", "embedding", *(["neck"] if same_neck else []))},
+        **{key: fact for key, fact in checkpoint.encoder_facts.items() if key in config},
+        **{key: preprocessing[name] for name, key in INPUT_KEYS.items()},
+        "input_size": [preprocessing["height"], preprocessing["width"]],
+    }
+    for key, value in trained.items():
+        if value is not None and wanted[key] not in (None, "auto", value):
+            said, asked = (str(one).lower() if isinstance(one, bool) else one for one in (value, config[key]))
+            raise CheckpointError(f"{path}: was trained with {key}: {said}, but the config says {key}: {asked}")

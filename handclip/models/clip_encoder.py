@@ -60,12 +60,9 @@ def architecture(name: str) -> dict[str, Any]:
     """
     if name in SMALL_MODELS:
         return SMALL_MODELS[name]
-    description = (
-        open_clip.get_model_config(open_clip_name(name)) if open_clip_name(name) in open_clip.list_models() else None
-    )
-    if description is None:
+    if open_clip_name(name) not in open_clip.list_models():
         raise ConfigError(f"model: there is no model '{name}'.{did_you_mean(name, clip_model_names())}")
-    return description  # type: ignore[no-any-return]
+    return open_clip.get_model_config(open_clip_name(name))  # type: ignore[no-any-return]
 
 
 class CLIPImageEncoder(ImageEncoder):
@@ -110,16 +107,19 @@ class CLIPImageEncoder(ImageEncoder):
             load_checked(tower, state_dict, source)
         elif isinstance(tower, ModifiedResNet):
             _undo_zero_residuals(tower)
-        native = _pair(vision.image_size)
+        side = vision.image_size
+        native = (side, side) if isinstance(side, int) else tuple(side)
         size = input_size or native
         if size != native:
             _resize_tower(tower, name, native, size)
 
         self.tower = tower
         self.embedding_dims = _select_embeddings(tower, embedding, name)
-        extra = dict(preprocessing or {})
-        self.preprocessing = Preprocessing(size[0], size[1], **extra)
-        self.facts = {"architecture": open_clip_name(name), "quick_gelu": _uses_quick_gelu(tower), "weights": source}
+        self.preprocessing = Preprocessing(*size, **(preprocessing or {}))
+        # There is nothing to choose in RN50's family, which has ReLU.
+        uses_quick_gelu = any(isinstance(module, QuickGELU) for module in tower.modules())
+        activation = None if isinstance(tower, ModifiedResNet) else uses_quick_gelu
+        self.facts = {"architecture": open_clip_name(name), "quick_gelu": activation, "weights": source}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Encode images of shape (B, 3, height, width)."""
@@ -196,11 +196,6 @@ def _residual_stages(tower: ModifiedResNet) -> tuple[nn.Module, ...]:
     return (tower.layer1, tower.layer2, tower.layer3, tower.layer4)
 
 
-def _uses_quick_gelu(tower: nn.Module) -> bool | None:
-    """Return None where there is nothing to choose: RN50's family has ReLU."""
-    return None if isinstance(tower, ModifiedResNet) else any(isinstance(m, QuickGELU) for m in tower.modules())
-
-
 def _undo_zero_residuals(tower: ModifiedResNet) -> None:
     """Let every layer learn from the first step: a block's last norm at zero keeps the gradient from those before."""
     for stage in _residual_stages(tower):
@@ -223,7 +218,8 @@ def _select_embeddings(tower: nn.Module, embedding: str, name: str) -> dict[str,
         if embedding == "before_projection":
             tower.attnpool = None
     elif isinstance(tower, TimmModel) and "pool" not in tower.head._modules and len(tower.head):
-        dims = {"before_projection": tower.trunk.num_features, "projected": _last_linear(tower.head).out_features}
+        *_, last = (module for module in tower.head.modules() if isinstance(module, nn.Linear))
+        dims = {"before_projection": tower.trunk.num_features, "projected": last.out_features}
         if embedding == "before_projection":
             tower.head = nn.Sequential()
     elif embedding == "projected":
@@ -231,10 +227,6 @@ def _select_embeddings(tower: nn.Module, embedding: str, name: str) -> dict[str,
     else:
         raise ConfigError(f"embedding: {embedding}: {name} has no feature before its projection; use projected")
     return dims if embedding == "both" else {embedding: dims[embedding]}
-
-
-def _last_linear(head: nn.Module) -> nn.Linear:
-    return [module for module in head.modules() if isinstance(module, nn.Linear)][-1]
 
 
 def _resize_tower(tower: nn.Module, name: str, old: tuple[int, int], new: tuple[int, int]) -> None:
@@ -262,10 +254,6 @@ def _resize_tower(tower: nn.Module, name: str, old: tuple[int, int], new: tuple[
     owner.positional_embedding = nn.Parameter(resized, requires_grad=owner.positional_embedding.requires_grad)
     if isinstance(tower, VisionTransformer):
         tower.image_size, tower.grid_size = new, new_grid
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def has_choice_of_activation(name: str) -> bool:

@@ -3,15 +3,13 @@
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
 from torch import Tensor
 
-from handclip.errors import ConfigError, did_you_mean
-from handclip.files import is_file
+from handclip.errors import ConfigError
 from handclip.models import transformers_layout
 from handclip.models.clip_encoder import ALIASES, architecture, has_choice_of_activation, open_clip_name
 from handclip.models.input_description import (
@@ -21,9 +19,19 @@ from handclip.models.input_description import (
     beside_clip,
     of_tag,
     require_known,
+    shown,
     with_given,
 )
-from handclip.models.weights import fetch, in_float32, not_found, one_model, read_state_dict
+from handclip.models.weights import (
+    EncoderWeights,
+    fetch,
+    in_float32,
+    not_found,
+    on_the_hub,
+    one_model,
+    read_state_dict,
+    weights_file,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +41,6 @@ _OPENAI_MARKERS = ("input_resolution", "context_length", "vocab_size")
 """Entries that only OpenAI's own files have."""
 
 
-@dataclass(frozen=True)
-class ClipWeights:
-    """Weights of a visual tower (None: start from random ones) and what must be known to use them rightly."""
-
-    state_dict: Mapping[str, Tensor] | None
-    quick_gelu: bool
-    source: str
-    preprocessing: dict[str, Any] = field(default_factory=dict)
-
-
 def load_clip_weights(
     model: str,
     pretrained: str,
@@ -50,7 +48,7 @@ def load_clip_weights(
     *,
     tag: str | None = None,
     preprocessing: Mapping[str, Any] | None = None,
-) -> ClipWeights:
+) -> EncoderWeights:
     """Find and read the weights that a config asks for.
 
     Args:
@@ -73,34 +71,32 @@ def load_clip_weights(
     if tag is not None and (entry or pretrained == "none"):
         raise ConfigError(f"pretrained_tag: is read only where `pretrained` is a weights file, not {pretrained}")
     if pretrained == "none":
-        return ClipWeights(None, by_name if quick_gelu == "auto" else quick_gelu, "none (random)", given)
+        return EncoderWeights(None, "none (random)", given, by_name if quick_gelu == "auto" else quick_gelu)
 
     if entry:
-        described = of_tag(model, pretrained)
-        path, source = _fetch(model, pretrained, entry), described.source
+        path, described = _fetch(model, pretrained, entry), of_tag(model, pretrained)
+        source = described.source
         state_dict = whole_model(read_state_dict(path), str(path))
     else:
-        path, source = Path(pretrained), pretrained
-        if not is_file(path):
-            hint = did_you_mean(pretrained, ["none", *open_clip.list_pretrained_tags_by_model(open_clip_name(model))])
-            raise ConfigError(f"pretrained: '{pretrained}' is neither a file nor a set of weights of {model}.{hint}")
+        path = weights_file(model, pretrained, open_clip.list_pretrained_tags_by_model(open_clip_name(model)))
+        source = pretrained
         state_dict = whole_model(read_state_dict(path), source)
         described = _describe(model, path, state_dict, tag, given)
         require_known(model, path, [*described.values, *given])
     trained_with = described.quick_gelu
-    if trained_with is None and quick_gelu == "auto" and not by_name and has_choice_of_activation(model):
-        logger.warning(
-            f"{path} does not tell which activation it was trained with: GELU is taken, as {model} has it. "
-            "If these are OpenAI's weights, add quick_gelu: true to the config."
-        )
-    if quick_gelu != "auto" and trained_with is not None and quick_gelu != trained_with:
-        raise ConfigError(
-            f"quick_gelu: {str(quick_gelu).lower()}: {source} was trained with quick_gelu: {str(trained_with).lower()}"
-        )
     if trained_with is None:
+        if quick_gelu == "auto" and not by_name and has_choice_of_activation(model):
+            logger.warning(
+                f"{path} does not tell which activation it was trained with: GELU is taken, as {model} has it. "
+                "If these are OpenAI's weights, add quick_gelu: true to the config."
+            )
         trained_with = by_name if quick_gelu == "auto" else quick_gelu
+    elif quick_gelu not in ("auto", trained_with):
+        raise ConfigError(
+            f"quick_gelu: {shown(quick_gelu)}: {source} was trained with quick_gelu: {shown(trained_with)}"
+        )
     used = with_given(described.values, given, source)
-    return ClipWeights(visual_part(state_dict, source), trained_with, source, used)
+    return EncoderWeights(visual_part(state_dict, source), source, used, trained_with)
 
 
 def _describe(
@@ -111,8 +107,9 @@ def _describe(
     if any(mark in state_dict for mark in _OPENAI_MARKERS):
         found.append(OPENAI)
     transformers = any(transformers_layout.FIRST.match(name) for name in state_dict)
-    beside = beside_clip(path, model, transformers=transformers, given=given)
-    return agreed([*found, *([beside] if beside else [])], given, path)
+    if beside := beside_clip(path, model, transformers=transformers, given=given):
+        found.append(beside)
+    return agreed(found, given, path)
 
 
 def is_published_clip(model: str, pretrained: str) -> bool:
@@ -152,11 +149,6 @@ def visual_part(state_dict: Mapping[str, Tensor], source: str) -> dict[str, Tens
 
 def _fetch(model: str, tag: str, entry: Mapping[str, Any]) -> Path:
     repository, _, file = (entry.get("hf_hub") or "").rpartition("/")
-    return fetch(
-        lambda: open_clip.download_pretrained(dict(entry)),
-        model=model,
-        tag=tag,
-        hub_file=(repository, file or "open_clip_model.safetensors") if repository else None,
-        url=entry.get("url"),
-        also_needed=f"pretrained_tag: {tag}",
-    )
+    on_hub = on_the_hub(repository, file or "open_clip_model.safetensors") if repository else None
+    places = [on_hub, entry.get("url")]
+    return fetch(lambda: open_clip.download_pretrained(dict(entry)), model, tag, places, f"pretrained_tag: {tag}")

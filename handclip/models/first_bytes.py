@@ -2,7 +2,6 @@
 
 import codecs
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +31,7 @@ def format_of(path: Path) -> Format | None:
     return "pickle" if head.startswith(b"\x80") else None
 
 
-def why_no_weights(path: Path, again: str = "Fetch it again") -> str | None:
+def why_no_weights(path: Path, again: str) -> str | None:
     """Say what a file is and what to do, where its first bytes tell that it cannot hold weights.
 
     Args:
@@ -59,25 +58,23 @@ def why_no_weights(path: Path, again: str = "Fetch it again") -> str | None:
         )
     if packed := packed_by(head):
         return f"is packed by {packed}. Unpack it, and name the weights file that was in it"
-    if kind := _named(_OTHER_KINDS, head):
-        return f"is {kind}, not weights of PyTorch. Fetch those, as .safetensors or .pt"
+    for start, kind in _OTHER_KINDS.items():
+        if head.startswith(start):
+            return f"is {kind}, not weights of PyTorch. Fetch those, as .safetensors or .pt"
     if head.startswith(b"PK\x03\x04"):
         return _why_no_torch_archive(path, again)
     if format_of(path) is None:
-        if (text := _text(head)) is not None:
-            return f"is damaged, or is not a weights file: it is text that begins with {text[:60]!r}. {again}"
-        begins = head[:8].hex(" ")
-        return f"is damaged, or is not a weights file: none begins with the bytes {begins}. {again}"
+        text = _text(head)
+        why = (
+            f"it is text that begins with {text[:60]!r}" if text else f"none begins with the bytes {head[:8].hex(' ')}"
+        )
+        return f"is damaged, or is not a weights file: {why}. {again}"
     return None
 
 
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(LOOKED_AT)
-
-
-def _named(kinds: Mapping[bytes, str], head: bytes) -> str | None:
-    return next((kind for start, kind in kinds.items() if head.startswith(start)), None)
 
 
 def _text(head: bytes) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 import open_clip
 from pydantic import TypeAdapter, ValidationError
 
-from handclip.config.experiment import ExperimentConfig, InputMean, InputStd, Interpolation
+from handclip.config.experiment import INPUT_KEYS, InputMean, InputStd, Interpolation
 from handclip.datasets.transforms import CLIP_MEAN, CLIP_STD
 from handclip.errors import CheckpointError, ConfigError, HandCLIPError, did_you_mean
 from handclip.files import is_file, read_json_object
@@ -24,7 +24,6 @@ _TYPES: dict[str, TypeAdapter[Any]] = {
 }
 """What weights are trained with. How photographs of another shape are resized is not among it: all models squash them
 unless the config says otherwise, as the protocol does."""
-_KEYS = {name: key for key, name in ExperimentConfig.PREPROCESSING.items()}
 
 _BESIDE_OPEN_CLIP = "open_clip_config.json"
 _BESIDE_TRANSFORMERS = ("preprocessor_config.json", "config.json")
@@ -145,8 +144,8 @@ def _checked(values: Mapping[str, Any], wanted: Sequence[str], given: Collection
             if name in given:  # the config says it, and this is not used
                 continue
             raise CheckpointError(
-                f"{place}: {name}: {values[name]!r} cannot be used: {error.errors()[0]['msg']}. Say {_KEYS[name]} in "
-                "the config, or move the file away from the weights"
+                f"{place}: {name}: {values[name]!r} cannot be used: {error.errors()[0]['msg']}. Say "
+                f"{INPUT_KEYS[name]} in the config, or move the file away from the weights"
             ) from error
     return checked
 
@@ -165,7 +164,7 @@ def _other_architecture(described: Mapping[str, Any], own: Mapping[str, Any]) ->
 
 def _taken(description: Description, path: Path) -> Description:
     if description.values:
-        said = ", ".join(f"{_KEYS[name]}: {shown(value)}" for name, value in description.values.items())
+        said = ", ".join(f"{INPUT_KEYS[name]}: {shown(value)}" for name, value in description.values.items())
         logger.info(f"{path}: {description.source} says {said}.")
     return description
 
@@ -209,12 +208,12 @@ def require_known(model: str, path: Path, known: Collection[str]) -> None:
         return
     alike: dict[str, list[str]] = {}
     for tag, one in tags.items():
-        alike.setdefault(", ".join(f"{_KEYS[name]}: {shown(one.values[name])}" for name in _TYPES), []).append(tag)
-    lines = [
-        f"  pretrained_tag: {same[0]}  # {values}{_also(same[1:])}"
-        for values, same in sorted(alike.items(), key=lambda item: len(item[1]))
-    ]
-    lacking = ", ".join(_KEYS[name] for name in _TYPES if name in unknown)
+        alike.setdefault(", ".join(f"{INPUT_KEYS[name]}: {shown(one.values[name])}" for name in _TYPES), []).append(tag)
+    lines = []
+    for said, (first, *others) in sorted(alike.items(), key=lambda item: len(item[1])):
+        also = f"; as {', '.join(others[:3])}{' and others' if others[3:] else ''}" if others else ""
+        lines.append(f"  pretrained_tag: {first}  # {said}{also}")
+    lacking = ", ".join(INPUT_KEYS[name] for name in _TYPES if name in unknown)
     what = "how its input is normalised" if len(unknown) == len(_TYPES) else f"its {lacking}"
     raise ConfigError(
         f"pretrained: {path} does not say {what}, and not all published weights of {model} have OpenAI's. Add to the "
@@ -229,7 +228,7 @@ def with_given(known: Mapping[str, Any], given: Mapping[str, Any], source: str) 
     for name, value in given.items():
         if name in known and not _same(known[name], value):
             logger.warning(
-                f"{_KEYS[name]}: {shown(value)} is used, though {source} was trained with {shown(known[name])}."
+                f"{INPUT_KEYS[name]}: {shown(value)} is used, though {source} was trained with {shown(known[name])}."
             )
     return {**known, **given}
 
@@ -239,10 +238,6 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
-
-
-def _also(tags: Sequence[str]) -> str:
-    return f"; as {', '.join(tags[:3])}{' and others' if tags[3:] else ''}" if tags else ""
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -66,7 +66,8 @@ class MBANetEncoder(ImageEncoder):
         self.cam_att3 = ChannelAttention()
         self.cam_att4 = ChannelAttention()
         if state_dict is not None:
-            own = {} if any(key.startswith(ATTENTION) for key in state_dict) else self._attention_state()
+            complete = any(key.startswith(ATTENTION) for key in state_dict)
+            own = {key: value for key, value in self.state_dict().items() if not complete and key.startswith(ATTENTION)}
             load_checked(self, {**own, **state_dict}, source)
         self.embedding_dims = dict.fromkeys(("global", "spatial", "channel"), self.backbone.num_features)
         self.preprocessing = imagenet_preprocessing((height, width), preprocessing)
@@ -95,6 +96,3 @@ class MBANetEncoder(ImageEncoder):
 
     def _attention(self) -> list[nn.Module]:
         return [getattr(self, name) for name in ATTENTION]
-
-    def _attention_state(self) -> dict[str, Tensor]:
-        return {key: value for key, value in self.state_dict().items() if key.startswith(ATTENTION)}

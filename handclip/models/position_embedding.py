@@ -17,10 +17,6 @@ def resize_position_embedding(embedding: Tensor, old_grid: tuple[int, int], new_
     """
     if old_grid == new_grid:
         return embedding
-    if embedding.shape[0] != 1 + old_grid[0] * old_grid[1]:
-        raise ValueError(
-            f"{embedding.shape[0]} position embeddings do not cover a class token and a grid of {old_grid}"
-        )
     token, grid = embedding[:1], embedding[1:]
     image = grid.float().T.reshape(1, -1, *old_grid)
     resized = F.interpolate(image, new_grid, mode="bicubic", antialias=True, align_corners=False)

@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
 
-from handclip.config.experiment import ExperimentConfig
+from handclip.config.experiment import INPUT_KEYS, ExperimentConfig
 from handclip.datasets.transforms import Preprocessing
 from handclip.errors import ConfigError, did_you_mean
 from handclip.models.checkpoint import Checkpoint
 from handclip.models.clip_encoder import CLIPImageEncoder, clip_model_names
-from handclip.models.clip_weights import ClipWeights, is_published_clip, load_clip_weights
+from handclip.models.clip_weights import is_published_clip, load_clip_weights
 from handclip.models.encoder import ImageEncoder
 from handclip.models.mbanet import MBANETS, MBANetEncoder
 from handclip.models.resnet import RESNETS, ResNetEncoder
-from handclip.models.resnet_weights import ResNetWeights, is_published_resnet, load_resnet_weights
+from handclip.models.resnet_weights import is_published_resnet, load_resnet_weights
+from handclip.models.weights import EncoderWeights
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,20 @@ class EncoderFamily:
     """Its short name in records."""
     title: str
     names: Callable[[], Collection[str]]
-    keys: frozenset[str]
-    """Keys of the config that only some families read, and this one does."""
+    encoder: Callable[..., ImageEncoder]
+    """Takes the name, and by keyword what all encoders do and `built_with`."""
+    built_with: tuple[str, ...]
+    """Keys of the config that its encoders are built with."""
+    load_weights: Callable[[ExperimentConfig], EncoderWeights]
+    weights_read: tuple[str, ...]
+    """Keys of the config that only its weights are read with."""
     publishes: Callable[[str, str], bool]
     """Whether weights of a model, as the config names both, are published ones; else they are a file."""
-    from_config: Callable[[ExperimentConfig], ImageEncoder]
-    """Builds the encoder with the weights that the config names."""
-    from_checkpoint: Callable[[Checkpoint], ImageEncoder]
-    """Builds the encoder of a checkpoint, whose weights are loaded afterwards."""
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Keys of the config that only some families read, and this one does."""
+        return frozenset(self.built_with + self.weights_read)
 
 
 def model_names() -> list[str]:
@@ -58,12 +64,31 @@ def build_encoder(config: ExperimentConfig) -> ImageEncoder:
         ConfigError: there is no such model, weights or input size.
         CheckpointError: the weights are missing, damaged or of another model.
     """
-    return family_of(config.model).from_config(config)
+    family, weights = family_of(config.model), family_of(config.model).load_weights(config)
+    return family.encoder(
+        config.model,
+        state_dict=weights.state_dict,
+        input_size=config.input_height_width,
+        source=weights.source,
+        preprocessing=weights.preprocessing,
+        **{key: getattr(config, key) for key in family.built_with},
+        **({} if weights.quick_gelu is None else {"quick_gelu": weights.quick_gelu}),
+    )
 
 
 def rebuild_encoder(checkpoint: Checkpoint) -> ImageEncoder:
     """Build the encoder of a checkpoint; its weights are still to be loaded."""
-    return family_of(checkpoint.config["model"]).from_checkpoint(checkpoint)
+    model, facts = checkpoint.config["model"], checkpoint.encoder_facts
+    trained = Preprocessing.from_dict(checkpoint.preprocessing)
+    family = family_of(model)
+    return family.encoder(
+        model,
+        input_size=(trained.height, trained.width),
+        source=str(facts["weights"]),
+        preprocessing={name: getattr(trained, name) for name in INPUT_KEYS},
+        **{key: checkpoint.config[key] for key in family.built_with},
+        **({"quick_gelu": bool(facts["quick_gelu"])} if "quick_gelu" in facts else {}),
+    )
 
 
 def check_keys(config: ExperimentConfig) -> None:
@@ -79,97 +104,49 @@ def check_keys(config: ExperimentConfig) -> None:
             raise ConfigError(f"{key}: has no effect on {config.model}; only {readers} read it")
 
 
-def _configured(config: ExperimentConfig, weights: ClipWeights | ResNetWeights) -> dict[str, Any]:
-    return {
-        "state_dict": weights.state_dict,
-        "input_size": config.input_height_width,
-        "source": weights.source,
-        "preprocessing": weights.preprocessing,
-    }
-
-
-def _recorded(checkpoint: Checkpoint) -> dict[str, Any]:
-    trained = Preprocessing.from_dict(checkpoint.preprocessing)
-    return {
-        "input_size": (trained.height, trained.width),
-        "source": str(checkpoint.encoder_facts["weights"]),
-        "preprocessing": {name: getattr(trained, name) for name in ExperimentConfig.PREPROCESSING.values()},
-    }
-
-
-def _clip_from_config(config: ExperimentConfig) -> ImageEncoder:
-    weights = load_clip_weights(
+def _load_clip(config: ExperimentConfig) -> EncoderWeights:
+    return load_clip_weights(
         config.model,
         config.pretrained,
         config.quick_gelu,
         tag=config.pretrained_tag,
         preprocessing=config.preprocessing,
     )
-    return CLIPImageEncoder(
-        config.model,
-        quick_gelu=weights.quick_gelu,
-        embedding=config.embedding,
-        **_configured(config, weights),
-    )
 
 
-def _clip_from_checkpoint(checkpoint: Checkpoint) -> ImageEncoder:
-    return CLIPImageEncoder(
-        checkpoint.config["model"],
-        quick_gelu=bool(checkpoint.encoder_facts["quick_gelu"]),
-        embedding=checkpoint.config["embedding"],
-        **_recorded(checkpoint),
-    )
-
-
-def _resnet_from_config(config: ExperimentConfig) -> ImageEncoder:
-    weights = load_resnet_weights(config.model, config.pretrained, preprocessing=config.preprocessing)
-    return ResNetEncoder(config.model, **_configured(config, weights))
-
-
-def _resnet_from_checkpoint(checkpoint: Checkpoint) -> ImageEncoder:
-    return ResNetEncoder(checkpoint.config["model"], **_recorded(checkpoint))
-
-
-def _mbanet_from_config(config: ExperimentConfig) -> ImageEncoder:
-    weights = load_resnet_weights(config.model, config.pretrained, preprocessing=config.preprocessing)
-    return MBANetEncoder(config.model, relative_position=config.relative_position, **_configured(config, weights))
-
-
-def _mbanet_from_checkpoint(checkpoint: Checkpoint) -> ImageEncoder:
-    return MBANetEncoder(
-        checkpoint.config["model"],
-        relative_position=str(checkpoint.encoder_facts["relative_position"]),
-        **_recorded(checkpoint),
-    )
+def _load_resnet(config: ExperimentConfig) -> EncoderWeights:
+    return load_resnet_weights(config.model, config.pretrained, preprocessing=config.preprocessing)
 
 
 FAMILIES = (
     EncoderFamily(
-        "clip",
-        "CLIP's models",
-        clip_model_names,
-        frozenset({"pretrained_tag", "quick_gelu", "embedding"}),
-        is_published_clip,
-        _clip_from_config,
-        _clip_from_checkpoint,
+        key="clip",
+        title="CLIP's models",
+        names=clip_model_names,
+        encoder=CLIPImageEncoder,
+        built_with=("embedding",),
+        load_weights=_load_clip,
+        weights_read=("pretrained_tag", "quick_gelu"),
+        publishes=is_published_clip,
     ),
     EncoderFamily(
-        "mbanet",
-        "MBA-Nets",
-        lambda: MBANETS,
-        frozenset({"relative_position"}),
-        is_published_resnet,
-        _mbanet_from_config,
-        _mbanet_from_checkpoint,
+        key="mbanet",
+        title="MBA-Nets",
+        names=lambda: MBANETS,
+        encoder=MBANetEncoder,
+        built_with=("relative_position",),
+        load_weights=_load_resnet,
+        weights_read=(),
+        publishes=is_published_resnet,
     ),
     EncoderFamily(
-        "resnet",
-        "ResNets",
-        lambda: RESNETS,
-        frozenset(),
-        is_published_resnet,
-        _resnet_from_config,
-        _resnet_from_checkpoint,
+        key="resnet",
+        title="ResNets",
+        names=lambda: RESNETS,
+        encoder=ResNetEncoder,
+        built_with=(),
+        load_weights=_load_resnet,
+        weights_read=(),
+        publishes=is_published_resnet,
     ),
 )

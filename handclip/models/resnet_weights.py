@@ -3,8 +3,6 @@
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -12,12 +10,20 @@ import torch
 from huggingface_hub import hf_hub_download
 from torch import Tensor
 
-from handclip.errors import CheckpointError, ConfigError, did_you_mean
-from handclip.files import is_file
+from handclip.errors import CheckpointError
 from handclip.models.input_description import beside_resnet, with_given
 from handclip.models.mbanet import ATTENTION, MBANETS
 from handclip.models.resnet import IMAGENET
-from handclip.models.weights import fetch, in_float32, not_found, one_model, read_state_dict
+from handclip.models.weights import (
+    EncoderWeights,
+    fetch,
+    in_float32,
+    not_found,
+    on_the_hub,
+    one_model,
+    read_state_dict,
+    weights_file,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,19 +35,9 @@ _HEADS = ("reduction_g.", "reduction_s.", "reduction_c.", "reduction_p")
 """What the authors of MBA-Net call its heads, and those of the part branch of later networks."""
 
 
-@dataclass(frozen=True)
-class ResNetWeights:
-    """Weights of an encoder (None: start from random ones) and where they come from."""
-
-    state_dict: Mapping[str, Tensor] | None
-    source: str
-    preprocessing: dict[str, Any] = field(default_factory=dict)
-    """What of `imagenet_preprocessing` is otherwise."""
-
-
 def load_resnet_weights(
     model: str, pretrained: str, *, preprocessing: Mapping[str, Any] | None = None
-) -> ResNetWeights:
+) -> EncoderWeights:
     """Find and read the weights that a config asks for.
 
     Args:
@@ -56,28 +52,19 @@ def load_resnet_weights(
     """
     given = dict(preprocessing or {})
     if pretrained == "none":
-        return ResNetWeights(None, "none (random)", given)
-    resnet, tags = _backbone(model), _published(model)
+        return EncoderWeights(None, "none (random)", given)
+    tags = _published(model)
     if pretrained in tags:
-        entry: Any = timm.get_pretrained_cfg(f"{resnet}.{pretrained}")
+        entry: Any = timm.get_pretrained_cfg(f"{_backbone(model)}.{pretrained}")
         repository = str(entry.hf_hub_id)
-        path = fetch(
-            lambda: hf_hub_download(repository, _HUB_FILE),
-            model=model,
-            tag=pretrained,
-            hub_file=(repository, _HUB_FILE),
-            url=entry.url or None,
-        )
+        places = [on_the_hub(repository, _HUB_FILE), entry.url]
+        path = fetch(lambda: hf_hub_download(repository, _HUB_FILE), model, pretrained, places)
         source, known = f"timm {pretrained}", {"mean": entry.mean, "std": entry.std}
     else:
-        path, source = Path(pretrained), pretrained
-        if not is_file(path):
-            hint = did_you_mean(pretrained, ["none", *tags])
-            if pretrained == "openai" and tags:
-                hint = " CLIP's weights do not fit it; tv2_in1k are torchvision's of ImageNet."
-            raise ConfigError(f"pretrained: '{pretrained}' is neither a file nor a set of weights of {model}.{hint}")
+        not_clips = " CLIP's weights do not fit it; tv2_in1k are torchvision's of ImageNet."
+        path = weights_file(model, pretrained, tags, not_clips if pretrained == "openai" and tags else "")
         described = beside_resnet(path, given)
-        known = dict(described.values) if described else {}
+        source, known = pretrained, dict(described.values) if described else {}
     used = with_given({**IMAGENET, **known}, given, source)
     tensors = read_state_dict(path)
     found = one_model(tensors, _MBANET, source) if model in MBANETS else None
@@ -85,9 +72,8 @@ def load_resnet_weights(
     if found is None:
         raise not_found(tensors, "ResNet (layer1.0.conv1.weight, as torchvision and timm name it)", source)
     state_dict = in_float32(found)
-    if model in MBANETS:
-        return ResNetWeights(mbanet_state(state_dict, source), source, used)
-    return ResNetWeights(_without(_CLASSIFIER, state_dict), source, used)
+    own = mbanet_state(state_dict, source) if model in MBANETS else _without(_CLASSIFIER, state_dict)
+    return EncoderWeights(own, source, used)
 
 
 def is_published_resnet(model: str, pretrained: str) -> bool:

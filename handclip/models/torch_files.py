@@ -1,10 +1,46 @@
-"""Files in PyTorch's format: written so that a full disk is said as such, refused without advice to run their code."""
+"""Files of tensors: written so that a full disk is said as such, refused without advice to run their code."""
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
+
+from handclip.errors import CheckpointError
+from handclip.files import require_regular
+from handclip.models.first_bytes import why_no_weights
+
+
+@contextmanager
+def refusing(path: Path, kind: str, advice: str) -> Iterator[None]:
+    """Read a file in the block; what a spoilt or hostile one makes its readers raise becomes one sentence.
+
+    Args:
+        path: the file.
+        kind: what it should be, for the error.
+        advice: what to do where it is damaged.
+
+    Raises:
+        CheckpointError: it is not there, is no file that could hold tensors, or the block cannot read it.
+    """
+    try:
+        require_regular(path)
+        if why := why_no_weights(path, advice):
+            raise CheckpointError(f"{path}: {why}")
+        yield
+    except CheckpointError:
+        raise
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path}: is a folder, not a {kind}") from None
+    except Exception as error:  # pickle's, zip's and safetensors' own errors have no common base
+        if isinstance(error, OSError) and error.filename is not None:  # it could not even be opened
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"{path}: is damaged, or is not a {kind} ({why_refused(error)}). {advice}") from error
 
 
 def write_torch(content: Any, file: IO[bytes]) -> str:

@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,45 @@ from huggingface_hub import get_session
 from safetensors.torch import load_file
 from torch import Tensor
 
-from handclip.errors import CheckpointError
+from handclip.errors import CheckpointError, ConfigError, did_you_mean
+from handclip.files import is_file
 from handclip.models.checkpoint import FORMAT
-from handclip.models.first_bytes import format_of, why_no_weights
-from handclip.models.torch_files import why_refused
+from handclip.models.first_bytes import format_of
+from handclip.models.torch_files import refusing, why_refused
 from handclip.models.torchscript import read_torchscript_tensors
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EncoderWeights:
+    """Weights of an encoder (None: start from random ones) and what must be known to use them rightly."""
+
+    state_dict: Mapping[str, Tensor] | None
+    source: str
+    """Where they come from."""
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    """What of the input is not as the encoder has it by itself, by the names of `Preprocessing`."""
+    quick_gelu: bool | None = None
+    """The activation; None where there is nothing to choose."""
+
+
+def weights_file(model: str, pretrained: str, tags: Sequence[str], hint: str = "") -> Path:
+    """Return the file that `pretrained` names.
+
+    Args:
+        model: name of the model.
+        pretrained: a path, as no tag of the model is called so.
+        tags: its tags.
+        hint: what to say instead of the nearest of them.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if not is_file(Path(pretrained)):
+        hint = hint or did_you_mean(pretrained, ["none", *tags])
+        raise ConfigError(f"pretrained: '{pretrained}' is neither a file nor a set of weights of {model}.{hint}")
+    return Path(pretrained)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -39,23 +72,14 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is missing, damaged, or holds something else than plain tensors.
     """
-    try:
-        if why := why_no_weights(path):
-            raise CheckpointError(f"{path}: {why}")
-        loaded = _load(path)
-    except CheckpointError:
-        raise
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: holds more than plain weights and was not loaded, as it might run a program "
-            f"({why_refused(error)}). Ask for the weights alone, best as .safetensors"
-        ) from error
-    except Exception as error:  # what a damaged file makes its readers raise has no common base
-        raise CheckpointError(
-            f"{path}: is damaged, or is not a weights file ({why_refused(error)}). Fetch it again"
-        ) from error
+    with refusing(path, "weights file", "Fetch it again"):
+        try:
+            loaded = _load(path)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{path}: holds more than plain weights and was not loaded, as it might run a program "
+                f"({why_refused(error)}). Ask for the weights alone, best as .safetensors"
+            ) from error
     if isinstance(loaded, dict) and loaded.get("format") == FORMAT:
         raise CheckpointError(f"{path}: is a HandCLIP checkpoint; to train on from it, name it under `resume_from:`")
     tensors: dict[str, Tensor] = {}
@@ -162,13 +186,7 @@ def in_float32(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fetch(
-    download: Callable[[], str],
-    *,
-    model: str,
-    tag: str,
-    hub_file: tuple[str, str] | None,
-    url: str | None,
-    also_needed: str | None = None,
+    download: Callable[[], str], model: str, tag: str, places: Sequence[str | None], also_needed: str = ""
 ) -> Path:
     """Return the file of a tag from the local cache or the hub.
 
@@ -176,8 +194,7 @@ def fetch(
         download: fetches it and returns its path.
         model: name of the model, for the error.
         tag: name of the weights, for the error.
-        hub_file: (repository, file) on the hub, for the error.
-        url: where else the weights are published, for the error.
+        places: where they are published, for the error; see `on_the_hub`.
         also_needed: a line that the config needs where it names the file in place of the tag.
 
     Raises:
@@ -187,14 +204,17 @@ def fetch(
         with _giving_up_at_once():
             return Path(download())
     except Exception as error:  # every transport of the hub's client has errors of its own
-        places = [f"{hub_file[1]} of https://huggingface.co/{hub_file[0]}"] if hub_file else []
-        places += [url] if url else []
         raise CheckpointError(
             f"the weights '{tag}' of {model} are not cached here and could not be fetched ({type(error).__name__}).\n"
-            f"Fetch {', or '.join(places)} on a machine with a network, copy the file here, and name it in the "
-            "config:\n"
+            f"Fetch {', or '.join(filter(None, places))} on a machine with a network, copy the file here, and name it "
+            "in the config:\n"
             f"  pretrained: path/to/the/file" + (f"\n  {also_needed}" if also_needed else "")
         ) from error
+
+
+def on_the_hub(repository: str, file: str) -> str:
+    """Say where a file lies on the hub."""
+    return f"{file} of https://huggingface.co/{repository}"
 
 
 @contextmanager

@@ -18,14 +18,14 @@ from torch import nn
 from handclip import __version__
 from handclip.config.experiment import ExperimentConfig
 from handclip.cores import available_cores, processes_sharing_cores
-from handclip.datasets.images import HEIF_VERSION
-from handclip.datasets.jpeg import SIMPLEJPEG_VERSION
+from handclip.datasets.formats import HEIF_VERSION
+from handclip.datasets.images import SIMPLEJPEG_VERSION
 from handclip.errors import ConfigError
 from handclip.files import as_text
 from handclip.plurals import counted
 
 _RECORDED = (
-    "torch", "torchvision", "open_clip_torch", "timm", "pytorch-metric-learning", "lightning", "numpy", "pillow",
+    "torch", "torchvision", "open_clip_torch", "timm", "pytorch-metric-learning", "numpy", "pillow",
 )  # fmt: skip
 
 _CHANGED = "-changed"

@@ -9,22 +9,21 @@ import logging
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import sys
 import tempfile
 import threading
 import time
-import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 import torch
+from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, start_processes
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.console import ConsoleHandler
@@ -38,9 +37,6 @@ T = TypeVar("T")
 
 _GRACE = 5.0
 """Seconds that processes have to end by themselves once the run has failed or was interrupted."""
-
-_LONGEST_END = 60.0
-"""Seconds until a process that can say nothing any more has ended; a busy machine takes long to let go of libraries."""
 
 
 def on_devices(function: Callable[..., T], config: ExperimentConfig, **options: Any) -> T:
@@ -171,9 +167,8 @@ def _take_part(own: Processes, function: Callable[..., T], config: ExperimentCon
 
 def _slurm_meeting_point() -> dict[str, str]:
     """Name the first machine of the job, and a port that follows from its number."""
-    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-
-    first = SLURMEnvironment.resolve_root_node_address(os.environ["SLURM_STEP_NODELIST"])
+    # The list is written as `node[01-03,07],other`.
+    first = re.sub(r"\[(\d+)[^]]*\]", r"\1", os.environ["SLURM_STEP_NODELIST"]).split(",")[0]
     return {"MASTER_ADDR": first, "MASTER_PORT": str(15000 + _number_of_launcher("SLURM_JOB_ID") % 10000)}
 
 
@@ -190,139 +185,91 @@ def _number_of_launcher(name: str) -> int:
 
 
 @dataclass(frozen=True)
-class _Fault:
-    """What ended a process: an error meant for people, or else a traceback."""
-
-    error: HandCLIPError | None
-    traceback: str
-
-
-@dataclass(frozen=True)
 class _Outlook:
-    """How the processes started here log, find each other and share the cores."""
+    """How the processes started here find each other, share the cores and log, and where each leaves its outcome."""
 
-    folder: str
+    folder: Path
+    count: int
     device_type: str
     threads: int
     log_level: int
     to_console: bool
 
+    def outcome_of(self, rank: int) -> Path:
+        """Return the file for what the first process returns, or for the error that a process raises."""
+        return self.folder / f"outcome_{rank}"
+
 
 def _start(count: int, function: Callable[..., T], config: ExperimentConfig, options: dict[str, Any]) -> T:
-    """Start processes on this machine and wait for them."""
-    # Spawned, as CUDA does not survive a fork.
-    context = multiprocessing.get_context("spawn")
+    """Start processes on this machine, wait for them, and return what the first one returns."""
     log = logging.getLogger("handclip")
-    pipes: dict[connection.Connection, int] = {}
-    processes: list[BaseProcess] = []
+    others = set(multiprocessing.active_children())
     with tempfile.TemporaryDirectory(prefix="handclip_") as folder:
         outlook = _Outlook(
-            folder,
+            Path(folder),
+            count,
             choose_device(config.device).type,
             max(1, min(torch.get_num_threads(), available_cores() // count)),
             log.getEffectiveLevel(),
             any(isinstance(handler, ConsoleHandler) for handler in log.handlers),
         )
+        # That it ends those that are left is no news to whoever is told why.
+        logging.getLogger(start_processes.__module__).setLevel(logging.ERROR)
         try:
-            for rank in range(count):
-                receiver, sender = context.Pipe(duplex=False)
-                own = Processes(rank, count, rank, count)
-                process = context.Process(target=_run, args=(own, outlook, sender, function, config, options))
-                process.start()
-                sender.close()
-                pipes[receiver] = rank
-                processes.append(process)
-            result: T = _wait(pipes, processes)
-            for ended in processes:
-                ended.join(_GRACE)
-            return result
+            # Spawned, as CUDA does not survive a fork.
+            started = start_processes(_run, (outlook, function, config, options), count, join=False)  # type: ignore[no-untyped-call]
+            while not started.join(grace_period=_GRACE):
+                pass
+        except ProcessException as failure:
+            raise _what_failed(failure, outlook) from None
         finally:
-            _end(processes)
+            _end(set(multiprocessing.active_children()) - others)
+        result: T = pickle.loads(outlook.outcome_of(0).read_bytes())
+        return result
 
 
-def _wait(pipes: dict[connection.Connection, int], processes: list[BaseProcess]) -> Any:
-    """Return the first process's result when all are done; raise what the first to fail has reported."""
-    result, waiting = None, dict(pipes)
-    while waiting:
-        for pipe in connection.wait(list(waiting)):
-            assert isinstance(pipe, connection.Connection)
-            rank = waiting.pop(pipe)
-            outcome = _receive(pipe)
-            if isinstance(outcome, _Fault):
-                raise _first_fault(outcome, rank, waiting, processes)
-            result = outcome if rank == 0 else result
-    return result
+def _what_failed(failure: ProcessException, outlook: _Outlook) -> Exception:
+    """Return the error that a process has raised; where one has only lost its company, that of the other."""
+    raised = [outlook.outcome_of(rank) for rank in (failure.error_index, *range(outlook.count))]
+    for outcome in (pickle.loads(path.read_bytes()) for path in raised if path.exists()):
+        if isinstance(outcome, HandCLIPError):
+            return outcome
+    name = f"process {failure.error_index + 1} of {outlook.count}"
+    _, _, raised_there = failure.msg.partition(":\n")
+    if not isinstance(failure, ProcessExitedException):
+        return RuntimeError(f"{name} failed:\n{raised_there}")
+    code = failure.exit_code
+    if code < 0:
+        return HandCLIPError(f"{name} was ended from outside (exit code {code}), for want of memory, perhaps")
+    return HandCLIPError(
+        f"{name} ended (exit code {code}) before it could say why; what it printed stands above. A script that asks "
+        'for several devices must do so below `if __name__ == "__main__":`, as each process imports it'
+    )
 
 
-def _first_fault(
-    fault: _Fault, rank: int, waiting: dict[connection.Connection, int], processes: list[BaseProcess]
-) -> Exception:
-    """Return what is behind a fault: that of another process where this one has only lost its company."""
-    faults = {rank: fault}
-    for pipe in connection.wait(list(waiting), timeout=_GRACE) if fault.error is None else []:
-        assert isinstance(pipe, connection.Connection)
-        other = _receive(pipe)
-        if isinstance(other, _Fault):
-            faults[waiting[pipe]] = other
-    for found in faults.values():
-        if found.error is not None:
-            return found.error
-    for number, found in faults.items():
-        if not found.traceback:
-            processes[number].join(_LONGEST_END)
-            name, code = f"process {number + 1} of {len(processes)}", processes[number].exitcode
-            if code is not None and code < 0:
-                return HandCLIPError(f"{name} was ended from outside (exit code {code}), for want of memory, perhaps")
-            return HandCLIPError(
-                f"{name} ended (exit code {code}) before it could say why; what it printed stands above. A script that "
-                'asks for several devices must do so below `if __name__ == "__main__":`, as each process imports it'
-            )
-    return RuntimeError(f"process {rank + 1} of {len(processes)} failed:\n{fault.traceback}")
-
-
-def _receive(pipe: connection.Connection) -> Any:
-    try:
-        return pickle.loads(pipe.recv_bytes())
-    except EOFError:  # it has ended without a word
-        return _Fault(None, "")
-
-
-def _end(processes: list[BaseProcess]) -> None:
+def _end(processes: Iterable[BaseProcess]) -> None:
     """End what still runs: let it tidy up, but not for long."""
     for process in processes:
-        if process.pid is not None and process.is_alive():
-            if sys.platform == "win32":
-                process.terminate()
-                continue
-            # Not SIGTERM, which they ignore.
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGUSR1)
+        process.terminate()
     deadline = time.monotonic() + _GRACE
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))
-        if process.is_alive():
-            process.kill()
-            process.join()
+        process.kill()
+        process.join()
 
 
 def _run(
-    own: Processes,
-    outlook: _Outlook,
-    report: connection.Connection,
-    function: Callable[..., Any],
-    config: ExperimentConfig,
-    options: dict[str, Any],
+    rank: int, outlook: _Outlook, function: Callable[..., Any], config: ExperimentConfig, options: dict[str, Any]
 ) -> None:
     """Be one of the processes that `_start` has started."""
-    # Ctrl-C and SIGHUP reach every process of a terminal, SIGTERM perhaps every one of a job; the one that waits passes
-    # them on.
+    own = Processes(rank, outlook.count, rank, outlook.count)
+    # Ctrl-C and SIGHUP reach every process of a terminal; the one that waits passes them on as SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform != "win32":
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGUSR1, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    names = {"RANK": own.rank, "LOCAL_RANK": own.local_rank, "WORLD_SIZE": own.size, "LOCAL_WORLD_SIZE": own.local_size}
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": own.size, "LOCAL_WORLD_SIZE": own.size}
     os.environ.update({name: str(value) for name, value in names.items()})
     if outlook.device_type == "cpu":
         torch.set_num_threads(outlook.threads)
@@ -332,19 +279,17 @@ def _run(
         log.handlers = [ConsoleHandler()]
     outcome: Any = None
     try:
-        with joined(own, f"file://{Path(outlook.folder) / 'meeting_point'}", outlook.device_type):
-            result = function(config, **options)
-        outcome = result if own.rank == 0 else None
-    except Interrupted:
-        return
+        with joined(own, f"file://{outlook.folder / 'meeting_point'}", outlook.device_type):
+            outcome = function(config, **options)
+    except Interrupted as stop:
+        sys.exit(stop.exit_code)
     except HandCLIPError as error:
-        outcome = _Fault(error, "")
-    except BaseException:
-        outcome = _Fault(None, traceback.format_exc())
-    if sys.platform != "win32":
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-    # Not by `send`: torch makes it share a tensor's memory, which would end with this process.
-    report.send_bytes(pickle.dumps(outcome))
+        outcome = error
+    # Not through torch's own pickler, which would have a tensor's memory shared, and end with this process.
+    if rank == 0 or isinstance(outcome, HandCLIPError):
+        outlook.outcome_of(rank).write_bytes(pickle.dumps(outcome))
+    if isinstance(outcome, HandCLIPError):
+        raise outcome
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import Function, FunctionCtx, once_differentiable
+from torch.nn.parallel import DistributedDataParallel
 
 from handclip import console
 from handclip.errors import HandCLIPError
@@ -127,6 +128,16 @@ def combine(table: NDArray[np.float32]) -> None:
     if _current.size > 1:
         # Sums of integers are exact: bit patterns arrive as they are, those of -0 and NaN too.
         dist.all_reduce(torch.from_numpy(table.view(np.int32)))
+
+
+def share_gradients(module: nn.Module, device: torch.device) -> nn.Module:
+    """Return what computes as a module does, and leaves the mean of all processes' gradients in its parameters."""
+    if _current.size == 1:
+        return module
+    # Buffers need no exchange: the statistics of synchronised batch norms are the same everywhere.
+    return DistributedDataParallel(
+        module, device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False
+    )
 
 
 def gather_rows(own: Tensor, lengths: Sequence[int]) -> Tensor:

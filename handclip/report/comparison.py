@@ -1,39 +1,30 @@
 """From what runs have written to a comparison in which only like stands beside like."""
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from handclip.config.experiment import HAND_ASPECTS
 from handclip.errors import HandCLIPError
+from handclip.file_names import PER_QUERY
 from handclip.files import write_json, write_text
-from handclip.metrics.uncertainty import PersonSums, compact_letters, compare_tables, containing
+from handclip.metrics.uncertainty import Intervals, PairedDifferences, compact_letters, compare_tables, containing
 from handclip.report.manifests import differing_manifests, require_one_manifest
 from handclip.report.matrix import (
     METRICS,
     TESTED,
-    Block,
-    Cost,
     Difference,
-    Machine,
     Matrix,
+    MatrixBlock,
     Protocol,
     RunRow,
     Score,
-    TrainedOn,
 )
 from handclip.report.matrix_text import differences_csv, matrix_csv, matrix_latex, matrix_markdown
 from handclip.report.published import PublishedResult, published_results
 from handclip.report.row_names import differs_by
-from handclip.report.runs import (
-    EvaluatedRun,
-    MachineEntry,
-    Outcomes,
-    ResultEntry,
-    person_sums,
-    read_runs,
-)
+from handclip.report.runs import EvaluatedRun, RunResult, TrainedOn, read_runs
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +58,11 @@ def compare_evaluations(runs: Sequence[EvaluatedRun], *, published: bool = False
     Raises:
         HandCLIPError: two of them that should belong together do not.
     """
-    groups: dict[Protocol, list[_Measured]] = {}
     _say_what_is_not_compared(runs)
+    groups: dict[Protocol, list[RunResult]] = {}
     for run in _without_copies(runs):
-        for protocol, measured in _measured(run):
-            groups.setdefault(protocol, []).append(measured)
+        for result in run.results():
+            groups.setdefault(_protocol(result), []).append(result)
     blocks = [_block(protocol, groups[protocol]) for protocol in sorted(groups, key=_block_order)]
     return Matrix([*blocks, *(_published_blocks() if published else [])])
 
@@ -119,54 +110,21 @@ def write_matrix(matrix: Matrix, folder: Path) -> list[Path]:
     return [folder / name for name in (*texts, "comparison.json")]
 
 
-@dataclass(frozen=True, eq=False)
-class _Measured:
-    """One run under one protocol."""
-
-    run: EvaluatedRun
-    entry: ResultEntry
-    outcomes: Sequence[Outcomes]
-    part_of_average: bool
-
-    @property
-    def order(self) -> tuple[str, str, tuple[str, ...], int, str]:
-        metrics = self.run.metrics
-        return metrics.stage, metrics.model, tuple(metrics.losses), metrics.seed, metrics.run
-
-
-def _measured(run: EvaluatedRun) -> Iterable[tuple[Protocol, _Measured]]:
-    metrics = run.metrics
-    for entry in metrics.results:
-        trained_on = _trained_on(run) if metrics.cross_domain else None
-        protocol = _protocol(run, metrics.aspect, metrics.manifest_sha256, entry, trained_on)
-        yield protocol, _Measured(run, entry, run.outcomes_of(run.aspects(), entry), False)
-    for aspect, part in metrics.per_aspect.items():
-        for entry in part.results:
-            # A model that has seen the other aspects too is no peer of those that were trained on this one.
-            protocol = _protocol(run, aspect, part.manifest_sha256, entry, _trained_on(run))
-            yield protocol, _Measured(run, entry, run.outcomes_of([aspect], entry), True)
-
-
-def _protocol(
-    run: EvaluatedRun, aspect: str, manifest_sha256: str, entry: ResultEntry, trained_on: TrainedOn | None
-) -> Protocol:
-    rerank = run.metrics.rerank
+def _protocol(result: RunResult) -> Protocol:
+    metrics, entry, rerank = result.run.metrics, result.entry, result.run.metrics.rerank
+    # A model that has seen the other aspects too is no peer of those that were trained on one alone.
+    is_told_apart = metrics.cross_domain or result.part_of_average
     return Protocol(
-        dataset=run.metrics.dataset,
-        aspect=aspect,
-        manifest_sha256=manifest_sha256,
+        dataset=metrics.dataset,
+        aspect=result.aspect,
+        manifest_sha256=result.manifest_sha256,
         gallery_protocol=entry.gallery_protocol,
         gallery_images=tuple(entry.gallery_images),
         flip=entry.flip,
         rerank=(rerank.k1, rerank.k2, rerank.weight) if rerank is not None else None,
         draws=entry.num_splits,
-        trained_on=trained_on,
+        trained_on=metrics.trained_on if is_told_apart else None,
     )
-
-
-def _trained_on(run: EvaluatedRun) -> TrainedOn | None:
-    data = run.metrics.trained_on
-    return TrainedOn(data.dataset, data.aspect, data.manifest_sha256) if data is not None else None
 
 
 def _block_order(protocol: Protocol) -> tuple[object, ...]:
@@ -184,133 +142,93 @@ def _block_order(protocol: Protocol) -> tuple[object, ...]:
     )
 
 
-def _block(protocol: Protocol, measured: Sequence[_Measured]) -> Block:
-    measured = sorted(measured, key=lambda one: one.order)
-    _check_paired(protocol, measured)
-    tables = [person_sums(one.outcomes) for one in measured]
-    intervals, paired = compare_tables(tables)
-    rows = []
-    for index, one in enumerate(measured):
-        means = [one.entry.mean[name] for name in METRICS]
-        # The means that were written are of the same queries, summed in another order.
-        low, high = containing(means, intervals.low[index], intervals.high[index])
-        scores = {
-            name: Score(
-                means[metric],
-                one.entry.std[name] if protocol.draws > 1 else None,
-                float(low[metric]),
-                float(high[metric]),
-            )
-            for metric, name in enumerate(METRICS)
-        }
-        rows.append(_row(index + 1, one, scores))
-    differences = [
-        Difference(
-            name,
-            first + 1,
-            second + 1,
-            float(paired.differences[pair, metric]),
-            float(paired.low[pair, metric]),
-            float(paired.high[pair, metric]),
-            float(paired.p_values[pair, metric]),
-            float(paired.adjusted[pair, metric]),
-        )
-        for metric, name in enumerate(METRICS)
-        for pair, (first, second) in enumerate(paired.pairs)
-    ]
+def _block(protocol: Protocol, results: Sequence[RunResult]) -> MatrixBlock:
+    results = sorted(results, key=_row_order)
+    _check_paired(protocol, results)
+    sums = [result.person_sums() for result in results]
+    intervals, paired = compare_tables(sums)
+    rows = [_row(number, result, intervals) for number, result in enumerate(results, start=1)]
     if len(rows) > 1:
-        letters: dict[str, dict[int, str]] = {}
-        for name in TESTED:
-            best_first = sorted(range(len(rows)), key=lambda index: -rows[index].scores[name].mean)
-            significant = paired.significant(METRICS.index(name), len(rows))[best_first][:, best_first]
-            readable = compact_letters(significant)
-            if readable is not None:
-                letters[name] = dict(zip(best_first, readable, strict=True))
-        best = {name: max(row.scores[name].mean for row in rows) for name in METRICS}
-        rows = [
-            replace(
-                row,
-                letters={name: letters[name][index] for name in letters},
-                best=tuple(name for name in METRICS if row.scores[name].mean == best[name]),
-                differs_by=text,
-            )
-            for index, (row, text) in enumerate(zip(rows, differs_by(rows), strict=True))
-        ]
-    queries = measured[0].entry.queries
-    published = _published_beside(protocol, queries)
-    return Block(protocol, len(tables[0].counts), queries, rows, published, differences, _matched(protocol, tables[0]))
+        rows = _ranked(rows, paired)
+    queries = results[0].entry.queries
+    # Over all aspects, whose draws stand side by side.
+    matched = sums[0].counts.sum(axis=0).reshape(-1, protocol.draws).sum(axis=0)
+    return MatrixBlock(
+        protocol=protocol,
+        people=len(sums[0].counts),
+        queries=queries,
+        rows=rows,
+        published=_published_beside(protocol, queries),
+        differences=list(_differences(paired)),
+        matched_queries=tuple(map(int, matched)),
+    )
 
 
-def _matched(protocol: Protocol, table: PersonSums) -> tuple[int, ...]:
-    """Return how many queries of each draw can be answered, over all aspects, whose draws stand side by side."""
-    of_draws = table.counts.sum(axis=0).reshape(-1, protocol.draws).sum(axis=0)
-    return tuple(map(int, of_draws))
+def _row_order(result: RunResult) -> tuple[object, ...]:
+    metrics = result.run.metrics
+    return metrics.stage, metrics.model, metrics.losses, metrics.seed, metrics.run
 
 
-def _check_paired(protocol: Protocol, measured: Sequence[_Measured]) -> None:
-    first = measured[0]
-    names: dict[str, _Measured] = {}
-    for one in measured:
-        before = names.setdefault(one.run.metrics.run, one)
-        if before is not one:
+def _check_paired(protocol: Protocol, results: Sequence[RunResult]) -> None:
+    first = results[0]
+    folders: dict[str, Path] = {}
+    for result in results:
+        name, folder = result.run.metrics.run, result.run.folder
+        if (before := folders.setdefault(name, folder)) != folder:
+            raise HandCLIPError(f"{before} and {folder} both hold the run {name}; compare one of them")
+        if [part.queries for part in result.outcomes] != [part.queries for part in first.outcomes]:
             raise HandCLIPError(
-                f"{before.run.folder} and {one.run.folder} both hold the run {one.run.metrics.run}; compare one of them"
-            )
-        if [part.queries for part in one.outcomes] != [part.queries for part in first.outcomes]:
-            raise HandCLIPError(
-                f"{first.run.folder / 'per_query.csv'} and {one.run.folder / 'per_query.csv'} list different queries "
-                f"for {protocol.label}, although the manifest is the same; evaluate both again"
+                f"{first.run.folder / PER_QUERY} and {folder / PER_QUERY} list different queries for "
+                f"{protocol.label}, although the manifest is the same; evaluate both again"
             )
 
 
-def _row(number: int, measured: _Measured, scores: dict[str, Score]) -> RunRow:
-    metrics = measured.run.metrics
+def _row(number: int, result: RunResult, intervals: Intervals) -> RunRow:
+    entry = result.entry
+    means = [entry.mean[name] for name in METRICS]
+    # The means that were written are of the same queries, summed in another order.
+    low, high = containing(means, intervals.low[number - 1], intervals.high[number - 1])
+    stds = [entry.std[name] if entry.num_splits > 1 else None for name in METRICS]
+    scores = map(Score, means, stds, low.tolist(), high.tolist())
     return RunRow(
+        **result.run.metrics.facts(),
         number=number,
-        run=metrics.run,
-        experiment=metrics.experiment,
-        model=metrics.model,
-        family=metrics.family,
-        stage=metrics.stage,
-        losses=tuple(metrics.losses),
-        seed=metrics.seed,
-        trained_on=_trained_on(measured.run),
-        options=metrics.options,
-        differs_by="",
-        input_size=metrics.input_size,
-        scores=scores,
-        letters={},
-        best=(),
-        feature_dim=metrics.feature_dim,
-        parameters=metrics.parameters,
-        gflops_per_image=metrics.gflops_per_image,
-        cost=_cost(measured.run),
-        part_of_average=measured.part_of_average,
-        training_ended=metrics.training_ended,
-        tied_queries=measured.entry.tied_queries,
-        copied_queries=measured.entry.copied_queries,
-        files=measured.run.files(),
+        scores=dict(zip(METRICS, scores, strict=True)),
+        cost=result.run.cost,
+        part_of_average=result.part_of_average,
+        tied_queries=entry.tied_queries,
+        copied_queries=entry.copied_queries,
+        files=result.run.files(),
     )
 
 
-def _cost(run: EvaluatedRun) -> Cost:
-    if run.cost is None:
-        return Cost()
-    evaluation, training = run.cost.evaluation, run.cost.training
-    return Cost(
-        training_seconds=training.seconds if training else None,
-        training_images_per_second=training.images_per_second if training else None,
-        peak_memory_mib=training.peak_memory_mib if training else None,
-        peak_gpu_memory_mib=training.peak_gpu_memory_mib if training else None,
-        precision=training.precision if training else None,
-        training_machine=_machine(training) if training else None,
-        embedding_images_per_second=evaluation.images_per_second,
-        evaluation_machine=_machine(evaluation),
-    )
+def _ranked(rows: Sequence[RunRow], paired: PairedDifferences) -> list[RunRow]:
+    """Say of each row what it differs by, where it is the best, and by letters from which others it differs."""
+    letters: dict[str, dict[int, str]] = {}
+    for name in TESTED:
+        best_first = sorted(range(len(rows)), key=lambda index: -rows[index].scores[name].mean)
+        significant = paired.significant(METRICS.index(name), len(rows))[best_first][:, best_first]
+        readable = compact_letters(significant)
+        if readable is not None:
+            letters[name] = dict(zip(best_first, readable, strict=True))
+    best = {name: max(row.scores[name].mean for row in rows) for name in METRICS}
+    return [
+        row.model_copy(
+            update={
+                "letters": {name: letters[name][index] for name in letters},
+                "best": tuple(name for name in METRICS if row.scores[name].mean == best[name]),
+                "differs_by": text,
+            }
+        )
+        for index, (row, text) in enumerate(zip(rows, differs_by(rows), strict=True))
+    ]
 
 
-def _machine(entry: MachineEntry) -> Machine:
-    return Machine(entry.device, entry.processor, entry.cores)
+def _differences(paired: PairedDifferences) -> Iterator[Difference]:
+    for metric, name in enumerate(METRICS):
+        numbers = (paired.differences, paired.low, paired.high, paired.p_values, paired.adjusted)
+        for (first, second), *values in zip(paired.pairs, *(of[:, metric].tolist() for of in numbers), strict=True):
+            yield Difference(name, first + 1, second + 1, *values)
 
 
 def _published_beside(protocol: Protocol, queries: int) -> list[PublishedResult]:
@@ -336,11 +254,11 @@ def _published_protocol(result: PublishedResult) -> Protocol:
     )
 
 
-def _published_blocks() -> list[Block]:
+def _published_blocks() -> list[MatrixBlock]:
     groups: dict[Protocol, list[PublishedResult]] = {}
     for result in published_results():
         groups.setdefault(_published_protocol(result), []).append(result)
     return [
-        Block(protocol, 0, groups[protocol][0].queries, [], groups[protocol], [])
+        MatrixBlock(protocol, 0, groups[protocol][0].queries, [], groups[protocol], [])
         for protocol in sorted(groups, key=_block_order)
     ]

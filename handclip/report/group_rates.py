@@ -13,6 +13,7 @@ from handclip.metrics.ranking import COSINE_TIE, best_scores
 from handclip.metrics.uncertainty import PersonSums, bca_interval, bounds_without_exception, resampling_weights
 from handclip.metrics.verification import REPLICATES, RULE_OF_30, RateEstimate, estimate_rate, too_few_people
 from handclip.report.report_data import Search
+from handclip.report.runs import sum_by_person
 
 Floats = NDArray[np.float64]
 
@@ -61,12 +62,8 @@ class RankingOutcomes:
     def rank1(self, chosen: NDArray[np.bool_]) -> Rate:
         """Return Rank-1 over some queries with its interval over their people."""
         there = chosen & self.mated
-        persons, rows = np.unique(self.people[there], return_inverse=True)
-        draws, columns = np.unique(self.columns[there], return_inverse=True)
-        sums, counts = np.zeros((len(persons), len(draws), 1)), np.zeros((len(persons), len(draws)))
-        np.add.at(sums[..., 0], (rows, columns), self.hits[there])
-        np.add.at(counts, (rows, columns), 1)
-        table = PersonSums(sums, counts)
+        persons, *sums = sum_by_person(self.people[there], self.columns[there], self.hits[there, None])
+        table = PersonSums(*sums)
         ends = bca_interval(table.means, table.resampled(_weights(len(persons))), table.leave_one_out)
         low, high = bounds_without_exception(table, *ends)
         return float(table.means[0]), float(low[0]), float(high[0])

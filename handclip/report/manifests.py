@@ -1,6 +1,7 @@
 """Runs that look alike and are not: they were evaluated on different manifests of the same data."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from handclip.datasets.manifest import Manifest
@@ -28,17 +29,12 @@ def require_one_manifest(runs: Sequence[EvaluatedRun]) -> None:
     Raises:
         HandCLIPError: names the data set and aspect, and which run has which manifest, of which seed.
     """
-    different = list(differing_manifests(runs))
-    if different:
+    if lines := [line for different in differing_manifests(runs) for line in _lines(different)]:
         raise HandCLIPError(
-            "\n".join(
-                [
-                    "these runs were evaluated on different manifests, so that their numbers are not comparable:",
-                    *(line for one in different for line in _lines(one)),
-                    "Name only runs of one manifest, or set them in blocks of their own, not compared with each other, "
-                    "by --different-manifests",
-                ]
-            )
+            "these runs were evaluated on different manifests, so that their numbers are not comparable:\n"
+            + "\n".join(lines)
+            + "\nName only runs of one manifest, or set them in blocks of their own, not compared with each other, by "
+            "--different-manifests"
         )
 
 
@@ -68,15 +64,10 @@ def differing_manifests(runs: Sequence[EvaluatedRun]) -> Iterator[DifferentManif
 def _lines(different: DifferentManifests) -> Iterator[str]:
     yield f"  {different}"
     for sha256, runs in different.runs.items():
-        seed = _seed(_kept(runs, different.aspect, sha256))
-        yield f"    {seed}manifest {sha256[:8]}: {', '.join(str(run.folder) for run in runs)}"
-
-
-def _seed(manifests: Sequence[Manifest]) -> str:
-    if not manifests:
-        return ""
-    seeds = {manifest.seed for manifest in manifests}
-    return "splits made elsewhere, " if seeds == {None} else f"seed {' and '.join(map(str, seeds))}, "
+        seeds = {manifest.seed for manifest in _kept(runs, different.aspect, sha256)}
+        seed = "splits made elsewhere" if seeds == {None} else f"seed {' and '.join(map(str, seeds))}"
+        folders = ", ".join(str(run.folder) for run in runs)
+        yield f"    {f'{seed}, ' if seeds else ''}manifest {sha256[:8]}: {folders}"
 
 
 def _share_photographs(different: DifferentManifests) -> bool:
@@ -87,18 +78,11 @@ def _share_photographs(different: DifferentManifests) -> bool:
 
 
 def _kept(runs: Sequence[EvaluatedRun], aspect: str, sha256: str) -> list[Manifest]:
-    """Return what has this hash, from the first run that has it; nothing where older evaluations have not kept it."""
+    """Return what has this hash, of an aspect or of all that are averaged, from the first run that has it undamaged."""
     for run in runs:
-        manifests = _manifests(run, aspect)
-        if manifests and combined_sha256(manifests) == sha256:
-            return list(manifests.values())
+        aspects = run.aspects() if aspect == run.metrics.aspect else (aspect,)
+        with suppress(HandCLIPError):
+            manifests = {one: Manifest.load(manifest_file(run.folder, one)) for one in aspects}
+            if combined_sha256(manifests) == sha256:
+                return list(manifests.values())
     return []
-
-
-def _manifests(run: EvaluatedRun, aspect: str) -> dict[str, Manifest]:
-    """Return the manifests that an evaluation has kept of an aspect, or of all that it averages; none if one is not."""
-    aspects = run.aspects() if aspect == run.metrics.aspect else (aspect,)
-    try:
-        return {one: Manifest.load(manifest_file(run.folder, one)) for one in aspects}
-    except HandCLIPError:
-        return {}

@@ -6,26 +6,15 @@ from typing import Any
 
 from handclip.config.naming import losses_text
 from handclip.plurals import counted
+from handclip.report.evaluation_log import METRIC_TITLES
 from handclip.report.published import PublishedResult
-from handclip.report.tables import METRIC_TITLES
+from handclip.report.runs import Cost, RunFacts, TrainedOn
 
 METRICS = tuple(METRIC_TITLES)
 TESTED = ("rank1", "map")
 """Metrics whose significance is shown by letters; mAP trapezoid follows from both."""
 
 _NUMBERS = {2: "two", 3: "three", 4: "four"}
-
-
-@dataclass(frozen=True)
-class TrainedOn:
-    """The data that a model was trained on."""
-
-    dataset: str
-    aspect: str
-    manifest_sha256: str | None
-
-    def __str__(self) -> str:
-        return f"{self.dataset} {self.aspect}"
 
 
 @dataclass(frozen=True)
@@ -61,17 +50,15 @@ class Protocol:
         aspects = len(self.gallery_images)
         data = f"{self.dataset}, mean of {_NUMBERS.get(aspects, aspects)} aspects"
         rerank = "none" if self.rerank is None else "k1 {}, k2 {}, lambda {:g}".format(*self.rerank)
+        of_own = "published results, each on draws of its own"
         parts = [
             data if aspects > 1 else f"{self.dataset} {self.aspect}",
             f"{self.gallery_protocol} ({', '.join(map(str, self.gallery_images))} images)",
             f"flip: {self.flip}",
             f"re-ranking: {rerank}",
             counted(self.draws, "draw"),
+            of_own if self.manifest_sha256 is None else f"manifest {self.manifest_sha256[:8]}",
         ]
-        if self.manifest_sha256 is None:
-            parts.append("published results, each on draws of its own")
-        else:
-            parts.append(f"manifest {self.manifest_sha256[:8]}")
         if self.trained_on is not None:
             known = f" (manifest {self.trained_on.manifest_sha256[:8]})" if self.trained_on.manifest_sha256 else ""
             with_others = (self.trained_on.dataset, self.trained_on.aspect) == (self.dataset, "all")
@@ -93,103 +80,45 @@ class Score:
     high: float
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Where something ran; None what is not known."""
-
-    device: str | None = None
-    processor: str | None = None
-    cores: int | None = None
-
-    def __str__(self) -> str:
-        cores = counted(self.cores, "core") if self.cores is not None else None
-        return ", ".join(part for part in (self.device, self.processor, cores) if part)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What training and evaluating took, as `cost.json` says; None where it does not.
-
-    Seconds, memory and precision are those of training, on `training_machine`; images are embedded on
-    `evaluation_machine`.
-    """
-
-    training_seconds: float | None = None
-    training_images_per_second: float | None = None
-    peak_memory_mib: float | None = None
-    peak_gpu_memory_mib: float | None = None
-    precision: str | None = None
-    training_machine: Machine | None = None
-    embedding_images_per_second: float | None = None
-    evaluation_machine: Machine | None = None
-
-    @property
-    def hardware(self) -> str:
-        """The machine of training; of a baseline, which trains nothing, that of evaluating."""
-        return str(self.training_machine or self.evaluation_machine or "")
-
-
-@dataclass(frozen=True)
-class RunRow:
+class RunRow(RunFacts, frozen=True):
     """One evaluated run in one block.
 
     Args:
         number: place in the block, from 1.
-        run: the run's name.
-        experiment: the experiment's name.
-        model: the model's name.
-        family: `clip`, `mbanet` or `resnet`; empty where the evaluation does not say.
-        stage: 0 nothing trained, 1 from pre-trained weights, 2 from an earlier stage.
-        losses: types of the losses; none for a baseline.
-        seed: the run's seed.
-        trained_on: the data it was trained on.
-        options: keys of its config that differ from their default and are not named by another column.
         differs_by: what tells it from rows that would read the same; empty where there are none.
-        input_size: height and width of the images in pixels.
         scores: of each metric.
         letters: of each tested metric; none where there is nothing to compare with, or too many letters to be read.
         best: metrics in which no run of the block is better.
-        feature_dim: dimensions of the embedding.
-        parameters: of the encoder.
-        gflops_per_image: billions of multiplications and additions, each counted.
         cost: what differs from machine to machine.
         part_of_average: these numbers are one aspect of an evaluation on several.
-        training_ended: whether its training had ended when it was evaluated; None of a baseline, and where unknown.
-        tied_queries: how many of all draws' queries a wrong image scores the same in as the best right one, and counts
-            as ranked before it; None where an older evaluation has not counted them.
-        copied_queries: of how many of all draws' queries the gallery holds the very same photograph; None as before.
+        tied_queries: see `ResultEntry`.
+        copied_queries: see `ResultEntry`.
         files: where each number comes from.
     """
 
     number: int
-    run: str
-    experiment: str
-    model: str
-    family: str
-    stage: str
-    losses: tuple[str, ...]
-    seed: int
-    trained_on: TrainedOn | None
-    options: Mapping[str, Any]
-    differs_by: str
-    input_size: tuple[int, int]
+    differs_by: str = ""
     scores: Mapping[str, Score]
-    letters: Mapping[str, str]
-    best: tuple[str, ...]
-    feature_dim: int
-    parameters: int
-    gflops_per_image: float | None
+    letters: Mapping[str, str] = {}
+    best: tuple[str, ...] = ()
     cost: Cost
     part_of_average: bool
-    training_ended: bool | None
-    tied_queries: int | None
-    copied_queries: int | None
+    tied_queries: int
+    copied_queries: int
     files: Mapping[str, str]
 
     @property
     def losses_text(self) -> str:
         """The losses by their short names, as in the config files' names."""
         return losses_text(self.losses)
+
+
+_ROW_KEYS = (
+    *("number", "run", "experiment", "model", "family", "stage", "losses", "seed", "trained_on", "options"),
+    *("differs_by", "input_size", "scores", "letters", "best", "feature_dim", "parameters", "gflops_per_image"),
+    *("cost", "part_of_average", "training_ended", "tied_queries", "copied_queries", "files"),
+)
+"""Their order in `comparison.json`."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +136,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Block:
+class MatrixBlock:
     """Runs measured in the same way, and published results that may stand below them.
 
     Args:
@@ -246,6 +175,20 @@ class Block:
         """Number of pairs of runs, over which each metric's p-values are corrected."""
         return len(self.rows) * (len(self.rows) - 1) // 2
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values; metrics are fractions."""
+        rows = [row.model_dump() for row in self.rows]
+        return {
+            "label": self.protocol.label,
+            "protocol": asdict(self.protocol),
+            "people": self.people,
+            "queries": self.queries,
+            "matched_queries": list(self.matched_queries),
+            "rows": [{key: row[key] for key in _ROW_KEYS} for row in rows],
+            "published": [asdict(result) for result in self.published],
+            "differences": [asdict(difference) for difference in self.differences],
+        }
+
 
 def merit(row: RunRow) -> tuple[float, float]:
     """Return what runs are ordered by: Rank-1, then mAP."""
@@ -268,17 +211,17 @@ class Matrix:
         unread: a sentence for each folder that may not be read, and so is not compared.
     """
 
-    blocks: Sequence[Block]
+    blocks: Sequence[MatrixBlock]
     unread: Sequence[str] = ()
 
-    def main_blocks(self) -> dict[int, Block]:
+    def main_blocks(self) -> dict[int, MatrixBlock]:
         """Return the blocks that are shown if not asked for more, by their number from 1.
 
         Left out are the flip setting `none` where there is `sum`, and single aspects of runs evaluated on several.
         """
         protocols = {block.protocol for block in self.blocks}
 
-        def is_main(block: Block) -> bool:
+        def is_main(block: MatrixBlock) -> bool:
             if not block.rows:
                 return True  # published results, which were asked for
             with_sum = replace(block.protocol, flip="sum")
@@ -289,17 +232,4 @@ class Matrix:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values; metrics are fractions."""
-        return {"blocks": [_block_dict(block) for block in self.blocks]}
-
-
-def _block_dict(block: Block) -> dict[str, Any]:
-    return {
-        "label": block.protocol.label,
-        "protocol": asdict(block.protocol),
-        "people": block.people,
-        "queries": block.queries,
-        "matched_queries": list(block.matched_queries),
-        "rows": [asdict(row) for row in block.rows],
-        "published": [result.to_dict() for result in block.published],
-        "differences": [asdict(difference) for difference in block.differences],
-    }
+        return {"blocks": [block.to_dict() for block in self.blocks]}

@@ -162,7 +162,7 @@ def _read_runs(paths: Sequence[Path]) -> tuple[list[ReportRun], list[str]]:
     # Each alone, since nothing is compared: they may be of different data.
     evaluated, unread = read_runs(paths)
     runs = [gather([run]).best for run in evaluated]
-    rows = [replace(run.row, number=number) for number, run in enumerate(runs, start=1)]
+    rows = [run.row.model_copy(update={"number": number}) for number, run in enumerate(runs, start=1)]
     return [
         replace(run, row=row, label=run_label(row, differing))
         for run, row, differing in zip(runs, rows, differing_options(rows), strict=True)

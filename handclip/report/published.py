@@ -1,7 +1,7 @@
 """Results that others have published, each with the protocol it was measured by and its source."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -32,6 +32,9 @@ class PublishedResult:
         trained_on: data set and aspect, where they are not those of the test images.
         source: where it was published.
         note: what to know before citing it.
+        scores: all five metrics, `converted` among them.
+        converted: the metric that was not published but follows from mAP trapezoid = (Rank-1 + mAP) / 2, which is
+            exact where every query has one relevant gallery image, as in 11k Hands and HD.
     """
 
     method: str
@@ -49,44 +52,8 @@ class PublishedResult:
     trained_on: tuple[str, str] | None
     source: str
     note: str
-
-    @property
-    def scores(self) -> dict[str, float | None]:
-        """All five metrics, `converted` among them."""
-        plain = trapezoid = self.average_precision
-        if self.ap_convention == "trapezoid":
-            plain = self._converted_average_precision
-        else:
-            trapezoid = self._converted_average_precision
-        return {
-            "rank1": self.rank1,
-            "rank5": self.rank5,
-            "rank10": self.rank10,
-            "map": plain,
-            "map_trapezoid": trapezoid,
-        }
-
-    @property
-    def converted(self) -> str | None:
-        """The metric that was not published but follows from mAP trapezoid = (Rank-1 + mAP) / 2.
-
-        The identity is exact where every query has one relevant gallery image, as in 11k Hands and HD.
-        """
-        if self._converted_average_precision is None:
-            return None
-        return "map" if self.ap_convention == "trapezoid" else "map_trapezoid"
-
-    @property
-    def _converted_average_precision(self) -> float | None:
-        if self.rank1 is None or self.average_precision is None:
-            return None
-        if self.ap_convention == "trapezoid":
-            return round(2 * self.average_precision - self.rank1, _DECIMALS)
-        return round((self.rank1 + self.average_precision) / 2, _DECIMALS)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        return {**asdict(self), "scores": self.scores, "converted": self.converted}
+    scores: Mapping[str, float | None]
+    converted: str | None
 
 
 @cache
@@ -95,17 +62,21 @@ def published_results() -> tuple[PublishedResult, ...]:
     text = files("handclip.report").joinpath("published.yml").read_text(encoding="utf-8")
     content = load_yaml(text)
     return tuple(
-        _result(content, group, row, data)
+        _result(group, row, data, *content["whole_data_sets"][f"{data} {group['gallery_protocol']}"])
         for group in content["groups"]
         for row in group["rows"]
         for data in row["results"]
     )
 
 
-def _result(content: Mapping[str, Any], group: Mapping[str, Any], row: Mapping[str, Any], data: str) -> PublishedResult:
+def _result(
+    group: Mapping[str, Any], row: Mapping[str, Any], data: str, gallery_images: int, queries: int
+) -> PublishedResult:
     dataset, aspect = data.split()
-    gallery_images, queries = content["whole_data_sets"][f"{data} {group['gallery_protocol']}"]
-    rank1, rank5, rank10, average_precision = map(_fraction, row["results"][data] or [None] * 4)
+    percents = row["results"][data] or [None] * 4
+    *ranks, average_precision = (None if value is None else round(value / 100, _DECIMALS) for value in percents)
+    plain, trapezoid, converted = _conventions(group["ap_convention"], ranks[0], average_precision)
+    found: dict[str, float | None] = dict(zip(("rank1", "rank5", "rank10"), ranks, strict=True))
     trained_on = group.get("trained_on")
     return PublishedResult(
         method=row["method"],
@@ -116,15 +87,23 @@ def _result(content: Mapping[str, Any], group: Mapping[str, Any], row: Mapping[s
         queries=queries,
         flip=group["flip"],
         ap_convention=group["ap_convention"],
-        rank1=rank1,
-        rank5=rank5,
-        rank10=rank10,
+        **found,
         average_precision=average_precision,
         trained_on=tuple(trained_on.split()) if trained_on else None,
         source=row.get("source", group["source"]),
         note=" ".join(note for note in (group.get("note"), row.get("note")) if note),
+        scores={**found, "map": plain, "map_trapezoid": trapezoid},
+        converted=converted,
     )
 
 
-def _fraction(percent: float | None) -> float | None:
-    return None if percent is None else round(percent / 100, _DECIMALS)
+def _conventions(
+    convention: str, rank1: float | None, published: float | None
+) -> tuple[float | None, float | None, str | None]:
+    """Return mAP and mAP trapezoid, one of which was published, and the name of the other where it can be converted."""
+    plain, trapezoid = (None, published) if convention == "trapezoid" else (published, None)
+    if rank1 is None or published is None:
+        return plain, trapezoid, None
+    if convention == "trapezoid":
+        return round(2 * published - rank1, _DECIMALS), published, "map"
+    return published, round((rank1 + published) / 2, _DECIMALS), "map_trapezoid"

@@ -21,9 +21,9 @@ from handclip.datasets.manifest import Manifest, ManifestImage
 from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.file_names import CONFIG, ENVIRONMENT, HISTORY, PER_QUERY, RESULT
 from handclip.files import opened_text, read_json_object
-from handclip.report.matrix import Block, Matrix, RunRow
+from handclip.report.matrix import Matrix, MatrixBlock, RunRow
 from handclip.report.runs import EvaluatedRun
-from handclip.retrieval.feature_table import validation_pairs
+from handclip.retrieval.features import validation_pairs
 from handclip.runs.artifacts import (
     AGAIN,
     Explanation,
@@ -140,10 +140,9 @@ class ReportRun:
     @cached_property
     def training_folder(self) -> Path | None:
         """Where training wrote its records; None for a baseline, and where they are gone."""
-        cost = self.evaluated.cost
-        if cost is None or cost.training is None or cost.training.file is None:
+        if self.evaluated.cost.training_file is None:
             return None
-        recorded = Path(cost.training.file)
+        recorded = Path(self.evaluated.cost.training_file)
         # A study that was moved has them beside its evaluations.
         beside = self.folder.parent.parent / Path(*recorded.parts[-3:])
         return next((path.parent for path in (recorded, beside) if path.is_file()), None)
@@ -277,7 +276,7 @@ class ReportData:
     """
 
     matrix: Matrix
-    block: Block
+    block: MatrixBlock
     runs: Sequence[ReportRun]
     shown: Sequence[ReportRun]
     featured: Sequence[ReportRun]

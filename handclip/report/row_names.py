@@ -7,6 +7,9 @@ from typing import Any
 from handclip.config.experiment import ExperimentConfig
 from handclip.report.matrix import RunRow
 
+_DEFAULT = "default"
+"""What an option of a loss is where the run does not say."""
+
 
 def distinguishing_columns(rows: Sequence[RunRow]) -> list[str]:
     """Return which of `seed`, `trained_on` and `differs_by` have to be shown beside stage, model and losses."""
@@ -35,38 +38,30 @@ def differs_by(rows: Sequence[RunRow]) -> list[str]:
 
 def differing_options(rows: Sequence[RunRow]) -> list[str]:
     """Return for each row its options, and its manifest, where rows that would read the same differ in them."""
-    alike: dict[object, list[RunRow]] = {}
-    for row in rows:
-        alike.setdefault(_names(row), []).append(row)
-    return [_options_text(row, alike[_names(row)]) for row in rows]
+    options = [_options(row) for row in rows]
+    alike: dict[object, list[Mapping[str, str]]] = {}
+    for row, own in zip(rows, options, strict=True):
+        alike.setdefault(_names(row), []).append(own)
+    return [_difference(own, alike[_names(row)]) for row, own in zip(rows, options, strict=True)]
 
 
 def _names(row: RunRow) -> object:
     return row.stage, row.model, row.losses, row.seed, str(row.trained_on)
 
 
-def _options_text(row: RunRow, alike: Sequence[RunRow]) -> str:
-    every = [_options(one) for one in alike]
-    keys = sorted({key for options in every for key in options})
-    differing = [key for key in keys if len({_value_text(key, options) for options in every}) > 1]
-    own = _options(row)
-    return ", ".join(f"{key} {_value_text(key, own)}" for key in differing)
+def _difference(own: Mapping[str, str], alike: Sequence[Mapping[str, str]]) -> str:
+    keys = sorted({key for options in alike for key in options})
+    differing = [key for key in keys if len({options.get(key, _DEFAULT) for options in alike}) > 1]
+    return ", ".join(f"{key} {own.get(key, _DEFAULT)}" for key in differing)
 
 
-def _options(row: RunRow) -> dict[str, object]:
-    """Return the options of a run, and beside them the manifest that it was trained on."""
+def _options(row: RunRow) -> dict[str, str]:
+    """Return every option of a run as text, and beside them the manifest that it was trained on."""
     known = row.trained_on is not None and row.trained_on.manifest_sha256
-    return _flat(row.options) | ({"manifest": known[:8]} if known else {})
+    return {**_defaults(), **_texts(row.options), **({"manifest": known[:8]} if known else {})}
 
 
-def _value_text(key: str, options: Mapping[str, object]) -> str:
-    value = options.get(key, _defaults().get(key, "default"))
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
-
-
-def _flat(options: Mapping[str, Any]) -> dict[str, object]:
+def _texts(options: Mapping[str, Any]) -> dict[str, str]:
     """Give each option of a loss and of a section a key of its own, such as `triplet.margin`."""
     flat: dict[str, object] = {}
     for key, value in options.items():
@@ -76,15 +71,21 @@ def _flat(options: Mapping[str, Any]) -> dict[str, object]:
             flat |= {f"{key}.{option}": part for option, part in value.items()}
         else:
             flat[key] = value
-    return flat
+    return {key: _text(value) for key, value in flat.items()}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 @cache
-def _defaults() -> Mapping[str, object]:
+def _defaults() -> Mapping[str, str]:
     defaults = {
         key: field.get_default(call_default_factory=True)
         for key, field in ExperimentConfig.model_fields.items()
         if key != "losses" and not field.is_required()
     }
     plain = {key: value.model_dump() if hasattr(value, "model_dump") else value for key, value in defaults.items()}
-    return _flat(plain)
+    return _texts(plain)

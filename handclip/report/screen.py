@@ -4,58 +4,76 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
+from rich.box import HEAVY_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from handclip.datasets.file_kinds import describe_counts
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.summary import split_table
 from handclip.plurals import counted
-from handclip.report.matrix import METRICS, Block, Matrix, RunRow
+from handclip.report.evaluation_log import METRIC_TITLES
+from handclip.report.matrix import Matrix, MatrixBlock, RunRow
 from handclip.report.matrix_text import (
-    COLUMN_TITLES,
+    COST_COLUMNS,
     COST_LEGEND,
-    COST_TITLES,
-    cost_cells,
-    interval_text,
+    NAME_COLUMNS,
+    cost_record,
     legend,
     method_text,
-    name_cells,
-    published_text,
-    spread_text,
+    published_cells,
+    run_record,
+    score_cells,
 )
 from handclip.report.row_names import differing_options, differs_by, distinguishing_columns
-from handclip.report.tables import METRIC_TITLES
+from handclip.report.table import Cell, Column, Table, screen_table
 
 if TYPE_CHECKING:  # which take torch along
     from handclip.audit import AuditResult
     from handclip.doctor import Check
     from handclip.runs.study import PlannedRun
 
-_RUN_TITLE = "Stage, model\nlosses"
+_TITLED = {"title_justify": "left", "title_style": "bold", "padding": (0, 1), "show_edge": True}
+"""The look of a table with a title above it and a caption below."""
+
+_SPLIT_COLUMNS = (
+    Column("split", "Split"),
+    Column("identities", "Identities", "{:,}".format, numeric=True),
+    Column("images", "Images", "{:,}".format, numeric=True),
+    Column("minimum", "Min (identities)", numeric=True),
+    Column("maximum", "Max (identities)", numeric=True),
+    Column("imbalance", "Imbalance", numeric=True),
+    Column("distractor_identities", "Distractors", "{:,}".format, numeric=True),
+)
+_PLAN_COLUMNS = (
+    Column("number", "#"),
+    Column("stage", "Stage"),
+    Column("model", "Model"),
+    Column("losses", "Losses"),
+    Column("data", "Data"),
+    Column("seed", "Seed"),
+    Column("epochs", "Epochs"),
+    Column("start", "Goes on from"),
+    Column("also", "Also evaluated on"),
+    Column("state", "State"),
+)
+_RUN_COLUMN = Column("run", "Stage, model\nlosses")
 
 
-def split_tables(manifests: Mapping[str, Manifest]) -> Iterator[Table]:
+def split_tables(manifests: Mapping[str, Manifest]) -> Iterator[RenderableType]:
     """Yield a table of the splits of each aspect."""
     for aspect, manifest in manifests.items():
-        table = Table(title=f"{manifest.dataset} {aspect}", title_justify="left", title_style="bold")
-        table.add_column("Split")
-        for title in ("Identities", "Images", "Min (identities)", "Max (identities)", "Imbalance", "Distractors"):
-            table.add_column(title, justify="right")
-        for row in split_table(manifest):
-            table.add_row(
-                row.split,
-                f"{row.identities:,}",
-                f"{row.images:,}",
-                f"{row.minimum} ({row.minimum_identities})",
-                f"{row.maximum} ({row.maximum_identities})",
-                "balanced" if row.balanced else "-" if row.imbalance is None else f"{row.imbalance:.1f}",
-                f"{row.distractor_identities:,}",
-            )
+        records = [
+            {
+                **vars(row),
+                "minimum": f"{row.minimum} ({row.minimum_identities})",
+                "maximum": f"{row.maximum} ({row.maximum_identities})",
+                "imbalance": "balanced" if row.balanced else row.imbalance and f"{row.imbalance:.1f}",
+            }
+            for row in split_table(manifest)
+        ]
         counts = (
             (manifest.missing_images, "absent image", "absent images"),
             (manifest.unreadable_images, "unreadable image", "unreadable images"),
@@ -65,49 +83,42 @@ def split_tables(manifests: Mapping[str, Manifest]) -> Iterator[Table]:
             (manifest.ignored_files, "other file", "other files"),
         )
         left_out = [counted(number, one, many) for number, one, many in counts if number]
-        if left_out := describe_counts(manifest.unread_files) + left_out:
-            table.caption = f"Left out: {', '.join(left_out)}"
-        yield table
+        left_out = describe_counts(manifest.unread_files) + left_out
+        look = {**_TITLED, "box": HEAVY_HEAD, "pad_edge": True, "title": f"{manifest.dataset} {aspect}"}
+        caption = f"Left out: {', '.join(left_out)}" if left_out else None
+        yield screen_table(Table(_SPLIT_COLUMNS, records), **look, caption=caption)
 
 
-def plan_table(plan: "Sequence[PlannedRun]") -> Table:
+def plan_table(plan: "Sequence[PlannedRun]") -> RenderableType:
     """Return the runs of a study in their order, with how far each has come."""
-    table = Table(title=f"{len(plan)} runs", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     numbers = {run.name: number for number, run in enumerate(plan, start=1)}
-    for title in (
-        "#",
-        "Stage",
-        "Model",
-        "Losses",
-        "Data",
-        "Seed",
-        "Epochs",
-        "Goes on from",
-        "Also evaluated on",
-        "State",
-    ):
-        table.add_column(title, overflow="fold")
+    records = []
+    epochs = 0
     for number, run in enumerate(plan, start=1):
-        trains = run.config.variant == "finetuned"
-        start = run.config.resume_from
-        table.add_row(
-            str(number),
-            run.stage,
-            run.model,
-            run.losses,
-            run.data,
-            str(run.config.seed),
-            str(run.config.epochs) if trains else "-",
-            "-" if start is None else str(numbers.get(start.stem, start)),
-            ", ".join(f"{other.dataset} {other.aspect}" for other in run.other_data) or "-",
-            run.state,
+        config, start = run.config, run.config.resume_from
+        trains = config.variant == "finetuned"
+        epochs += config.epochs if trains and run.state in ("to do", "begun") else 0
+        records.append(
+            {
+                "number": number,
+                "stage": run.stage,
+                "model": run.model,
+                "losses": run.losses,
+                "data": run.data,
+                "seed": config.seed,
+                "epochs": config.epochs if trains else None,
+                "state": run.state,
+                "start": start and numbers.get(start.stem, start),
+                "also": ", ".join(f"{other.dataset} {other.aspect}" for other in run.other_data) or None,
+            }
         )
-    epochs = sum(
-        run.config.epochs for run in plan if run.config.variant == "finetuned" and run.state in ("to do", "begun")
-    )
-    table.caption = f"{epochs:,} epochs to train"
-    table.caption_justify = "left"
-    return table
+    look = {
+        **_TITLED,
+        "title": f"{len(plan)} runs",
+        "caption": f"{epochs:,} epochs to train",
+        "caption_justify": "left",
+    }
+    return screen_table(Table(_PLAN_COLUMNS, records), **look)
 
 
 def matrix_tables(matrix: Matrix, *, every_block: bool = False, has_all: bool = False) -> Iterator[RenderableType]:
@@ -124,10 +135,10 @@ def matrix_tables(matrix: Matrix, *, every_block: bool = False, has_all: bool = 
     shown = dict(enumerate(matrix.blocks, start=1)) if every_block else matrix.main_blocks()
     for number, block in shown.items():
         title = Text(f"{number}. {block.protocol.label}", style="bold")
-        yield Group(title, _scores_table(block), Text(" ".join(legend(block)) + "\n"))
-    rows = [row for block in shown.values() for row in block.rows]
-    if rows:
-        yield Group(Text("What the runs cost", style="bold"), *_cost_table(rows))
+        yield Group(title, screen_table(_scores_table(block)), Text(" ".join(legend(block)) + "\n"))
+    if rows := [row for block in shown.values() for row in block.rows]:
+        table = _cost_table(rows)
+        yield Group(Text("What the runs cost", style="bold"), screen_table(table), Text(table.caption))
     if left_out := [number for number in range(1, len(matrix.blocks) + 1) if number not in shown]:
         yield Text(_left_out_text(left_out, has_all))
 
@@ -147,73 +158,52 @@ def _listed(numbers: Sequence[int]) -> str:
     return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
-def _table(names: Sequence[str], numbers: Sequence[str], justify: Literal["left", "right"]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    for title in names:
-        # A narrow terminal may fold a cell, but never cut it off.
-        table.add_column(Text(title), overflow="fold")
-    for title in numbers:
-        table.add_column(Text(title), overflow="fold", justify=justify)
-    return table
+def _scores_table(block: MatrixBlock) -> Table:
+    extra = distinguishing_columns(block.rows)
+    records: list[Mapping[str, Any]] = [
+        {"row": row.number, "run": _run_text(run_record(row), extra), **score_cells(row)} for row in block.rows
+    ]
+    origin = "\n(published, other draws)" if block.rows else ""
+    records += [
+        {"row": "", "run": method_text(result, block) + origin, **published_cells(result)} for result in block.published
+    ]
+    scores = [Column(metric, title) for metric, title in METRIC_TITLES.items()]
+    return Table([Column("row", "#"), _RUN_COLUMN, *scores], records)
 
 
-def _scores_table(block: Block) -> Table:
-    columns = distinguishing_columns(block.rows)
-    table = _table(["#", _RUN_TITLE], list(METRIC_TITLES.values()), "left")
-    for row in block.rows:
-        scores = [_score_cell(row, metric) for metric in METRICS]
-        table.add_row(str(row.number), Text(_run_cell(row, columns)), *scores)
-    for result in block.published:
-        values = [Text(published_text(result, metric)) for metric in METRICS]
-        origin = "\n(published, other draws)" if block.rows else ""
-        table.add_row("", Text(method_text(result, block) + origin), *values)
-    return table
+def _run_text(record: Mapping[str, Any], extra: Sequence[str]) -> str:
+    named = [f"{column.title.lower()}: {column.cell(record).text}" for column in (NAME_COLUMNS[name] for name in extra)]
+    return "\n".join([f"{record['stage']} {record['model']}", record["losses"], *named])
 
 
-def _run_cell(row: RunRow, columns: Sequence[str]) -> str:
-    stage, model, losses, *extra = name_cells(row, columns)
-    named = [f"{COLUMN_TITLES[column].lower()}: {text}" for column, text in zip(columns, extra, strict=True)]
-    return "\n".join([f"{stage} {model}", losses, *named])
-
-
-def _score_cell(row: RunRow, metric: str) -> Text:
-    score = row.scores[metric]
-    first = f"{spread_text(score)} {row.letters.get(metric, '')}".rstrip()
-    return Text(f"{first}\n{interval_text(score)}", style="bold" if metric in row.best else "")
-
-
-def _cost_table(rows: Sequence[RunRow]) -> Iterator[RenderableType]:
-    """Yield the table and, below it, the machines that its last column numbers."""
+def _cost_table(rows: Sequence[RunRow]) -> Table:
+    """Return what each run costs; the machines that the last column numbers are in the caption."""
     # Runs on different manifests may have one name, and one run was trained once however often it was evaluated.
     rows = list({(row.run, row.trained_on): row for row in rows}.values())
-    columns, rows = _named(rows, differing_options(rows))
-    rows = list({(*name_cells(row, columns), *cost_cells(row)): row for row in rows}.values())
-    columns, rows = _named(rows, differs_by(rows))
+    texts = _run_texts(rows, differing_options(rows))
+    costs = [tuple(column.cell(cost_record(row)).text for column in COST_COLUMNS) for row in rows]
+    rows = list({(text, cost): row for text, cost, row in zip(texts, costs, rows, strict=True)}.values())
     machines: dict[str, int] = {}
-    lines = []
-    for row in rows:
-        *numbers, hardware = cost_cells(row)
-        machine = "-" if hardware == "-" else str(machines.setdefault(hardware, len(machines) + 1))
-        lines.append([_run_cell(row, columns), *numbers, machine])
-    table = _table([_RUN_TITLE], [*(_broken(title) for title in COST_TITLES[:-1]), "Machine"], "right")
-    for line in lines:
-        table.add_row(*map(Text, line))
-    yield table
+    records = []
+    for row, text in zip(rows, _run_texts(rows, differs_by(rows)), strict=True):
+        record = cost_record(row)
+        hardware = record["hardware"]
+        machine = machines.setdefault(hardware, len(machines) + 1) if hardware else None
+        records.append({**record, "run": text, "hardware": machine})
+    columns = [replace(column, title="\n".join(column.title.rsplit(" ", 1))) for column in COST_COLUMNS[:-1]]
     named = [f"Machine {number}: {hardware}." for hardware, number in machines.items()]
-    yield Text(" ".join([COST_LEGEND, *named]))
+    last = Column("hardware", "Machine", numeric=True)
+    return Table([_RUN_COLUMN, *columns, last], records, " ".join([COST_LEGEND, *named]))
 
 
-def _named(rows: Sequence[RunRow], texts: Sequence[str]) -> tuple[list[str], list[RunRow]]:
-    """Give each row what it differs by, and return the columns that tell them apart now."""
-    named = [replace(row, differs_by=text) for row, text in zip(rows, texts, strict=True)]
-    return distinguishing_columns(named), named
+def _run_texts(rows: Sequence[RunRow], differing: Sequence[str]) -> list[str]:
+    """Return what rows are called that differ by this, with the columns that tell them apart now."""
+    named = [row.model_copy(update={"differs_by": text}) for row, text in zip(rows, differing, strict=True)]
+    extra = distinguishing_columns(named)
+    return [_run_text(run_record(row), extra) for row in named]
 
 
-def _broken(title: str) -> str:
-    """Let a title take two lines."""
-    return "\n".join(title.rsplit(" ", 1))
-
-
+_AUDIT_COLUMNS = (Column("what", "File or number"), Column("outcome", "Outcome"), Column("found", "What was found"))
 _COLOURS = {"matches": "green", "ok": "green", "differs": "bold red", "gone": "bold red", "problem": "bold red"}
 
 
@@ -228,11 +218,11 @@ def audit_tables(audits: "Sequence[AuditResult]", *, every_finding: bool = False
         matching = one.counts["matches"]
         title = Text(f"{one.kind} {one.place}" + (f": {matching} match" if matching else ""), style="bold")
         shown = [finding for finding in one.findings if every_finding or finding.outcome.value != "matches"]
-        table = _table(["File or number", "Outcome", "What was found"], [], "left")
-        for finding in shown:
-            outcome = Text(finding.outcome, style=_COLOURS.get(finding.outcome, ""))
-            table.add_row(Text(finding.what), outcome, Text(finding.found))
-        yield Group(title, table, Text()) if shown else title
+        records = [
+            {**vars(finding), "outcome": Cell(finding.outcome, style=_COLOURS.get(finding.outcome, ""))}
+            for finding in shown
+        ]
+        yield Group(title, screen_table(Table(_AUDIT_COLUMNS, records)), Text()) if shown else title
 
 
 def audit_summary(audits: "Sequence[AuditResult]") -> Text:
@@ -266,10 +256,13 @@ def _places(audits: "Sequence[AuditResult]") -> str:
 
 def doctor_table(checks: "Sequence[Check]") -> RenderableType:
     """Return a line for each check of an installation: state, what was checked and found, and what to do."""
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for _ in range(3):
-        table.add_column(overflow="fold")
-    for check in checks:
-        found = ". ".join(filter(None, [check.found, check.advice]))
-        table.add_row(Text(check.state, style=_COLOURS.get(check.state, "yellow")), Text(check.name), Text(found))
-    return table
+    records = [
+        {
+            "state": Cell(check.state, style=_COLOURS.get(check.state, "yellow")),
+            "name": check.name,
+            "found": ". ".join(filter(None, [check.found, check.advice])),
+        }
+        for check in checks
+    ]
+    table = Table([Column("state", "State"), Column("name", "What"), Column("found", "Found")], records)
+    return screen_table(table, box=None, show_header=False, padding=(0, 2, 0, 0))

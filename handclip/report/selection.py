@@ -7,7 +7,7 @@ from handclip.errors import HandCLIPError
 from handclip.file_names import METRICS_FILE
 from handclip.report.comparison import compare_evaluations
 from handclip.report.figures.style import MOST_SERIES
-from handclip.report.matrix import Block, Matrix, RunRow, best_of_clip_and_cnn, merit
+from handclip.report.matrix import Matrix, MatrixBlock, RunRow, best_of_clip_and_cnn, merit
 from handclip.report.report_data import ReportData, ReportRun
 from handclip.report.row_names import differing_options
 from handclip.report.runs import EvaluatedRun
@@ -64,7 +64,7 @@ def gather(runs: Sequence[EvaluatedRun], matrix: Matrix | None = None, *, with_p
     )
 
 
-def _preference(block: Block) -> tuple[object, ...]:
+def _preference(block: MatrixBlock) -> tuple[object, ...]:
     protocol = block.protocol
     return (
         len(block.rows),
@@ -76,7 +76,7 @@ def _preference(block: Block) -> tuple[object, ...]:
     )
 
 
-def _aspects(block: Block, run: EvaluatedRun) -> Sequence[str]:
+def _aspects(block: MatrixBlock, run: EvaluatedRun) -> Sequence[str]:
     """Return the aspects that a block is about; a run evaluated on several stands in the blocks of single ones too."""
     return run.aspects() if block.protocol.aspect == run.metrics.aspect else (block.protocol.aspect,)
 

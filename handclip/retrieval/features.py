@@ -1,21 +1,127 @@
-"""Embedding a list of images: the one way features are made, in validation as in evaluation."""
+"""From images to features: the one way they are made, in validation as in evaluation, each image once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from handclip.datasets.image_loader import ImageLoader, plain_worker_errors
+from handclip.config.experiment import ExperimentConfig
+from handclip.datasets.manifest import Manifest
 from handclip.datasets.pixel_cache import PixelCache
-from handclip.datasets.torch_dataset import ImageDataset, LabelledImage, to_images
+from handclip.datasets.torch_dataset import ImageDataset, ImageLoader, LabelledImage, to_images
 from handclip.datasets.transforms import ImageTransform
-from handclip.errors import HandCLIPError
+from handclip.datasets.workers import plain_worker_errors
+from handclip.errors import DataError, HandCLIPError
 from handclip.models.embedding_model import EmbeddingModel
-from handclip.parallel.hardware import full_float32
+from handclip.parallel.hardware import choose_workers, full_float32
 from handclip.parallel.processes import combine, current, own_share
 
 Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features of each distinct image, by `listed_path` and by flip setting; `sha256` are the hashes of their files."""
+
+    images: dict[Path, int]
+    sha256: list[str]
+    by_flip: dict[str, Features]
+
+    def of(self, manifest: Manifest, indices: Sequence[int], flip: str) -> Features:
+        """Return the (N, D) features of images of a manifest."""
+        rows = [self.images[listed_path(manifest, index)] for index in indices]
+        return self.by_flip[flip][rows]
+
+
+def listed_path(manifest: Manifest, index: int) -> Path:
+    """Return an image's path as the manifest has it, by which features are ordered, whatever form a disk gives it."""
+    return manifest.root / manifest.images[index].path
+
+
+def embed_images(
+    config: ExperimentConfig,
+    manifests: Mapping[str, Manifest],
+    used: Mapping[str, Sequence[int]],
+    model: EmbeddingModel,
+    device: torch.device,
+    cache: PixelCache | None,
+    report: Callable[[int, int], None],
+) -> FeatureTable:
+    """Embed images of manifests, each once.
+
+    Args:
+        config: says how many images at a time, and which flip settings.
+        manifests: by aspect.
+        used: indices of the images of each aspect: `images_of_draws`, or `validation_images`.
+        model: the model.
+        device: where the model is.
+        cache: where decoded images are kept.
+        report: called with (images done, images in all).
+
+    Raises:
+        DataError: an image cannot be read.
+        HandCLIPError: a feature is not finite.
+    """
+    wanted = {
+        # No label goes in: ranking is scored later.
+        listed_path(manifest, index): LabelledImage(manifest.path_of(index), manifest.images[index].sha256, label=-1)
+        for aspect, manifest in manifests.items()
+        for index in used[aspect]
+    }
+    listed = sorted(wanted, key=str)
+    images = [wanted[path] for path in listed]
+    plain, mirrored = extract_features(
+        model,
+        images,
+        device=device,
+        batch_size=config.eval_batch_size,
+        num_workers=choose_workers(config.num_workers),
+        cache=cache,
+        flip="sum" in config.flip_settings,
+        progress=report,
+    )
+    by_flip = {"none": plain} if mirrored is None else {"none": plain, "sum": plain + mirrored}
+    return FeatureTable({path: row for row, path in enumerate(listed)}, [i.sha256 for i in images], by_flip)
+
+
+def validation_pairs(manifest: Manifest) -> tuple[list[int], list[int]]:
+    """Return the validation images of training people, and for each a training image of the same person.
+
+    The training image is drawn at random, the same way every time. People without a training image are left out.
+    """
+    random = np.random.default_rng(0)
+    by_person: dict[int, list[int]] = {}
+    for index in manifest.train:
+        by_person.setdefault(manifest.images[index].identity, []).append(index)
+    queries = [index for index in manifest.val if manifest.images[index].identity in by_person]
+    return queries, [int(random.choice(by_person[manifest.images[index].identity])) for index in queries]
+
+
+def validation_images(manifest: Manifest) -> list[int]:
+    """Return the validation images of training people, and a training image of each; see `validation_pairs`."""
+    return sorted({*chain(*validation_pairs(manifest))})
+
+
+def images_of_draws(config: ExperimentConfig, manifest: Manifest) -> list[int]:
+    """Return every image of the draws that a config evaluates.
+
+    Raises:
+        DataError: the manifest has fewer draws.
+    """
+    if config.num_splits > len(manifest.draws):
+        raise DataError(
+            f"num_splits: {config.num_splits}: the {manifest.aspect} manifest has {len(manifest.draws)} draws"
+        )
+    used: set[int] = set()
+    for draw in manifest.draws[: config.num_splits]:
+        used.update(draw.query, draw.gallery)
+        if "gallery_all" in config.gallery_protocols:
+            used.update(draw.gallery_all)
+    return sorted(used)
 
 
 @torch.no_grad()

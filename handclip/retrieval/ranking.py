@@ -1,16 +1,24 @@
-"""Ranking every draw of a manifest under every setting."""
+"""Ranking every draw of a manifest under every condition."""
+
+import itertools
+from typing import NamedTuple
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.datasets.manifest import Manifest
+from handclip.datasets.manifest import Draw, Manifest
 from handclip.errors import DataError
 from handclip.metrics import RankingResult, rank_gallery, rerank_gallery
 from handclip.metrics.reranking import require_several_images
-from handclip.retrieval.feature_table import FeatureTable
+from handclip.retrieval.features import FeatureTable
 
-Setting = tuple[str, str]
-"""Gallery protocol and flip setting."""
 
-Rankings = dict[Setting, list[RankingResult]]
+class Condition(NamedTuple):
+    """Under which a draw is ranked."""
+
+    gallery_protocol: str
+    flip: str
+
+
+Rankings = dict[Condition, list[RankingResult]]
 """The result of each draw."""
 
 
@@ -29,35 +37,28 @@ def require_rankable(config: ExperimentConfig, manifest: Manifest) -> None:
         )
     for protocol in protocols:
         for number, draw in enumerate(manifest.draws[: config.num_splits], start=1):
-            if not manifest.identities(draw.query) & manifest.identities(getattr(draw, protocol)):
+            gallery = getattr(draw, protocol)
+            if not manifest.identities(draw.query) & manifest.identities(gallery):
                 raise DataError(
                     f"{manifest.dataset} {manifest.aspect} cannot be evaluated: in draw {number}, {protocol} has no "
                     "image of anybody who is searched for. Prepare the data set anew, or leave the aspect out"
                 )
-    if config.rerank is None:
-        return
-    for protocol in protocols:
-        for draw in manifest.draws[: config.num_splits]:
-            try:
-                require_several_images(_identities(manifest, getattr(draw, protocol)))
-            except ValueError as error:
-                raise DataError(f"rerank: {manifest.dataset} {manifest.aspect}, {protocol}: {error}") from error
+            if config.rerank is not None:
+                try:
+                    require_several_images(_identities(manifest, gallery))
+                except ValueError as error:
+                    raise DataError(f"rerank: {manifest.dataset} {manifest.aspect}, {protocol}: {error}") from error
 
 
 def rank_draws(config: ExperimentConfig, manifest: Manifest, features: FeatureTable) -> Rankings:
-    """Rank each draw under each setting that the data set has, re-ranked where the config says so.
+    """Rank each draw under each condition that the data set has, re-ranked where the config says so.
 
     Raises:
         DataError: there is nothing to measure, or features cannot be ranked.
     """
-    return {
-        (protocol, flip): [
-            _rank_draw(config, manifest, draw.query, getattr(draw, protocol), features, flip)
-            for draw in manifest.draws[: config.num_splits]
-        ]
-        for protocol in _protocols(config, manifest)
-        for flip in config.flip_settings
-    }
+    conditions = [Condition(*one) for one in itertools.product(_protocols(config, manifest), config.flip_settings)]
+    draws = manifest.draws[: config.num_splits]
+    return {one: [_rank_draw(config, manifest, draw, one, features) for draw in draws] for one in conditions}
 
 
 def _protocols(config: ExperimentConfig, manifest: Manifest) -> list[str]:
@@ -65,15 +66,11 @@ def _protocols(config: ExperimentConfig, manifest: Manifest) -> list[str]:
 
 
 def _rank_draw(
-    config: ExperimentConfig,
-    manifest: Manifest,
-    query: tuple[int, ...],
-    gallery: tuple[int, ...],
-    features: FeatureTable,
-    flip: str,
+    config: ExperimentConfig, manifest: Manifest, draw: Draw, condition: Condition, features: FeatureTable
 ) -> RankingResult:
-    vectors = features.of(manifest, query, flip), features.of(manifest, gallery, flip)
-    labels = _identities(manifest, query), _identities(manifest, gallery)
+    sides = draw.query, getattr(draw, condition.gallery_protocol)
+    vectors = [features.of(manifest, side, condition.flip) for side in sides]
+    labels = [_identities(manifest, side) for side in sides]
     try:
         if config.rerank is None:
             return rank_gallery(*vectors, *labels)

@@ -1,20 +1,22 @@
 """What an evaluation keeps beside its metrics, so that reports can be made from its files alone, without photographs.
 
-`features.npz` holds the feature of every image of the draws and of the validation pairs, `manifest_<aspect>.json`
-which image is whose, `attributes.csv` what the data set says about them, and `explanations.npz` a few photographs with
-maps of where the model looks.
+`features.safetensors` holds the feature of every image of the draws and of the validation pairs,
+`manifest_<aspect>.json` which image is whose, `attributes.csv` what the data set says about them, and
+`explanations.safetensors` a few photographs with maps of where the model looks.
 """
 
 import csv
-import math
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from handclip.checksums import require_intact
 from handclip.csv_files import csv_rows, csv_table
@@ -22,6 +24,7 @@ from handclip.datasets.manifest import ManifestImage
 from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.file_names import ATTRIBUTES, EXPLANATIONS, FEATURES
 from handclip.files import replacing, write_text
+from handclip.retrieval.features import FeatureTable
 
 AGAIN = "Evaluate the run again: handclip evaluate CONFIG --overwrite"
 """What to do about a file of an evaluation that is damaged."""
@@ -40,10 +43,16 @@ class KeptFeatures:
 
     sha256: Sequence[str]
     by_flip: Mapping[str, Floats]
-    _rows: dict[str, int] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_rows", {sha256: row for row, sha256 in enumerate(self.sha256)})
+    @classmethod
+    def of_tables(cls, *tables: FeatureTable) -> "KeptFeatures":
+        """Join what was embedded together."""
+        by_flip = {flip: np.concatenate([table.by_flip[flip] for table in tables]) for flip in tables[0].by_flip}
+        return cls([sha256 for table in tables for sha256 in table.sha256], by_flip)
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {sha256: row for row, sha256 in enumerate(self.sha256)}
 
     def of(self, images: Iterable[ManifestImage], flip: str) -> NDArray[np.float64]:
         """Return the (N, D) features of images under a flip setting, scaled to length 1 in float64.
@@ -72,7 +81,7 @@ class KeptFeatures:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Where a model looks in one photograph.
+    """A photograph, kept with maps of where a model looks in it.
 
     Args:
         image: path relative to the data set's root.
@@ -94,13 +103,14 @@ def manifest_file(folder: Path, aspect: str) -> Path:
 
 
 def write_features(folder: Path, features: KeptFeatures) -> None:
-    """Write `features.npz`; the same features give the same bytes."""
-    arrays: dict[str, Any] = {f"flip_{flip}": vectors for flip, vectors in features.by_flip.items()}
-    _write_npz(folder / FEATURES, {"sha256": np.array(features.sha256, dtype="S64"), **arrays})
+    """Write `features.safetensors`; the same features give the same bytes."""
+    hashes = np.array([list(bytes.fromhex(sha256)) for sha256 in features.sha256], np.uint8)
+    by_flip = {f"flip_{flip}": vectors for flip, vectors in features.by_flip.items()}
+    _write_arrays(folder / FEATURES, {"sha256": hashes, **by_flip})
 
 
 def read_features(folder: Path, *, listed: bool = True) -> KeptFeatures:
-    """Read `features.npz`.
+    """Read `features.safetensors`.
 
     Args:
         folder: of the evaluation.
@@ -110,18 +120,15 @@ def read_features(folder: Path, *, listed: bool = True) -> KeptFeatures:
         HandCLIPError: it is missing.
         DamagedFileError: it is damaged.
     """
-    if listed:
-        require_intact(folder, [FEATURES], advice=AGAIN)
-    arrays = _read_npz(folder / FEATURES)
-    by_flip = {name.removeprefix("flip_"): array for name, array in arrays.items() if name.startswith("flip_")}
-    names = arrays.get("sha256", np.array([], dtype="S64"))
-    shape = (len(names),)
-    if names.dtype != "S64" or any(array.ndim != 2 or array.shape[:1] != shape for array in by_flip.values()):
+    arrays, _ = _read_arrays(folder / FEATURES, listed=listed)
+    hashes = arrays.pop("sha256", np.empty((0, 0)))
+    if any(array.ndim != 2 or len(array) != len(hashes) for array in (hashes, *arrays.values())):
         raise _damaged(folder / FEATURES, "it does not hold one row of features for each image")
-    for flip, array in by_flip.items():
+    for name, array in arrays.items():
         if array.dtype != np.float32 or not np.isfinite(array).all():
-            raise _damaged(folder / FEATURES, f"features of flip {flip} are not all finite float32 numbers")
-    return KeptFeatures([name.decode("ascii", "replace") for name in names.tolist()], by_flip)
+            raise _damaged(folder / FEATURES, f"{name} is not all finite float32 numbers")
+    by_flip = {name.removeprefix("flip_"): array for name, array in arrays.items()}
+    return KeptFeatures([row.tobytes().hex() for row in hashes], by_flip)
 
 
 def write_attributes(folder: Path, attributes: Mapping[str, Mapping[str, str]]) -> None:
@@ -155,28 +162,25 @@ def read_attributes(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def write_explanations(folder: Path, explanations: Sequence[Explanation]) -> None:
-    """Write `explanations.npz`."""
-    arrays: dict[str, Any] = {}
+    """Write `explanations.safetensors`."""
+    arrays: dict[str, NDArray[Any]] = {}
     for number, one in enumerate(explanations):
-        arrays[f"{number}/image"] = np.array([one.image, one.aspect])
         arrays[f"{number}/photograph"] = one.photograph
-        arrays.update({f"{number}/map/{method}": values for method, values in one.maps.items()})
-    _write_npz(folder / EXPLANATIONS, arrays)
+        arrays |= {f"{number}/map/{method}": values for method, values in one.maps.items()}
+    _write_arrays(folder / EXPLANATIONS, arrays, [[one.image, one.aspect] for one in explanations])
 
 
 def read_explanations(folder: Path) -> list[Explanation]:
-    """Read `explanations.npz`.
+    """Read `explanations.safetensors`.
 
     Raises:
         HandCLIPError: it is missing.
         DamagedFileError: it is damaged.
     """
-    require_intact(folder, [EXPLANATIONS], advice=AGAIN)
-    arrays = _read_npz(folder / EXPLANATIONS)
+    arrays, names = _read_arrays(folder / EXPLANATIONS)
     explanations = []
     try:
-        for number in range(len({name.split("/", 1)[0] for name in arrays})):
-            image, aspect = arrays[f"{number}/image"].tolist()
+        for number, (image, aspect) in enumerate(names):
             prefix = f"{number}/map/"
             maps = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
             photograph = arrays[f"{number}/photograph"]
@@ -190,40 +194,28 @@ def read_explanations(folder: Path) -> list[Explanation]:
     return explanations
 
 
-def _write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
-    with replacing(path) as temporary, ZipFile(temporary, "w") as file:
-        for name, array in arrays.items():
-            # What np.savez writes, but for the time of day: the same arrays give the same bytes.
-            with file.open(ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
+_NAMES = "names"
+"""The one entry of a file's metadata: of several, safetensors would write now one first, now another."""
 
 
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Read arrays, of which none may claim to be larger than the file is: memory is taken only for what is there."""
+def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], names: Sequence[Any] = ()) -> None:
+    # Of an array that is not contiguous it would write other numbers, and by itself it hides that a disk is full.
+    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {_NAMES: json.dumps(names)})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _read_arrays(path: Path, *, listed: bool = True) -> tuple[dict[str, NDArray[Any]], Any]:
+    """Return arrays, and the names beside them; memory is taken only for what is there."""
+    if listed:
+        require_intact(path.parent, [path.name], advice=AGAIN)
     try:
-        with ZipFile(path) as file:
-            entries = file.infolist()
-            if any(entry.compress_type != ZIP_STORED for entry in entries):
-                raise ValueError("it is compressed, which no file of HandCLIP's is")
-            if sum(entry.file_size for entry in entries) > path.stat().st_size:
-                raise ValueError("its entries claim to be larger than the file is")
-            return {entry.filename.removesuffix(".npy"): _read_array(file, entry) for entry in entries}
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()[_NAMES])  # noqa: SIM118
     except FileNotFoundError:
         raise _missing(path) from None
     except Exception as error:  # there is hardly an error that a reader of spoilt bytes cannot raise
         raise _damaged(path, f"{error}" or type(error).__name__) from error
-
-
-def _read_array(file: ZipFile, entry: ZipInfo) -> NDArray[Any]:
-    with file.open(entry) as stream:
-        if (version := np.lib.format.read_magic(stream)) != (1, 0):
-            raise ValueError(f"{entry.filename} is in version {version} of NumPy's format")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize != entry.file_size - stream.tell():
-            raise ValueError(f"{entry.filename} does not hold the {shape} array of {dtype} that it claims to")
-        stream.seek(0)
-        array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
-        return array
 
 
 def _damaged(path: Path, fault: str) -> DamagedFileError:
@@ -231,4 +223,4 @@ def _damaged(path: Path, fault: str) -> DamagedFileError:
 
 
 def _missing(path: Path) -> HandCLIPError:
-    return HandCLIPError(f"{path}: no such file; this evaluation is by an older version of HandCLIP. {AGAIN}")
+    return HandCLIPError(f"{path}: no such file. {AGAIN}")

@@ -1,7 +1,7 @@
 """What a model cost to train and to evaluate: the numbers that differ from machine to machine."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +37,15 @@ def evaluation_cost(seconds: float, images_per_second: float, device: torch.devi
     }
 
 
-def training_cost(checkpoint: Checkpoint, output_dirs: Iterable[Path]) -> dict[str, Any] | None:
+def training_cost(checkpoint: Checkpoint | None, folders: Iterable[Path]) -> dict[str, Any] | None:
     """Return the cost of the run that wrote a checkpoint, and the file that says so; None where it is not known.
 
     Args:
-        checkpoint: best or last of its run.
-        output_dirs: where to look for the run's folder; the first whose records are there counts.
+        checkpoint: best or last of its run; None of a baseline.
+        folders: where the run's records may be; the first that has them counts.
     """
-    files = (folder / checkpoint.run / RESULT for folder in output_dirs)
-    path = next((file for file in files if file.is_file()), None)
-    if path is None:
+    path = next((folder / RESULT for folder in folders if (folder / RESULT).is_file()), None)
+    if checkpoint is None or path is None:
         return None
     try:
         require_intact(path.parent, [path.name], advice="It is left out")
@@ -54,12 +53,8 @@ def training_cost(checkpoint: Checkpoint, output_dirs: Iterable[Path]) -> dict[s
     except HandCLIPError as error:
         logger.warning(f"What training cost is not known: {error}")
         return None
-    if not _is_of(result, checkpoint):
+    epochs = (result.get("best_epoch"), result.get("epochs"))
+    if result.get("run") != checkpoint.run or checkpoint.epoch not in epochs:
         logger.warning(f"What training cost is not known: {path} is not of the training that made this checkpoint")
         return None
     return {"file": str(path), **{name: result.get(name) for name in _FROM_TRAINING}}
-
-
-def _is_of(result: Mapping[str, Any], checkpoint: Checkpoint) -> bool:
-    epochs = (result.get("best_epoch"), result.get("epochs"))
-    return result.get("run") == checkpoint.run and checkpoint.epoch in epochs

@@ -16,19 +16,20 @@ from handclip.datasets.check import check_copies, check_separation
 from handclip.datasets.duplicates import Pair, describe_learned
 from handclip.datasets.file_kinds import describe_counts
 from handclip.datasets.manifest import Manifest
+from handclip.datasets.preparation import Preparation
 from handclip.datasets.prepare import (
     PreparedDataset,
     find_or_prepare,
+    load_manifest,
     manifests_cache,
     named_manifest,
-    require_pattern_of,
 )
 from handclip.datasets.safe_paths import unicode_form
 from handclip.datasets.torch_dataset import LabelledImage
 from handclip.errors import ConfigError, DataError, HandCLIPError, missing_file
 from handclip.files import is_folder, is_there
 from handclip.models.checkpoint import Checkpoint
-from handclip.plurals import counted
+from handclip.plurals import counted, first_lines
 from handclip.synthetic import SyntheticHands, generate, is_generated
 
 logger = logging.getLogger(__name__)
@@ -70,11 +71,21 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
         HandCLIPError: the data set is not there or is not what it should be, or the manifest is of another one.
     """
     if config.manifest is not None:
+        prepared = None
         manifests = {aspect: _read_manifest(config, config.manifest, aspect) for aspect in config.aspects}
-        _require_separation(manifests)
-        _report_left_out(manifests)
+    else:
+        prepared = _prepare(config)
+        manifests = {aspect: prepared.manifests[aspect] for aspect in config.aspects}
+    _require_separation(manifests)
+    _report_left_out(manifests)
+    if prepared is None or prepared.origin == "manifests":
         _report_unread(manifests)
-        return manifests
+    if prepared is not None and prepared.origin == "manifests" and config.dataset == folder.DATASET:
+        _report_added(manifests, prepared.folder)
+    return manifests
+
+
+def _prepare(config: ExperimentConfig) -> PreparedDataset:
     root = default_root(config)
     if config.dataset == "synthetic" and not is_generated(root):
         logger.info(f"There are no hands in {root} yet: those of {SyntheticHands().identities} people are drawn now.")
@@ -85,27 +96,15 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
             f"data_root: {root}: there is no such folder. Put the data set there, or name its place with data_root"
         )
     with progress_over("reading images") as report:
-        prepared = find_or_prepare(
-            layout_of(config),
-            root,
-            manifests_cache(),
-            aspects=config.aspects,
-            allow_missing=config.allow_missing,
-            pattern=config.pattern,
-            beside_images=config.dataset == "synthetic",  # in a folder that HandCLIP made
-            progress=report,
+        preparation = Preparation(
+            layout_of(config), root, allow_missing=config.allow_missing, pattern=config.pattern, progress=report
         )
+        beside_images = config.dataset == "synthetic"  # in a folder that HandCLIP made
+        prepared = find_or_prepare(preparation, manifests_cache(), aspects=config.aspects, beside_images=beside_images)
     if not config.allow_missing:
         _require_complete(prepared)
     logger.info(_ORIGINS[prepared.origin].format(root=root, folder=prepared.folder))
-    manifests = {aspect: prepared.manifests[aspect] for aspect in config.aspects}
-    _require_separation(manifests)
-    _report_left_out(manifests)
-    if prepared.origin == "manifests":
-        _report_unread(manifests)
-        if config.dataset == folder.DATASET:
-            _report_added(manifests, prepared.folder)
-    return manifests
+    return prepared
 
 
 def missing_data(config: ExperimentConfig) -> Path | None:
@@ -149,10 +148,9 @@ def _require_separation(manifests: Mapping[str, Manifest]) -> None:
     """Refuse splits by which nothing should be measured: a person or photograph both trained and tested on, say."""
     for manifest in manifests.values():
         if breaches := check_separation(manifest):
-            more = f"; and {len(breaches) - 3} more" if len(breaches) > 3 else ""
             raise DataError(
                 f"the {manifest.dataset} {manifest.aspect} manifest of {manifest.root} breaks the protocol, and what "
-                f"is measured by it would mean nothing: {'; '.join(breaches[:3])}{more}. Make a new one with "
+                f"is measured by it would mean nothing: {'; '.join(first_lines(breaches, 3))}. Make a new one with "
                 "`handclip prepare`, in another folder"
             )
 
@@ -232,16 +230,7 @@ def _read_manifest(config: ExperimentConfig, path: Path, aspect: str) -> Manifes
     file = named_manifest(path, aspect)
     if not is_there(file):
         raise missing_file(file, "manifest_*.json", key="manifest")
-    manifest = Manifest.load(file, root=config.data_root)
-    wanted = (layout_of(config), aspect)
-    if (manifest.dataset, manifest.aspect) != wanted:
-        raise DataError(
-            f"{file}: is the manifest of {manifest.dataset} {manifest.aspect}, not of {wanted[0]} {wanted[1]}"
-        )
-    if config.pattern is not None:
-        require_pattern_of(manifest, config.pattern, file)
-    manifest.verify_files()
-    return manifest
+    return load_manifest(file, layout_of(config), aspect, pattern=config.pattern, root=config.data_root)
 
 
 def check_not_tested_on(training_images: Iterable[str], manifests: Mapping[str, Manifest], source: str) -> None:

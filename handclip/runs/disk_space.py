@@ -8,42 +8,38 @@ from torch import Tensor
 
 from handclip.errors import HandCLIPError
 from handclip.files import nearest_there
-from handclip.models.embedding_model import EmbeddingModel
 from handclip.runs.run_folder import RunFolder
 from handclip.runs.snapshots import Snapshots
-from handclip.training.criterion import TrainingCriterion
+from handclip.training.state import Plan
+from handclip.training.step import Objective
 
 _MOMENTS = 2
 """Of Adam, each as large as what is trained."""
 
 
-def check_disk_space(
-    files: RunFolder, model: EmbeddingModel, criterion: TrainingCriterion, epochs: int, *, ends: bool
-) -> None:
-    """Check that states and checkpoints of a run fit on the disk beside what there is of them.
+def check_disk_space(files: RunFolder, objective: Objective, plan: Plan) -> None:
+    """Check that snapshots and checkpoints of a run fit on the disk beside what there is of them.
 
     Counted is what will be there for certain, and of that the tensors: no run is refused that would fit.
 
     Args:
         files: where the run writes.
-        model: what it trains.
-        criterion: its losses.
-        epochs: how many it comes to now, at least.
-        ends: it comes to its end, and writes its last checkpoint then.
+        objective: what it trains.
+        plan: how many epochs it comes to now, at least, and whether it writes its last checkpoint then.
 
     Raises:
         HandCLIPError: they do not fit.
     """
-    checkpoint = _bytes([*model.state_dict().values(), *criterion.state_dict().values()])
-    trained = [p for p in (*model.parameters(), *criterion.parameters()) if p.requires_grad]
+    checkpoint = _bytes(objective.state_dict().values())
+    trained = [p for p in objective.parameters() if p.requires_grad]
     state = checkpoint + _MOMENTS * _bytes(trained)
 
     states = Snapshots(files.states)
-    there, to_come = len(states.paths()), max(epochs - states.epochs(), 0)
+    there, to_come = len(states.paths()), max(plan.fewest_epochs - states.epochs(), 0)
     new_best = 0 if files.best.exists() else 1
     # Two states are kept while a third is written.
     saving, ending = max(min(there + to_come, 3) - there, 0), max(min(there + to_come, 2) - there, 0)
-    checkpoints = new_best + 1 if ends else new_best
+    checkpoints = new_best + 1 if plan.ends else new_best
     if _disk(files.states) == _disk(files.best):
         of_both = max(saving * state + new_best * checkpoint, ending * state + checkpoints * checkpoint)
         _require(files.states, of_both)

@@ -1,7 +1,7 @@
 """Whether an evaluation was done before: this very one, whose numbers may be used again, or another in its place."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,9 @@ from handclip.file_names import (
 )
 from handclip.files import read_json_object
 from handclip.runs.artifacts import manifest_file
-from handclip.runs.evaluation_spec import EvaluationSpec
+from handclip.runs.evaluation_spec import EvaluationSpec, differences
 
 logger = logging.getLogger(__name__)
-
-LATER = frozenset({"preprocessing"})
-"""What evaluations of older versions do not say of themselves."""
 
 
 def evaluation_files(aspects: Iterable[str]) -> list[str]:
@@ -50,11 +47,16 @@ def earlier_metrics(spec: EvaluationSpec, *, reuse: bool) -> dict[str, Any] | No
     path = spec.folder / METRICS_FILE
     if not path.exists() or (before := _undamaged_metrics(spec.folder)) is None:
         return None
-    ended_since = before.get("training_ended") is False and spec.training_ended
-    if reuse and ended_since and _differing(before, spec.identity) <= {"weights_sha256"}:
+    differing = differences(before, spec.identity)
+    while_training = before.get("training_ended") is False
+    if reuse and while_training and spec.training_ended and differing.keys() <= {"weights_sha256"}:
         logger.info(f"{spec.folder} was made before training had ended, so it is evaluated again.")
         return None
-    _refuse_other_evaluation(path, before, spec.identity)
+    for key, (old, wanted) in differing.items():
+        holds = f"an evaluation with {key}: {old}, not {wanted}"
+        if key == "weights_sha256" and while_training:
+            holds = "the evaluation of an earlier model of this run, made before its training had ended"
+        raise HandCLIPError(f"{path} holds {holds}. Add --overwrite to replace it, or choose another eval_dir")
     if not reuse:
         return None
     if found := _faults(spec.folder, spec.manifests):
@@ -89,26 +91,3 @@ def _faults(folder: Path, aspects: Iterable[str]) -> list[str]:
     if lacking := [name for name in (*names, CHECKSUMS) if not (folder / name).is_file()]:
         return [f"{folder} lacks {', '.join(lacking)}"]
     return faults(folder, names, all_listed=True)
-
-
-def _differing(before: Mapping[str, Any], identity: Mapping[str, Any]) -> set[str]:
-    return {key for key, value in identity.items() if _recorded(before, key, value) != value}
-
-
-def _recorded(before: Mapping[str, Any], key: str, value: Any) -> Any:
-    """Return what an evaluation says of itself; `value` where older versions said nothing."""
-    return before.get(key, value if key in LATER else None)
-
-
-def _refuse_other_evaluation(path: Path, before: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    for key, value in identity.items():
-        old = _recorded(before, key, value)
-        if old != value:
-            if isinstance(old, dict) and isinstance(value, dict):
-                differing = [name for name in value if old.get(name) != value[name]]
-                if differing:
-                    key, old, value = differing[0], old.get(differing[0]), value[differing[0]]
-            holds = f"an evaluation with {key}: {old}, not {value}"
-            if key == "weights_sha256" and before.get("training_ended") is False:
-                holds = "the evaluation of an earlier model of this run, made before its training had ended"
-            raise HandCLIPError(f"{path} holds {holds}. Add --overwrite to replace it, or choose another eval_dir")

@@ -1,22 +1,17 @@
-"""Evaluating a model by the protocol: every draw, gallery and flip setting from features made once."""
+"""Evaluating a model, as a run on disk: locks, provenance and files around `retrieval.evaluation`, which computes."""
 
 import logging
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from handclip.checksums import require_intact, write_checksums
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import evaluation_name, run_name
 from handclip.console import progress_over, telling
-from handclip.datasets.attributes import attributes_of
-from handclip.datasets.images import read_image
+from handclip.datasets.hands11k import attributes_of
 from handclip.datasets.pixel_cache import open_pixel_cache
 from handclip.errors import HandCLIPError
 from handclip.file_names import CHECKSUMS, CONFIG, COST, ENVIRONMENT, METRICS_FILE, PER_QUERY, PER_SPLIT
@@ -33,12 +28,11 @@ from handclip.locks import holding, refuse_if_held
 from handclip.parallel.hardware import describe_environment
 from handclip.parallel.launching import launched, on_devices, starts_processes
 from handclip.parallel.processes import current, on_first, own_device
-from handclip.retrieval.feature_table import FeatureTable, embed_images, images_of_draws, validation_images
-from handclip.retrieval.ranking import Rankings, rank_draws
-from handclip.retrieval.summary import per_query_csv, per_split_csv, summarise
+from handclip.retrieval.evaluation import Retrieval, retrieve
+from handclip.retrieval.features import embed_images, validation_images
+from handclip.retrieval.summary import per_query_csv, per_split_csv
 from handclip.runs.artifacts import (
     AGAIN,
-    Explanation,
     KeptFeatures,
     manifest_file,
     write_attributes,
@@ -49,7 +43,7 @@ from handclip.runs.cost import evaluation_cost, training_cost
 from handclip.runs.data import images_left_out
 from handclip.runs.earlier_evaluation import earlier_metrics, evaluation_files
 from handclip.runs.evaluation_spec import EvaluationSpec, find_evaluation_spec
-from handclip.runs.explanations import explain_photographs, hands_to_explain
+from handclip.runs.explanations import explain_hands
 from handclip.runs.provenance import run_facts, session
 from handclip.runs.run_folder import write_config
 
@@ -138,15 +132,38 @@ def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Eval
         origin = run_facts(spec.run, "evaluation", config.to_dict(), spec.manifests, config.seed, weights)
         replaces = (spec.folder / METRICS_FILE).exists()
         own = work.enter_context(session(spec.folder, origin, device=device, precision="float32", replaces=replaces))
-        measured = _measure(spec, device, start)
+
+        facts = spec.evaluated.facts()
+        model, cache = spec.evaluated.model.to(device), open_pixel_cache(config.pixel_cache_gib)
+        sharing = f" by {current().size} processes" if current().size > 1 else ""
+        logger.info(f"Evaluating on {device} in float32{sharing}; pixel cache: {cache or 'none'}")
+        with progress_over(f"embedding images of {spec.run}") as report:
+            found = retrieve(config, spec.manifests, model, device, cache, report)
+        seconds = time.perf_counter() - start
+        pairs = {aspect: validation_images(manifest) for aspect, manifest in spec.manifests.items()}
+        with progress_over("embedding validation images") as report:
+            validation = embed_images(config, spec.manifests, pairs, model, device, cache, report)
 
         def write() -> Evaluation:
-            explanations = _explain(spec, device)
+            metrics = _metrics(spec, facts, found, seconds)
+            cost = {
+                "evaluation": evaluation_cost(seconds, found.images_per_second, device),
+                "training": training_cost(spec.evaluated.checkpoint, spec.training_folders),
+            }
+            explanations = explain_hands(model, device, spec.manifests, config.explained_images)
             last = [METRICS_FILE, CHECKSUMS]
             with replacing_together(spec.folder, last, then=lambda: own.note(**origin)) as folder:
-                _keep_records(folder, spec, measured, explanations)
+                write_features(folder, KeptFeatures.of_tables(found.features, validation))
+                for aspect, manifest in spec.manifests.items():
+                    manifest.save(manifest_file(folder, aspect), place=manifest_file(spec.folder, aspect))
+                write_attributes(folder, attributes_of(spec.manifests))
+                write_explanations(folder, explanations)
+                write_config(folder / CONFIG, config)
                 write_json(folder / ENVIRONMENT, environment)
-                metrics = _write_metrics(folder, spec, measured)
+                write_text(folder / PER_SPLIT, per_split_csv(found.rankings))
+                write_text(folder / PER_QUERY, per_query_csv(found.rankings, spec.manifests))
+                write_json(folder / COST, cost)
+                write_json(folder / METRICS_FILE, metrics)
                 write_checksums(folder, evaluation_files(spec.manifests))
                 own.write_successor(folder, **origin)
             return Evaluation(spec.run, spec.folder, metrics)
@@ -160,102 +177,19 @@ def _require_replaceable(spec: EvaluationSpec) -> None:
         require_replaceable(spec.folder / name)
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What was measured of a model; `rankings`, by aspect, are those of the first process alone."""
-
-    facts: dict[str, Any]
-    features: FeatureTable
-    rankings: dict[str, Rankings]
-    validation: FeatureTable
-    seconds: float
-    """For features and rankings, from the start."""
-    cost: dict[str, Any]
-
-
-def _measure(spec: EvaluationSpec, device: torch.device, start: float) -> _Measured:
-    config, evaluated, manifests = spec.config, spec.evaluated, spec.manifests
-    facts = evaluated.facts()
-    used = {aspect: images_of_draws(config, manifest) for aspect, manifest in manifests.items()}
-    cache = open_pixel_cache(config.pixel_cache_gib)
-    sharing = f" by {current().size} processes" if current().size > 1 else ""
-    logger.info(f"Evaluating on {device} in float32{sharing}; pixel cache: {cache or 'none'}")
-    embedding_start = time.perf_counter()
-    with progress_over(f"embedding images of {spec.run}") as report:
-        features = embed_images(config, manifests, used, evaluated.model.to(device), device, cache, report)
-    embedding_seconds = time.perf_counter() - embedding_start
-    rankings: dict[str, Rankings] = {}
-    on_first(lambda: rankings.update({a: rank_draws(config, manifest, features) for a, manifest in manifests.items()}))
-    seconds = time.perf_counter() - start
-    pairs = {aspect: validation_images(manifest) for aspect, manifest in manifests.items()}
-    with progress_over("embedding validation images") as report:
-        validation = embed_images(config, manifests, pairs, evaluated.model, device, cache, report)
-    images_per_second = len(features.images) * len(features.by_flip) / embedding_seconds
-    cost = evaluation_cost(seconds, images_per_second, device)
-    return _Measured(facts, features, rankings, validation, seconds, cost)
-
-
-def _write_metrics(folder: Path, spec: EvaluationSpec, measured: _Measured) -> dict[str, Any]:
-    """Write what was measured to a folder; return the metrics."""
-    trained = spec.evaluated.checkpoint
-    places = (spec.config.output_dir, Path(spec.evaluated.experiment["output_dir"]))
-    training = training_cost(trained, places) if trained is not None else None
-    metrics = _metrics(spec, measured)
-    write_text(folder / PER_SPLIT, per_split_csv(measured.rankings))
-    write_text(folder / PER_QUERY, per_query_csv(measured.rankings, spec.manifests))
-    write_json(folder / COST, {"evaluation": measured.cost, "training": training})
-    write_json(folder / METRICS_FILE, metrics)
-    return metrics
-
-
-def _metrics(spec: EvaluationSpec, measured: _Measured) -> dict[str, Any]:
+def _metrics(spec: EvaluationSpec, facts: dict[str, Any], found: Retrieval, seconds: float) -> dict[str, Any]:
     """Return the content of `metrics.json`."""
-    rankings, manifests, rerank = measured.rankings, spec.manifests, spec.identity["rerank"]
-    metrics: dict[str, Any] = {
+    return {
         **spec.identity,
         "checkpoint": str(spec.evaluated.path) if spec.evaluated.path else None,
-        **measured.facts,
+        **facts,
         "training_ended": spec.training_ended,
-        "distinct_images": len(measured.features.images),
-        **images_left_out(manifests),
+        "distinct_images": len(found.features.images),
+        **images_left_out(spec.manifests),
         "test_people_known_from_other_aspects": sum(spec.known.values()),
-        "seconds": round(measured.seconds, 2),
-        "results": summarise(rankings, manifests, rerank),
+        "seconds": round(seconds, 2),
+        **found.results(spec.manifests, spec.identity["rerank"]),
     }
-    if len(rankings) > 1:
-        metrics["per_aspect"] = {
-            aspect: {
-                "manifest_sha256": manifests[aspect].sha256,
-                "results": summarise({aspect: ranking}, manifests, rerank),
-            }
-            for aspect, ranking in rankings.items()
-        }
-    return metrics
-
-
-def _keep_records(folder: Path, spec: EvaluationSpec, measured: _Measured, explanations: Sequence[Explanation]) -> None:
-    """Write what a report needs besides the metrics to a folder."""
-    features, validation = measured.features, measured.validation
-    by_flip = {flip: np.concatenate([rows, validation.by_flip[flip]]) for flip, rows in features.by_flip.items()}
-    write_features(folder, KeptFeatures([*features.sha256, *validation.sha256], by_flip))
-    for aspect, manifest in spec.manifests.items():
-        manifest.save(manifest_file(folder, aspect), place=manifest_file(spec.folder, aspect))
-    write_attributes(folder, attributes_of(spec.manifests))
-    write_explanations(folder, explanations)
-    write_config(folder / CONFIG, spec.config)
-
-
-def _explain(spec: EvaluationSpec, device: torch.device) -> list[Explanation]:
-    photographs = []
-    for aspect, index in hands_to_explain(spec.manifests, spec.config.explained_images):
-        manifest = spec.manifests[aspect]
-        image = manifest.images[index]
-        photographs.append((image.path, aspect, read_image(manifest.path_of(index), image.sha256)))
-    try:
-        return explain_photographs(spec.evaluated.model, device, photographs)
-    except HandCLIPError as error:
-        logger.warning(f"Where the model looks is not kept: {error}")
-        return []
 
 
 def read_evaluation(folder: Path) -> Evaluation:

@@ -39,7 +39,7 @@ class EvaluationSpec:
     training_ended: bool | None
     """Whether the training that made the model has ended; None of a baseline, and where its records are not here."""
     identity: dict[str, Any]
-    """What makes two evaluations the same one; where the weights lie is not part of it."""
+    """See `identity_of`."""
 
     @property
     def run(self) -> str:
@@ -50,6 +50,11 @@ class EvaluationSpec:
     def folder(self) -> Path:
         """Where it is written."""
         return self.config.eval_dir / self.run
+
+    @property
+    def training_folders(self) -> list[Path]:
+        """Where the records of the training that made the model may be."""
+        return training_folders(self.config, self.evaluated.checkpoint)
 
 
 def find_evaluation_spec(config: ExperimentConfig) -> EvaluationSpec:
@@ -150,6 +155,18 @@ def asked_for(config: ExperimentConfig) -> dict[str, Any]:
         },
         "rerank": config.to_dict()["rerank"],
     }
+
+
+def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what is recorded otherwise than wanted, by its name: (recorded, wanted). Of a section, its entries."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key, value in wanted.items():
+        old = recorded.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            found |= differences(old, value)
+        elif old != value:
+            found[key] = (old, value)
+    return found
 
 
 def origin_of(

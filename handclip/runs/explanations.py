@@ -1,7 +1,8 @@
 """Where a model looks in a few photographs, kept with an evaluation or asked for by name."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,15 @@ from handclip.datasets.images import read_image
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.pixels import seen_part
 from handclip.datasets.transforms import ImageTransform
+from handclip.errors import HandCLIPError
+from handclip.models.attention_maps import attention_maps
 from handclip.models.builder import model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint
 from handclip.models.embedding_model import EmbeddingModel
-from handclip.models.explanation import explain
 from handclip.parallel.hardware import choose_device, full_float32
 from handclip.runs.artifacts import Explanation
+
+logger = logging.getLogger(__name__)
 
 LONGER_SIDE = 320
 """Photographs are kept no larger than this, in pixels: enough to see a hand, small enough for a page."""
@@ -26,8 +30,23 @@ LONGER_SIDE = 320
 _AT_ONCE = 8
 
 
+def explain_hands(
+    model: EmbeddingModel, device: torch.device, manifests: Mapping[str, Manifest], count: int
+) -> list[Explanation]:
+    """Map where a model looks in the photographs of `hands_to_explain`; none where no method fits the model."""
+    photographs = []
+    for aspect, index in hands_to_explain(manifests, count):
+        image = manifests[aspect].images[index]
+        photographs.append((image.path, aspect, read_image(manifests[aspect].path_of(index), image.sha256)))
+    try:
+        return explain_photographs(model, device, photographs)
+    except HandCLIPError as error:
+        logger.warning(f"Where the model looks is not kept: {error}")
+        return []
+
+
 def explain_photographs(
-    model: EmbeddingModel, device: torch.device, photographs: Sequence[tuple[str, str, Image.Image]]
+    model: EmbeddingModel, device: torch.device, photographs: Iterable[tuple[str, str, Image.Image]]
 ) -> list[Explanation]:
     """Map where a model looks in photographs.
 
@@ -44,12 +63,11 @@ def explain_photographs(
         HandCLIPError: no method fits the model.
     """
     transform = ImageTransform(model.encoder.preprocessing)
-    explanations = []
-    for start in range(0, len(photographs), _AT_ONCE):
-        batch = photographs[start : start + _AT_ONCE]
+    explanations, pending = [], iter(photographs)
+    while batch := list(itertools.islice(pending, _AT_ONCE)):
         pixels = torch.stack([transform(photograph) for _, _, photograph in batch]).to(device)
         with full_float32():
-            found = {name: maps.float().cpu().numpy() for name, maps in explain(model, pixels).items()}
+            found = {name: maps.float().cpu().numpy() for name, maps in attention_maps(model, pixels).items()}
         explanations += [
             Explanation(path, aspect, _small(seen), {name: maps[number] for name, maps in found.items()})
             for number, (path, aspect, photograph) in enumerate(batch)
@@ -68,11 +86,8 @@ def explain_checkpoint(checkpoint: Path, images: Sequence[Path]) -> list[Explana
     """
     device = choose_device("auto")
     model = model_from_checkpoint(Checkpoint.load(checkpoint), str(checkpoint)).to(device)
-    explanations = []
-    for start in range(0, len(images), _AT_ONCE):  # photographs from a camera fill the memory if all are read at once
-        batch = images[start : start + _AT_ONCE]
-        explanations += explain_photographs(model, device, [(str(path), "", read_image(path)) for path in batch])
-    return explanations
+    # Photographs from a camera fill the memory if all are read at once.
+    return explain_photographs(model, device, ((str(path), "", read_image(path)) for path in images))
 
 
 def hands_to_explain(manifests: Mapping[str, Manifest], count: int = 4) -> list[tuple[str, int]]:

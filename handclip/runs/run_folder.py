@@ -1,15 +1,17 @@
 """The files of one training run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from handclip.checksums import read_checksums, require_intact, write_checksums
-from handclip.config.experiment import ExperimentConfig
+from handclip.config.experiment import COMPUTED_KEYS, ExperimentConfig
 from handclip.config.loading import read_yaml
 from handclip.config.naming import last_name, run_name
 from handclip.config.yaml_text import dump_yaml
-from handclip.errors import ConfigError, DamagedFileError, HandCLIPError
+from handclip.errors import ConfigError, DamagedFileError, HandCLIPError, TrainingError
 from handclip.file_names import CHECKSUMS, CONFIG, RESULT, STATES
 from handclip.files import write_text
 
@@ -76,8 +78,7 @@ class RunFolder:
             self._write_config(config)
             return
         before, now = self._read_config(), config.to_dict()
-        ignored = config.RUNTIME | config.EVALUATION
-        keys = sorted(now.keys() - ignored)
+        keys = sorted(COMPUTED_KEYS)
         if changed := [key for key in keys if _plain(key, before.get(key)) != _plain(key, now[key])]:
             key = changed[0]
             raise HandCLIPError(
@@ -110,6 +111,32 @@ class RunFolder:
         if "experiment" not in before:
             raise DamagedFileError(damaged)
         return before
+
+
+class Storage:
+    """Writes to a run's folder while it trains, but not where it was removed meanwhile: it would lack the rest."""
+
+    def __init__(self, files: RunFolder) -> None:
+        self.files = files
+        self.counted_on = {"config": files.config}
+        """Files that are there as long as nobody removes them."""
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write something of the run while the block runs.
+
+        Raises:
+            TrainingError: it was removed, or cannot be written.
+        """
+        for path in self.counted_on.values():
+            if not path.is_file():
+                raise TrainingError(f"{path} is gone: somebody has removed it while the run was training.")
+        try:
+            yield
+        except TrainingError:
+            raise
+        except HandCLIPError as error:
+            raise TrainingError(f"{error}. Mend that, then go on with --resume.") from error
 
 
 def write_config(path: Path, config: ExperimentConfig) -> None:

@@ -5,20 +5,17 @@ is written for good, and comes next, says what is wrong.
 """
 
 import logging
-import os
-import socket
-import time
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
-from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
-from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
-from torch.utils.tensorboard.summary import scalar
+from torch.utils.tensorboard import SummaryWriter
 
 from handclip.errors import HandCLIPError
 from handclip.files import require_regular
+from handclip.parallel.processes import is_first_process
+from handclip.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +58,8 @@ def log_file(path: Path) -> Iterator[None]:
         handler.close()
 
 
-class EventFile:
-    """Numbers of each epoch for TensorBoard, written at once: its own writers leave that to a thread.
+class TensorBoardFile:
+    """Numbers of each epoch for TensorBoard.
 
     Args:
         folder: where the file goes; it is made with the first numbers.
@@ -70,34 +67,29 @@ class EventFile:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._path: Path | None = None
+        self._writer: SummaryWriter | None = None
         self._ended = False
 
-    def add(self, numbers: Mapping[str, float], epoch: int) -> None:
-        """Write numbers of an epoch; the first failure ends the file, and is logged."""
-        if self._ended:
+    def add(self, state: TrainState) -> None:
+        """Write the numbers of the last epoch; the first failure ends the file, and is logged."""
+        if self._ended or not is_first_process():
             return
-        now = time.time()
+        # A thread of the writer writes, and would say itself, with a traceback, what `flush` then raises.
+        said_by_threads, threading.excepthook = threading.excepthook, lambda what: None
         try:
-            if self._path is None:
-                self._path = self._begin(now)
-            # Unbuffered, so that what could not be written is not tried again when the file is closed; and not kept
-            # open, as nobody says when the last epoch was.
-            with self._path.open("r+b", buffering=0) as file:
-                file.seek(0, os.SEEK_END)
-                for name, value in numbers.items():
-                    _write(file, Event(wall_time=now, step=epoch, summary=scalar(name, value)))  # type: ignore[no-untyped-call]
+            self._writer = self._writer or SummaryWriter(self._folder)
+            for name, value in state.history[-1].items():
+                if name not in ("epoch", "validation_images"):
+                    self._writer.add_scalar(name, value, state.epochs)
+            self._writer.flush()
         except OSError as error:
             logger.warning(f"TensorBoard's file in {self._folder} ends here: {error.strerror or error}.")
             self._ended = True
+        finally:
+            threading.excepthook = said_by_threads
 
-    def _begin(self, now: float) -> Path:
-        self._folder.mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{int(now):010}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
-        with (self._folder / name).open("xb", buffering=0) as file:
-            _write(file, Event(wall_time=now, file_version="brain.Event:2"))
-        return self._folder / name
-
-
-def _write(file: BinaryIO, event: Event) -> None:
-    RecordWriter(file).write(event.SerializeToString())
+    def close(self) -> None:
+        """Close the file, if there is one."""
+        if self._writer is not None:
+            with suppress(OSError):
+                self._writer.close()

@@ -1,10 +1,10 @@
-"""The states that an interrupted run goes on from: the newest two, each under a name that holds its hash.
+"""The snapshots that an interrupted run goes on from: the newest two, each under a name that holds its hash.
 
 `epoch_0003-<hash>.ckpt` was saved when three epochs were done, `epoch_0003_step_00012-<hash>.ckpt` twelve steps later.
 One rename publishes content and hash together. Names say which state is the newest, as clocks may be set back.
 
-A state holds the model, the criterion (classifier, ArcFace weights, centres), the optimizer, how many steps were
-taken and what `RunKeeper` has recorded. Learning rates, batches, augmentation and every other random number follow from
+A snapshot holds the model, the criterion (classifier, ArcFace weights, centres), the optimizer, the `TrainState` and
+what is known of the best checkpoint. Learning rates, batches, augmentation and every other random number follow from
 the number of the step. There is no gradient scaler: no precision that HandCLIP trains in needs one.
 """
 
@@ -15,33 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import CheckpointIO
 
 from handclip.checksums import sha256_of
-from handclip.errors import DamagedFileError
+from handclip.errors import DamagedFileError, HandCLIPError
 from handclip.files import remove_abandoned, replacing
 from handclip.models.torch_files import why_refused, write_torch
 
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?-([0-9a-f]{16})\.ckpt")
-_UNHASHED = "last.ckpt"
-"""The one state of a run that an earlier version of HandCLIP has begun."""
 
 
-class Snapshots(CheckpointIO):
-    """The folder of a run's states, through which Lightning saves and loads them."""
+class Snapshots:
+    """The folder of a run's snapshots."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.current: Path | None = None
-        """The state that this process has gone on from or has saved last, which is whole."""
+        """The one that this process has gone on from or has saved last, which is whole."""
 
     def paths(self) -> list[Path]:
-        """Return the states there are, newest first, whole or not."""
-        named = [path for path in self.folder.glob("*.ckpt") if _NAME.fullmatch(path.name)]
-        unhashed = self.folder / _UNHASHED
-        return [*sorted(named, key=_position, reverse=True), *([unhashed] if unhashed.is_file() else [])]
+        """Return those there are, newest first, whole or not."""
+        return sorted(filter(_is_named, self.folder.glob("*.ckpt")), key=_position, reverse=True)
 
     def newest(self) -> Path | None:
         """Return the state to go on from, None where none was saved; a damaged one is named in a warning.
@@ -77,77 +72,68 @@ class Snapshots(CheckpointIO):
 
     def epochs(self) -> int:
         """Return how many whole epochs the newest state has behind it, whether it is whole itself or not."""
-        named = [path for path in self.paths() if path.name != _UNHASHED]
-        return _position(named[0])[0] if named else 0
+        return _position(paths[0])[0] if (paths := self.paths()) else 0
 
     def is_at(self, epochs: int, steps: int) -> bool:
         """Whether this process has gone on from the state of this position, or has saved it last."""
-        return self.current is not None and self.current.name.startswith(f"{self.place(epochs, steps).name}-")
+        return self.current is not None and self.current.name.startswith(f"{_stem(epochs, steps)}-")
 
     def describe(self) -> str:
         """Return a sentence on what an interrupted run has saved."""
         paths = self.paths()
         return f"Everything up to {_in_words(paths[0])} is saved." if paths else "No step of this run is saved yet."
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a state, and remove all but it and the one before.
+    def save(self, content: dict[str, Any], epochs: int, steps: int) -> None:
+        """Write a snapshot, and remove all but it and the one before.
 
         Args:
-            checkpoint: its content.
-            path: as `place` returns it.
-            storage_options: not used.
-
-        Raises:
-            HandCLIPError: it cannot be written; the states before it are untouched then.
-        """
-        place, sha256 = Path(f"{path}.ckpt"), ""
-
-        def name() -> str:
-            return f"{place.stem}-{sha256[:16]}.ckpt"
-
-        with replacing(place, name) as temporary, temporary.open("wb") as file:
-            sha256 = write_torch(checkpoint, file)
-        named = place.with_name(name())
-        before, self.current = self.current, named
-        for other in self.paths():
-            if other not in (before, named):
-                self.remove_checkpoint(other)
-        # The next state has another name: it would not take away what a process that was killed has left of this one.
-        remove_abandoned(self.folder)
-
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        """Return the content of a state; nothing in it is executed.
-
-        Raises:
-            DamagedFileError: it is none of this folder, does not have the hash that its name holds, or would run code.
-        """
-        refused = f"{path}: is not a state that training may go on from"
-        if Path(path).parent != self.folder or not _is_whole(Path(path)):
-            raise DamagedFileError(refused)
-        try:
-            loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
-        except Exception as error:  # pickle's and zip's own errors have no common base
-            raise DamagedFileError(f"{refused} ({why_refused(error)})") from error
-        return loaded
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Remove a state; one that cannot be removed stays."""
-        with suppress(OSError):
-            Path(path).unlink(missing_ok=True)
-
-    def place(self, epochs: int, steps: int) -> Path:
-        """Return where to save a state, without hash and suffix.
-
-        Args:
+            content: plain values and tensors.
             epochs: whole epochs that are done.
             steps: those done of the next one.
+
+        Raises:
+            HandCLIPError: it cannot be written; those before it are untouched then.
         """
-        return self.folder / (f"epoch_{epochs:04}_step_{steps:05}" if steps else f"epoch_{epochs:04}")
+        stem, sha256 = _stem(epochs, steps), ""
+
+        def name() -> str:
+            return f"{stem}-{sha256[:16]}.ckpt"
+
+        with replacing(self.folder / f"{stem}.ckpt", name) as temporary, temporary.open("wb") as file:
+            sha256 = write_torch(content, file)
+        before, self.current = self.current, self.folder / name()
+        for other in self.paths():
+            if other not in (before, self.current):
+                with suppress(OSError):  # what cannot be removed stays
+                    other.unlink(missing_ok=True)
+        # The next one has another name: it would not take away what a process that was killed has left of this one.
+        remove_abandoned(self.folder)
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Return the content of a snapshot; nothing in it is executed.
+
+        Raises:
+            DamagedFileError: it does not have the hash that its name holds, or would run code.
+        """
+        refused = f"{path}: is not a state that training may go on from"
+        if not _is_whole(path):
+            raise DamagedFileError(refused)
+        try:
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # pickle's and zip's own errors have no common base
+            raise DamagedFileError(f"{refused} ({why_refused(error)})") from error
+        return content
+
+
+def _stem(epochs: int, steps: int) -> str:
+    return f"epoch_{epochs:04}_step_{steps:05}" if steps else f"epoch_{epochs:04}"
+
+
+def _is_named(path: Path) -> bool:
+    return _NAME.fullmatch(path.name) is not None
 
 
 def _in_words(path: Path) -> str:
-    if path.name == _UNHASHED:
-        return "the last whole epoch"
     epochs, steps = _position(path)
     return f"epoch {epochs + 1}, step {steps}" if steps else f"epoch {epochs}"
 
@@ -159,10 +145,8 @@ def _position(path: Path) -> tuple[int, int]:
 
 
 def _is_whole(path: Path) -> bool:
+    match = _NAME.fullmatch(path.name)
     try:
-        if match := _NAME.fullmatch(path.name):
-            return sha256_of(path).startswith(match[3])
-        torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # pickle's and zip's own errors have no common base
+        return match is not None and sha256_of(path).startswith(match[3])
+    except (HandCLIPError, OSError):
         return False
-    return True

@@ -14,7 +14,7 @@ from handclip.files import read_json_object
 from handclip.runs.data import combined_hash
 from handclip.runs.evaluate import evaluation_folder
 from handclip.runs.evaluated_model import checkpoint_path, evaluates_baseline
-from handclip.runs.evaluation_spec import asked_for
+from handclip.runs.evaluation_spec import asked_for, differences
 
 _SURE, _POSSIBLE, _DAMAGED = range(3)
 """It was made on this very manifest; on which manifest cannot be told now; it cannot say what it is of."""
@@ -65,15 +65,13 @@ def _likely(config: ExperimentConfig, folders: Sequence[Path]) -> Iterator[tuple
 
 def _is_asked_for(config: ExperimentConfig, metrics: Mapping[str, Any]) -> bool:
     """Whether metrics are of a config's model, data set, aspect and settings, its manifest aside."""
-    asked, checkpoint, settings = asked_for(config), metrics.get("checkpoint"), metrics.get("settings")
+    asked, checkpoint = asked_for(config), metrics.get("checkpoint")
     if config.test_feature != "auto":
         asked["settings"]["test_feature"] = config.test_feature
     return (
-        all(metrics.get(key) == asked[key] for key in ("dataset", "aspect", "rerank"))
+        not differences(metrics, asked)
         and (Path(checkpoint).stem if isinstance(checkpoint, str) else None) == _model(config)
         and metrics.get("training_ended") is not False
-        and isinstance(settings, dict)
-        and all(settings.get(name) == value for name, value in asked["settings"].items())
     )
 
 

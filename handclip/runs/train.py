@@ -1,68 +1,47 @@
-"""Training one experiment from its config to its checkpoints."""
+"""Training one experiment from its config to its checkpoints: the loop, and what keeps a run safe around it."""
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import seed_everything
-
 from handclip.checksums import sha256_of
 from handclip.config.experiment import ExperimentConfig
-from handclip.console import telling
-from handclip.datasets.duplicates import describe_validated
-from handclip.datasets.image_loader import ImageLoader
-from handclip.datasets.pixel_cache import open_pixel_cache
-from handclip.datasets.safe_paths import unicode_form
-from handclip.datasets.sampling import BatchShare, PKBatchSampler, RandomBatchSampler, part_lengths
-from handclip.datasets.torch_dataset import ImageDataset
-from handclip.datasets.transforms import ImageTransform
-from handclip.errors import (
-    ConfigError,
-    DamagedFileError,
-    DataError,
-    HandCLIPError,
-    Interrupted,
-    TrainingError,
-)
+from handclip.console import ProgressLines, telling
+from handclip.datasets.pixel_cache import PixelCache, open_pixel_cache
+from handclip.datasets.workers import plain_worker_errors
+from handclip.errors import ConfigError, DataError, HandCLIPError, Interrupted, TrainingError
 from handclip.file_names import ENVIRONMENT, LOG
 from handclip.files import read_json_object, remove_abandoned, require_writable, write_json
+from handclip.interruption import AskedToStop, StopRequest, interruptible, stopping_later
 from handclip.locks import holding, refuse_if_held
-from handclip.models.builder import build_model, load_earlier_stage
-from handclip.models.checkpoint import Checkpoint
-from handclip.parallel.batch_norm import synchronize_batch_norm
 from handclip.parallel.hardware import (
     Computation,
-    choose_precision,
+    computing_in,
     describe_device,
     describe_environment,
     reset_peak_memory,
 )
 from handclip.parallel.launching import is_first_launched, launched, on_devices
-from handclip.parallel.processes import current, first_before_others, is_first_process, on_first, own_device
+from handclip.parallel.processes import current, is_first_process, on_first, own_device
 from handclip.plurals import counted
-from handclip.runs.data import (
-    TrainingData,
-    check_not_learned_by_heart,
-    check_not_tested_on,
-    check_not_validated_on,
-    combined_sha256,
-    find_manifests,
-    load_training_data,
-    warn_of_known_names,
-)
+from handclip.runs import hooks
+from handclip.runs.best_checkpoint import BestCheckpoint
+from handclip.runs.data import combined_sha256, find_manifests, warn_of_known_names
 from handclip.runs.disk_space import check_disk_space
-from handclip.runs.fitting import fit
-from handclip.runs.keeper import Row, RunKeeper
-from handclip.runs.module import TrainingModule
-from handclip.runs.provenance import run_facts, session, weights_sha256
+from handclip.runs.provenance import Session, session, weights_sha256
 from handclip.runs.result import TrainingResult, read_result, write_result
-from handclip.runs.run_folder import RunFolder
-from handclip.runs.run_log import log_file
+from handclip.runs.resume import Resumable
+from handclip.runs.run_folder import RunFolder, Storage
+from handclip.runs.run_log import TensorBoardFile, log_file
+from handclip.runs.setup import Training, continue_criterion
 from handclip.runs.snapshots import Snapshots
-from handclip.training.criterion import TrainingCriterion
+from handclip.training.compilation import naming_compile
+from handclip.training.loop import Hooks, fit
+from handclip.training.state import Plan, Row, TrainState, validation_of
+from handclip.training.validation import validate
 
 logger = logging.getLogger(__name__)
 
@@ -112,117 +91,151 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
 
 def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) -> TrainingResult:
     """Train in this process, or in all that share the run."""
-    files = RunFolder.of(config)
-    device = own_device(config.device)
-    precision = choose_precision(config.precision, device)
-    reset_peak_memory(device)
-    # The model comes first: what is wrong with the config should show before images are read.
-    earlier = load_earlier_stage(config)
-    seed_everything(config.seed, verbose=False)
-    model = build_model(config, earlier)
-    if config.gradient_checkpointing:
-        model.encoder.checkpoint_gradients()
-    computation = Computation.of(config, model, device, precision)
-    manifests = first_before_others(lambda: find_manifests(config))
-    check_not_learned_by_heart(manifests)
-    data = load_training_data(manifests, config.train_split)
-    states = Snapshots(files.states)
-    validated_on_learned = None
-    if earlier is not None:
-        source = f"resume_from: {config.resume_from}"
-        check_not_tested_on(earlier.training_images, manifests, source)
-        try:
-            check_not_validated_on(earlier.training_images, data, source)
-        except DataError as error:
-            # Older versions began such runs: their weights are sound, and hours of work.
-            if not states.paths():
-                raise
-            validated_on_learned = error
-    sampler = _build_sampler(config, data)
-    criterion = TrainingCriterion(config.losses, len(data.identities), model.encoder.embedding_dims)
-
-    epochs = config.epochs if stop_after is None else min(stop_after, config.epochs)
-    on_first(lambda: check_disk_space(files, model, criterion, _fewest(epochs, config), ends=epochs == config.epochs))
-
-    share = BatchShare(sampler, current().rank, current().size)
-    starts_from = weights_sha256(model.state_dict()) if is_first_process() else ""
-    facts = run_facts(files.run, "training", config.to_dict(), manifests, config.seed, starts_from)
-    existed = files.folder.exists()
-    with (
-        _opened(files, config, resume),
-        log_file(files.folder / LOG) if is_first_process() else nullcontext(),
-        session(files.folder, facts, device=device, precision=precision, goes_on=resume) as own,
-    ):
-        if earlier is not None:
-            warn_of_known_names(earlier, manifests)
-            _continue_criterion(criterion, data, earlier)
-        if validated_on_learned is not None:
-            logger.warning(f"{validated_on_learned}. This run has begun with it, and goes on.")
+    reset_peak_memory(own_device(config.device))
+    training = Training.of(config)
+    state = TrainState(Plan.of(config, len(training.sampler), len(training.data.val_queries), stop_after))
+    with _opened(training, state.plan, resume) as own:
         cache = open_pixel_cache(config.pixel_cache_gib)
-        transform = ImageTransform(
-            model.encoder.preprocessing, config.augmentation, reduced_decoding=config.reduced_decoding
-        )
-        loader = ImageLoader(
-            ImageDataset(data.train, transform, cache),
-            share,
-            device,
-            largest=max(part_lengths(sampler.batch_length(0), current().size)),
-            num_workers=computation.num_workers,
-            training=True,
-        )
-        computation = replace(computation, num_workers=loader.num_workers)
-        _log_start(config, files, data, sampler, computation)
-        state = on_first(lambda: _state_to_go_on_from(states, files))
-        if state is None and existed and resume:
-            logger.info("No step of this run was saved, so it starts from the beginning.")
-            own.note(**facts)  # whatever was recorded, nothing has been learned from it
-        for aspect, manifest in manifests.items():
-            logger.info(f"Manifest of {aspect}: {manifest.file}, of {manifest.root}, sha256 {manifest.sha256}")
-        processes = {"processes": current().size}
-        environment = {**describe_environment(device, precision), **processes, **computation.record()}
+        batches, step = training.batches_and_step(cache)
+        computation = replace(training.computation, num_workers=batches.loader.num_workers)
+        training.log(computation, cache)
         if is_first_process():
-            _tell_other_hardware(files.folder / ENVIRONMENT, environment)
-            write_json(files.folder / ENVIRONMENT, environment)
-        seen = earlier.training_images if earlier is not None else []
-        logger.info(f"Pixel cache: {cache or 'none'}")
-        keeper = RunKeeper(
-            config=config,
-            data=data,
-            files=files,
-            states=states,
-            session=own,
-            manifest_sha256=combined_sha256(manifests),
-            precision=precision,
-            num_workers=computation.num_workers,
-            stop_after=stop_after,
-            earlier_images=seen,
-            cache=cache,
-        )
-        if current().size > 1:
-            synchronize_batch_norm(model.encoder)
-        module = TrainingModule(config, model, criterion, sampler, transform, computation.memory_format)
+            _write_environment(training.files.folder / ENVIRONMENT, computation)
+
+        storage = Storage(training.files)
+        best = BestCheckpoint(storage, training.checkpoint)
+        saved = Resumable(storage, step, best, own, training.made_with)
         try:
-            fit(module, loader, keeper, state, device)
-            return _finish(module, keeper, {**describe_device(device), "precision": precision})
+            saved.go_on(state)
+            hooks.complete_log(state, training.files.folder / LOG)
+            own.starts_at(epochs=state.epochs, steps=state.steps_taken)
+            with (
+                hooks.showing_progress(training.files.run, state) as progress,
+                closing(TensorBoardFile(training.files.folder / "tensorboard")) as board,
+                plain_worker_errors(),
+                computing_in(computation.precision),
+                naming_compile(),
+                _stopping(saved, state) as stop,
+            ):
+                fit(
+                    state,
+                    batches,
+                    step,
+                    lambda: _validate(training, computation, cache, state, stop),
+                    Hooks(
+                        after_step=[progress, hooks.stop_within_an_epoch(stop)],
+                        # The snapshot comes before the best checkpoint, which can be written from it; and whoever reads
+                        # in the log that the epoch is done may end the training.
+                        after_epoch=[
+                            hooks.note_peak_memory(computation.device),
+                            best.choose,
+                            hooks.write_history(storage),
+                            saved.save,
+                            hooks.log_epoch,
+                            best.write,
+                            board.add,
+                            hooks.stop_after_an_epoch(stop, saved.snapshots),
+                            hooks.log_early_stopping,
+                        ],
+                    ),
+                )
+            return _finish(training, state, best, storage, own)
         except TrainingError as error:
-            raise TrainingError(f"{error} {states.describe()}") from error
+            raise TrainingError(f"{error} {saved.snapshots.describe()}") from error
 
 
-def _fewest(epochs: int, config: ExperimentConfig) -> int:
-    """Return after how many epochs training may be at its end: early stopping can end it sooner."""
-    patience = config.early_stopping_patience
-    return epochs if patience is None else min(epochs, (patience + 1) * config.validation_interval)
-
-
-def _state_to_go_on_from(states: Snapshots, files: RunFolder) -> Path | None:
-    """Return the newest state that is whole; a run that has saved a model has had one."""
-    state = states.newest()
-    if state is None and files.best.exists():
-        raise DamagedFileError(
-            f"{files.states}: holds no state to go on from, although epochs were trained. Put them back, or move "
-            f"{files.folder} and {files.best} away to start anew"
+@contextmanager
+def _opened(training: Training, plan: Plan, resume: bool) -> Iterator[Session]:
+    """Open the run's folder for this process alone, and those that share the run: locks, config, log, provenance."""
+    files, computation = training.files, training.computation
+    on_first(lambda: check_disk_space(files, training.objective, plan))
+    facts, existed = training.facts(), files.folder.exists()
+    goes_on = resume and bool(Snapshots(files.states).paths())
+    with ExitStack() as opened:
+        on_first(lambda: opened.enter_context(holding(files.folder)))
+        # A run with another output_dir may write the same checkpoints.
+        on_first(lambda: opened.enter_context(holding(files.best)))
+        on_first(lambda: files.open(training.config, resume=resume))
+        if is_first_process():
+            opened.enter_context(log_file(files.folder / LOG))
+        own = opened.enter_context(
+            session(files.folder, facts, device=computation.device, precision=computation.precision, goes_on=goes_on)
         )
-    return state
+        if training.earlier is not None:
+            warn_of_known_names(training.earlier, training.manifests)
+            continue_criterion(training.objective.criterion, training.data, training.earlier)
+        if resume and existed and not goes_on:
+            logger.info("No step of this run was saved, so it starts from the beginning.")
+        yield own
+
+
+@contextmanager
+def _stopping(saved: Resumable, state: TrainState) -> Iterator[StopRequest]:
+    """Let a signal wait for the end of the step, and save that; where processes share it, each would find another end.
+
+    Raises:
+        Interrupted: says what is saved.
+    """
+    with _stop_request() as stop:
+        try:
+            yield stop
+        except AskedToStop as asked:
+            raise Interrupted(asked.signum, saved.stop_here(state)) from None
+        except RuntimeError:
+            # A signal to all processes of a command may end a worker that has only just started.
+            stop.raise_if_asked()
+            raise
+    # It may have come after the last step that looks for it.
+    stop.raise_if_asked(saved.snapshots.describe())
+
+
+@contextmanager
+def _stop_request() -> Iterator[StopRequest]:
+    if current().size > 1:
+        with interruptible():
+            yield StopRequest()
+    else:
+        with stopping_later("Stopping after what is under way. A second signal stops at once.") as stop:
+            yield stop
+
+
+def _validate(
+    training: Training, computation: Computation, cache: PixelCache | None, state: TrainState, stop: StopRequest
+) -> dict[str, float]:
+    """Validate the model as it is; raise AskedToStop where a signal asks for it meanwhile."""
+    lines = ProgressLines(f"Epoch {state.epochs + 1}/{state.plan.epochs}, images embedded for validation")
+
+    def progress(done: int, images: int) -> None:
+        if stop.signum is not None:
+            raise AskedToStop(stop.signum)
+        if done and is_first_process():
+            lines(done, images)
+
+    progress(0, 0)
+    data = training.data
+    return validate(
+        training.objective.model,
+        data.val_queries,
+        data.val_gallery,
+        data.val_aspects,
+        device=computation.device,
+        batch_size=training.config.eval_batch_size,
+        num_workers=computation.num_workers,
+        cache=cache,
+        progress=progress,
+    )
+
+
+def _write_environment(path: Path, computation: Computation) -> None:
+    """Write what a reader needs to judge speed and to run it again; say where a run goes on with other hardware."""
+    processes = {"processes": current().size}
+    environment = {
+        **describe_environment(computation.device, computation.precision),
+        **processes,
+        **computation.record(),
+    }
+    _tell_other_hardware(path, environment)
+    write_json(path, environment)
 
 
 def _tell_other_hardware(path: Path, now: Mapping[str, Any]) -> None:
@@ -240,44 +253,11 @@ def _tell_other_hardware(path: Path, now: Mapping[str, Any]) -> None:
         )
 
 
-@contextmanager
-def _opened(files: RunFolder, config: ExperimentConfig, resume: bool) -> Iterator[None]:
-    """Keep other processes from training the run while the block runs, but those that share it."""
-    with ExitStack() as stack:
-        on_first(lambda: stack.enter_context(holding(files.folder)))
-        # A run with another output_dir may write the same checkpoints.
-        on_first(lambda: stack.enter_context(holding(files.best)))
-        on_first(lambda: files.open(config, resume=resume))
-        yield
-
-
-def _build_sampler(config: ExperimentConfig, data: TrainingData) -> PKBatchSampler | RandomBatchSampler:
-    labels = [image.label for image in data.train]
-    if config.uses_pk_sampling:
-        identities = config.batch_size // config.images_per_identity
-        return PKBatchSampler(labels, identities, config.images_per_identity, config.seed)
-    return RandomBatchSampler(labels, config.batch_size, config.seed)
-
-
-def _continue_criterion(criterion: TrainingCriterion, data: TrainingData, checkpoint: Checkpoint) -> None:
-    """Take over the earlier stage's loss terms (its classifier, say) where both have them for the same identities."""
-    if [*map(unicode_form, checkpoint.identities)] != [*map(unicode_form, data.identities)]:
-        logger.info("The earlier stage knew other identities: every loss starts afresh.")
-        return
-    own = criterion.state_dict()
-    common = {
-        key: value for key, value in checkpoint.criterion_state.items() if key in own and own[key].shape == value.shape
-    }
-    criterion.load_state_dict({**own, **common})
-    logger.info(
-        f"Taken over from the earlier stage: the encoder and {len(common)} of {len(own)} tensors of the losses."
-    )
-
-
-def _finish(module: TrainingModule, keeper: RunKeeper, hardware: dict[str, Any]) -> TrainingResult:
+def _finish(
+    training: Training, state: TrainState, best: BestCheckpoint, storage: Storage, own: Session
+) -> TrainingResult:
     """Write what a run that has ended leaves; return what it reports, whether it has ended or not."""
-    files, history = keeper.files, keeper.history
-    finished = len(history) >= keeper.config.epochs or keeper.has_lost_patience
+    files, history = training.files, state.history
     images = sum(float(row["images_per_second"]) * float(row["seconds"]) for row in history)
     epoch_seconds = sum(float(row["seconds"]) for row in history)
     result = TrainingResult(
@@ -285,69 +265,42 @@ def _finish(module: TrainingModule, keeper: RunKeeper, hardware: dict[str, Any])
         checkpoint=files.best,
         last_checkpoint=files.last,
         folder=files.folder,
-        best_epoch=keeper.best_epoch,
-        best_was_repeated=keeper.best_was_repeated,
-        epochs=len(history),
-        seconds=round(keeper.training_seconds, 1),
+        best_epoch=state.best_epoch,
+        best_was_repeated=best.was_repeated,
+        epochs=state.epochs,
+        seconds=round(state.training_seconds, 1),
         images_per_second=round(images / epoch_seconds, 1),
-        finished=finished,
+        finished=state.has_ended,
         peak_memory_mib=_highest(history, "peak_memory_mib"),
         peak_gpu_memory_mib=_highest(history, "peak_gpu_memory_mib"),
-        **hardware,
-        manifest_sha256=keeper.manifest_sha256,
+        **describe_device(training.computation.device),
+        precision=training.computation.precision,
+        manifest_sha256=training.manifest_sha256,
     )
-    if finished:
-        keeper.write_history()
-        keeper.save_last(module)
-        if is_first_process():
-            keeper.session.note(
-                weights_sha256=weights_sha256(keeper.load_best().model_state),
-                last_weights_sha256=weights_sha256(module.model.state_dict()),
-            )
-            with keeper.storing():
-                best, last = sha256_of(files.best), sha256_of(files.last)
-                result = replace(result, checkpoint_sha256=best, last_checkpoint_sha256=last)
-                write_result(result, files)
-        logger.info(
-            f"Trained {counted(result.epochs, 'epoch')} in {result.seconds:.0f} s "
-            f"({result.images_per_second} images/s); best epoch {result.best_epoch}: {files.best}"
+    if not state.has_ended:
+        own.exit = f"stopped after {counted(state.epochs, 'epoch')} as asked"
+        logger.info(f"Stopped after epoch {state.epochs} as asked; --resume goes on from there.")
+        return result
+    if is_first_process():
+        hooks.write_history(storage)(state)
+        last = training.checkpoint(state.epochs, validation_of(history[-1]))
+        with storage.writing():
+            last.save(files.last)
+        own.note(
+            weights_sha256=weights_sha256(best.load(state).model_state),
+            last_weights_sha256=weights_sha256(last.model_state),
         )
-    else:
-        keeper.session.exit = f"stopped after {counted(len(history), 'epoch')} as asked"
-        logger.info(f"Stopped after epoch {len(history)} as asked; --resume goes on from there.")
+        with storage.writing():
+            result = replace(
+                result, checkpoint_sha256=sha256_of(files.best), last_checkpoint_sha256=sha256_of(files.last)
+            )
+            write_result(result, files)
+    logger.info(
+        f"Trained {counted(result.epochs, 'epoch')} in {result.seconds:.0f} s "
+        f"({result.images_per_second} images/s); best epoch {result.best_epoch}: {files.best}"
+    )
     return result
 
 
 def _highest(history: list[Row], name: str) -> int | None:
     return max((int(row[name]) for row in history if name in row), default=None)
-
-
-def _log_start(
-    config: ExperimentConfig,
-    files: RunFolder,
-    data: TrainingData,
-    sampler: PKBatchSampler | RandomBatchSampler,
-    computation: Computation,
-) -> None:
-    losses = " + ".join(f"{loss.weight:g} x {loss.type}" for loss in config.losses)
-    logger.info(f"Run {files.run}")
-    if config.resume_from is not None:
-        logger.info(f"Goes on from {config.resume_from}")
-    logger.info(f"Training on {computation}")
-    logger.info(f"Losses: {losses}")
-    logger.info(
-        f"{len(data.train):,} images of {len(data.identities)} identities, {len(sampler)} batches an epoch, "
-        f"{len(data.val_queries)} validation images"
-    )
-    if (processes := current()).size > 1:
-        machines = f" on {processes.nodes} machines" if processes.nodes > 1 else ""
-        logger.info(f"{processes.size} processes{machines} share each batch of {config.batch_size} images")
-    if data.left_out_identities:
-        logger.info(f"Left out: {data.left_out_identities} identities whose only image is their validation image.")
-    if copies := data.val_copies:
-        logger.warning(f"{describe_validated(copies, len(data.val_queries))}.")
-    if isinstance(sampler, PKBatchSampler) and sampler.small_identities:
-        logger.info(
-            f"{sampler.small_identities} identities have fewer than {config.images_per_identity} images, "
-            "which repeat within a batch."
-        )

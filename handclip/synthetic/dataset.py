@@ -1,12 +1,10 @@
 """A data set of generated hands, laid out as 11k Hands is: `Hands/Hand_0000001.jpg` and `HandInfo.csv`."""
 
 import csv
-import glob
 import io
 import json
 import multiprocessing
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -19,8 +17,8 @@ from typing import Any
 from PIL import Image
 
 from handclip.cores import available_cores
-from handclip.errors import ConfigError, DataError, HandCLIPError, did_you_mean
-from handclip.files import in_use, remove_abandoned, temporary_beside, write_json, write_text
+from handclip.errors import ConfigError, DataError, did_you_mean
+from handclip.files import making, write_json, write_text
 from handclip.synthetic.people import ASPECTS, Person
 from handclip.synthetic.photograph import photograph
 
@@ -226,19 +224,11 @@ def _is_generated(root: Path, record: dict[str, Any]) -> bool:
 def _building(root: Path, record: dict[str, Any]) -> Iterator[Path]:
     """Yield a folder beside `root` that takes its name on success and is removed otherwise."""
     root = root.absolute()
-    folder = temporary_beside(root)
-    try:
-        folder.mkdir(parents=True)
-        with in_use(folder):
-            remove_abandoned(root.parent, glob.escape(root.name))
-            yield folder
-            try:
-                folder.replace(root)
-            except OSError:
-                # Another process may have generated the same hands meanwhile.
-                if not _is_generated(root, record):
-                    raise
-    except OSError as error:
-        raise HandCLIPError(f"cannot write {root}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with making(root, folder=True) as folder:
+        yield folder
+        try:
+            folder.replace(root)
+        except OSError:
+            # Another process may have generated the same hands meanwhile.
+            if not _is_generated(root, record):
+                raise

@@ -1,35 +1,14 @@
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
+from command_line import Handclip
 
-from handclip import cli, studies
+from handclip import studies
 from handclip.report.report import ReportFiles
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a command line printed, and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def handclip(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """Run `handclip ARGUMENTS` in this process, as the console script does."""
-
-    def run(*arguments: object) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["handclip", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return Answer(int(end.value.code or 0), captured.out, captured.err)
-
-    return run
+def handclip(here: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Handclip:
+    """Run commands in an empty working directory."""
+    return Handclip(monkeypatch, capsys)
 
 
 @pytest.fixture

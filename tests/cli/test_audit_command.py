@@ -1,13 +1,13 @@
 """`handclip audit` and `handclip doctor`."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command_line import Handclip
 from tiny_study import baseline_config, load_manifest
 
 from handclip import doctor
@@ -16,15 +16,12 @@ from handclip.locks import holding
 from handclip.models.builder import build_model
 from handclip.runs.evaluate import evaluate
 
-Handclip = Callable[..., Any]
-
 
 def test_audit_prints_a_table_and_fails_where_something_differs(
     handclip: Handclip, manifests: Path, here: Path
 ) -> None:
     folder = evaluate(baseline_config(manifests, num_splits=1, flip_settings=["none"], explained_images=0)).folder
-    answer = handclip("audit", folder)
-    assert answer.code == 0
+    answer = handclip.ok("audit", folder)
     assert "1 checked: all that could be checked matches." in answer.out
     assert "metrics.json: gallery, flip none" not in answer.out
     everything = handclip("audit", folder, "--all").out
@@ -94,8 +91,7 @@ def test_what_lies_on_another_machine_is_no_failure(handclip: Handclip, manifest
     assert answer.code == 1
     assert answer.out.splitlines()[-1].split(", ")[1:3] == ["0 differ", "1 gone"]
     weights.parent.rmdir()
-    answer = handclip("audit", "eval_logs")
-    assert answer.code == 0
+    answer = handclip.ok("audit", "eval_logs")
     assert answer.out.splitlines()[-1].endswith(
         f"0 differ, 0 gone, 1 not checked: weights: {weights} is not here, nor is its folder"
     )

@@ -190,7 +190,7 @@ def test_resume_from_another_architecture(handclip: Handclip, config: Callable[.
     assert handclip("train", config()).code == 0
     [model] = here.glob("saved_models/*cross_entropy*[!t].pth")
     answer = handclip("train", config(resume_from=str(model), model="rn_small"))
-    assert_refused(answer, "holds model: vit_small, but the config says model: rn_small")
+    assert_refused(answer, "was trained with model: vit_small, but the config says model: rn_small")
 
     loaded = torch.load(model, weights_only=True)
     loaded["model_state"] = {f"other.{key}": value for key, value in loaded["model_state"].items()}

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from made_images import leave_without_home
 from PIL import Image
 
-from handclip.datasets.images import inspect_image
+from handclip.datasets.inspection import inspect_image
 from handclip.datasets.pixel_cache import PixelCache, open_pixel_cache, pixel_folder
 from handclip.datasets.pixels import PixelReader, Squash
 
@@ -90,11 +91,7 @@ def test_something_else_in_the_place_of_the_folder(handclip: Handclip) -> None:
 
 
 def test_without_a_home(handclip: Handclip, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", no_home)
+    leave_without_home(monkeypatch)
     for command in ("info", "clear"):
         answer = handclip("cache", command)
         assert answer.code == 1

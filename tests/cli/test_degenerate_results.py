@@ -15,7 +15,7 @@ from tiny_study import HANDS, baseline_values, tiny_values, write_config
 
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import prepare
-from handclip.retrieval import feature_table
+from handclip.retrieval import features as features_module
 from handclip.retrieval.features import extract_features
 from handclip.synthetic import generate
 
@@ -33,7 +33,7 @@ def collapse(monkeypatch: pytest.MonkeyPatch) -> None:
     def all_alike(*arguments: Any, **options: Any) -> Any:
         return tuple(np.broadcast_to(rows[:1], rows.shape) for rows in extract_features(*arguments, **options))
 
-    monkeypatch.setattr(feature_table, "extract_features", all_alike)
+    monkeypatch.setattr(features_module, "extract_features", all_alike)
 
 
 def require_that_intervals_hold_their_values(folder: Path) -> int:
@@ -141,7 +141,7 @@ def test_an_aspect_in_which_nobody_can_be_found_is_refused_before_images_are_rea
                 manifest, draws=(first, replace(second, query=alone, gallery=second.gallery[1:]), *others)
             )
         manifest.save(here / "some" / path.name)
-    monkeypatch.setattr(feature_table, "extract_features", lambda *_, **__: pytest.fail("images were read"))
+    monkeypatch.setattr(features_module, "extract_features", lambda *_, **__: pytest.fail("images were read"))
     answer = handclip("evaluate", write_config(here / "some.yml", baseline_values(here / "some", aspect="all")))
     assert answer.code == 1
     assert "11k palmar_l cannot be evaluated: in draw 2, gallery has no image of anybody who is searched" in answer.err

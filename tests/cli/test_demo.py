@@ -1,17 +1,17 @@
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command_line import Handclip
 from tiny_study import HANDS
 
 from handclip import demo
 from handclip.config.study import StudyConfig, load_study
 from handclip.errors import DataError, HandCLIPError
 
-Handclip = Callable[..., Any]
 TINY = ["input_size=32", "num_workers=0", "device=cpu", "num_splits=2", "batch_size=24", "warmup_epochs=0"]
 
 
@@ -28,16 +28,11 @@ def tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 ALL_LOSSES = ["ce", "ce + triplet", "ce + center", "ce + arcface", "ce + triplet + center"]
+STAGES = {"vit_small": ALL_LOSSES, "mbanet_small": ["ce + triplet"], "resnet_small": ["ce + triplet"]}
 PLAN = [
-    ("0", "vit_small", "no training"),
-    ("1", "vit_small", "ce"),
-    *(("2", "vit_small", losses) for losses in ALL_LOSSES),
-    ("0", "mbanet_small", "no training"),
-    ("1", "mbanet_small", "ce"),
-    ("2", "mbanet_small", "ce + triplet"),
-    ("0", "resnet_small", "no training"),
-    ("1", "resnet_small", "ce"),
-    ("2", "resnet_small", "ce + triplet"),
+    (stage, model, losses)
+    for model, stage2 in STAGES.items()
+    for stage, losses in [("0", "no training"), ("1", "ce"), *(("2", losses) for losses in stage2)]
 ]
 
 
@@ -47,27 +42,22 @@ def planned(out: Path) -> list[tuple[str, str, str]]:
     return [(run["stage"], run["model"], run["losses"]) for run in record]
 
 
+@pytest.mark.slow
 def test_the_demo_from_end_to_end(tiny_recipe: None, handclip: Handclip, here: Path) -> None:
-    answer = handclip("demo", "--out", "out")
-    assert answer.code == 0, answer.err
+    answer = handclip.ok("demo", "--out", "out")
     assert "ce + triplet + center" in answer.out
     assert "Everything was written to out/" in answer.out
     assert planned(here / "out") == PLAN
     blocks = json.loads((here / "out" / "comparison.json").read_text())["blocks"]
-    assert {
-        (block["protocol"]["dataset"], block["protocol"]["gallery_protocol"], block["protocol"]["flip"])
-        for block in blocks
-    } == {("synthetic", protocol, flip) for protocol in ("gallery", "gallery_all") for flip in ("none", "sum")}
+    protocols = {tuple(block["protocol"][key] for key in ("dataset", "gallery_protocol", "flip")) for block in blocks}
+    assert protocols == set(product(["synthetic"], ["gallery", "gallery_all"], ["none", "sum"]))
     names = {path.name for path in (here / "out").iterdir()}
     assert names >= {"synthetic_hands", "train_logs", "eval_logs", "saved_models", "comparison.md", "differences.csv"}
     assert not list(here.rglob("*.part"))
 
-    again = handclip("demo", "--out", "out")
-    assert again.code == 1
-    assert "out exists already. Add --resume" in again.err
+    assert "out exists already. Add --resume" in handclip.refused("demo", "--out", "out", code=1)
     before = {path: path.stat().st_mtime_ns for path in (here / "out" / "saved_models").iterdir()}
-    resumed = handclip("demo", "--out", "out", "--resume")
-    assert resumed.code == 0
+    resumed = handclip.ok("demo", "--out", "out", "--resume")
     assert resumed.err.count("has already ended") == 10
     assert {path: path.stat().st_mtime_ns for path in (here / "out" / "saved_models").iterdir()} == before
 

@@ -204,7 +204,9 @@ def test_an_evaluation_of_an_older_version_is_reported_as_far_as_it_goes(
         assert "<img" not in section(page, name), name
 
 
-@pytest.mark.parametrize("name", ["features.npz", "manifest_dorsal_r.json", "explanations.npz", "attributes.csv"])
+@pytest.mark.parametrize(
+    "name", ["features.safetensors", "manifest_dorsal_r.json", "explanations.safetensors", "attributes.csv"]
+)
 def test_one_damaged_file_costs_its_own_part_only(
     study: Path, handclip: Handclip, here: Path, name: str, quick_figures: None
 ) -> None:

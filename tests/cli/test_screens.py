@@ -64,81 +64,75 @@ def test_a_training_whose_screen_is_gone_goes_on_to_its_end(
     assert log.with_name("result.json").is_file()
 
 
+@pytest.fixture
+def prepared(handclip: Callable[..., Answer], hands: Path) -> Iterator[Callable[[], Answer]]:
+    """Run a command that prints a table, and see that its files are written."""
+    yield lambda: handclip("prepare", "11k", "--root", hands, "--out", "manifests")
+    assert Path("manifests/summary.json").is_file()
+
+
 def test_results_for_a_full_screen_are_told_of_in_one_sentence(
-    handclip: Callable[..., Answer], hands: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Callable[[], Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with screens(monkeypatch, stdout=full()):
-        answer = handclip("prepare", "11k", "--root", hands, "--out", "manifests")
+        answer = prepared()
     assert (answer.code, answer.err) == (1, NO_SPACE)
-    assert Path("manifests/summary.json").is_file()
 
 
 def test_a_pipe_that_is_closed_ends_a_command_without_a_word_after_its_files_are_written(
-    handclip: Callable[..., Answer], hands: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Callable[[], Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with screens(monkeypatch, stdout=unread()):
-        answer = handclip("prepare", "11k", "--root", hands, "--out", "manifests")
+        answer = prepared()
     assert (answer.code, answer.err) == (141, "")
-    assert Path("manifests/summary.json").is_file()
 
 
 def test_nothing_is_said_where_nothing_can_be(handclip: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     with screens(monkeypatch, stdout=full(), stderr=full()):
         answers = [handclip("--version").code, handclip("train", "nothing.yml").code, handclip("--misspelt").code]
     assert answers == [1, 2, 1]
-
-
-def test_help_for_a_full_screen(handclip: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     with screens(monkeypatch, stdout=full()):
         answer = handclip("--help")
     assert (answer.code, answer.err) == (1, NO_SPACE)
 
 
-@pytest.mark.parametrize(("screen", "code"), [(full, 2), (unread, 2)])
+@pytest.mark.parametrize(
+    ("screen", "error", "code", "said"),
+    [
+        (full, typer.Exit(2), 2, NO_SPACE),
+        (unread, typer.Exit(2), 2, ""),
+        (unread, DataError("a run has failed"), 1, "Error: a run has failed\n"),
+    ],
+)
 def test_an_error_of_the_command_has_its_own_exit_code_whatever_the_screen(
-    screen: Callable[[], int], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    screen: Callable[[], int],
+    error: Exception,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    app = typer.Typer()
-
-    @app.command()
-    def differ() -> None:
-        stdout.print("a table")
-        raise typer.Exit(code)
-
-    monkeypatch.setattr(sys, "argv", ["differ"])
     with screens(monkeypatch, stdout=screen()), pytest.raises(SystemExit) as end:
-        cli.run(app)
-    assert end.value.code == code
-    assert capsys.readouterr().err == (NO_SPACE if screen is full else "")
-
-
-def test_an_error_after_what_could_not_be_shown_is_said(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    app = typer.Typer()
-
-    @app.command()
-    def fail() -> None:
-        stdout.print("a table")
-        raise DataError("a run has failed")
-
-    monkeypatch.setattr(sys, "argv", ["fail"])
-    with screens(monkeypatch, stdout=unread()), pytest.raises(SystemExit) as end:
-        cli.run(app)
-    assert end.value.code == 1
-    assert capsys.readouterr().err == "Error: a run has failed\n"
+        run_failing(error, monkeypatch)
+    assert (end.value.code, capsys.readouterr().err) == (code, said)
 
 
 def test_other_errors_of_the_system_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        run_failing(OSError(28, "No space left on device"), monkeypatch)
+
+
+def run_failing(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a command that prints a table and fails."""
     app = typer.Typer()
 
     @app.command()
     def fail() -> None:
-        raise OSError(28, "No space left on device")
+        stdout.print("a table")
+        raise error
 
     monkeypatch.setattr(sys, "argv", ["fail"])
-    with pytest.raises(OSError, match="No space left"):
-        cli.run(app)
+    cli.run(app)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
 """Every experiment file that is shipped runs, in the order of the stages, on a model small enough for a test."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command_line import Handclip, changes
 
 from handclip.config.loading import load_config, parse_config
 from handclip.config.naming import run_name
@@ -17,13 +16,14 @@ SMALLER = {"vitb16": "vit_small", "rn50": "rn_small", "mbanet": "mbanet_small", 
 CLIP, CNN = ["vitb16", "rn50"], ["mbanet", "resnet50"]
 LOSSES = ["ce", "ce_arcface", "ce_center", "ce_triplet", "ce_triplet_center"]
 
-Handclip = Callable[..., Any]
+
+def baseline_of(model: str) -> Path:
+    return CONFIGS / "eval_stage0_baseline" / f"eval_{model}_11k_dorsal_r.yml"
 
 
 def stage1_of(model: str) -> Path:
-    return (
-        CONFIGS / ("train_stage1_frozen_text" if model in CLIP else "train_mbanet") / f"train_{model}_11k_dorsal_r.yml"
-    )
+    folder = "train_stage1_frozen_text" if model in CLIP else "train_mbanet"
+    return CONFIGS / folder / f"train_{model}_11k_dorsal_r.yml"
 
 
 def stage2_of(model: str) -> list[Path]:
@@ -37,18 +37,10 @@ RECIPES = [
 ]
 
 
-def settings(**values: object) -> list[str]:
-    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
-
-
 def test_every_experiment_file_is_tried_here() -> None:
     tried = {*RECIPES}
     for model in SMALLER:
-        tried |= {
-            CONFIGS / "eval_stage0_baseline" / f"eval_{model}_11k_dorsal_r.yml",
-            stage1_of(model),
-            *stage2_of(model),
-        }
+        tried |= {baseline_of(model), stage1_of(model), *stage2_of(model)}
     assert tried == {path for path in CONFIGS.rglob("*.yml") if path.parent.name != "studies"}
 
 
@@ -57,28 +49,24 @@ def test_d19_every_config_runs_from_stage_0_to_stage_2(
     model: str, handclip: Handclip, manifests: Path, here: Path
 ) -> None:
     small = {**SMALL, "model": SMALLER[model], "manifest": manifests}
-    baseline = CONFIGS / "eval_stage0_baseline" / f"eval_{model}_11k_dorsal_r.yml"
-    assert handclip("evaluate", baseline, *settings(**small, pretrained="none")).code == 0
+    handclip.ok("evaluate", baseline_of(model), *changes(**small, pretrained="none"))
 
-    answer = handclip("train", stage1_of(model), *settings(**small, **SHORT, pretrained="none"))
-    assert answer.code == 0, answer.err
+    handclip.ok("train", stage1_of(model), *changes(**small, **SHORT, pretrained="none"))
     [checkpoint] = [path for path in here.glob("saved_models/*.pth") if not path.stem.endswith("_last")]
 
     for path in stage2_of(model):
-        changes = settings(**small, **SHORT, resume_from=checkpoint)
-        answer = handclip("train", path, *changes)
-        assert answer.code == 0, answer.err
-        assert handclip("evaluate", path, *changes).code == 0
+        options = changes(**small, **SHORT, resume_from=checkpoint)
+        handclip.ok("train", path, *options)
+        handclip.ok("evaluate", path, *options)
     assert len(list((here / "eval_logs").iterdir())) == 1 + len(LOSSES)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_d19_the_recipes_of_others_run(path: Path, handclip: Handclip, manifests: Path, here: Path) -> None:
     model = SMALLER[load_config(path).model]
-    changes = settings(**SMALL, **SHORT, model=model, manifest=manifests, pretrained="none")
-    answer = handclip("train", path, *changes)
-    assert answer.code == 0, answer.err
-    assert handclip("evaluate", path, *changes).code == 0
+    options = changes(**SMALL, **SHORT, model=model, manifest=manifests, pretrained="none")
+    handclip.ok("train", path, *options)
+    handclip.ok("evaluate", path, *options)
 
 
 @pytest.mark.parametrize("aspect", ["dorsal_r", "palmar_l"])

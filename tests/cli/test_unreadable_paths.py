@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import typer
+from made_images import close_to_all, hand, write_people
 from made_runs import write_run
-from PIL import Image
 from tiny_study import baseline_values, load_manifest, tiny_values, write_config
 
 from handclip.audit.places import find_places
 from handclip.cli import run
-from handclip.datasets.folder import prepare_folder
+from handclip.datasets.preparation import Preparation
 from handclip.datasets.prepare import find_or_prepare, prepare
 from handclip.errors import HandCLIPError
 from handclip.files import is_file, is_folder, is_there, nearest_there, read_json, require_writable
@@ -133,20 +133,17 @@ def test_a_run_that_may_not_be_read_is_left_out_by_name(here: Path, caplog: pyte
 
 
 def test_folders_of_a_data_set_that_may_not_be_read(here: Path) -> None:
-    for name in ("a", "b", "c", "d", "e"):
-        Path("people", name).mkdir(parents=True)
-        for number in range(2):
-            Image.new("RGB", (1, 1), (ord(name), number, 0)).save(Path("people", name, f"{number}.png"))
+    people = write_people(Path("people"))
     Path("people/lost+found").mkdir()
-    prepare_folder(Path("people"))  # so that nothing is imported while this process may not read Python's files
+    hand(people)  # so that nothing is imported while this process may not read Python's files
     with closed(Path("people/lost+found")):
-        assert len(prepare_folder(Path("people"))["hand"].identity_names) == 5
-    with closed(Path("people/e")):
-        with pytest.raises(HandCLIPError, match=r"nothing is read of 1 identity:\n  e: .* \(e: Permission denied\)"):
-            prepare_folder(Path("people"))
-        assert prepare_folder(Path("people"), allow_missing=True)["hand"].unread_identities == 1
-    with closed(Path("people")), pytest.raises(HandCLIPError, match=r"^people: cannot be read: Permission denied$"):
-        prepare_folder(Path("people"))
+        assert len(hand(people).identity_names) == 5
+    with closed(Path("people/p4")):
+        with pytest.raises(HandCLIPError, match=r"nothing is read of 1 identity:\n  p4: .* \(p4: Permission denied\)"):
+            hand(people)
+        assert hand(people, allow_missing=True).unread_identities == 1
+    with closed(people), pytest.raises(HandCLIPError, match=r"^people: cannot be read: Permission denied$"):
+        hand(people)
 
 
 @pytest.mark.parametrize("dataset", ["11k", "hd"])
@@ -154,18 +151,11 @@ def test_a_folder_of_a_known_data_set_that_may_not_be_read(
     dataset: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = {"11k": ["data/Hands"], "hd": ["data/502-712", "data/1-501"]}[dataset]
-    scandir = os.scandir
     for folder in folders:
         Path(folder).mkdir(parents=True)
     Path("data/HandInfo.csv").write_text("id,accessories,aspectOfHand,imageName\n1,0,dorsal right,a.jpg\n")
     for folder in folders:
-
-        def refuse(path: Any = ".", folder: str = folder) -> Any:
-            if os.fspath(path) == folder:
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
-            return scandir(path)
-
-        monkeypatch.setattr(os, "scandir", refuse)
+        close_to_all(Path(folder), monkeypatch)
         with pytest.raises(HandCLIPError, match=rf"^{folder}: {DENIED}$"):
             prepare(dataset, Path("data"), Path("out"))
 
@@ -177,9 +167,10 @@ def test_of_a_data_set_whose_root_may_not_be_read_the_root_is_named(dataset: str
     with pytest.raises(HandCLIPError):
         prepare(dataset, root, Path("out"))  # so that nothing is imported while this process may not read
     with closed(root):
-        for make in (prepare, find_or_prepare):
-            with pytest.raises(HandCLIPError, match=rf"^drive: {DENIED}$"):
-                make(dataset, root, Path("out"))
+        with pytest.raises(HandCLIPError, match=rf"^drive: {DENIED}$"):
+            prepare(dataset, root, Path("out"))
+        with pytest.raises(HandCLIPError, match=rf"^drive: {DENIED}$"):
+            find_or_prepare(Preparation(dataset, root), Path("out"))
 
 
 def test_a_named_folder_that_may_not_be_read_is_an_error(here: Path) -> None:
@@ -194,14 +185,7 @@ def test_a_named_folder_that_may_not_be_read_is_an_error(here: Path) -> None:
 @pytest.fixture
 def two_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody list `runs/two`."""
-    scandir = os.scandir
-
-    def refuse(path: Any = ".") -> Any:
-        if os.fspath(path) == "runs/two":
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    close_to_all(Path("runs/two"), monkeypatch)
 
 
 @pytest.mark.usefixtures("two_refused")

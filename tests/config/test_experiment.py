@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from handclip.config.experiment import HAND_ASPECTS, ExperimentConfig
+from handclip.config.experiment import COMPUTED_KEYS, HAND_ASPECTS, RUNTIME_KEYS, EvaluationConfig, ExperimentConfig
 from handclip.config.loading import parse_config
 from handclip.errors import ConfigError
 
@@ -18,17 +18,9 @@ def make(**values: Any) -> ExperimentConfig:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (
-            {"aspect": "dorsal"},
-            "aspect: 11k has the aspects dorsal_r, dorsal_l, palmar_r, palmar_l and all. Did you mean 'dorsal_r'?",
-        ),
-        (
-            {"dataset": "11kk"},
-            "dataset: input should be '11k', 'hd', 'synthetic' or 'folder' (got '11kk'). Did you mean '11k'?",
-        ),
+        ({"aspect": "dorsal"}, "aspect: 11k has the aspects dorsal_r, dorsal_l, palmar_r, palmar_l and all. Did you"),
+        ({"dataset": "11kk"}, "dataset: input should be '11k', 'hd', 'synthetic' or 'folder' (got '11kk'). Did you"),
         ({"dataset": "hd", "aspect": "hand"}, "aspect: hd has the aspect dorsal only"),
-        ({"dataset": "HD", "aspect": "palmar_l"}, "aspect: hd has the aspect dorsal only"),
-        ({"dataset": "hd", "aspect": "all"}, "aspect: hd has the aspect dorsal only"),
         ({"dataset": "hd", "aspect": "dorsl"}, "aspect: input should be"),
         ({"dataset": "folder"}, "data_root: a folder data set needs the path"),
         ({"variant": "baseline", "epochs": 3}, "epochs: has no effect with variant: baseline"),
@@ -39,7 +31,6 @@ def make(**values: Any) -> ExperimentConfig:
         ({"losses": TRIPLET, "sampler": "random"}, "sampler: random gives triplet no positives"),
         ({"gamma": 0.5}, "gamma: is read only with schedule: step"),
         ({"milestones": [3], "schedule": "constant"}, "milestones: is read only with schedule: step"),
-        ({"milestones": [3, 2], "schedule": "step"}, "milestones: must rise"),
         ({"milestones": [3, 3], "schedule": "step"}, "milestones: must rise"),
         ({"epochs": 5, "warmup_epochs": 3}, "warmup_epochs: 3 is more than half of the 5 epochs"),
         ({"train_split": "train_all", "early_stopping_patience": 3}, "early_stopping_patience: train_split: train_all"),
@@ -70,19 +61,11 @@ def test_placeholders_are_filled_in_every_path() -> None:
     assert make(dataset="HD", manifest="{dataset}_{aspect}").manifest == Path("hd_dorsal")
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ({}, False),
-        ({"losses": TRIPLET}, True),
-        ({"losses": [{"type": "cross_entropy"}, {"type": "center"}]}, False),
-        ({"losses": [{"type": "cross_entropy"}, {"type": "supcon"}]}, True),
-        ({"sampler": "pk"}, True),
-        ({"sampler": "random"}, False),
-    ],
-)
-def test_d22_a_loss_that_needs_positives_gets_them(values: dict[str, Any], expected: bool) -> None:
-    assert make(**values).uses_pk_sampling is expected
+def test_d22_a_loss_that_needs_positives_gets_them() -> None:
+    for losses, expected in ((["cross_entropy"], False), (["triplet"], True), (["center"], False), (["supcon"], True)):
+        assert make(losses=[{"type": loss} for loss in losses]).uses_pk_sampling is expected
+    assert make(sampler="pk").uses_pk_sampling
+    assert not make(sampler="random").uses_pk_sampling
 
 
 def test_a_config_cannot_be_changed() -> None:
@@ -90,8 +73,6 @@ def test_a_config_cannot_be_changed() -> None:
         make().epochs = 3  # type: ignore[misc]
 
 
-def test_every_key_is_in_at_most_one_class() -> None:
-    classes = [ExperimentConfig.RUNTIME, ExperimentConfig.EVALUATION, ExperimentConfig.TRAINING]
-    everything = [key for keys in classes for key in keys]
-    assert len(everything) == len(set(everything))
-    assert set(everything) <= ExperimentConfig.model_fields.keys()
+def test_each_key_says_what_is_computed_or_how_it_is_evaluated_or_where() -> None:
+    everything = [*RUNTIME_KEYS, *COMPUTED_KEYS, *EvaluationConfig.model_fields]
+    assert sorted(everything) == sorted(ExperimentConfig.model_fields)

@@ -85,7 +85,6 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("a: " + 1500 * "[", "is nested too deeply"),
-        ("a: " + 1500 * "{a: ", "is nested too deeply"),
         ("".join(f"{' ' * n}a:\n" for n in range(1200)), "is nested too deeply"),
         (f"{MINIMUM}seed: {'1' * 10_000}", "a number has 10,000 digits"),
         (f"{MINIMUM}seed: 0x{'f' * 10_000}", "a number has 10,002 digits"),
@@ -93,15 +92,11 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         (f"{MINIMUM}seed: !!int 1{':59' * 10_000}", "a number has 30,001 digits"),
         (f"{MINIMUM}lr: 0.{'1' * 10_000}", "a number has 10,002 digits"),
         (f"{MINIMUM}lr: .inf", "lr: input should be a finite number"),
-        (f"{MINIMUM}lr: -.inf", "lr: input should be a finite number"),
         (f"{MINIMUM}augmentation: {{flip: .nan}}", "augmentation.flip: input should be a finite number"),
         (f"{MINIMUM}losses: [{{type: triplet, margin: .nan}}]", "losses[0].margin: input should be a finite number"),
         (f"{MINIMUM}x: !!python/object/apply:os.system [touch pwned]", "could not determine a constructor for the tag"),
         (f"{MINIMUM}x: !!python/name:os.system", "could not determine a constructor for the tag"),
-        (f"{MINIMUM}x: !!python/object/new:os.system [touch pwned]", "could not determine a constructor"),
-        (f"{MINIMUM}x: !!python/tuple [1]", "could not determine a constructor for the tag"),
         ("? [1, 2]\n: 3", "is not YAML that can be read"),
-        ("? {a: 1}\n: 3", "is not YAML that can be read"),
         (b"experiment: \xe4", "cannot be read as UTF-8 text"),
         ("experiment: a".encode("utf-16"), "cannot be read as UTF-8 text"),
         (b"a: \0", "is not YAML that can be read"),
@@ -154,7 +149,7 @@ def test_a_mistake_of_the_file_is_not_blamed_on_the_command_line(tmp_path: Path)
     message = error_of(path, f"{MINIMUM}lr: fast\naugmentation: {{flip: 3}}\n", "augmentation.scale=0.5", "lr_=3")
     assert [line.startswith(f"{path}: ") for line in message.splitlines()] == [True, True, False]
     (tmp_path / "study.yml").write_text("study: a\nmodels: {vitb16: }\ndata: [{dataset: hd}]\nstage0: {}\n")
-    with pytest.raises(ConfigError, match=r"^--set seeds=\[a\]: seeds\.0: "):
+    with pytest.raises(ConfigError, match=r"^--set seeds=\[a\]: seeds\[0\]: "):
         load_study(tmp_path / "study.yml", ["seeds=[a]"])
     with pytest.raises(ConfigError, match=r"^--set stge1\.epochs=3: unknown key 'stge1'\. Did you mean 'stage1'"):
         load_study(tmp_path / "study.yml", ["stge1.epochs=3"])
@@ -198,11 +193,11 @@ _ANY = st.recursive(
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
-@given(st.sampled_from(sorted(ExperimentConfig.model_fields)), _ANY)
-def test_any_value_of_any_key_gives_an_experiment_or_a_config_error(key: str, value: Any) -> None:
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(st.dictionaries(st.sampled_from(sorted(ExperimentConfig.model_fields)) | st.text(max_size=8), _ANY, max_size=3))
+def test_any_value_of_any_key_gives_an_experiment_or_a_config_error(values: dict[str, Any]) -> None:
     try:
-        config = parse_config({"experiment": "a", "model": "vitb16", "dataset": "11k", key: value}, "test")
+        config = parse_config({"experiment": "a", "model": "vitb16", "dataset": "11k", **values}, "test")
     except ConfigError as error:
         assert str(error).startswith("test: ")
     else:

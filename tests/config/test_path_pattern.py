@@ -91,14 +91,11 @@ def test_a_hostile_name_takes_no_time() -> None:
     ("pattern", "said"),
     [
         ("{session}/*", "does not say where the identity stands"),
-        ("*", "does not say where the identity stands"),
         ("", "without a slash at either end"),
         ("/{identity}/*", "without a slash at either end"),
-        ("{identity}//*", "without a slash at either end"),
         ("../{identity}/*", "without . and .."),
         ("{identity/*", "holds braces that are not around a name"),
         ("{identity}/{}", "holds braces that are not around a name"),
-        ("{identity}/{*}", "holds braces that are not around a name"),
         ("{identity}/{a b}", "holds braces that are not around a name"),
         ("{identity}{n}.bmp", "two wildcards side by side"),
         ("{identity}/**", "two wildcards side by side"),
@@ -106,14 +103,8 @@ def test_a_hostile_name_takes_no_time() -> None:
     ],
 )
 def test_what_is_no_pattern(pattern: str, said: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(said)):
-        PathPattern(pattern)
+    values = {"experiment": "a", "model": "vitb16", "dataset": "folder", "data_root": "x"}
     with pytest.raises(ConfigError, match=rf"test: pattern: .*{re.escape(said)}"):
-        parse_config(
-            {"experiment": "a", "model": "vitb16", "dataset": "folder", "data_root": "x", "pattern": pattern}, "test"
-        )
-
-
-def test_a_pattern_is_for_folders() -> None:
+        parse_config({**values, "pattern": pattern}, "test")
     with pytest.raises(ConfigError, match="pattern: is read only with dataset: folder"):
-        parse_config({"experiment": "a", "model": "vitb16", "dataset": "hd", "pattern": "{identity}/*"}, "test")
+        parse_config({**values, "dataset": "hd", "pattern": "{identity}/*"}, "test")

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_study import load_manifest
 
-from handclip.datasets.attributes import attributes_of
-from handclip.datasets.hands11k import read_attributes
+from handclip.datasets.hands11k import attributes_of, read_attributes
 from handclip.errors import DataError
 
 HEADER = "id,age,gender,skinColor,accessories,nailPolish,aspectOfHand,imageName,irregularities"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from handclip.config.experiment import Augmentation
-from handclip.datasets.augmentation import BatchAugmentation
+from handclip.datasets.transforms import BatchAugmentation
 
 FILL = (123, 117, 104)
 STRONG: dict[str, Any] = {"resize_crop": 1.3, "flip": 0.5, "rotation": 40, "scale": 0.3, "color_jitter": 0.6}
@@ -40,7 +40,7 @@ def as_torchvision(pixels: Tensor, seed: int, augmentation: Augmentation, crop: 
 
 def batched(pixels: Tensor, seeds: list[int], augmentation: Augmentation, crop: tuple[int, int]) -> Tensor:
     augment = BatchAugmentation(augmentation, (pixels.shape[-2], pixels.shape[-1]), crop, FILL)
-    draws = torch.from_numpy(np.stack([augment.draw(seed) for seed in seeds]))
+    draws = torch.from_numpy(np.stack([augment.choose(seed) for seed in seeds]))
     images = augment.move_and_recolour(pixels, draws) + 1
     augment.erase(images, draws)
     return images - 1
@@ -96,5 +96,5 @@ def test_drawing_leaves_the_random_numbers_of_others_alone() -> None:
     augment = BatchAugmentation(Augmentation(**STRONG), (39, 39), (30, 30), FILL)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    augment.draw(7)
+    augment.choose(7)
     assert torch.equal(torch.get_rng_state(), before)

@@ -7,27 +7,24 @@ import zlib
 
 import numpy as np
 import pytest
+from made_images import encoded as file_of
+from made_images import png_chunk as chunk
 from PIL import Image
 from PIL.TiffImagePlugin import SAVE_INFO
 
-from handclip.datasets.images import decode_image, to_rgb
+from handclip.datasets.colours import to_rgb
+from handclip.datasets.images import decode_image
 from handclip.errors import DataError
 
 RAMP = np.arange(48).reshape(6, 8)
 
 
 def encoded(values: np.ndarray, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, kind, **options)
-    return buffer.getvalue()
+    return file_of(Image.fromarray(values), kind, **options)
 
 
 def png(values: np.ndarray, colour: int) -> bytes:
     """A PNG of 16 bits, which Pillow writes in grey only."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colour, 0, 0, 0)
     chunks = (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))

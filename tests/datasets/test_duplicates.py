@@ -5,40 +5,28 @@ import json
 import logging
 import shutil
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_images import encoded, hand, with_copy, write_11k, write_images, write_splits
 from PIL import Image
 from rich.console import Console
 
 from handclip.datasets.check import check_copies, check_manifest, check_protocol
 from handclip.datasets.duplicates import copied_queries, describe_copies, learned_by_heart
-from handclip.datasets.folder import prepare_folder
 from handclip.datasets.manifest import Draw, Manifest, ManifestImage
+from handclip.datasets.preparation import Preparation
 from handclip.datasets.prepare import find_or_prepare, prepare
 from handclip.errors import DataError
 from handclip.report.screen import split_tables
 
 
-def photograph(colour: int) -> bytes:
-    """An image whose bytes are those of its number alone."""
-    data = BytesIO()
-    Image.new("RGB", (2, 2), (colour % 256, colour // 256, 0)).save(data, "PNG")
-    return data.getvalue()
-
-
 @pytest.fixture
 def people(tmp_path: Path) -> Path:
     """Six people with three photographs each."""
-    for person in range(6):
-        (tmp_path / "people" / f"p{person}").mkdir(parents=True)
-        for number in range(3):
-            path = tmp_path / "people" / f"p{person}" / f"IMG {number}.png"
-            path.write_bytes(photograph(3 * person + number))
-    return tmp_path / "people"
+    return write_images(tmp_path / "people", *(f"p{person}/IMG {n}.png" for person in range(6) for n in range(3)))
 
 
 def add_copies(people: Path) -> None:
@@ -76,7 +64,7 @@ def test_an_identity_left_with_too_few_is_treated_as_any_such(people: Path) -> N
         for number in (1, 2):
             shutil.copy(people / f"p{person}" / "IMG 0.png", people / f"p{person}" / f"IMG {number}.png")
     with pytest.raises(DataError, match=r"holds 3 identities with two or more images \(and 3 with one\)"):
-        prepare_folder(people)
+        hand(people)
 
 
 def test_one_photograph_under_two_identities_is_refused_and_both_files_are_named(people: Path, tmp_path: Path) -> None:
@@ -85,7 +73,7 @@ def test_one_photograph_under_two_identities_is_refused_and_both_files_are_named
     for make in (
         lambda: prepare("folder", people, tmp_path / "out"),
         lambda: prepare("folder", people, tmp_path / "out", allow_missing=True),
-        lambda: find_or_prepare("folder", people, tmp_path / "cache"),
+        lambda: find_or_prepare(Preparation("folder", people), tmp_path / "cache"),
     ):
         with pytest.raises(DataError) as caught:
             make()
@@ -97,16 +85,16 @@ def test_one_photograph_under_two_identities_is_refused_and_both_files_are_named
     assert not (tmp_path / "out").exists() and not (people / "manifests").exists()
     (people / "p5" / "IMG 8.png").unlink()
     with pytest.raises(DataError, match=r"p1/IMG 2\.png and p4/IMG 7\.png\. If p1 and p4 are one person, put"):
-        prepare_folder(people)
+        hand(people)
 
 
 def test_of_many_photographs_under_two_identities_ten_are_named(people: Path) -> None:
     for number in range(12):
         shutil.copy(people / "p1" / "IMG 2.png", people / "p4" / f"copy {number:02}.png")
     with pytest.raises(DataError) as caught:
-        prepare_folder(people)
+        hand(people)
     assert [f"copy {number:02}" in str(caught.value) for number in range(12)] == [True] * 10 + [False] * 2
-    assert "p1/IMG 2.png and p4/copy 09.png; and 2 more such. If the two of a pair" in str(caught.value)
+    assert "p1/IMG 2.png and p4/copy 09.png; and 2 more. If the two of a pair" in str(caught.value)
 
 
 IMAGES = tuple(ManifestImage(f"{n}.png", n // 4, hashlib.sha256(bytes([n])).hexdigest(), 1) for n in range(40))
@@ -126,18 +114,6 @@ SOUND = Manifest(
     unreadable_images=0,
     root=Path("/nowhere"),
 )
-
-
-def test_manifests_without_copies_are_what_they_were_before_copies_were_counted(tmp_path: Path) -> None:
-    SOUND.save(tmp_path / "manifest.json")
-    assert "copied_images" not in (tmp_path / "manifest.json").read_text()
-    assert SOUND.sha256 == "e3b0a0264828afdc0d3aec8b8f8744650d08cfde0662d93bef87aa6925126eaa"
-
-
-def with_copy(manifest: Manifest, index: int, of: int) -> Manifest:
-    images = list(manifest.images)
-    images[index] = replace(images[index], sha256=images[of].sha256)
-    return replace(manifest, images=tuple(images))
 
 
 @pytest.mark.parametrize("trained", [1, 4])
@@ -178,9 +154,9 @@ def test_folders_of_the_original_script_with_such_a_photograph_can_be_read_and_m
     root = write_original(tmp_path / "data")
     copies = list(root.rglob("h.png"))
     for path in copies:
-        path.write_bytes(photograph(ord("a")))
+        shutil.copy(next(root.rglob("a.png")), path)
     # A baseline can be evaluated on them; who prepares them is told at once what training would be refused for.
-    find_or_prepare("11k", root, tmp_path / "cache", aspects=["dorsal_r"])
+    find_or_prepare(Preparation("11k", root), tmp_path / "cache", aspects=["dorsal_r"])
     assert "very same photograph" not in caplog.text
     manifest = prepare("11k", root, tmp_path / "out").manifests["dorsal_r"]
     (sentence,) = check_copies([manifest])
@@ -219,27 +195,15 @@ def test_copies_are_those_of_equal_hash_in_any_manifest(contents: list[int]) -> 
         assert contents[int(path.removesuffix(".png"))] == contents[int(same.removesuffix(".png"))]
 
 
-def write_11k(root: Path) -> Path:
-    (root / "Hands").mkdir(parents=True)
-    rows = ["id,accessories,aspectOfHand,imageName"]
-    for aspect in ("dorsal right", "dorsal left", "palmar right", "palmar left"):
-        for identity in (12, 500, 1100, 1200):
-            for number in range(3):
-                name = f"{aspect} {identity} {number}.png"
-                content = 0 if identity == 1100 else len(rows)  # all photographs of one person are the same
-                (root / "Hands" / name).write_bytes(photograph(content))
-                rows.append(f"{identity:07},0,{aspect},{name}")
-    (root / "HandInfo.csv").write_text("\n".join(rows))
-    return root
+def write_hands(root: Path) -> Path:
+    return write_11k(root, alike=1100)
 
 
 def write_hd(root: Path) -> Path:
     for folder, people in {"1-501": (1, 2, 448, 449), "502-712": (502,)}.items():
-        (root / folder).mkdir(parents=True)
         for person in people:
-            for number in range(3):
-                content = 0 if person in (449, 502) else 10 * person + number
-                (root / folder / f"{person}_{number}.jpg").write_bytes(photograph(content))
+            same = encoded(Image.new("RGB", (1, 1)), "PNG") if person in (449, 502) else None
+            write_images(root, *(f"{folder}/{person}_{number}.jpg" for number in range(3)), content=same)
     return root
 
 
@@ -250,12 +214,9 @@ def write_original(root: Path) -> Path:
         "test": {"1100": "efg", "1200": "hi"}, "query0": {"1100": "ef", "1200": "h"},
         "gallery0": {"1100": "g", "1200": "i"},
     }  # fmt: skip
-    for split, identities in splits.items():
-        for identity, letters in identities.items():
-            (root / "train_val_test_split_dorsal_r" / split / identity).mkdir(parents=True)
-            for letter in letters:
-                path = root / "train_val_test_split_dorsal_r" / split / identity / f"{letter}.png"
-                path.write_bytes(photograph(ord("e" if letter == "g" else letter)))
+    folder = write_splits(root / "train_val_test_split_dorsal_r", splits)
+    for copy in folder.rglob("g.png"):
+        shutil.copy(folder / "test" / "1100" / "e.png", copy)
     return root
 
 
@@ -264,7 +225,7 @@ def write_original(root: Path) -> Path:
     [
         (
             "11k",
-            write_11k,
+            write_hands,
             [
                 "11k dorsal_r: In 20 of 40 queries the gallery holds the very same photograph (such as Hands/dorsal "
                 "right 1100 ",

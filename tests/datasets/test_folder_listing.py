@@ -1,62 +1,32 @@
 """What a folder of photographs holds beside those that are read, and whose they are."""
 
-import hashlib
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from made_images import close_to_all, hand, write_people
+from made_images import write_images as write
 
 from handclip.config.path_pattern import PathPattern
 from handclip.datasets import file_kinds
 from handclip.datasets.check import check_manifest
-from handclip.datasets.folder import prepare_folder
 from handclip.datasets.folder_listing import FolderListing
-from handclip.datasets.manifest import Manifest
+from handclip.datasets.preparation import Preparation
 from handclip.datasets.prepare import find_or_prepare, prepare
 from handclip.errors import ConfigError, DataError, HandCLIPError
-
-
-def write(root: Path, *paths: str, content: bytes | None = None) -> Path:
-    """Write files; each without content is an image of its own."""
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        if content is None:
-            Image.new("RGB", (2, 2), tuple(hashlib.sha256(path.encode()).digest()[:3])).save(root / path, "PNG")
-        else:
-            (root / path).write_bytes(content)
-    return root
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Five people with two photographs each."""
-    return write(tmp_path / "people", *(f"p{person}/{number}.png" for person in range(5) for number in range(2)))
+    return write_people(tmp_path / "people")
 
 
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """Let nobody list a folder, not even the superuser."""
-    scandir = os.scandir
-
-    def close(folder: Path) -> None:
-        before = os.scandir
-
-        def refuse(path: str | Path = ".") -> object:
-            if os.fspath(path) == os.fspath(folder):
-                raise PermissionError(13, "Permission denied", os.fspath(path))
-            return before(path)
-
-        monkeypatch.setattr(os, "scandir", refuse)
-
-    assert scandir is os.scandir
-    return close
-
-
-def hand(root: Path, **options: object) -> Manifest:
-    return prepare_folder(root, **options)["hand"]  # type: ignore[arg-type]
+    return lambda folder: close_to_all(folder, monkeypatch)
 
 
 def test_what_is_not_read_is_said_by_kind(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -156,7 +126,7 @@ def test_people_of_whom_nothing_is_read_are_not_lost_without_a_word(
     (root / "nothing").mkdir()
     for work in (
         lambda: prepare("folder", root, root.parent / "out"),
-        lambda: find_or_prepare("folder", root, root.parent / "cache"),
+        lambda: find_or_prepare(Preparation("folder", root), root.parent / "cache"),
     ):
         with pytest.raises(DataError) as caught:
             work()
@@ -338,13 +308,13 @@ def test_first_use_knows_manifests_by_their_pattern(tmp_path: Path) -> None:
     root, cache = tmp_path / "people", tmp_path / "cache"
     write(root, *(f"p{person}/day {day}/{n}.png" for person in range(5) for day in range(2) for n in range(2)))
     pattern = "{identity}/{session}/*"
-    made = find_or_prepare("folder", root, cache, pattern=pattern)
-    again = find_or_prepare("folder", root, cache, pattern=pattern)
+    made = find_or_prepare(Preparation("folder", root, pattern=pattern), cache)
+    again = find_or_prepare(Preparation("folder", root, pattern=pattern), cache)
     assert (again.origin, again.manifests) == ("manifests", made.manifests)
     prepare("folder", root, root / "manifests", pattern=pattern)
     for other in ("{person}/{identity}/*", None):
         with pytest.raises(DataError, match=r"was made by the pattern \{identity\}/\{session\}/\*, and the pattern \{"):
-            find_or_prepare("folder", root, cache, pattern=other)
+            find_or_prepare(Preparation("folder", root, pattern=other), cache)
 
 
 def test_a_pattern_that_cannot_be(root: Path, tmp_path: Path) -> None:

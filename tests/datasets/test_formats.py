@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_images import encoded, turned
 from PIL import Image
 
 from handclip.datasets.file_kinds import KINDS
-from handclip.datasets.images import FORMATS, HEIF_VERSION, IMAGE_EXTENSIONS, decode_image, read_image
+from handclip.datasets.formats import FORMATS, HEIF_VERSION, IMAGE_EXTENSIONS
+from handclip.datasets.images import decode_image, read_image
 from handclip.errors import DataError
 
 needs_heic = pytest.mark.skipif(HEIF_VERSION is None, reason="pillow-heif is not installed")
@@ -18,12 +20,6 @@ needs_avif = pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow does 
 
 HAND = Image.new("RGB", (48, 32), (200, 120, 40))
 HAND.paste((10, 20, 30), (0, 0, 24, 32))
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def test_every_ending_of_a_format_that_is_read_is_that_of_an_image() -> None:
@@ -46,9 +42,7 @@ def test_phones_photographs_are_read_upright(kind: str, mode: str, orientation: 
     turns = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
     image = HAND.convert(mode)
     stored = image.transpose(turns[orientation]) if orientation in turns else image
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    found = decode_image(encoded(stored, kind, quality=95, exif=exif.tobytes()), "hand.heic")
+    found = decode_image(encoded(stored, kind, quality=95, exif=turned(orientation).tobytes()), "hand.heic")
     assert found.size == HAND.size
     assert np.abs(np.asarray(found) - np.asarray(image.convert("RGB")).astype(int)).mean() < 3
 
@@ -85,7 +79,8 @@ def test_damaged_photographs_of_phones_are_refused(kind: str, keep: float) -> No
 WITHOUT = """
 import sys
 sys.modules["pillow_heif"] = None
-from handclip.datasets.images import FORMATS, IMAGE_EXTENSIONS, decode_image
+from handclip.datasets.formats import FORMATS, IMAGE_EXTENSIONS
+from handclip.datasets.images import decode_image
 from handclip.errors import DataError
 assert "HEIF" not in FORMATS and ".heic" not in IMAGE_EXTENSIONS
 try:

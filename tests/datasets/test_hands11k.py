@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import random
 import re
 import shutil
@@ -6,13 +7,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from handclip.datasets import hands11k
 from handclip.datasets.check import FULL_COUNTS, check_manifest
 from handclip.datasets.hands11k import ASPECTS, DISTRACTOR_OFFSETS, LAST_TRAIN_IDENTITY, prepare_11k, read_hand_info
+from handclip.datasets.inspection import ImageFacts
 from handclip.datasets.manifest import Manifest
+from handclip.datasets.preparation import Preparation
 from handclip.datasets.summary import split_table, summarise
 from handclip.errors import DataError
 
@@ -20,15 +25,7 @@ SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "hands11k_sample"
 needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason="the real sample of 11k Hands is not here")
 
 HEADER = [
-    "id",
-    "age",
-    "gender",
-    "skinColor",
-    "accessories",
-    "nailPolish",
-    "aspectOfHand",
-    "imageName",
-    "irregularities",
+    *["id", "age", "gender", "skinColor", "accessories", "nailPolish", "aspectOfHand", "imageName", "irregularities"]
 ]
 TEXTS = {
     "dorsal_r": "dorsal right",
@@ -37,6 +34,10 @@ TEXTS = {
     "palmar_l": "palmar left",
 }
 Row = list[str]
+
+
+def prepared(root: Path, **options: Any) -> dict[str, Manifest]:
+    return prepare_11k(Preparation("11k", root, **options))
 
 
 def row(identity: str, aspect: str, image: str, accessories: str = "0") -> Row:
@@ -94,45 +95,41 @@ def generated_rows() -> list[Row]:
     return rows
 
 
-@pytest.fixture(scope="module", params=["generated", "real"])
+def complete(root: Path, **options: Any) -> dict[str, Manifest]:
+    """The manifests of all images of a table, which are not really made and read."""
+    (root / "Hands").mkdir(exist_ok=True)
+    names = [one.image_name for one in read_hand_info(root)]
+    for name in names:
+        (root / "Hands" / name).write_bytes(b"x")
+    facts = {f"Hands/{name}": ImageFacts(hashlib.sha256(name.encode()).hexdigest(), 1) for name in names}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hands11k, "inspect_images", lambda *_: facts)
+        return prepared(root, **options)
+
+
+def real_table(root: Path) -> Path:
+    (root / "Hands").mkdir(parents=True)
+    shutil.copy(SAMPLE / "HandInfo.csv", root)
+    return root
+
+
+@pytest.fixture(scope="module", params=["generated", pytest.param("real", marks=needs_sample)])
 def full(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Manifest]:
     root = tmp_path_factory.mktemp("full") / "11k"
-    if request.param == "generated":
-        write_hand_info(root, generated_rows())
-    else:
-        if not SAMPLE.is_dir():
-            pytest.skip("the real sample of 11k Hands is not here")
-        (root / "Hands").mkdir(parents=True)
-        shutil.copy(SAMPLE / "HandInfo.csv", root)
-    write_images(root, [one.image_name for one in read_hand_info(root)])
-    return prepare_11k(root)
+    return complete(write_hand_info(root, generated_rows()) if request.param == "generated" else real_table(root))
 
 
 @pytest.mark.parametrize("aspect", ASPECTS)
 def test_full_counts(full, aspect):
     expected = FULL_COUNTS["11k", aspect]
     manifest = full[aspect]
-    assert summarise(manifest) == {
-        "train_identities": expected.train_identities,
-        "train_images": expected.train,
-        "val_images": expected.val,
-        "train_all_images": expected.train_all,
-        "test_identities": expected.test_identities,
-        "test_images": expected.test,
-        "query_images": expected.query,
-        "gallery_images": expected.gallery,
-        "gallery_all_images": 290,
-        "missing_images": 0,
-        "unreadable_images": 0,
-        "unread_files": 0,
-        "unread_identities": 0,
-        "ignored_files": 0,
-        "copied_images": 0,
-        "empty_identities": 0,
-        "single_image_train_identities": summarise(manifest)["single_image_train_identities"],
-        "single_image_test_identities": summarise(manifest)["single_image_test_identities"],
-        "sha256": manifest.sha256,
-    }
+    counts = summarise(manifest)
+    assert [counts[key] for key in ("train_identities", "train_images", "val_images", "train_all_images")] == [
+        expected.train_identities, expected.train, expected.val, expected.train_all,
+    ]  # fmt: skip
+    assert [counts[key] for key in ("test_identities", "test_images", "query_images", "gallery_images")] == [
+        expected.test_identities, expected.test, expected.query, expected.gallery,
+    ]  # fmt: skip
     assert len(manifest.draws) == 10
     for draw in manifest.draws:
         assert (len(draw.query), len(draw.gallery), len(draw.gallery_all)) == (expected.query, expected.gallery, 290)
@@ -143,21 +140,13 @@ def test_full_counts(full, aspect):
 
 @needs_sample
 def test_real_extremes_and_shared_people(tmp_path):
-    root = tmp_path / "11k"
-    (root / "Hands").mkdir(parents=True)
-    shutil.copy(SAMPLE / "HandInfo.csv", root)
+    root = real_table(tmp_path / "11k")
     rows = read_hand_info(root)
     assert len(rows) == 7865
-    assert Counter(one.aspect for one in rows) == {
-        "dorsal_r": 2004,
-        "dorsal_l": 1869,
-        "palmar_r": 1965,
-        "palmar_l": 2027,
-    }
+    assert [Counter(one.aspect for one in rows)[aspect] for aspect in ASPECTS] == [2004, 1869, 1965, 2027]
     (stray,) = [one for one in rows if one.image_name == "Hand_0009853.jpg"]
     assert (stray.identity, stray.identity_text, stray.aspect) == (1200000, "1200000", "dorsal_r")
-    write_images(root, [one.image_name for one in rows])
-    manifests = prepare_11k(root, num_draws=1)
+    manifests = complete(root, num_draws=1)
     tables = {aspect: {one.split: one for one in split_table(manifests[aspect])} for aspect in ASPECTS}
 
     def extremes(split: str) -> list[tuple[int, int]]:
@@ -176,8 +165,8 @@ def test_real_extremes_and_shared_people(tmp_path):
 @needs_sample
 def test_real_sample():
     with pytest.raises(DataError, match=r"6,378 of the 7,865 images .* Hand_0000002\.jpg.* --allow-missing"):
-        prepare_11k(SAMPLE)
-    manifests = prepare_11k(SAMPLE, allow_missing=True)
+        prepared(SAMPLE)
+    manifests = prepared(SAMPLE, allow_missing=True)
     counts = {}
     for aspect, manifest in manifests.items():
         one = summarise(manifest)
@@ -195,7 +184,7 @@ def test_real_sample():
 
 
 def test_small_set(small):
-    manifests = prepare_11k(small, seed=3, num_draws=4)
+    manifests = prepared(small, seed=3, num_draws=4)
     assert list(manifests) == list(ASPECTS)
     manifest = manifests["dorsal_r"]
     assert (manifest.dataset, manifest.aspect, manifest.seed, len(manifest.draws)) == ("11k", "dorsal_r", 3, 4)
@@ -208,7 +197,7 @@ def test_small_set(small):
 
 @pytest.mark.parametrize("aspect", ASPECTS)
 def test_gallery_all_is_own_gallery_and_relabelled_others(small, aspect):
-    manifests = prepare_11k(small)
+    manifests = prepared(small)
     manifest = manifests[aspect]
     for number, draw in enumerate(manifest.draws):
         expected = {
@@ -223,7 +212,7 @@ def test_gallery_all_is_own_gallery_and_relabelled_others(small, aspect):
 
 
 def test_d03_gallery_and_gallery_all_are_different_named_protocols(small):
-    manifest = prepare_11k(small)["palmar_l"]
+    manifest = prepared(small)["palmar_l"]
     assert manifest.gallery_protocols == ("gallery", "gallery_all")
     for draw in manifest.draws:
         assert set(draw.gallery) < set(draw.gallery_all)
@@ -234,7 +223,7 @@ def test_d03_gallery_and_gallery_all_are_different_named_protocols(small):
 
 
 def test_d02_validation_people_are_training_people(small):
-    for manifest in prepare_11k(small).values():
+    for manifest in prepared(small).values():
         assert manifest.identities(manifest.val) <= manifest.identities(manifest.train_all)
         assert not manifest.identities(manifest.val) & manifest.identities(manifest.test)
         in_test = {index for draw in manifest.draws for index in (*draw.query, *draw.gallery_all)}
@@ -242,12 +231,12 @@ def test_d02_validation_people_are_training_people(small):
 
 
 def test_d62_order_of_rows_and_of_files_does_not_matter(small):
-    expected = {aspect: manifest.sha256 for aspect, manifest in prepare_11k(small).items()}
+    expected = {aspect: manifest.sha256 for aspect, manifest in prepared(small).items()}
     rows = small_rows()
     random.Random(1).shuffle(rows)
     write_hand_info(small, rows)
-    assert {aspect: manifest.sha256 for aspect, manifest in prepare_11k(small).items()} == expected
-    assert {aspect: manifest.sha256 for aspect, manifest in prepare_11k(small, seed=1).items()} != expected
+    assert {aspect: manifest.sha256 for aspect, manifest in prepared(small).items()} == expected
+    assert {aspect: manifest.sha256 for aspect, manifest in prepared(small, seed=1).items()} != expected
 
 
 def test_absent_images(small):
@@ -255,26 +244,26 @@ def test_absent_images(small):
     for name in ("dorsal_l_12_0.jpg", "palmar_r_1060_0.jpg", "palmar_r_1060_1.jpg"):
         (small / "Hands" / name).unlink()
     with pytest.raises(DataError, match=r"3 of the 51 images .* dorsal_l_12_0\.jpg, palmar_r_1060_0\.jpg, palmar_r"):
-        prepare_11k(small)
-    manifests = prepare_11k(small, allow_missing=True)
+        prepared(small)
+    manifests = prepared(small, allow_missing=True)
     assert [manifest.missing_images for manifest in manifests.values()] == [0, 1, 2, 0]
     assert [manifest.empty_identities for manifest in manifests.values()] == [0, 0, 1, 0]
     assert 1060 not in manifests["palmar_r"].identity_names
-    assert manifests["dorsal_r"].draws[0].gallery == prepare_11k(small.parent / "copy")["dorsal_r"].draws[0].gallery
+    assert manifests["dorsal_r"].draws[0].gallery == prepared(small.parent / "copy")["dorsal_r"].draws[0].gallery
 
 
 def test_photographs_of_other_formats_beside_absent_ones_are_named(small, caplog):
     image = small / "Hands" / "dorsal_l_12_0.jpg"
-    expected = {aspect: manifest.sha256 for aspect, manifest in prepare_11k(small).items()}
+    expected = {aspect: manifest.sha256 for aspect, manifest in prepared(small).items()}
     shutil.copy(image, image.with_suffix(".CR3"))
-    assert {aspect: manifest.sha256 for aspect, manifest in prepare_11k(small).items()} == expected
+    assert {aspect: manifest.sha256 for aspect, manifest in prepared(small).items()} == expected
     named = "Left out of .*: 1 camera raw file (such as Hands/dorsal_l_12_0.CR3; export them as JPEG or TIFF)."
     assert named.replace(".*", str(small)) in caplog.messages
     image.unlink()
     with pytest.raises(
         DataError, match=r"1 of the 51 images .* pass --allow-missing .*" + re.escape(named.split(".*")[1])
     ):
-        prepare_11k(small)
+        prepared(small)
 
 
 def test_unreadable_images(small):
@@ -282,8 +271,8 @@ def test_unreadable_images(small):
     broken.unlink()
     broken.write_bytes(b"not a photograph")
     with pytest.raises(DataError, match=r"1 of 51 images cannot be read:\n.*dorsal_l_1100_2\.jpg is not an image"):
-        prepare_11k(small)
-    manifests = prepare_11k(small, allow_missing=True)
+        prepared(small)
+    manifests = prepared(small, allow_missing=True)
     assert [manifest.unreadable_images for manifest in manifests.values()] == [0, 1, 0, 0]
     assert [manifest.missing_images for manifest in manifests.values()] == [0, 0, 0, 0]
     assert "Hands/dorsal_l_1100_2.jpg" not in {image.path for image in manifests["dorsal_l"].images}
@@ -291,29 +280,29 @@ def test_unreadable_images(small):
 
 def test_images_with_accessories_need_not_be_there(small):
     write_hand_info(small, [*small_rows(), row("12", "dorsal_r", "ring.jpg", accessories="1")])
-    assert "Hands/ring.jpg" not in {image.path for image in prepare_11k(small)["dorsal_r"].images}
+    assert "Hands/ring.jpg" not in {image.path for image in prepared(small)["dorsal_r"].images}
 
 
 def test_no_image_at_all(tmp_path):
     root = write_hand_info(tmp_path / "11k", small_rows())
     with pytest.raises(DataError, match="51 of the 51 images"):
-        prepare_11k(root)
+        prepared(root)
     with pytest.raises(DataError, match=r"Hands holds none of the images of .*HandInfo\.csv"):
-        prepare_11k(root, allow_missing=True)
+        prepared(root, allow_missing=True)
 
 
 def test_progress(small):
     calls: list[tuple[int, int]] = []
-    prepare_11k(small, progress=lambda done, total: calls.append((done, total)))
+    prepare_11k(Preparation("11k", small, progress=lambda done, total: calls.append((done, total))))
     assert calls == [(done, 51) for done in range(1, 52)]
 
 
 def test_layout(tmp_path):
     with pytest.raises(DataError, match=r"nowhere is not 11k Hands: expected .*HandInfo\.csv and the folder .*Hands"):
-        prepare_11k(tmp_path / "nowhere")
+        prepared(tmp_path / "nowhere")
     root = write_hand_info(tmp_path / "11k", small_rows())
     with pytest.raises(DataError, match="is not 11k Hands"):
-        prepare_11k(root / "Hands")
+        prepared(root / "Hands")
 
 
 def read_text(tmp_path: Path, content: bytes) -> list[tuple[int, str, str, str]]:
@@ -383,20 +372,15 @@ def test_stray_space_in_id_is_the_same_person(small):
     rows = small_rows()
     rows[-1][0] += " "
     write_hand_info(small, rows)
-    manifest = prepare_11k(small)["palmar_l"]
+    manifest = prepared(small)["palmar_l"]
     assert manifest.identity_names[9000000] == "9000000"
     assert sum(image.identity == 9000000 for image in manifest.images) == 2
 
 
 def test_d04_labels_are_the_numbers_of_the_data_set(small):
-    manifest = prepare_11k(small)["dorsal_r"]
-    assert {image.identity for image in manifest.images if image.path.startswith("Hands/dorsal_r")} == {
-        12,
-        1037,
-        1060,
-        1100,
-        9000000,
-    }
+    manifest = prepared(small)["dorsal_r"]
+    own = {image.identity for image in manifest.images if image.path.startswith("Hands/dorsal_r")}
+    assert own == {12, 1037, 1060, 1100, 9000000}
     assert manifest.identities(manifest.distractors) == {
         offset + identity for offset in (11_000_000, 21_000_000, 31_000_000) for identity in (1060, 1100, 9000000)
     }

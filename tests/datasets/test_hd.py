@@ -1,17 +1,26 @@
+import hashlib
 import random
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from handclip.datasets import hd
 from handclip.datasets.check import FULL_COUNTS, check_manifest
 from handclip.datasets.hd import prepare_hd
 from handclip.datasets.images import read_image
+from handclip.datasets.inspection import ImageFacts
 from handclip.datasets.manifest import Manifest
+from handclip.datasets.preparation import Preparation
 from handclip.datasets.summary import split_table
 from handclip.errors import DataError
+
+
+def prepared(root: Path, **options: Any) -> Manifest:
+    return prepare_hd(Preparation("hd", root, **options))["dorsal"]
 
 
 def write_hd(folder: Path, own: dict[int, int], distractors: dict[int, int]) -> None:
@@ -44,13 +53,21 @@ def small(tmp_path: Path) -> Path:
     return tmp_path / "HD"
 
 
-def test_full_counts(tmp_path):
+def facts_by_name(of: Preparation, paths: list[str]) -> dict[str, ImageFacts]:
+    return {
+        path: ImageFacts(hashlib.sha256(path.encode()).hexdigest(), (of.root / path).stat().st_size) for path in paths
+    }
+
+
+def test_full_counts(tmp_path, monkeypatch):
     train = [*range(1, 251), 447]
     test = list(range(448, 699))
     distractors = list(range(500, 713))
     own = spread(train, 2407, 6, 18) | spread(test, 2243, 3, 43)
     write_hd(tmp_path / "Original_Images", own, spread(distractors, 1342, 2, 13))
-    manifest = prepare_hd(tmp_path)["dorsal"]
+    # Reading them all is for others to test.
+    monkeypatch.setattr(hd, "inspect_images", facts_by_name)
+    manifest = prepared(tmp_path)
     expected = FULL_COUNTS["hd", "dorsal"]
     table = {row.split: row for row in split_table(manifest)}
     assert [(row.split, row.identities, row.images) for row in table.values()] == [
@@ -75,7 +92,7 @@ def test_full_counts(tmp_path):
 
 
 def test_small_set(tmp_path):
-    manifest = prepare_hd(small(tmp_path), seed=5, num_draws=3)["dorsal"]
+    manifest = prepared(small(tmp_path), seed=5, num_draws=3)
     assert (manifest.dataset, manifest.aspect, manifest.seed, len(manifest.draws)) == ("hd", "dorsal", 5, 3)
     assert manifest.identities(manifest.train_all) == {3, 447}
     assert manifest.identities(manifest.test) == {448, 500, 698}
@@ -87,21 +104,21 @@ def test_small_set(tmp_path):
 
 def test_all_places_of_the_root_give_the_same_manifest(tmp_path):
     root = small(tmp_path)
-    expected = prepare_hd(root)["dorsal"]
+    expected = prepared(root)
     assert expected.root == (root / "Original Images").resolve()
-    assert prepare_hd(root / "Original Images")["dorsal"] == expected
+    assert prepared(root / "Original Images") == expected
     (root / "Original Images").rename(root / "Original_Images")
-    assert prepare_hd(root)["dorsal"].sha256 == expected.sha256
+    assert prepared(root).sha256 == expected.sha256
 
 
 def test_deterministic_gallery_is_the_first_image(tmp_path):
-    manifest = prepare_hd(small(tmp_path), deterministic_gallery=True)["dorsal"]
+    manifest = prepared(small(tmp_path), deterministic_gallery=True)
     first = ["1-501/448_1.jpg", "1-501/500_1.jpg", "1-501/698_1.jpg"]
     for draw in manifest.draws:
         own = [manifest.images[index].path for index in draw.gallery if index in manifest.test]
         assert own == first
     assert check_manifest(manifest) == []
-    random_galleries = {draw.gallery for draw in prepare_hd(tmp_path / "HD")["dorsal"].draws}
+    random_galleries = {draw.gallery for draw in prepared(tmp_path / "HD").draws}
     assert len(random_galleries) > 1
 
 
@@ -109,7 +126,7 @@ def test_other_files_are_ignored_and_counted(tmp_path):
     root = small(tmp_path)
     for name in ("Thumbs.db", "._3_1.jpg", "notes.txt"):
         (root / "Original Images" / "1-501" / name).write_bytes(b"x")
-    assert prepare_hd(root)["dorsal"].ignored_files == 3
+    assert prepared(root).ignored_files == 3
 
 
 def test_photographs_of_other_formats_are_named(tmp_path, caplog):
@@ -117,20 +134,20 @@ def test_photographs_of_other_formats_are_named(tmp_path, caplog):
     folder = root / "Original Images" / "1-501"
     for name in ("3_7.jxl", "3_8.png", "cover.pdf"):
         (folder / name).write_bytes(b"x")
-    manifest = prepare_hd(root)["dorsal"]
+    manifest = prepared(root)
     assert manifest.unread_files == {"jpeg_xl": 1, "not_jpg": 1, "pdf": 1}
     assert (manifest.ignored_files, manifest.unread_identities) == (0, 0)
     assert "1 image that is not .jpg (such as 1-501/3_8.png; save them as JPEG, as all of HD are)" in caplog.text
     (folder / "44_1.png").write_bytes(b"x")
     (root / "Original Images" / "502-712" / "3_1.JXL").write_bytes(b"x")  # another person than 3 of the other folder
     with pytest.raises(DataError) as caught:
-        prepare_hd(root)
+        prepared(root)
     assert str(caught.value).splitlines()[:3] == [
         f"{root / 'Original Images'}: nothing is read of 2 identities:",
         "  1-501/44: 1 image that is not .jpg (such as 1-501/44_1.png)",
         "  502-712/3: 1 JPEG XL photograph (such as 502-712/3_1.JXL)",
     ]
-    manifest = prepare_hd(root, allow_missing=True)["dorsal"]
+    manifest = prepared(root, allow_missing=True)
     assert (manifest.unread_identities, manifest.empty_identities) == (2, 0)
 
 
@@ -139,7 +156,7 @@ def test_name_without_an_identity(tmp_path, name):
     root = small(tmp_path)
     (root / "Original Images" / "1-501" / name).write_bytes(b"x")
     with pytest.raises(DataError, match=rf"{name}: expected <id>_<number>\.jpg with an id below 1000"):
-        prepare_hd(root)
+        prepared(root)
 
 
 def test_unreadable_images(tmp_path):
@@ -148,18 +165,18 @@ def test_unreadable_images(tmp_path):
         (root / "Original Images" / name).unlink()
         (root / "Original Images" / name).write_bytes(b"")
     with pytest.raises(DataError, match=r"2 of 25 images cannot be read:\n.*698_1\.jpg is empty"):
-        prepare_hd(root)
-    manifest = prepare_hd(root, allow_missing=True)["dorsal"]
+        prepared(root)
+    manifest = prepared(root, allow_missing=True)
     assert (manifest.unreadable_images, manifest.empty_identities) == (2, 1)
     assert manifest.identities(manifest.test) == {448, 500}
 
 
 def test_layout(tmp_path):
     with pytest.raises(DataError, match=r"is not HD: expected the folders '1-501' and '502-712' in .*Original Images"):
-        prepare_hd(tmp_path)
+        prepared(tmp_path)
     write_hd(tmp_path, {}, {})
     with pytest.raises(DataError, match=r"1-501 holds no image named <id>_<number>\.jpg"):
-        prepare_hd(tmp_path)
+        prepared(tmp_path)
 
 
 def rank1(manifest: Manifest, labels: dict[str, int]) -> float:
@@ -187,7 +204,7 @@ def test_d04_distractors_do_not_shift_the_labels(tmp_path):
             path = tmp_path / folder / f"{identity}_{number}.{'JPG' if number == 2 else 'jpg'}"
             path.unlink()
             Image.new("RGB", (4, 4), (int(colour), 0, 0)).save(path, "PNG")
-    manifest = prepare_hd(tmp_path)["dorsal"]
+    manifest = prepared(tmp_path)
     labels = {
         f"{role} {name}": identity
         for role in ("query", "gallery")

@@ -14,29 +14,24 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from made_images import encoded
+from made_images import noise as noise_of
+from made_images import png_chunk as chunk
 from PIL import EpsImagePlugin, Image
 
 from handclip.datasets import images
-from handclip.datasets.images import FORMATS, decode_image, inspect_image, inspect_images, read_image
+from handclip.datasets.formats import FORMATS
+from handclip.datasets.images import decode_image, read_image
+from handclip.datasets.inspection import inspect_image, inspect_images
+from handclip.datasets.preparation import Preparation
 from handclip.errors import DataError
 
 
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def noise(width: int = 16, height: int = 12) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def noise() -> Image.Image:
+    return noise_of(16, 12)
 
 
 def png(width: int, height: int, *between: bytes, data: bytes = b"", depth: int = 8, colour: int = 2) -> bytes:
@@ -46,26 +41,11 @@ def png(width: int, height: int, *between: bytes, data: bytes = b"", depth: int 
 
 def tiff(**tags: int) -> bytes:
     """An uncompressed grey TIFF of 4x4 pixels in one strip, with other tags."""
-    values = {
-        "width": 4,
-        "height": 4,
-        "bits": 8,
-        "compression": 1,
-        "photometric": 1,
-        "strip": 200,
-        "rows": 4,
-        "size": 16,
-    }
-    codes = {
-        "width": 256,
-        "height": 257,
-        "bits": 258,
-        "compression": 259,
-        "photometric": 262,
-        "strip": 273,
-        "samples": 277,
-    }
-    codes |= {"rows": 278, "size": 279, "tile_width": 322, "tile_height": 323, "tile_offset": 324, "tile_size": 325}
+    values = {"width": 4, "height": 4, "bits": 8, "compression": 1, "photometric": 1, "strip": 200, "rows": 4}
+    values |= {"size": 16}
+    codes = {"width": 256, "height": 257, "bits": 258, "compression": 259, "photometric": 262, "strip": 273}
+    codes |= {"samples": 277, "rows": 278, "size": 279}
+    codes |= {"tile_width": 322, "tile_height": 323, "tile_offset": 324, "tile_size": 325}
     entries = sorted((codes[name], value) for name, value in {**values, **tags}.items() if value is not None)
     directory = b"".join(struct.pack("<HHII", code, 4, 1, value) for code, value in entries)
     head = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + bytes(4)
@@ -178,6 +158,7 @@ def test_photographs_of_every_known_format_are_read(kind: str) -> None:
         (png(1, 100_000), "1 x 100,000 pixels, and HandCLIP reads at most 65,535 a side"),
         (png(2**31 - 1, 2**31 - 1), "pixels, more than the 200 megapixels"),
         (b"P6 100000 1 255\n" + bytes(300_000), "at most 65,535 a side"),
+        (b"P5 30000 30000 255\n" + bytes(1000), "30,000 x 30,000 pixels, more than the 200 megapixels"),
         (gif(65535, 65535), "65,535 x 65,535 pixels, more than the 200 megapixels"),
         (webp(2**24, 2**8), "16,777,216 x 256 pixels, more than the 50 megapixels"),
         (webp(16_384, 16_384), "16,384 x 16,384 pixels, more than the 50 megapixels that HandCLIP reads in WebP"),
@@ -196,7 +177,8 @@ def test_what_is_too_large_is_refused_before_any_pixel_is_decoded(
 ) -> None:
     (tmp_path / "a.png").write_bytes(content)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("pixels were decoded"))
-    with pytest.raises(DataError) as caught:
+    with warnings.catch_warnings(), pytest.raises(DataError) as caught:
+        warnings.simplefilter("error")
         read_image(tmp_path / "a.png")
     assert message in str(caught.value)
 
@@ -283,7 +265,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"hand\.jpg cannot be read: it is no file but a pipe, a socket or a device"):
         read_image(tmp_path / "hand.jpg")
     with pytest.raises(DataError, match="a pipe, a socket or a device"):
-        inspect_images(tmp_path, ["hand.jpg"])
+        inspect_images(Preparation("folder", tmp_path), ["hand.jpg"])
     with pytest.raises(DataError, match="a pipe, a socket or a device"):
         read_image(Path("/dev/zero"))
 

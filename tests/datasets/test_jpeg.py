@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_images import encoded as file_of
+from made_images import turned
 from PIL import Image
 
-from handclip.datasets import jpeg
-from handclip.datasets.images import decode_pixels
-from handclip.datasets.jpeg import decode_jpeg
+from handclip.datasets import images
+from handclip.datasets.images import _decode_jpeg, decode_pixels
 from handclip.errors import DataError
 
 # What importing `images` does, which pytest undoes for each test.
 pytestmark = [
-    pytest.mark.skipif(jpeg.simplejpeg is None, reason="simplejpeg is not installed"),
+    pytest.mark.skipif(images.simplejpeg is None, reason="simplejpeg is not installed"),
     pytest.mark.filterwarnings("ignore::UserWarning:PIL"),
 ]
 
@@ -32,14 +33,12 @@ def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Im
 
 
 def encoded(image: Image.Image, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", **options)
-    return buffer.getvalue()
+    return file_of(image, "JPEG", **options)
 
 
 def by_pillow(data: bytes, enough: tuple[int, int]) -> np.ndarray:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jpeg, "simplejpeg", None)
+        patch.setattr(images, "simplejpeg", None)
         return decode_pixels(data, "a.jpg", enough=enough)
 
 
@@ -73,9 +72,7 @@ def test_pixels_are_those_of_pillow(
     orientation: int,
     seed: int,
 ) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    options = {"quality": quality, "progressive": progressive, "exif": exif}
+    options = {"quality": quality, "progressive": progressive, "exif": turned(orientation)}
     options |= {"subsampling": subsampling} if mode == "RGB" else {}
     data = encoded(noise(*size, mode, seed), **options)
     assert np.array_equal(decode_pixels(data, "a.jpg", enough=enough), by_pillow(data, enough))
@@ -89,7 +86,7 @@ def test_photographs_are_decoded_by_simplejpeg(subsampling: str, restart: int, e
     data = encoded(noise(800, 600), subsampling=subsampling, quality=90, **options)
     with Image.open(io.BytesIO(data)) as opened:
         opened.draft(None, enough[::-1])
-        found = decode_jpeg(data, opened)
+        found = _decode_jpeg(data, opened)
     assert found is not None
     assert np.array_equal(found, by_pillow(data, enough))
 
@@ -138,7 +135,7 @@ PROGRESSIVE, GREY = encoded(noise(120, 90), progressive=True), encoded(noise(120
 
 
 def test_without_simplejpeg_pillow_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jpeg, "simplejpeg", None)
+    monkeypatch.setattr(images, "simplejpeg", None)
     with Image.open(io.BytesIO(WHOLE)) as opened:
-        assert decode_jpeg(WHOLE, opened) is None
+        assert _decode_jpeg(WHOLE, opened) is None
     assert decode_pixels(WHOLE, "a.jpg", enough=(90, 120)).shape == (90, 120, 3)

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -147,60 +148,80 @@ def test_not_a_manifest(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("key", "change"),
     [
-        (lambda value: value.update(handclip_manifest=2), "format version 2, and this HandCLIP reads version 1"),
-        (lambda value: value.pop("train"), "'train' is missing"),
-        (lambda value: value.update(seed="0"), "'seed' is not of type int"),
-        (lambda value: value.pop("seed"), "'seed' is missing"),
-        (lambda value: value.update(missing_images=True), "'missing_images' is not of type int"),
-        (lambda value: value.update(missing_images=-1), "'missing_images' is negative"),
-        (lambda value: value["train"].append(9), "'train' holds index 9, but there are 9 images"),
-        (lambda value: value["val"].append(-1), "'val' holds index -1"),
-        (lambda value: value["test"].append(1.0), "'test' holds 1.0, which is not an index"),
-        (lambda value: value["draws"].append([]), "draw 2 is not an object"),
-        (lambda value: value["draws"][1]["query"].append(99), "draw 1: 'query' holds index 99"),
-        (lambda value: value["draws"][1].pop("gallery_all"), "draw 1: 'gallery_all' is missing"),
-        (lambda value: value["images"][3].pop(), "image 3 is not a list of path, identity, bytes and sha256"),
-        (lambda value: value["images"][3].__setitem__(1, -1), "image 3 has a negative identity"),
-        (lambda value: value["images"][3].__setitem__(3, "ab"), "image 3 has a malformed sha256"),
-        (lambda value: value["images"][3].__setitem__(0, "Hands/0.jpg"), "'images' lists a path twice"),
-        (lambda value: value["identity_names"].pop("8"), "'identity_names' lacks identity 8"),
-        (lambda value: value["identity_names"].update({"08": "x"}), "identity '08' is not a whole number"),
-        (lambda value: value["identity_names"].update({"8": 8}), "the name of identity 8 is not text"),
-        (lambda value: value["images"][3].__setitem__(0, "a\ud800.jpg"), "does not stay in the root"),
-        (lambda value: value["images"][3].__setitem__(1, 10**300), "image 3 has an identity above"),
-        (lambda value: value["train"].append("x" * 10**6), "which is not an index"),
-        (lambda value: value["identity_names"].update({"8" * 100: "x"}), "is too large a number"),
-        (lambda value: value["identity_names"].update({"8": "a\udfff"}), "the name of identity 8 is not text"),
-        (lambda value: value.update(root="a\0b"), "'root' holds what is no text"),
-        (lambda value: value.update(aspect="\ud800"), "'aspect' holds what is no text"),
-        (lambda value: value.update(seed=float("nan")), "it is not JSON (NaN is no JSON)"),
-        (lambda value: value.update(missing_images=float("inf")), "it is not JSON (Infinity is no JSON)"),
-        (lambda value: value.update(sha256="0" * 64), "the file was edited or damaged"),
-        (lambda value: value["train"].pop(), "the file was edited or damaged"),
+        ("train", lambda value: value.pop("train")),
+        ("seed", lambda value: value.pop("seed")),
+        ("seed", lambda value: value.update(seed="0")),
+        ("seed", lambda value: value.update(seed=float("nan"))),
+        ("missing_images", lambda value: value.update(missing_images=True)),
+        ("missing_images", lambda value: value.update(missing_images=-1)),
+        ("missing_images", lambda value: value.update(missing_images=float("inf"))),
+        ("train", lambda value: value["train"].append(9)),
+        ("train.2", lambda value: value["train"].append("x" * 10**6)),
+        ("val.2", lambda value: value["val"].append(-1)),
+        ("test.4", lambda value: value["test"].append(1.0)),
+        ("draws.2", lambda value: value["draws"].append([])),
+        ("draws.1.query", lambda value: value["draws"][1]["query"].append(99)),
+        ("draws.1.gallery", lambda value: value["draws"][1].pop("gallery")),
+        ("images.3.3", lambda value: value["images"][3].pop()),
+        ("images.3.1", lambda value: value["images"][3].__setitem__(1, -1)),
+        ("images.3.1", lambda value: value["images"][3].__setitem__(1, 10**300)),
+        ("images.3.2", lambda value: value["images"][3].__setitem__(2, 0)),
+        ("images.3.3", lambda value: value["images"][3].__setitem__(3, "ab")),
+        ("images", lambda value: value["images"][3].__setitem__(0, "Hands/0.jpg")),
+        ("identity_names", lambda value: value["identity_names"].pop("8")),
+        ("identity_names.08", lambda value: value["identity_names"].update({"08": "x"})),
+        ("identity_names.8", lambda value: value["identity_names"].update({"8": 8})),
+        ("identity_names.8", lambda value: value["identity_names"].update({"8": "a\0"})),
+        (f"identity_names.{'8' * 65}...", lambda value: value["identity_names"].update({"8" * 100: "x"})),
+        ("root", lambda value: value.update(root="a\0b")),
+        *(
+            ("images.3.0", lambda value, path=path: value["images"][3].__setitem__(0, path))
+            for path in (
+                "/etc/passwd",
+                "../a.jpg",
+                "a/../../b.jpg",
+                "C:\\a.jpg",
+                "",
+                ".",
+                "a//b.jpg",
+                "./a.jpg",
+                "a\0b",
+            )
+        ),
     ],
 )
-def test_edited_manifest_is_refused(tmp_path, change, message):
+def test_a_value_that_cannot_be_is_named_by_its_key(tmp_path, key, change):
     path = tmp_path / "manifest.json"
     make_manifest(tmp_path).save(path)
     edit(path, change)
     with pytest.raises(DataError) as caught:
         Manifest.load(path)
-    assert message in str(caught.value)
-    assert str(path) in str(caught.value)
+    assert str(caught.value).startswith(f"{path} is not a sound manifest: {key}: ")
+    assert str(caught.value).endswith("; remove it and run `handclip prepare` again")
     assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(
-    "image_path", ["/etc/passwd", "../a.jpg", "a/../../b.jpg", "C:\\a.jpg", "", ".", "a//b.jpg", "./a.jpg", "a\0b"]
+    ("change", "message"),
+    [
+        (lambda value: value.update(handclip_manifest=2), "format version 2, and this HandCLIP reads version 1"),
+        (lambda value: value["train"].append(9), "manifest: train: index 9 is beyond the last of 9 images; remove"),
+        (
+            lambda value: value["images"][3].__setitem__(0, "../a.jpg"),
+            "images.3.0: '../a.jpg' does not stay in the root",
+        ),
+        (lambda value: value.update(aspect="\ud800"), "is not a HandCLIP manifest: it is not JSON"),
+        (lambda value: value.update(sha256="0" * 64), "the file was edited or damaged"),
+        (lambda value: value["train"].pop(), "the file was edited or damaged"),
+    ],
 )
-def test_paths_that_leave_the_root_are_refused(tmp_path, image_path):
-    manifest = make_manifest(tmp_path)
-    bad = dataclasses.replace(manifest.images[0], path=image_path)
+def test_what_is_wrong_with_a_manifest_is_said(tmp_path, change, message):
     path = tmp_path / "manifest.json"
-    dataclasses.replace(manifest, images=(bad, *manifest.images[1:])).save(path)
-    with pytest.raises(DataError, match="which does not stay in the root"):
+    make_manifest(tmp_path).save(path)
+    edit(path, change)
+    with pytest.raises(DataError, match=re.escape(message)):
         Manifest.load(path)
 
 
@@ -237,10 +258,9 @@ def test_one_flipped_byte_is_noticed(tmp_path):
         '{"a":' * 50_000,
         '{"handclip_manifest": 1, "seed": ' + "1" * 5000 + "}",
         "\ufeff{}",
-        '{"handclip_manifest": -Infinity}',
         "9" * 100_000,
     ],
-    ids=["nested", "long number", "byte order mark", "infinity", "a number"],
+    ids=["nested", "long number", "byte order mark", "a number"],
 )
 def test_monstrous_json_is_no_manifest(tmp_path: Path, text: str) -> None:
     path = tmp_path / "manifest.json"

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_images import encoded as file_of
+from made_images import png_chunk as chunk
 from PIL import Image
 
-from handclip.datasets.images import FORMATS, decode_image, decode_pixels
+from handclip.datasets.formats import FORMATS
+from handclip.datasets.images import decode_image, decode_pixels
 from handclip.datasets.metadata import without_metadata
 from handclip.errors import DataError
 
@@ -46,19 +49,13 @@ def exif(*odd: Entry) -> bytes:
 
 @functools.cache
 def encoded(kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    STORED.save(buffer, kind, **options)
-    return buffer.getvalue()
+    return file_of(STORED, kind, **options)
 
 
 def jpeg(*segments: tuple[int, bytes]) -> bytes:
     whole = encoded("JPEG", quality=90)
     between = b"".join(struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content for marker, content in segments)
     return whole[:2] + between + whole[2:]
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def png(*chunks: bytes) -> bytes:
@@ -248,9 +245,7 @@ def test_any_bytes_have_metadata_or_not(data: bytes, start: bytes) -> None:
 @pytest.mark.parametrize("odd", [b"x" * 40, b"II*\0\x08\0\0\0\xff\xff", b"II*\0\xff\xff\xff\xff"])
 def test_no_exif_of_an_avif_makes_it_unreadable(odd: bytes) -> None:
     """Its orientation is another thing, which Pillow writes apart."""
-    buffer = io.BytesIO()
-    STORED.save(buffer, "AVIF", quality=100, exif=exif((0x0131, 2, 40, b"x" * 40)))
-    whole = buffer.getvalue()
+    whole = file_of(STORED, "AVIF", quality=100, exif=exif((0x0131, 2, 40, b"x" * 40)))
     start = max(whole.rfind(mark, 0, whole.index(b"x" * 40)) for mark in (b"II*\0", b"MM\0*"))
     damaged = whole[:start] + odd + whole[start + len(odd) :]
     assert np.array_equal(np.asarray(decode_image(damaged, "a")), np.asarray(decode_image(whole, "a")))

@@ -1,13 +1,15 @@
 import shutil
-from io import BytesIO
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from made_images import write_splits
 from PIL import Image
 
 from handclip.datasets.check import check_manifest
 from handclip.datasets.manifest import Manifest
-from handclip.datasets.original_folders import has_original_splits, read_original_splits
+from handclip.datasets.original_folders import find_original_splits, read_original_splits
+from handclip.datasets.preparation import Preparation
 from handclip.errors import DataError
 
 SPLITS = {
@@ -24,29 +26,15 @@ GALLERY_ALL = {
     "gallery0_all": {**SPLITS["gallery0"], "11001100": "x", "21001100": "y"},
     "gallery1_all": {**SPLITS["gallery1"], "11001100": "z", "21001100": "y"},
 }
-Folders = dict[str, dict[str, str]]
 
 
-def write_splits(root: Path, splits: Folders) -> Path:
-    """Each letter is an image whose bytes are its own, as the letter follows it; each occurrence is a copy."""
-    for split, identities in splits.items():
-        for identity, letters in identities.items():
-            folder = root / split / identity
-            folder.mkdir(parents=True)
-            for letter in letters:
-                encoded = BytesIO()
-                Image.new("RGB", (2, 2), (ord(letter), 0, 0)).save(encoded, "JPEG")
-                (folder / f"Hand_{letter}.jpg").write_bytes(encoded.getvalue() + letter.encode())
-    return root
-
-
-def write_11k(tmp_path: Path, splits: Folders = SPLITS | GALLERY_ALL) -> Path:
+def write_11k(tmp_path: Path, splits: Mapping[str, Mapping[str, str]] = SPLITS | GALLERY_ALL) -> Path:
     write_splits(tmp_path / "train_val_test_split_dorsal_r", splits)
     return tmp_path
 
 
 def read_11k(root: Path) -> Manifest:
-    return read_original_splits(root, "11k")["dorsal_r"]
+    return read_original_splits(Preparation("11k", root))["dorsal_r"]
 
 
 def letters(manifest: Manifest, indices: tuple[int, ...]) -> str:
@@ -55,7 +43,7 @@ def letters(manifest: Manifest, indices: tuple[int, ...]) -> str:
 
 def test_11k(tmp_path):
     root = write_11k(tmp_path)
-    assert has_original_splits(root, "11k")
+    assert find_original_splits(root, "11k")
     manifest = read_11k(root)
     assert (manifest.dataset, manifest.aspect, manifest.seed) == ("11k", "dorsal_r", None)
     assert [letters(manifest, one) for one in (manifest.train, manifest.val, manifest.test)] == ["ab", "cd", "efghij"]
@@ -66,7 +54,7 @@ def test_11k(tmp_path):
     ]
     assert [letters(manifest, draw.gallery_all) for draw in manifest.draws] == ["gijxy", "ehjyz"]
     assert len(manifest.images) == 13
-    assert manifest.images[0].path == "train_val_test_split_dorsal_r/train_all/0000012/Hand_a.jpg"
+    assert manifest.images[0].path == "train_val_test_split_dorsal_r/train_all/0000012/a.png"
     assert manifest.identities(manifest.distractors) == {11_001_100, 21_001_100}
     assert manifest.identity_names[12] == "0000012"
     assert check_manifest(manifest) == []
@@ -75,7 +63,7 @@ def test_11k(tmp_path):
 def test_several_aspects_and_no_gallery_all(tmp_path):
     write_11k(tmp_path, SPLITS)
     write_splits(tmp_path / "train_val_test_split_palmar_l", SPLITS)
-    manifests = read_original_splits(tmp_path, "11k")
+    manifests = read_original_splits(Preparation("11k", tmp_path))
     assert list(manifests) == ["dorsal_r", "palmar_l"]
     assert manifests["palmar_l"].gallery_protocols == ("gallery",)
     assert check_manifest(manifests["palmar_l"]) == []
@@ -92,13 +80,13 @@ def test_d04_hd_labels_are_integers_and_not_ranks(tmp_path, where):
         "gallery0": {"1502": "xy", "448": "d", "500": "f"},
     }
     write_splits(tmp_path / where / "train_val_test_split", splits)
-    assert has_original_splits(tmp_path, "hd")
-    manifest = read_original_splits(tmp_path, "hd")["dorsal"]
+    assert find_original_splits(tmp_path, "hd")
+    manifest = read_original_splits(Preparation("hd", tmp_path))["dorsal"]
     draw = manifest.draws[0]
     assert manifest.identities(draw.query) == {448, 500}
     assert manifest.identities(draw.gallery) == {448, 500, 1502}
     assert manifest.identities(manifest.distractors) == {1502}
-    assert manifest.images[0].path == "train_val_test_split/train_all/1/Hand_a.jpg"
+    assert manifest.images[0].path == "train_val_test_split/train_all/1/a.png"
     assert check_manifest(manifest) == []
 
 
@@ -113,7 +101,7 @@ def test_stray_space_in_a_folder_name(tmp_path):
 
 def test_same_name_with_another_size_is_another_image(tmp_path):
     root = write_11k(tmp_path)
-    other = root / "train_val_test_split_dorsal_r" / "query0" / "0001100" / "Hand_e.jpg"
+    other = root / "train_val_test_split_dorsal_r" / "query0" / "0001100" / "e.png"
     Image.new("RGB", (64, 64)).save(other)
     breaches = check_manifest(read_11k(root))
     assert any("draw 0: query holds 1 images" in breach and "not of test" in breach for breach in breaches)
@@ -139,59 +127,47 @@ def test_people_of_whom_nothing_is_read_are_not_lost_without_a_word(tmp_path):
         DataError, match=r"nothing is read of 1 identity:\n  0007777: 1 JPEG XL photograph \(such as test/"
     ):
         read_11k(root)
-    manifest = read_original_splits(root, "11k", allow_missing=True)["dorsal_r"]
+    manifest = read_original_splits(Preparation("11k", root, allow_missing=True))["dorsal_r"]
     assert (manifest.unread_files, manifest.unread_identities, manifest.empty_identities) == ({"jpeg_xl": 2}, 1, 0)
 
 
-@pytest.mark.parametrize("split", ["train_all", "train", "val", "test", "query0", "gallery1", "gallery0_all"])
-def test_missing_folder(tmp_path, split):
-    root = write_11k(tmp_path)
-    shutil.rmtree(root / "train_val_test_split_dorsal_r" / split)
-    with pytest.raises(DataError, match=rf"train_val_test_split_dorsal_r lacks the folder {split}; prepare"):
-        read_11k(root)
-
-
-def test_gap_between_draws(tmp_path):
-    root = write_11k(tmp_path, SPLITS)
+def rename_draw(split: Path) -> None:
     for name in ("query", "gallery"):
-        split = root / "train_val_test_split_dorsal_r"
         (split / f"{name}1").rename(split / f"{name}2")
-    with pytest.raises(DataError, match="lacks the folder query1, gallery1"):
-        read_11k(root)
 
 
-def test_no_draws(tmp_path):
-    root = write_11k(tmp_path, {split: SPLITS[split] for split in ("train_all", "train", "val", "test")})
-    with pytest.raises(DataError, match="lacks the folder query0, gallery0"):
-        read_11k(root)
-
-
-def test_train_all_must_be_train_and_val(tmp_path):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        *(
+            (lambda split, name=name: shutil.rmtree(split / name), f"dorsal_r lacks the folder {name}; prepare")
+            for name in ("train_all", "train", "val", "test", "query0", "gallery1", "gallery0_all")
+        ),
+        (rename_draw, "lacks the folder query1, gallery1"),
+        (
+            lambda split: [shutil.rmtree(folder) for folder in split.iterdir() if folder.name[-1].isdigit()],
+            "lacks the folder query0, query1, gallery0, gallery1",
+        ),
+        (
+            lambda split: (split / "train" / "0000012" / "a.png").unlink(),
+            r"differ in 1 images, for example .*train_all/0000012/a\.png",
+        ),
+        (lambda split: (split / "val" / "anna").mkdir(), "val/anna: the folder's name is not an identity number"),
+        (lambda split: (split / "test" / "0001100" / "e.png").write_bytes(b"x"), r"e\.png is not an image"),
+    ],
+)
+def test_folders_that_were_not_left_as_the_script_makes_them(tmp_path, damage, message):
     root = write_11k(tmp_path)
-    (root / "train_val_test_split_dorsal_r" / "train" / "0000012" / "Hand_a.jpg").unlink()
-    with pytest.raises(DataError, match=r"differ in 1 images, for example .*train_all/0000012/Hand_a\.jpg"):
-        read_11k(root)
-
-
-def test_folder_name_that_is_no_number(tmp_path):
-    root = write_11k(tmp_path)
-    (root / "train_val_test_split_dorsal_r" / "val" / "anna").mkdir()
-    with pytest.raises(DataError, match=r"val/anna: the folder's name is not an identity number"):
-        read_11k(root)
-
-
-def test_unreadable_image(tmp_path):
-    root = write_11k(tmp_path)
-    (root / "train_val_test_split_dorsal_r" / "test" / "0001100" / "Hand_e.jpg").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"Hand_e\.jpg is not an image"):
+    damage(root / "train_val_test_split_dorsal_r")
+    with pytest.raises(DataError, match=message):
         read_11k(root)
 
 
 def test_nothing_there(tmp_path):
     for dataset in ("11k", "hd", "folder"):
-        assert not has_original_splits(tmp_path, dataset)
+        assert not find_original_splits(tmp_path, dataset)
         with pytest.raises(DataError, match="holds no splits that the original"):
-            read_original_splits(tmp_path, dataset)
+            read_original_splits(Preparation(dataset, tmp_path))
 
 
 def test_d62_preparing_twice_into_the_same_folders_is_noticed(tmp_path):

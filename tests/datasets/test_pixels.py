@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_images import noise, turned
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -31,11 +32,6 @@ def plain(path: Path, squash: Squash) -> Tensor:
 
 def hash_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
-    values = np.random.default_rng(seed).integers(0, 256, (height, width, 4), dtype=np.uint8)
-    return Image.fromarray(values).convert(mode) if mode != "RGBA" else Image.fromarray(values)
 
 
 @pytest.fixture
@@ -75,10 +71,8 @@ def test_cached_and_uncached_equal_plain(
             squash = Squash(squash.height, squash.height, squash.interpolation, reduced=True)
     if name == "a.png" and mode == "CMYK":
         mode = "RGB"
-    exif = Image.Exif()
-    exif[0x0112] = orientation
     path = tmp_path / name
-    noise(*stored_size, mode, seed).save(path, exif=exif)
+    noise(*stored_size, mode, seed).save(path, exif=turned(orientation))
     sha256, expected = hash_of(path), plain(path, squash)
     assert expected.shape == (3, squash.height, squash.width)
     assert torch.equal(PixelReader(squash).read(path, sha256), expected)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from made_images import write_11k, write_images, write_people, write_splits
 
-from handclip.datasets import images
+from handclip.datasets import inspection
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.original_folders import read_original_splits
+from handclip.datasets.preparation import Preparation
 from handclip.datasets.prepare import find_or_prepare, prepare
 from handclip.datasets.safe_paths import DatasetFiles, is_plain_relative
 from handclip.errors import DataError
@@ -19,34 +20,27 @@ from handclip.errors import DataError
 @pytest.fixture
 def people(tmp_path: Path) -> Path:
     """A plain folder of six identities with three images each."""
-    root = tmp_path / "people"
-    for person in range(6):
-        for number in range(3):
-            path = root / f"p{person}" / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8), (person * 40, number * 80, 0)).save(path)
-    return root
+    return write_people(tmp_path / "people", 6, 3)
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
     """An image that is none of the data set's."""
-    folder = tmp_path / "elsewhere"
-    folder.mkdir()
-    Image.new("RGB", (8, 8), (0, 0, 250)).save(folder / "0.png")
-    return folder
+    return write_images(tmp_path / "elsewhere", "0.png")
+
+
+def link(root: Path, target: Path | str) -> Path:
+    (root / "p1" / "0.png").unlink()
+    (root / "p1" / "0.png").symlink_to(target)
+    return root / "p1" / "0.png"
 
 
 def link_image(root: Path, elsewhere: Path) -> Path:
-    (root / "p1" / "0.png").unlink()
-    (root / "p1" / "0.png").symlink_to(elsewhere / "0.png")
-    return root / "p1" / "0.png"
+    return link(root, elsewhere / "0.png")
 
 
 def link_image_relatively(root: Path, elsewhere: Path) -> Path:
-    (root / "p1" / "0.png").unlink()
-    (root / "p1" / "0.png").symlink_to("../../elsewhere/0.png")
-    return root / "p1" / "0.png"
+    return link(root, "../../elsewhere/0.png")
 
 
 def link_folder(root: Path, elsewhere: Path) -> Path:
@@ -57,9 +51,7 @@ def link_folder(root: Path, elsewhere: Path) -> Path:
 
 def link_through_a_link(root: Path, elsewhere: Path) -> Path:
     (root / ".way").symlink_to(elsewhere)
-    (root / "p1" / "0.png").unlink()
-    (root / "p1" / "0.png").symlink_to("../.way/0.png")
-    return root / "p1" / "0.png"
+    return link(root, "../.way/0.png")
 
 
 LINKS: list[Callable[[Path, Path], Path]] = [link_image, link_image_relatively, link_folder, link_through_a_link]
@@ -71,7 +63,7 @@ def test_prepare_refuses_a_link_out_of_the_root_before_it_reads_an_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, people: Path, elsewhere: Path, link: Callable, allow_missing: bool
 ) -> None:
     place = link(people, elsewhere)
-    monkeypatch.setattr(images, "inspect_image", lambda path: pytest.fail("an image was read"))
+    monkeypatch.setattr(inspection, "inspect_image", lambda path: pytest.fail("an image was read"))
     with pytest.raises(DataError) as caught:
         prepare("folder", people, tmp_path / "out", allow_missing=allow_missing)
     message = str(caught.value)
@@ -87,7 +79,7 @@ def test_a_manifest_whose_images_became_links_is_refused(
     manifest = prepare("folder", people, people / "manifests").manifests["hand"]
     shutil.copy(people / "p1" / "0.png", elsewhere / "0.png")  # the very same bytes
     place = link(people, elsewhere)
-    for check in (manifest.verify_files, lambda: find_or_prepare("folder", people, tmp_path / "cache")):
+    for check in (manifest.verify_files, lambda: find_or_prepare(Preparation("folder", people), tmp_path / "cache")):
         with pytest.raises(DataError) as caught:
             check()
         assert str(caught.value).startswith(f"{place} leads out of the data set's root by a link, to {elsewhere}")
@@ -112,8 +104,7 @@ def test_a_circle_of_links_is_an_image_that_cannot_be_read(tmp_path: Path, peopl
 def test_a_neighbour_whose_name_begins_alike_is_outside(tmp_path: Path, people: Path) -> None:
     (tmp_path / "people2").mkdir()
     shutil.copy(people / "p1" / "0.png", tmp_path / "people2" / "0.png")
-    (people / "p1" / "0.png").unlink()
-    (people / "p1" / "0.png").symlink_to(tmp_path / "people2" / "0.png")
+    link(people, tmp_path / "people2" / "0.png")
     with pytest.raises(DataError, match=r"leads out .*people2/0\.png"):
         DatasetFiles(people).status("p1/0.png")
 
@@ -166,71 +157,55 @@ def test_a_name_with_a_backslash_is_refused_when_a_folder_is_prepared(tmp_path: 
         prepare("folder", people, tmp_path / "out")
 
 
-def add_row(root: Path, **cells: str) -> None:
-    table = root / "HandInfo.csv"
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    with table.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows([*rows, {**rows[0], **cells}])
-
-
-@pytest.mark.parametrize("name", ["../x.jpg", "/etc/passwd", "a/b.jpg", "..\\x.jpg", "C:x.jpg", "x\0.jpg", "..", "."])
-def test_a_table_of_11k_hands_names_files_in_its_folder_only(hands: Path, tmp_path: Path, name: str) -> None:
-    root = shutil.copytree(hands, tmp_path / "hands")
-    add_row(root, imageName=name)
-    with pytest.raises(DataError, match=r"HandInfo\.csv, line \d+: imageName .* is not the name of a file in Hands"):
-        prepare("11k", root, tmp_path / "out")
-
-
-@pytest.mark.parametrize("name", ["=cmd().jpg", "<script>alert(1)</script>".replace("/", "") + ".jpg", "[bold]@a.jpg"])
-def test_formulas_and_html_in_a_table_stay_text(hands: Path, tmp_path: Path, name: str) -> None:
-    root = shutil.copytree(hands, tmp_path / "hands")
-    add_row(root, imageName=name)
-    shutil.copy(next((root / "Hands").iterdir()), root / "Hands" / name)
-    manifests = prepare("11k", root, tmp_path / "out").manifests
-    assert any(image.path == f"Hands/{name}" for manifest in manifests.values() for image in manifest.images)
-    assert Manifest.load(tmp_path / "out" / "manifest_dorsal_r.json") == manifests["dorsal_r"]
+def hands_and_a_row(root: Path, **cells: str) -> Path:
+    row = {"id": "0000012", "accessories": "0", "aspectOfHand": "dorsal right", "imageName": "x.png"} | cells
+    with (write_11k(root) / "HandInfo.csv").open("a", encoding="utf-8", newline="") as file:
+        file.write("\n")
+        csv.writer(file).writerow(row.values())
+    return root
 
 
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
+        *(
+            ({"imageName": name}, r"HandInfo\.csv, line \d+: imageName .* is not the name of a file in Hands")
+            for name in ("../x.jpg", "/etc/passwd", "a/b.jpg", "..\\x.jpg", "C:x.jpg", "x\0.jpg", "..", ".")
+        ),
         ({"id": "1" * 5000}, "is not a whole number from 0"),
         ({"imageName": "x" * 200_000}, "is no table"),
         ({"id": "٣"}, "is not a whole number from 0"),
     ],
 )
-def test_a_table_with_monstrous_cells_is_explained(
-    hands: Path, tmp_path: Path, cells: dict[str, str], message: str
+def test_a_table_of_11k_hands_names_files_in_its_folder_only(
+    tmp_path: Path, cells: dict[str, str], message: str
 ) -> None:
-    root = shutil.copytree(hands, tmp_path / "hands")
-    add_row(root, **cells)
-    with pytest.raises(DataError) as caught:
-        prepare("11k", root, tmp_path / "out")
-    assert message in str(caught.value)
+    with pytest.raises(DataError, match=message) as caught:
+        prepare("11k", hands_and_a_row(tmp_path / "hands", **cells), tmp_path / "out")
     assert len(str(caught.value)) < 500
 
 
-def test_a_table_of_gigabytes_is_refused_unread(hands: Path, tmp_path: Path) -> None:
-    root = shutil.copytree(hands, tmp_path / "hands")
-    with (root / "HandInfo.csv").open("r+b") as file:
+@pytest.mark.parametrize("name", ["=cmd().jpg", "<script>alert(1)<script>.jpg", "[bold]@a.jpg"])
+def test_formulas_and_html_in_a_table_stay_text(tmp_path: Path, name: str) -> None:
+    root = write_images(hands_and_a_row(tmp_path / "hands", imageName=name), f"Hands/{name}")
+    manifest = prepare("11k", root, tmp_path / "out").manifests["dorsal_r"]
+    assert any(image.path == f"Hands/{name}" for image in manifest.images)
+    assert Manifest.load(tmp_path / "out" / "manifest_dorsal_r.json") == manifest
+
+
+def test_a_table_of_gigabytes_is_refused_unread(tmp_path: Path) -> None:
+    with (write_11k(tmp_path / "hands") / "HandInfo.csv").open("r+b") as file:
         file.truncate(10**11)
     with pytest.raises(DataError, match=r"HandInfo\.csv cannot be read: it has 100,000,000,000 bytes, more than"):
-        prepare("11k", root, tmp_path / "out")
+        prepare("11k", tmp_path / "hands", tmp_path / "out")
 
 
-def test_links_in_the_original_scripts_folders_are_refused(tmp_path: Path, people: Path, elsewhere: Path) -> None:
+def test_links_in_the_original_scripts_folders_are_refused(tmp_path: Path, elsewhere: Path) -> None:
+    splits = {"train_all": "a", "train": "a", "val": "", "test": "b", "query0": "", "gallery0": ""}
     split = tmp_path / "data" / "train_val_test_split_dorsal_r"
-    image = people / "p1" / "0.png"
-    for part in ("train_all", "train", "val", "test", "query0", "gallery0"):
-        (split / part / "0000001").mkdir(parents=True)
-    for part in ("train_all", "train"):
-        shutil.copy(image, split / part / "0000001" / "a.png")
-    shutil.copy(image, split / "test" / "0000001" / "b.png")
+    write_splits(split, {part: {"0000001": letters} for part, letters in splits.items()})
     (split / "train_all" / "0000001" / "a.png").unlink()
     (split / "train_all" / "0000001" / "a.png").symlink_to(elsewhere / "0.png")
     shutil.copy(elsewhere / "0.png", split / "train" / "0000001" / "a.png")
     with pytest.raises(DataError, match=r"a\.png leads out of the data set's root by a link"):
-        read_original_splits(tmp_path / "data", "11k")
+        read_original_splits(Preparation("11k", tmp_path / "data"))

@@ -3,8 +3,10 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handclip.datasets.images import ImageFacts
-from handclip.datasets.splits import Exclusions, Identity, SeededDraws, all_paths, assemble_manifest
+from handclip.datasets.inspection import ImageFacts
+from handclip.datasets.left_out import Exclusions
+from handclip.datasets.preparation import Preparation
+from handclip.datasets.splits import Identity, SeededDraws, all_paths, assemble_manifest
 
 DRAWS = SeededDraws(seed=0, dataset="11k", aspect="dorsal_r")
 
@@ -94,14 +96,12 @@ def test_assembled_images_are_sorted_by_identity_and_path():
     train, test = [identity(10, 3), identity(9, 2)], [identity(2000, 2), identity(300, 3)]
     facts = {path: ImageFacts("0" * 64, 1) for path in all_paths([*train, *test])}
     manifest = assemble_manifest(
-        dataset="11k",
-        aspect="dorsal_r",
-        seed=0,
-        root=Path("data"),
-        identities=[*test, *train],
-        splits=DRAWS.split(train, test, 2),
-        facts=facts,
-        exclusions=Exclusions(missing_images=4),
+        Preparation("11k", Path("data")),
+        "dorsal_r",
+        [*test, *train],
+        DRAWS.split(train, test, 2),
+        facts,
+        Exclusions(missing_images=4),
     )
     assert [image.identity for image in manifest.images] == [9] * 2 + [10] * 3 + [300] * 3 + [2000] * 2
     assert manifest.train_all == (0, 1, 2, 3, 4)

@@ -48,7 +48,7 @@ def test_a_gpu_gets_pixels_and_makes_the_same_of_them(
     dataset = ImageDataset(images, transform)
     for_gpu, for_cpu = collated(dataset, GPU), collated(dataset, CPU)
     assert for_gpu.images.dtype == torch.uint8
-    assert (for_gpu.draws is None) == (augmentation is None)
+    assert (for_gpu.choices is None) == (augmentation is None)
     assert for_gpu.labels.tolist() == for_cpu.labels.tolist() == [0, 1, 2, 0, 1, 2]
     # The device that transforms is a CPU here too: only the way to it is that of a GPU.
     expected = torch.stack([transform(Image.open(images[index].path), seed) for index, seed in ITEMS])

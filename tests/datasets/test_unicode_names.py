@@ -13,9 +13,10 @@ from PIL import Image
 from tiny_study import baseline_config, tiny_config
 
 from handclip.audit import Outcome, audit
-from handclip.datasets.attributes import attributes_of
+from handclip.datasets.hands11k import attributes_of
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.original_folders import read_original_splits
+from handclip.datasets.preparation import Preparation
 from handclip.datasets.prepare import prepare
 from handclip.datasets.safe_paths import DatasetFiles, NamesOnDisk
 from handclip.errors import DataError
@@ -107,7 +108,7 @@ def test_of_two_files_whose_names_differ_in_form_alone_each_is_found_by_its_own(
 def test_a_folder_is_listed_once_and_only_where_a_name_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from handclip.datasets import inside
+    from handclip.datasets import safe_paths
 
     names = [f"é{number}.png" for number in range(20)]
     for form in ("NFC", "NFD"):
@@ -115,8 +116,8 @@ def test_a_folder_is_listed_once_and_only_where_a_name_is_missing(
         for name in (*names, "plain.png"):
             (tmp_path / form / "ü" / normalize(form, name)).write_bytes(b"x")
     seen: list[Path] = []
-    names_in = inside._names_in
-    monkeypatch.setattr(inside, "_names_in", lambda folder: seen.append(folder) or names_in(folder))
+    names_in = safe_paths._names_in
+    monkeypatch.setattr(safe_paths, "_names_in", lambda folder: seen.append(folder) or names_in(folder))
     for form in ("NFC", "NFD"):
         files = DatasetFiles(tmp_path / form)
         for name in (*names, "plain.png"):
@@ -210,7 +211,7 @@ def test_copies_of_the_original_scripts_are_one_image_in_any_form(tmp_path: Path
             (split / part / "1" / name).write_bytes(image.read_bytes())
     for part in ("query0", "gallery0"):
         (split / part).mkdir()
-    manifest = read_original_splits(tmp_path, "11k")["dorsal_r"]
+    manifest = read_original_splits(Preparation("11k", tmp_path))["dorsal_r"]
     assert listed(manifest) == {
         "train_val_test_split_dorsal_r/test/1/t.png",
         "train_val_test_split_dorsal_r/train_all/1/é.png",
@@ -230,7 +231,7 @@ def test_everything_that_opens_photographs_finds_them(here: Path, caplog: pytest
     rename(root, "NFD")
     after = evaluate(baseline_config(here / "manifests", **data, eval_dir="after"))
     assert after.metrics["results"] == before.metrics["results"]
-    for name in ("features.npz", "explanations.npz", "per_query.csv"):
+    for name in ("features.safetensors", "explanations.safetensors", "per_query.csv"):
         assert (after.folder / name).read_bytes() == (before.folder / name).read_bytes()
     for form in ("NFD", "NFC"):
         rename(root, form)

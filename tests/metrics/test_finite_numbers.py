@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_searches import Scored
 from numpy.typing import NDArray
 
 from handclip.metrics import rank_gallery, rank_similarities, rerank_gallery, reranked_distances
@@ -26,23 +27,12 @@ PEOPLE = np.array([0, 0, 1, 1])
 Values = NDArray[Any]
 
 
-class Search:
-    query_people = gallery_people = PEOPLE
-
-    def __init__(self, scores: Values) -> None:
-        self.scores = scores
-
-
 def good(*shape: int) -> Values:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
 def pairs() -> ScoredPairs:
-    return ScoredPairs.of([Search(good(4, 4))])
-
-
-def searches() -> OpenSetSearches:
-    return OpenSetSearches.of([Search(good(4, 4))])
+    return ScoredPairs.of([Scored(good(4, 4), PEOPLE, PEOPLE)])
 
 
 def sums(values: Values) -> PersonSums:
@@ -57,9 +47,9 @@ ENTRIES: dict[str, tuple[Callable[[Values], Any], tuple[int, ...]]] = {
     "rerank_gallery, gallery": (lambda values: rerank_gallery(good(4, 3), values, PEOPLE, PEOPLE), (4, 3)),
     "reranked_distances": (lambda values: reranked_distances(values, good(4, 3)), (4, 3)),
     "best_scores": (lambda values: best_scores(values, PEOPLE, PEOPLE), (4, 4)),
-    "verification": (lambda values: ScoredPairs.of([Search(values)]), (4, 4)),
+    "verification": (lambda values: ScoredPairs.of([Scored(values, PEOPLE, PEOPLE)]), (4, 4)),
     "a fixed threshold": (lambda values: verify(pairs(), values.tolist(), replicates=10), (2,)),
-    "open-set identification": (lambda values: OpenSetSearches.of([Search(values)]), (4, 4)),
+    "open-set identification": (lambda values: OpenSetSearches.of([Scored(values, PEOPLE, PEOPLE)]), (4, 4)),
     "fit_calibration, genuine": (lambda values: fit_calibration(values, good(5)), (5,)),
     "fit_calibration, impostor": (lambda values: fit_calibration(good(5), values), (5,)),
     "Calibration.llr": (lambda values: Calibration(1.0, 0.0).llr(values), (5,)),
@@ -92,16 +82,16 @@ def test_a_number_that_is_not_finite_is_refused(entry: str, bad: float) -> None:
         call(values)
 
 
-@pytest.mark.parametrize("rate", ["fmr", "fnmr", "threshold_at_fmr"])
-def test_a_threshold_of_verification_that_is_nan_is_refused(rate: str) -> None:
+@pytest.mark.parametrize(
+    ("of", "rate"),
+    [
+        *((ScoredPairs, rate) for rate in ("fmr", "fnmr", "threshold_at_fmr")),
+        *((OpenSetSearches, rate) for rate in ("fnir", "fpir", "threshold_at_fpir")),
+    ],
+)
+def test_a_threshold_that_is_nan_is_refused(of: type[ScoredPairs | OpenSetSearches], rate: str) -> None:
     with pytest.raises(ValueError, match="is NaN"):
-        getattr(pairs(), rate)(np.nan)
-
-
-@pytest.mark.parametrize("rate", ["fnir", "fpir", "threshold_at_fpir"])
-def test_a_threshold_of_identification_that_is_nan_is_refused(rate: str) -> None:
-    with pytest.raises(ValueError, match="is NaN"):
-        getattr(searches(), rate)(np.nan)
+        getattr(of.of([Scored(good(4, 4), PEOPLE, PEOPLE)]), rate)(np.nan)
 
 
 def test_the_error_names_the_numbers_and_counts_the_bad_ones() -> None:

@@ -1,30 +1,12 @@
 """Open-set identification against searches done one by one."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from made_searches import Scored, made_search
 
 from handclip.metrics.open_set import OpenSetSearches, few_alarms, identify, too_few_alarms
-
-
-@dataclass
-class Scored:
-    scores: NDArray[Any]
-    query_people: NDArray[Any]
-    gallery_people: NDArray[Any]
-
-
-def made_search(people: int, seed: int = 0, strangers: int = 0, distance: float = 3.0) -> Scored:
-    rng = np.random.default_rng(seed)
-    queries = np.arange(people + strangers)
-    gallery = rng.permutation(people)
-    scores = rng.normal(size=(len(queries), people)) + distance * (queries[:, None] == gallery)
-    return Scored(scores.astype(np.float32), queries, gallery)
 
 
 def test_every_query_is_searched_for_with_and_without_its_mates():
@@ -45,7 +27,7 @@ def test_a_query_whose_mates_are_the_whole_gallery_has_no_search_without_them():
 @settings(derandomize=True, deadline=None, max_examples=40)
 @given(st.integers(2, 8), st.integers(0, 3), st.integers(0, 1_000), st.floats(-3, 6, width=32))
 def test_rates_are_those_of_single_searches(people: int, strangers: int, seed: int, threshold: float):
-    search = made_search(people, seed, strangers)
+    search = made_search(people, seed, strangers=strangers)
     missed, alarms = [], []
     for scores, person in zip(search.scores, search.query_people, strict=True):
         mates = search.gallery_people == person
@@ -63,7 +45,7 @@ def test_curves_go_from_accepting_everything_to_accepting_nothing():
     searches = OpenSetSearches.of([search])
     found = identify(searches, replicates=100)
     assert (found.mated, found.non_mated, found.people) == (50, 55, 55)
-    wrong = np.mean(search.gallery_people[search.scores[:50].argmax(axis=1)] != np.arange(50))
+    wrong = np.mean(search.gallery_people[search.scores[:50].argmax(axis=1)] != search.query_people[:50])
     assert (found.fpir[0], found.fnir[0]) == (1, pytest.approx(wrong))
     assert (found.fpir[-1], found.fnir[-1]) == (0, 1)
     np.testing.assert_allclose(found.fpir, searches.fpir(found.thresholds), atol=1e-9)

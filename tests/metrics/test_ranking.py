@@ -75,8 +75,13 @@ def problems(draw, max_gallery=12):
 @given(problems())
 def test_d52_equals_brute_force_with_ties_and_unmatched_queries(problem):
     scores, query_labels, gallery_labels = problem
+    copy = scores.copy()
     result = rank_similarities(scores, query_labels, gallery_labels)
     check_against_brute_force(result, scores, query_labels, gallery_labels)
+    np.testing.assert_array_equal(scores, copy)
+    assert np.all(np.diff(result.cmc) >= 0)
+    assert result.cmc[-1] == 1
+    assert result.map >= result.map_trapezoid - 1e-12
 
 
 @settings(derandomize=True, deadline=None, max_examples=200)
@@ -161,15 +166,6 @@ def test_features_on_a_grid_equal_brute_force(problem, seed):
     scores = np.round(queries @ gallery.T / norms, 9)
     result = rank_gallery(queries, gallery, query_labels, gallery_labels)
     check_against_brute_force(result, scores, query_labels, gallery_labels)
-
-
-@settings(derandomize=True, deadline=None, max_examples=100)
-@given(problems())
-def test_metrics_are_ordered(problem):
-    result = rank_similarities(*problem)
-    assert np.all(np.diff(result.cmc) >= 0)
-    assert result.map >= result.map_trapezoid - 1e-12
-    assert result.cmc[-1] == 1
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)
@@ -336,13 +332,6 @@ def test_only_the_direction_of_a_feature_counts():
         assert other.first_ranks.tolist() == one.first_ranks.tolist()
 
 
-def test_given_scores_are_not_changed():
-    scores = np.random.default_rng(0).normal(size=(3, 4))
-    copy = scores.copy()
-    rank_similarities(scores, [0, 1, 2], [0, 1, 2, 0])
-    np.testing.assert_array_equal(scores, copy)
-
-
 def spoiled(value):
     features = np.ones((4, 3))
     features[2] = value
@@ -372,11 +361,6 @@ LABELS = np.arange(4)
 def test_bad_input_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         rank_gallery(*arguments)
-
-
-def test_scores_that_are_not_finite_are_refused():
-    with pytest.raises(ValueError, match="similarities: row 1 holds NaN"):
-        rank_similarities([[1.0, 2.0], [np.nan, 1.0]], [0, 1], [0, 1])
 
 
 @pytest.mark.parametrize("tie", [-1e-10, np.nan, np.inf])

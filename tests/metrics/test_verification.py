@@ -1,6 +1,5 @@
 """Error rates against closed forms, scikit-learn and brute force."""
 
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from made_searches import Scored, made_search
 from sklearn.metrics import det_curve, roc_curve
 
 from handclip.metrics.uncertainty import resampling_weights
@@ -29,27 +28,12 @@ from handclip.metrics.verification import (
 )
 
 
-@dataclass
-class Scored:
-    scores: NDArray[Any]
-    query_people: NDArray[Any]
-    gallery_people: NDArray[Any]
-
-
 def pairs_of(genuine: Any, impostor: Any) -> ScoredPairs:
     """Two people; whose scores are whose does not matter."""
     genuine, impostor = np.asarray(genuine, np.float32), np.asarray(impostor, np.float32)
     return ScoredPairs(
         np.arange(2), genuine, np.zeros(len(genuine), np.uint32), impostor, np.ones(len(impostor), np.uint32)
     )
-
-
-def made_search(people: int, seed: int = 0, images: int = 2, distance: float = 3.0) -> Scored:
-    rng = np.random.default_rng(seed)
-    queries = np.repeat(np.arange(people), images) * 10 + 7
-    gallery = rng.permutation(people) * 10 + 7
-    scores = rng.normal(size=(len(queries), people)) + distance * (queries[:, None] == gallery)
-    return Scored(scores.astype(np.float32), queries, gallery)
 
 
 few_scores = st.lists(st.integers(-5, 5), min_size=1, max_size=12)
@@ -68,7 +52,7 @@ def contains(rate: RateEstimate) -> bool:
 @given(st.integers(10, 14), st.integers(0, 99), st.sampled_from([0.0, 0.5, 3.0]), st.sampled_from([0, 1, 8]))
 def test_no_interval_leaves_out_its_rate(people: int, seed: int, distance: float, scale: int):
     """Of continuous scores, of few different ones, and of a model that gives every comparison the same."""
-    search = made_search(people, seed, distance=distance)
+    search = made_search(people, seed, distance=distance, images=2)
     search.scores = np.round(search.scores * scale) if scale < 8 else search.scores
     found = verify(ScoredPairs.of([search]), [0.0, 1.0], replicates=60)
     assert all(
@@ -86,7 +70,7 @@ def test_percent_keeps_the_order(rates: list[float]):
 
 def test_pairs_are_told_apart_by_the_people_they_show():
     scores = np.array([[0.9, 0.1, 0.2], [0.3, 0.4, 0.8]], np.float32)
-    pairs = ScoredPairs.of([Scored(scores, np.array([11, 5]), np.array([11, 5, 5])), made_search(3)])
+    pairs = ScoredPairs.of([Scored(scores, np.array([11, 5]), np.array([11, 5, 5])), made_search(3, images=2)])
     assert pairs.people.tolist() == [5, 7, 11, 17, 27]
     assert pairs.genuine[:3].tolist() == pytest.approx([0.9, 0.4, 0.8])
     assert pairs.genuine_people[:3].tolist() == [2, 0, 0]
@@ -172,7 +156,7 @@ def test_equal_error_rate_by_hand(genuine: list[int], impostor: list[int], rate:
 
 
 def test_resampled_rates_are_those_of_brute_force():
-    pairs = ScoredPairs.of([made_search(4, seed, distance=1.0) for seed in range(3)])
+    pairs = ScoredPairs.of([made_search(4, seed, distance=1.0, images=2) for seed in range(3)])
     thresholds, replicates = np.sort(np.array([-9, -0.5, 0, 0.3, 1, 2, 9], np.float32)), 20
     fmr, fnmr = _resampled_rates(pairs, thresholds, replicates)
     weights = np.vstack([np.ones(4), resampling_weights(4, replicates), 1 - np.eye(4)])
@@ -221,7 +205,7 @@ def test_intervals_hold_the_true_rate():
     true = NormalDist().cdf(-1.0)
     held = 0
     for seed in range(30):
-        eer = verify(ScoredPairs.of([made_search(40, seed, distance=2.0)]), replicates=200).eer
+        eer = verify(ScoredPairs.of([made_search(40, seed, distance=2.0, images=2)]), replicates=200).eer
         assert eer.low is not None and eer.value is not None and eer.high is not None
         assert eer.low <= eer.value <= eer.high
         held += eer.low <= true <= eer.high
@@ -229,7 +213,7 @@ def test_intervals_hold_the_true_rate():
 
 
 def test_verification_holds_curves_rates_and_counts():
-    pairs = ScoredPairs.of([made_search(60, seed) for seed in range(2)])
+    pairs = ScoredPairs.of([made_search(60, seed, images=2) for seed in range(2)])
     found = verify(pairs, [1.0, 2.0], replicates=100)
     assert (found.genuine, found.impostor, found.people, found.pairs_of_people) == (240, 14_160, 60, 1_770)
     assert found.mated_people == 60
@@ -265,7 +249,7 @@ def test_rates_that_too_few_pairs_of_people_were_compared_for_are_not_given():
 
 
 def test_rates_that_come_out_too_low_to_be_measured_are_not_given():
-    pairs = ScoredPairs.of([made_search(30, distance=9.0)])
+    pairs = ScoredPairs.of([made_search(30, distance=9.0, images=2)])
     few, many = 7.0, 1.0
     assert pairs.fmr(few) * 435 < 30 < pairs.fmr(many) * 435
     found = verify(pairs, [few, many], replicates=20)
@@ -280,18 +264,18 @@ def test_rates_that_come_out_too_low_to_be_measured_are_not_given():
 @pytest.mark.parametrize("people", [2, 9])
 def test_of_few_people_no_error_in_recognizing_them_is_given(people: int):
     # So hard that there are enough equal errors where nine people are compared.
-    found = verify(ScoredPairs.of([made_search(people, distance=-9.0)]), [0.0], replicates=20)
+    found = verify(ScoredPairs.of([made_search(people, distance=-9.0, images=2)]), [0.0], replicates=20)
     reason = f"errors in recognizing people need 10 people with a photograph to compare, there are {people}"
     assert found.eer == RateEstimate(None, reason=reason)
     assert found.at_fixed[0][1] == RateEstimate(None, reason=reason)
     assert all(one.value is None for one in found.fnmr_at_fmr.values())
     assert not found.measurable.any()
     assert too_few_people(10) == ""
-    assert verify(ScoredPairs.of([made_search(10, distance=-9.0)]), replicates=20).eer.value is not None
+    assert verify(ScoredPairs.of([made_search(10, distance=-9.0, images=2)]), replicates=20).eer.value is not None
 
 
 def test_people_without_a_mate_do_not_measure_who_is_recognized():
-    search = made_search(40)
+    search = made_search(40, images=2)
     search.gallery_people = np.where(search.gallery_people < 100, search.gallery_people, search.gallery_people + 1_000)
     pairs = ScoredPairs.of([search])
     assert pairs.mated_people == 10
@@ -303,7 +287,7 @@ def test_people_without_a_mate_do_not_measure_who_is_recognized():
 
 
 def test_thresholds_are_fixed_where_there_are_enough_people():
-    pairs = ScoredPairs.of([made_search(78)])
+    pairs = ScoredPairs.of([made_search(78, images=2)])
     fixed = fix_thresholds(pairs)
     assert OPERATING_FMR in fixed.fmr
     enough = {fmr: pairs.threshold_at_fmr(fmr) for fmr in (0.1, 0.01)}

@@ -1,7 +1,5 @@
 import os
-import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ from torch import nn
 
 from handclip.config.loading import parse_config
 from handclip.errors import CheckpointError, ConfigError, HandCLIPError
-from handclip.models.builder import build_model, load_earlier_stage, model_from_checkpoint
+from handclip.models.builder import build_model, model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint, describe_model
 from handclip.models.embedding_model import EmbeddingModel
 
@@ -26,6 +24,9 @@ def make(seed: int = 0, **values: Any) -> tuple[EmbeddingModel, Checkpoint]:
     for module in model.necks.modules():
         if isinstance(module, nn.BatchNorm1d):
             module.running_mean.uniform_(-1, 1)
+    for name, parameter in model.named_parameters():
+        if name.endswith("gamma"):
+            nn.init.constant_(parameter, 0.5)
     checkpoint = Checkpoint(
         run="run",
         epoch=3,
@@ -57,13 +58,19 @@ def features(model: EmbeddingModel, images: torch.Tensor = IMAGES) -> torch.Tens
         {"input_mean": [0.5, 0.4, 0.3], "input_std": [1, 0.5, 0.25], "interpolation": "bilinear"},
         {"model": "resnet_small", "input_mean": [0, 0, 0], "resize_mode": "longest"},
         {"model": "mbanet_small", "input_std": [1, 1, 1], "interpolation": "bilinear", "resize_mode": "shortest"},
+        {"model": "mbanet_small", "relative_position": "intended", "input_size": (64, 32), "neck": "hidden"},
+        {"model": "mbanet_small", "neck": "hidden", "test_feature": "after_neck"},
+        {"model": "resnet_small", "neck": "bnneck"},
     ],
+    ids=lambda values: "-".join(map(str, values.values())),
 )
 def test_d43_a_checkpoint_describes_itself(tmp_path: Path, values: dict[str, Any]) -> None:
     model, checkpoint = make(**values)
     path = tmp_path / "new" / "run.pth"
-    checkpoint.save(path)
-    loaded = Checkpoint.load(path)
+    checkpoint.save(str(path))
+    random = torch.random.get_rng_state()
+    loaded = Checkpoint.load(str(path))
+    assert torch.equal(torch.random.get_rng_state(), random), "loading left the random state alone"
     for field in Checkpoint.__dataclass_fields__:
         if not field.endswith("_state"):
             assert getattr(loaded, field) == getattr(checkpoint, field), field
@@ -72,9 +79,7 @@ def test_d43_a_checkpoint_describes_itself(tmp_path: Path, values: dict[str, Any
     size = model.encoder.preprocessing
     images = torch.randn(2, 3, size.height, size.width)
     assert torch.equal(features(rebuilt, images), features(model, images))
-    assert rebuilt.encoder.preprocessing == size
-    assert rebuilt.encoder.facts == model.encoder.facts
-    assert describe_model(rebuilt) == describe_model(model)
+    assert (describe_model(rebuilt), rebuilt.test_feature) == (describe_model(model), model.test_feature)
 
 
 def test_d44_the_file_holds_what_it_promises(tmp_path: Path) -> None:
@@ -96,12 +101,6 @@ def test_a_model_comes_ready_for_use(values: dict[str, Any]) -> None:
         assert not any(module.training for module in ready.modules())
 
 
-def test_a_path_may_be_a_string(tmp_path: Path) -> None:
-    checkpoint = make()[1]
-    checkpoint.save(str(tmp_path / "run.pth"))
-    assert Checkpoint.load(str(tmp_path / "run.pth")).sha256() == checkpoint.sha256()
-
-
 def test_d43_the_config_in_it_is_plain_data() -> None:
     _, checkpoint = make(losses=[{"type": "triplet"}], augmentation={"flip": 0.5})
 
@@ -114,29 +113,22 @@ def test_d43_the_config_in_it_is_plain_data() -> None:
         check(part)
 
 
-def test_loading_leaves_the_random_state_alone(tmp_path: Path) -> None:
-    _, checkpoint = make()
-    checkpoint.save(tmp_path / "run.pth")
-    before = torch.random.get_rng_state()
-    Checkpoint.load(tmp_path / "run.pth")
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
 @pytest.mark.parametrize(
     ("saved", "asked", "message"),
     [
-        ({}, {"model": "rn_small"}, "holds model: vit_small, but the config says model: rn_small"),
-        ({}, {"embedding": "both"}, "holds embedding: projected, but the config says embedding: both"),
-        ({}, {"input_size": 64}, "was trained on 32x32 pixels, but the config has input_size: 64"),
-        ({"input_size": (48, 32)}, {"input_size": (32, 48)}, "was trained on 48x32 pixels"),
+        ({}, {"model": "rn_small"}, "was trained with model: vit_small, but the config says model: rn_small"),
+        ({}, {"embedding": "both"}, "was trained with embedding: projected, but the config says embedding: both"),
+        ({}, {"input_size": 64}, "was trained with input_size: [32, 32], but the config says input_size: 64"),
+        ({"input_size": (48, 32)}, {"input_size": (32, 48)}, "was trained with input_size: [48, 32]"),
         ({}, {"quick_gelu": True}, "was trained with quick_gelu: false, but the config says quick_gelu: true"),
         ({"quick_gelu": True}, {"quick_gelu": False}, "was trained with quick_gelu: true"),
         ({}, {"input_mean": [0.5, 0.5, 0.5]}, "was trained with input_mean: [0.48145466, 0.4578275, 0.40821073], but"),
         ({"input_std": [0.5, 0.5, 0.5]}, {"input_std": [1, 1, 1]}, "the config says input_std: [1.0, 1.0, 1.0]"),
+        ({}, {"interpolation": "bilinear"}, "was trained with interpolation: bicubic, but the config says"),
         (
-            {},
-            {"interpolation": "bilinear"},
-            "was trained with interpolation: bicubic, but the config says",
+            {"model": "mbanet_small", "relative_position": "intended"},
+            {"relative_position": "published"},
+            "was trained with relative_position: intended, but the config says relative_position: published",
         ),
         ({}, {"resize_mode": "shortest"}, "was trained with resize_mode: squash, but the config says resize_mode: sho"),
     ],
@@ -150,26 +142,21 @@ def test_another_model_is_an_error(tmp_path: Path, saved: dict[str, Any], asked:
     assert message in str(caught.value) and str(path) in str(caught.value)
 
 
-def test_an_activation_that_the_model_does_not_have_is_no_contradiction(tmp_path: Path) -> None:
+def test_what_the_config_or_the_model_leaves_open_is_no_contradiction(tmp_path: Path) -> None:
     path = tmp_path / "run.pth"
     make(model="rn_small", quick_gelu=True)[1].save(path)
-    for quick_gelu in (True, False, "auto"):
+    for quick_gelu in (True, False, "auto"):  # RN50's family has ReLU
         values = {**BASE, "model": "rn_small", "quick_gelu": quick_gelu, "resume_from": str(path)}
         build_model(parse_config(values, "test"))
-
-
-def test_what_the_config_leaves_open_is_taken_from_the_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "run.pth"
     make(input_size=(48, 32), quick_gelu=True)[1].save(path)
-    config = parse_config({**BASE, "input_size": None, "resume_from": str(path)}, "test")
-    encoder = build_model(config).encoder
+    encoder = build_model(parse_config({**BASE, "input_size": None, "resume_from": str(path)}, "test")).encoder
     assert (encoder.preprocessing.height, encoder.preprocessing.width) == (48, 32)
     assert encoder.facts["quick_gelu"] is True
 
 
 @pytest.mark.parametrize("neck_before", ["none", "bnneck", "hidden"])
 @pytest.mark.parametrize("neck_after", ["none", "bnneck", "hidden"])
-@pytest.mark.parametrize("model_name", ["vit_small", "rn_small"])
+@pytest.mark.parametrize("model_name", ["vit_small", "rn_small", "mbanet_small", "resnet_small"])
 def test_d20_stage_2_starts_with_the_features_of_stage_1(
     tmp_path: Path, model_name: str, neck_before: str, neck_after: str
 ) -> None:
@@ -180,38 +167,31 @@ def test_d20_stage_2_starts_with_the_features_of_stage_1(
     values = {**BASE, "model": model_name, "neck": neck_after, "resume_from": str(path)}
     stage2 = build_model(parse_config(values, "test"))
     with torch.no_grad():
-        old, new = (model.eval()(IMAGES)["projected"] for model in (stage1, stage2))
-    assert torch.equal(new.features, old.features)
+        olds, news = (model.eval()(IMAGES) for model in (stage1, stage2))
     assert bool(stage2.necks) is (neck_after != "none")
-    if neck_before == neck_after:
-        assert torch.equal(new.neck_features, old.neck_features)
+    for old, new in zip(olds.values(), news.values(), strict=True):
+        assert torch.equal(new.features, old.features)
+        if neck_before == neck_after:
+            assert torch.equal(new.neck_features, old.neck_features)
 
 
 def test_d20_a_missing_stage_1_is_an_error(tmp_path: Path) -> None:
     config = parse_config({**BASE, "resume_from": str(tmp_path / "a.pth")}, "test")
     with pytest.raises(ConfigError, match=r"resume_from: .*a\.pth: no such file"):
-        load_earlier_stage(config)
-    with pytest.raises(ConfigError, match="no such file"):
         build_model(config)
 
 
-def test_d42_a_state_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
+def test_d42_a_state_of_another_model_is_an_error(tmp_path: Path) -> None:
     _, checkpoint = make()
+    del checkpoint.model_state["encoder.tower.ln_post.weight"]
+    with pytest.raises(CheckpointError, match=r"run\.pth: .*1 missing \(such as encoder\.tower\.ln_post\.weight\)"):
+        model_from_checkpoint(checkpoint, "run.pth")
     checkpoint.model_state.clear()
     checkpoint.model_state["text.weight"] = torch.zeros(2)
     checkpoint.save(tmp_path / "run.pth")
     config = parse_config({**BASE, "resume_from": str(tmp_path / "run.pth")}, "test")
     with pytest.raises(CheckpointError, match=r"run\.pth: these weights belong to another model: 0 of \d+ entries"):
         build_model(config)
-    with pytest.raises(CheckpointError, match="0 of"):
-        model_from_checkpoint(Checkpoint.load(tmp_path / "run.pth"), "run.pth")
-
-
-def test_d42_one_lost_entry_is_an_error(tmp_path: Path) -> None:
-    _, checkpoint = make()
-    del checkpoint.model_state["encoder.tower.ln_post.weight"]
-    with pytest.raises(CheckpointError, match=r"1 missing \(such as encoder\.tower\.ln_post\.weight\)"):
-        model_from_checkpoint(checkpoint, "run.pth")
 
 
 @pytest.mark.parametrize("value", [{"conv1.weight": torch.zeros(2)}, [1], {"format": "other"}, torch.zeros(1)])
@@ -221,36 +201,18 @@ def test_a_file_of_another_program(tmp_path: Path, value: Any) -> None:
         Checkpoint.load(tmp_path / "run.pth")
 
 
-def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
-    torch.save({"format": "handclip-checkpoint", "version": 99}, tmp_path / "run.pth")
-    with pytest.raises(CheckpointError, match="has format version 99; this HandCLIP reads 2, 3, 4"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"version": 99}, "has format version 99; this HandCLIP reads 4"),
+        ({}, "has format version None"),
+        ({"version": 4, "run": "a"}, "is damaged: it lacks config, criterion_state"),
+    ],
+)
+def test_a_checkpoint_of_another_version(tmp_path: Path, content: dict[str, Any], message: str) -> None:
+    torch.save({"format": "handclip-checkpoint", **content}, tmp_path / "run.pth")
+    with pytest.raises(CheckpointError, match=message):
         Checkpoint.load(tmp_path / "run.pth")
-    torch.save({"format": "handclip-checkpoint"}, tmp_path / "run.pth")
-    with pytest.raises(CheckpointError, match="has format version None"):
-        Checkpoint.load(tmp_path / "run.pth")
-    torch.save({"format": "handclip-checkpoint", "version": 2, "run": "a"}, tmp_path / "run.pth")
-    with pytest.raises(CheckpointError, match="is damaged: it lacks config, criterion_state"):
-        Checkpoint.load(tmp_path / "run.pth")
-
-
-def test_a_checkpoint_without_a_resize_mode_was_squashed(tmp_path: Path) -> None:
-    model, checkpoint = make()
-    before = {key: value for key, value in checkpoint.preprocessing.items() if key != "resize_mode"}
-    old = replace(checkpoint, preprocessing=before)
-    content = {"format": "handclip-checkpoint", "version": 3, "sha256": old.sha256(), **old.__dict__}
-    torch.save(content, tmp_path / "run.pth")
-    loaded = model_from_checkpoint(Checkpoint.load(tmp_path / "run.pth"), "run.pth")
-    assert loaded.encoder.preprocessing == model.encoder.preprocessing
-    assert loaded.encoder.preprocessing.resize_mode == "squash"
-    build_model(parse_config({**BASE, "resume_from": str(tmp_path / "run.pth"), "resize_mode": "squash"}, "test"))
-
-
-def test_a_checkpoint_of_the_version_without_a_hash_still_loads(tmp_path: Path) -> None:
-    model, checkpoint = make()
-    torch.save({"format": "handclip-checkpoint", "version": 2, **checkpoint.__dict__}, tmp_path / "run.pth")
-    loaded = Checkpoint.load(tmp_path / "run.pth")
-    assert torch.equal(features(model_from_checkpoint(loaded, "run.pth")), features(model))
-    assert loaded.sha256() == checkpoint.sha256()
 
 
 WEIGHT = "encoder.tower.ln_post.weight"
@@ -298,39 +260,12 @@ def test_a_damaged_checkpoint_names_the_other_of_its_run(tmp_path: Path, damaged
         make()[1].save(tmp_path / f"{other}.pth")
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.3, 0.999])
-def test_a_truncated_checkpoint(tmp_path: Path, keep: float) -> None:
-    path = tmp_path / "run.pth"
-    make()[1].save(path)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
-    with pytest.raises(CheckpointError, match=r"run\.pth: is damaged"):
-        Checkpoint.load(path)
-
-
 def test_a_folder_or_text_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is a folder"):
         Checkpoint.load(tmp_path)
     (tmp_path / "a.pth").write_text("hello")
     with pytest.raises(CheckpointError, match=r"is not a weights file: it is text .*'hello'.*train again"):
         Checkpoint.load(tmp_path / "a.pth")
-
-
-class _Payload:
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (self.command,)
-
-
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    trace = tmp_path / "trace"
-    torch.save(
-        {"format": "handclip-checkpoint", "x": _Payload(shlex.join(["touch", str(trace)]))}, tmp_path / "run.pth"
-    )
-    with pytest.raises(CheckpointError, match="not a checkpoint that may be loaded"):
-        Checkpoint.load(tmp_path / "run.pth")
-    assert not trace.exists()
 
 
 def test_a_checkpoint_that_cannot_be_written(tmp_path: Path) -> None:

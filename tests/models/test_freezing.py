@@ -2,10 +2,13 @@ import pytest
 import torch
 from torch import nn
 
+from handclip.config.loading import parse_config
 from handclip.errors import ConfigError
+from handclip.models.builder import build_model
 from handclip.models.clip_encoder import CLIPImageEncoder
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.models.freezing import freeze_encoder
+from handclip.models.registry import build_encoder
 
 pytestmark = pytest.mark.usefixtures("tiny_models")
 
@@ -45,9 +48,10 @@ def test_the_last_blocks_train(name: str, freeze: str, prefixes: tuple[str, ...]
     assert trainable_parts(name, freeze) == {key for key in parameters(name) if key.startswith(prefixes)}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, "resnet_small", "mbanet_small"])
 def test_the_blocks_cover_every_parameter_once(name: str) -> None:
-    encoder = CLIPImageEncoder(name)
+    values = {"experiment": "a", "model": name, "dataset": "11k", "pretrained": "none"}
+    encoder = build_encoder(parse_config(values, "test"))
     held = [
         id(parameter)
         for block in encoder.blocks()
@@ -90,3 +94,19 @@ def test_d23_frozen_batch_norm_stays_in_eval(freeze: str, frozen: int) -> None:
     assert model.necks["projected"].training
     model.eval()
     assert not any(module.training for module in model.modules())
+
+
+def test_d23_a_new_model_holds_its_frozen_batch_norm_still() -> None:
+    """A trainer keeps the mode it is given, so that the model must come in the right one."""
+    values = {"experiment": "a", "model": "rn_small", "dataset": "11k", "pretrained": "none", "input_size": 64}
+    model = build_model(parse_config({**values, "freeze": "all_but_last_1"}, "test"))
+    frozen = {
+        name: module
+        for name, module in model.encoder.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad
+    }
+    before = {name: module.running_mean.clone() for name, module in frozen.items()}
+    model(torch.randn(4, 3, 64, 64))
+    assert frozen and model.training
+    assert all(torch.equal(module.running_mean, before[name]) for name, module in frozen.items())
+    assert model.encoder.tower.layer4.training  # type: ignore[union-attr]

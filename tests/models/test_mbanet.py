@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -86,21 +87,16 @@ def test_the_maps_of_the_full_size() -> None:
 
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("training", [False, True])
-def test_with_gamma_0_the_three_branches_agree(reading: str, training: bool) -> None:
-    embeddings = small(reading).train(training)(images())
+def test_the_three_branches_agree_where_gamma_is_0_and_nowhere_else(reading: str, training: bool) -> None:
+    encoder = small(reading).train(training)
+    embeddings = encoder(images())
     assert list(embeddings) == ["global", "spatial", "channel"]
     assert embeddings["global"].shape == (4, 512)
-    assert torch.equal(embeddings["spatial"], embeddings["global"])
-    assert torch.equal(embeddings["channel"], embeddings["global"])
-
-
-@pytest.mark.parametrize("reading", READINGS)
-def test_with_gamma_moved_they_do_not(reading: str) -> None:
-    encoder = small(reading)
+    pairs = list(combinations(embeddings, 2))
+    assert all(torch.equal(embeddings[one], embeddings[other]) for one, other in pairs)
     move_gammas(encoder)
     embeddings = encoder(images())
-    for one, other in [("global", "spatial"), ("global", "channel"), ("spatial", "channel")]:
-        assert not torch.allclose(embeddings[one], embeddings[other], rtol=0.01)
+    assert not any(torch.allclose(embeddings[one], embeddings[other], rtol=0.01) for one, other in pairs)
 
 
 def test_the_branches_share_one_layer4() -> None:
@@ -198,18 +194,9 @@ def test_the_last_blocks_train(freeze: str, prefixes: tuple[str, ...]) -> None:
             assert torch.equal(buffer, before[name]) is not name.startswith(prefixes), name
 
 
-def test_the_blocks_cover_every_parameter_once() -> None:
-    encoder = small()
-    held = [id(p) for block in encoder.blocks() for part in block for p in part.parameters()]  # type: ignore[union-attr]
-    assert len(held) == len(set(held))
-    assert set(held) == {id(parameter) for parameter in encoder.parameters()}
-    with pytest.raises(ConfigError, match="the encoder has only 5 blocks"):
-        freeze_encoder(encoder, "all_but_last_6")
-
-
 def test_the_full_size_trains_in_less_than_6_gigabytes() -> None:
-    """A step of 4 images of 324 pixels with heads, loss and optimizer, in a process whose memory is its own."""
-    done = subprocess.run([sys.executable, MEMORY, "--batch", "4"], capture_output=True, text=True, check=True)
-    assert "batch 4, 324 px" in done.stdout
+    """A step of 2 images of 324 pixels, half a step of 4, with heads, loss and optimizer, in a process of its own."""
+    done = subprocess.run([sys.executable, MEMORY, "--batch", "2"], capture_output=True, text=True, check=True)
+    assert "batch 2, 324 px" in done.stdout
     peak = float(done.stdout.split("peak memory ")[1].split(" GiB")[0])
-    assert 1 < peak < 6e9 / 2**30
+    assert 1 < peak < 3e9 / 2**30

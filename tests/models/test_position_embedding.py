@@ -45,8 +45,3 @@ def test_constant_embeddings_stay_and_the_token_is_untouched(old: tuple[int, int
     assert resized.shape == (1 + new[0] * new[1], 3)
     assert torch.equal(resized[0], embedding[0])
     torch.testing.assert_close(resized[1:], torch.full_like(resized[1:], 2.0))
-
-
-def test_a_grid_that_does_not_fit_is_an_error() -> None:
-    with pytest.raises(ValueError, match="50 position embeddings do not cover"):
-        resize_position_embedding(torch.zeros(50, 4), (7, 8), (7, 7))

@@ -64,11 +64,8 @@ def test_no_norm_starts_at_zero() -> None:
         assert parameter.ndim != 1 or name.endswith("bias") or parameter.all(), name
 
 
-def test_the_blocks_cover_every_parameter_once() -> None:
+def test_the_last_blocks_train() -> None:
     encoder = ResNetEncoder("resnet_small")
-    held = [id(p) for block in encoder.blocks() for part in block for p in part.parameters()]  # type: ignore[union-attr]
-    assert len(held) == len(set(held))
-    assert set(held) == {id(parameter) for parameter in encoder.parameters()}
     freeze_encoder(encoder, "all_but_last_1")
     for name, parameter in encoder.named_parameters():
         assert parameter.requires_grad is name.startswith("trunk.layer4."), name

@@ -1,5 +1,3 @@
-import os
-import shlex
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -49,23 +47,6 @@ def save_half(state: Mapping[str, Tensor], path: Path) -> None:
     torch.save({key: v.half() if v.is_floating_point() else v for key, v in state.items()}, path)
 
 
-def save_prefixed(state: Mapping[str, Tensor], path: Path) -> None:
-    torch.save({f"module.{key}": value for key, value in state.items()}, path)
-
-
-def save_nested(state: Mapping[str, Tensor], path: Path) -> None:
-    prefixed = {f"module.{key}": value for key, value in state.items()}
-    torch.save({"epoch": 3, "name": "run", "state_dict": prefixed, "optimizer": {"lr": 0.1}}, path)
-
-
-def save_as_model(state: Mapping[str, Tensor], path: Path) -> None:
-    torch.save({"model": dict(state)}, path)
-
-
-def save_bare_tower(state: Mapping[str, Tensor], path: Path) -> None:
-    torch.save({k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}, path)
-
-
 def save_legacy(state: Mapping[str, Tensor], path: Path) -> None:
     torch.save(dict(state), path, _use_new_zipfile_serialization=False)
 
@@ -95,10 +76,6 @@ def save_torchscript(state: Mapping[str, Tensor], path: Path) -> None:
 LAYOUTS: dict[str, Callable[[Mapping[str, Tensor], Path], None]] = {
     "plain.pt": save_torch,
     "half.pth": save_half,
-    "prefixed.pt": save_prefixed,
-    "nested.pt": save_nested,
-    "model.pth": save_as_model,
-    "bare.pt": save_bare_tower,
     "legacy.pt": save_legacy,
     "hub.safetensors": save_safetensors,
     "archive.pt": save_torchscript,
@@ -257,19 +234,6 @@ def test_none_starts_from_random_weights() -> None:
 # What goes wrong
 
 
-def test_no_network_names_the_hub_entry_and_what_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(entry: Any) -> str:
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr(open_clip, "download_pretrained", refuse)
-    with pytest.raises(CheckpointError) as caught:
-        load_clip_weights("vitb16", "openai")
-    text = str(caught.value)
-    assert "https://huggingface.co/timm/vit_base_patch16_clip_224.openai" in text
-    assert "ViT-B-16.pt" in text
-    assert text.endswith("  pretrained: path/to/the/file\n  pretrained_tag: openai")
-
-
 @pytest.mark.parametrize(
     ("entry", "wanted"),
     [
@@ -287,6 +251,7 @@ def test_no_network_says_which_file(monkeypatch: pytest.MonkeyPatch, entry: dict
     with pytest.raises(CheckpointError) as caught:
         load_clip_weights("tiny-vit", "tag")
     assert wanted in str(caught.value)
+    assert str(caught.value).endswith("  pretrained: path/to/the/file\n  pretrained_tag: tag")
 
 
 def test_offline_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,15 +268,12 @@ def test_offline_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load_clip_weights("rn50", "openai")
 
 
-def test_a_tag_that_does_not_exist() -> None:
+def test_a_tag_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"neither a file nor a set of weights of vitb16\. Did you mean 'openai'\?"):
         load_clip_weights("vitb16", "opnai")
     with pytest.raises(ConfigError, match="Known: none"):
         load_clip_weights("vit_small", "openai")
-
-
-def test_a_folder_is_no_weights_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="neither a file"):
+    with pytest.raises(ConfigError, match="neither a file"):  # a folder
         load_clip_weights("vitb16", str(tmp_path))
 
 
@@ -347,46 +309,6 @@ def test_d42_no_matching_entry_is_an_error(tmp_path: Path, state: dict[str, Any]
         load_clip_weights("tiny-vit", str(path))
 
 
-class _Payload:
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (self.command,)
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_file_that_would_run_code_is_refused(tmp_path: Path, zipped: bool) -> None:
-    path, trace = tmp_path / "evil.pt", tmp_path / "trace"
-    content = {"visual.proj": torch.zeros(2), "extra": _Payload(shlex.join(["touch", str(trace)]))}
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=r"evil\.pt: holds more than plain weights and was not loaded"):
-        load_clip_weights("tiny-vit", str(path))
-    assert not trace.exists()
-    torch.load(path, weights_only=False)
-    assert trace.exists()  # the payload was live
-
-
-@pytest.mark.parametrize("layout", ["plain.pt", "legacy.pt", "hub.safetensors", "archive.pt"])
-@pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.999])
-def test_a_truncated_file(tmp_path: Path, layout: str, keep: float) -> None:
-    path = tmp_path / layout
-    LAYOUTS[layout](make_clip("tiny-vit").state_dict(), path)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * keep)])
-    with pytest.raises(CheckpointError, match=layout.replace(".", r"\.")):
-        load_clip_weights("tiny-vit", str(path))
-
-
-@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"hello", b"PK\x03\x04", b"<html>Not found</html>"])
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_a_file_of_something_else(tmp_path: Path, content: bytes, suffix: str) -> None:
-    path = tmp_path / f"weights{suffix}"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="weights"):
-        read_state_dict(path)
-
-
 @pytest.mark.parametrize("value", [[1, 2], {}, 3, torch.zeros(2), {"state_dict": {}}, {"a": "b"}])
 def test_a_torch_file_without_a_state_dict(tmp_path: Path, value: Any) -> None:
     path = tmp_path / "other.pt"
@@ -396,16 +318,5 @@ def test_a_torch_file_without_a_state_dict(tmp_path: Path, value: Any) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such file"):
-        read_state_dict(tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: no such file"):
         read_state_dict(tmp_path / "a.safetensors")
-
-
-def test_weights_come_out_in_float32() -> None:
-    half = {"visual.conv1.weight": torch.zeros(2, dtype=torch.float16), "visual.steps": torch.tensor(3)}
-    state = visual_part(half, "test")
-    assert {key: value.dtype for key, value in state.items()} == {
-        "conv1.weight": torch.float32,
-        "steps": torch.int64,
-    }

@@ -72,7 +72,7 @@ def test_the_environment_is_recorded() -> None:
     assert environment["device"] == "cpu"
     assert environment["precision"] == "float32"
     assert 1 <= environment["cores"] == available_cores() <= (os.cpu_count() or 1)
-    assert set(environment["libraries"]) > {"torch", "open_clip_torch", "lightning"}
+    assert set(environment["libraries"]) > {"torch", "open_clip_torch", "timm"}
     assert peak_memory_mib() > 50
 
 

@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from lightning_utilities.core.rank_zero import rank_zero_only as utils_rank_zero_only
 from tiny_study import (
     LOSSES,
     loss_columns,
@@ -26,9 +23,8 @@ from tiny_study import (
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.errors import ConfigError
-from handclip.parallel import hardware, launching, processes
+from handclip.parallel import hardware, launching
 from handclip.parallel.launching import launched, on_devices, starts_processes
-from handclip.parallel.lightning_environment import JoinedProcesses
 from handclip.parallel.processes import Processes
 from handclip.runs.evaluate import evaluate
 from handclip.runs.result import TrainingResult
@@ -157,7 +153,7 @@ def test_two_processes_measure_exactly_what_one_measures(
     assert metrics_without_time(folders[0] / "metrics.json") == metrics_without_time(folders[1] / "metrics.json")
     names = sorted(path.name for path in folders[0].iterdir())
     assert names == sorted(path.name for path in folders[1].iterdir())
-    for name in ("per_query.csv", "per_split.csv", "features.npz"):
+    for name in ("per_query.csv", "per_split.csv", "features.safetensors"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
@@ -221,24 +217,6 @@ def test_machines_that_do_not_have_as_many_processes_are_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"^srun has started [78] processes on 2 machines, .* --ntasks-per-node$"):
         launched()
-
-
-@pytest.mark.parametrize("order", [(0, 0, 1, 1), (0, 1, 0, 1)], ids=["cyclic", "block"])
-def test_lightning_takes_one_process_only_for_the_first(
-    order: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two machines with two processes each, as SLURM deals them out; `order` has each one's number on its machine."""
-    monkeypatch.setattr(utils_rank_zero_only, "rank", 0)
-    monkeypatch.setattr(rank_zero_only, "rank", 0)
-    for rank, local_rank in enumerate(order):
-        monkeypatch.setattr(processes, "_current", Processes(rank, 4, local_rank, 2))
-        two = [torch.device("cpu")] * 2
-        strategy = DDPStrategy(cluster_environment=JoinedProcesses(), parallel_devices=two)
-        strategy.num_nodes = 2  # as Trainer sets it
-        strategy.set_world_ranks()
-        assert (strategy.global_rank, strategy.local_rank, strategy.world_size) == (rank, local_rank, 4)
-        assert strategy.is_global_zero is (rank == 0)
-        assert rank_zero_only.rank == utils_rank_zero_only.rank == rank
 
 
 def test_of_launched_processes_the_first_says_that_a_run_has_ended(

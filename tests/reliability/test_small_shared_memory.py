@@ -9,7 +9,7 @@ import pytest
 from small_disk import SmallDisk, on_a_small_disk
 from tiny_study import baseline_values, tiny_values, write_config
 
-from handclip.datasets import image_loader
+from handclip.datasets import workers
 
 SHARED_MEMORY = Path("/dev/shm")
 SIZES: dict[str, Any] = {"input_size": 64, "num_workers": 2, "eval_batch_size": 8}
@@ -37,7 +37,7 @@ def fewer_processes_read(disk: SmallDisk, place: Path) -> None:
 
 def a_lost_batch_is_an_error(disk: SmallDisk, place: Path) -> None:
     work_in(place)
-    image_loader.free_shared_memory = lambda: None  # type: ignore[attr-defined]  # others take it after the look at it
+    workers.free_shared_memory = lambda: None  # type: ignore[attr-defined]  # others take it after the look at it
     disk.leave(200_000)
     for command in ("train", "evaluate"):
         start = time.monotonic()

@@ -37,10 +37,10 @@ def stop_before_the_first_step() -> None:
 
     step = Step.__call__
 
-    def stop_and_step(self: Step, images: Any, labels: Any, number: int, *rest: Any, **options: Any) -> Any:
+    def stop_and_step(self: Step, batch: Any, number: int) -> Any:
         if number == 0:
             os.kill(os.getpid(), signal.SIGSTOP)
-        return step(self, images, labels, number, *rest, **options)
+        return step(self, batch, number)
 
     Step.__call__ = stop_and_step  # type: ignore[method-assign]
 

@@ -1,5 +1,7 @@
 """What a comparison and a report are made from is checked before a number is taken from it, and damage is named."""
 
+import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,20 +24,17 @@ from handclip.report.runs import find_evaluations, read_run
 from handclip.report.selection import gather
 from handclip.runs.evaluate import evaluate
 
-FILES = (
-    "attributes.csv",
-    "config.yml",
-    "cost.json",
-    "environment.json",
-    "explanations.npz",
-    "features.npz",
-    "manifest_dorsal_r.json",
-    "metrics.json",
-    "per_query.csv",
-    "per_split.csv",
-    CHECKSUMS,
-)
+KEPT = {
+    "attributes.csv": ("attributes", {"groups"}),
+    "config.yml": ("config", {"provenance"}),
+    "environment.json": ("environment", {"provenance"}),
+    "explanations.safetensors": ("explanations", {"attention"}),
+    "features.safetensors": ("features", {"biometric", "embedding", "groups", "retrieval"}),
+    "manifest_dorsal_r.json": ("manifests", {"biometric", "embedding", "groups", "retrieval"}),
+}
+"""What a run of a report calls a file, and the parts of the page that are made from it."""
 COMPARED = ("metrics.json", "per_query.csv", "cost.json", CHECKSUMS)
+FILES = sorted((*KEPT, *COMPARED, "per_split.csv"))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def damage(path: Path, how: str) -> None:
 
 
 def test_all_files_of_an_evaluation_are_tried_here(evaluated: Path) -> None:
-    assert sorted((*(read_checksums(evaluated) or {}), CHECKSUMS)) == sorted(FILES)
+    assert sorted((*(read_checksums(evaluated) or {}), CHECKSUMS)) == FILES
 
 
 @pytest.mark.parametrize("how", ["truncated", "empty", "bit-flipped"])
@@ -73,61 +72,35 @@ def test_a_damaged_file_is_named_by_who_reads_it(
     # A comparison does not need the others; what a report would take from them, it says is missing.
     run = gather([read_run(folder)]).best
     assert run.evaluated.metrics == whole.metrics
-    named = {
-        "attributes.csv": "attributes",
-        "config.yml": "config",
-        "environment.json": "environment",
-        "explanations.npz": "explanations",
-        "features.npz": "features",
-        "manifest_dorsal_r.json": "manifests",
-    }
-    if name in named:
-        assert getattr(run, named[name]) is None
-        assert f"{folder / name}: is damaged" in run.missing[named[name]]
+    if name in KEPT:
+        kept, _ = KEPT[name]
+        assert getattr(run, kept) is None
+        assert f"{folder / name}: is damaged" in run.missing[kept]
     assert f"{folder / name}: is damaged" in caplog.text
     assert "handclip evaluate CONFIG --overwrite" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("name", "parts"),
-    [
-        ("attributes.csv", {"groups"}),
-        ("config.yml", {"provenance"}),
-        ("environment.json", {"provenance"}),
-        ("explanations.npz", {"attention"}),
-        ("features.npz", {"biometric", "embedding", "groups", "retrieval"}),
-        ("manifest_dorsal_r.json", {"biometric", "embedding", "groups", "retrieval"}),
-    ],
-)
-@pytest.mark.parametrize("how", ["gone", "bit-flipped", "of an older version"])
+@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("how", ["gone", "bit-flipped"])
 def test_a_part_that_cannot_be_shown_says_the_true_reason_and_once_what_to_do(
-    evaluated: Path, tmp_path: Path, name: str, parts: set[str], how: str, monkeypatch: pytest.MonkeyPatch
+    evaluated: Path, tmp_path: Path, name: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(evaluated, folder := tmp_path / evaluated.name)
-    if how == "bit-flipped":
-        damage(folder / name, how)
-    else:
+    if how == "gone":
         (folder / name).unlink()
-    if how == "of an older version":
-        (folder / CHECKSUMS).unlink()
+        reason = f"{name}: no such file, although {CHECKSUMS} beside it lists it"
+    else:
+        damage(folder / name, how)
+        reason = f"{name}: is damaged or was changed"
     save_dots(monkeypatch)
     data, writer = gather([read_run(folder)]), ReportWriter(tmp_path / "out")
-    notes = {
-        anchor: [block.text for block in make(data, writer).blocks if isinstance(block, Note)]
-        for anchor, make in report_module._SECTIONS
-        if anchor in parts
-    }
-    reason = {
-        "gone": f"{name}: no such file, although {CHECKSUMS} beside it lists it",
-        "bit-flipped": f"{name}: is damaged or was changed",
-        "of an older version": "older version of HandCLIP",
-    }[how]
-    for texts in notes.values():
-        (told,) = [text for text in texts if reason in text]
+    for anchor, make in report_module._SECTIONS:
+        if anchor not in KEPT[name][1]:
+            continue
+        notes = [block.text for block in make(data, writer).blocks if isinstance(block, Note)]
+        (told,) = [text for text in notes if reason in text]
         assert told.count("handclip evaluate CONFIG --overwrite") == 1
         assert "not kept" not in told and ".." not in told
-        assert ("older version" in told) == (how == "of an older version")
-    assert notes.keys() == parts
 
 
 @pytest.mark.parametrize("name", ["per_split.csv", "provenance.json", "config.yml", "photograph"])
@@ -136,29 +109,28 @@ def test_a_report_says_what_is_damaged_though_the_page_is_written(
 ) -> None:
     """Also of files that no section needs, and of photographs; what is merely not there is no fault."""
     shutil.copytree(evaluated, folder := tmp_path / "eval_logs" / evaluated.name)
-    manifest = load_manifest(folder)
-    photographs = {manifest.images[place].path for draw in manifest.draws for place in (*draw.query, *draw.gallery)}
-    for photograph in photographs:
-        (tmp_path / "hands" / photograph).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(manifest.root / photograph, tmp_path / "hands" / photograph)
-    replace(manifest, root=tmp_path / "hands").save(folder / "manifest_dorsal_r.json")
+    manifest, hands = load_manifest(folder), tmp_path / "hands"
+    shown = {manifest.images[place].path for draw in manifest.draws for place in (*draw.query, *draw.gallery)}
+    for photograph in shown:
+        (hands / photograph).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(manifest.root / photograph, hands / photograph)
+    replace(manifest, root=hands).save(folder / "manifest_dorsal_r.json")
     write_checksums(folder, read_checksums(folder) or {})
     save_dots(monkeypatch)
-    wanted = {"retrieval" if name == "photograph" else "provenance"}
-    sections = [entry for entry in report_module._SECTIONS if entry[0] in wanted]
-    monkeypatch.setattr(report_module, "_SECTIONS", sections)
+    wanted = "retrieval" if name == "photograph" else "provenance"
+    monkeypatch.setattr(report_module, "_SECTIONS", [one for one in report_module._SECTIONS if one[0] == wanted])
     files = write_report([folder], tmp_path / "out")
     assert not files.faults and not files.fault
     assert "Not all of this report is sound" not in files.page.read_text()
 
-    for path in [folder / name] if name != "photograph" else [tmp_path / "hands" / one for one in photographs]:
+    damaged = [hands / one for one in shown] if name == "photograph" else [folder / name]
+    for path in damaged:
         damage(path, "bit-flipped")
     files = write_report([folder], tmp_path / "out")
-    expected = [str(folder / name)] if name != "photograph" else [str(tmp_path / "hands" / one) for one in photographs]
-    assert files.faults and all(any(one.startswith(path) for path in expected) for one in files.faults)
+    assert files.faults and all(any(fault.startswith(str(path)) for path in damaged) for fault in files.faults)
     assert files.fault.startswith(f"{files.page} was written, but not all of it is sound: {files.faults[0]}")
     assert "Not all of this report is sound" in files.page.read_text()
-    shutil.rmtree(tmp_path / "hands")
+    shutil.rmtree(hands)
     if name == "photograph":
         assert not write_report([folder], tmp_path / "out").faults
 
@@ -192,7 +164,8 @@ def test_damaged_records_of_training_are_named(tmp_path: Path, name: str, caplog
     for record in ("result.json", "environment.json"):
         (training / record).write_text('{"best_epoch": 2}')
     seal(training)
-    change_json(run / "cost.json", training={"file": str(training / "result.json")})
+    cost = json.loads((run / "cost.json").read_text())["training"]
+    change_json(run / "cost.json", training={**cost, "file": str(training / "result.json")})
     damage(training / name, "bit-flipped")
     shown = gather([read_run(run)]).best
     kinds = {"metrics.csv": "history", "result.json": "training_result", "environment.json": "training_environment"}
@@ -201,7 +174,7 @@ def test_damaged_records_of_training_are_named(tmp_path: Path, name: str, caplog
     assert f"{training / name}: is damaged" in caplog.text
 
 
-def test_evaluations_of_older_versions_are_read_with_one_warning(
+def test_evaluations_without_checksums_are_read_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("a", "b", "c"):
@@ -212,12 +185,8 @@ def test_evaluations_of_older_versions_are_read_with_one_warning(
 
 
 def test_a_list_that_leaves_out_what_is_read_is_refused(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "a", checksums=True)
-    for name in ("metrics.json", "cost.json"):
-        (run / name).rename(tmp_path / name)
-    seal(run)
-    for name in ("metrics.json", "cost.json"):
-        (tmp_path / name).rename(run / name)
+    run = write_run(tmp_path / "a")
+    write_checksums(run, ["per_query.csv"])
     with pytest.raises(DamagedFileError, match=r"SHA256SUMS: lacks metrics\.json, cost\.json"):
         compare_runs([tmp_path])
 
@@ -226,11 +195,9 @@ def test_a_list_that_leaves_out_what_is_read_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["mean", "std"])
 def test_a_score_that_is_no_number_is_refused(tmp_path: Path, place: str, number: str) -> None:
     path = write_run(tmp_path / "a") / "metrics.json"
-    text = path.read_text()
-    start = text.index("0.", text.index(f'"{place}": ')) if f'"{place}": {{"rank1": 0.' in text else 0
-    assert start
-    end = text.index(",", start)
-    path.write_text(text[:start] + number + text[end:])
+    text, changed = re.subn(rf'("{place}": {{"rank1": )[\d.]+', rf"\g<1>{number}", path.read_text(), count=1)
+    assert changed
+    path.write_text(text)
     with pytest.raises(HandCLIPError, match=rf"metrics.json: results.0.{place}.rank1: "):
         compare_runs([tmp_path])
 

@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -14,26 +15,23 @@ from handclip.report.project import MOST_POINTS, Sample, project_runs
 from handclip.report.runs import read_runs
 
 
-def names(files: list[Path], out: Path) -> list[str]:
-    return [path.relative_to(out).as_posix() for path in files]
-
-
 def test_runs_on_the_same_images_share_figures_in_the_order_given(tmp_path: Path) -> None:
-    runs = [tmp_path / name for name in ("e", "a", "d", "b", "c")]
-    for run in runs:
-        write_records(write_run(run))
+    for name in "abcde":
+        write_records(write_run(tmp_path / name, options={"lr": 0.2 if name == "e" else 0.1}))
     out = tmp_path / "out"
-    files = project_runs(runs, out)
-    written = names(files, out)
-    figures, tables = written[:4], written[4:]
+    files = project_runs([tmp_path / name for name in "eadbc"], out)
+    *figures, points, table = [path.relative_to(out).as_posix() for path in files]
     stem = figures[0].removesuffix("_1.png")
     assert stem.startswith("figures/projection_11k_dorsal_r_")
     assert figures == [f"{stem}_{part}.{kind}" for part in (1, 2) for kind in ("png", "svg")]
-    assert tables == ["tables/projections.csv", "tables/embedding_space.csv"]
+    assert (points, table) == ("tables/projections.csv", "tables/embedding_space.csv")
     assert all(path.is_file() for path in files)
     numbers = rows_of(files[-1])
-    assert [row["run"] for row in numbers] == ["e", "a", "d", "b", "c"]
-    assert [row["label"] for row in numbers][:2] == [f"{n}. stage 1 vit_small ce + triplet" for n in (1, 2)]
+    assert [row["run"] for row in numbers] == list("eadbc")
+    # As in the report, labels tell runs apart.
+    assert [row["label"] for row in numbers][:2] == [
+        f"{number}. stage 1 vit_small ce + triplet, lr {rate}" for number, rate in ((1, 0.2), (2, 0.1))
+    ]
     assert {row["run"] for row in rows_of(files[-2])} == set("abcde")
 
 
@@ -64,14 +62,12 @@ def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
-def test_an_old_evaluation_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    write_run(tmp_path / "old")
-    with pytest.raises(HandCLIPError, match=r"old/manifest_dorsal_r\.json.*Evaluate the run again"):
-        project_runs([tmp_path / "old"], tmp_path / "out")
-    write_records(tmp_path / "old")
-    (tmp_path / "old" / "features.npz").unlink()
-    with pytest.raises(HandCLIPError, match=r"old/features\.npz.*Evaluate the run again"):
-        project_runs([tmp_path / "old"], tmp_path / "out")
+@pytest.mark.parametrize("name", ["manifest_dorsal_r.json", "features.safetensors"])
+def test_an_evaluation_that_lacks_its_records_is_refused_with_what_to_do(name: str, tmp_path: Path) -> None:
+    write_records(write_run(tmp_path / "a"))
+    (tmp_path / "a" / name).unlink()
+    with pytest.raises(HandCLIPError, match=rf"a/{re.escape(name)}.*Evaluate the run again"):
+        project_runs([tmp_path / "a"], tmp_path / "out")
 
 
 def test_a_manifest_that_was_not_evaluated_is_refused(tmp_path: Path) -> None:
@@ -80,16 +76,6 @@ def test_a_manifest_that_was_not_evaluated_is_refused(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "b" / "manifest_dorsal_r.json", tmp_path / "a" / "manifest_dorsal_r.json")
     with pytest.raises(HandCLIPError, match=r"not what metrics\.json beside them was measured with"):
         project_runs([tmp_path / "a"], tmp_path / "out")
-
-
-def test_labels_tell_runs_apart_as_in_the_report(tmp_path: Path) -> None:
-    for name, lr in (("a", 0.1), ("b", 0.2)):
-        write_records(write_run(tmp_path / name, options={"lr": lr}))
-    *_, table = project_runs([tmp_path / "b", tmp_path / "a"], tmp_path / "out")
-    assert [row["label"] for row in rows_of(table)] == [
-        "1. stage 1 vit_small ce + triplet, lr 0.2",
-        "2. stage 1 vit_small ce + triplet, lr 0.1",
-    ]
 
 
 def test_people_of_one_image_each_cannot_be_projected(tmp_path: Path) -> None:
@@ -107,9 +93,5 @@ def test_a_sample_has_whole_people_and_colours_for_those_with_two_images() -> No
     points = int(np.isin(people, list(sample.people)).sum())
     assert MOST_POINTS - 3 < points <= MOST_POINTS
     assert sample == Sample.of(people[::-1])
-
-
-def test_a_sample_of_few_people_has_all_of_them() -> None:
-    sample = Sample.of(np.array([4, 4, 7, 9, 9]))
-    assert sample.named == (4, 9)
-    assert sample.people == {4, 7, 9}
+    few = Sample.of(np.array([4, 4, 7, 9, 9]))
+    assert (few.named, few.people) == ((4, 9), {4, 7, 9})

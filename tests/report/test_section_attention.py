@@ -79,7 +79,7 @@ def test_runs_are_shown_on_the_same_hands(tmp_path: Path, columns: Columns) -> N
     assert f"18 % by {ROLLOUT} of {labels['vit_small']}; 18 % by {GRAD_CAM}" in picture.alt
     [caution] = notes(found)
     assert "a hint, not a proof" in caution
-    assert "explanations.npz" in words(found)
+    assert "explanations.safetensors" in words(found)
 
 
 def test_the_figure_is_drawn_and_saved(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_what_is_missing_is_said_beside_what_is_there(tmp_path: Path) -> None:
     labels = {one.row.run: one.label for one in data(there, old, none).runs}
     assert len(pictures(found)) == 1
     unread, empty = notes(found, "missing")
-    assert unread.startswith(f"No maps of {labels['old']}: {old / 'explanations.npz'}: no such file")
+    assert unread.startswith(f"No maps of {labels['old']}: {old / 'explanations.safetensors'}: no such file")
     assert empty.startswith(f"No maps of {labels['none']}: the evaluation has kept none. Its config.yml says which: ")
 
 

@@ -177,10 +177,10 @@ def test_without_validation_images_the_rest_stands(tmp_path: Path, others: Seque
 
 
 def test_runs_without_scores_are_named_with_the_reason(tmp_path: Path):
-    gone = made_run(2, test=[], missing={"features": "features.npz: no such file"})
+    gone = made_run(2, test=[], missing={"features": "features.safetensors: no such file"})
     section = section_of(tmp_path, made_run(1, people=10), gone)
     [note] = [note for note in notes(section) if "Without error rates" in note]
-    assert "2. stage 1 vit_small ce. Of the first of them: features.npz: no such file." in note
+    assert "2. stage 1 vit_small ce. Of the first of them: features.safetensors: no such file." in note
     only = section_of(tmp_path / "only", gone)
     assert [type(block) for block in only.blocks] == [Note]
 

@@ -50,7 +50,7 @@ def test_one_aspect_is_shown_where_there_are_several(tmp_path: Path) -> None:
 def test_an_old_evaluation_is_named_and_the_others_are_shown(tmp_path: Path) -> None:
     write_records(write_run(tmp_path / "new"))
     write_records(write_run(tmp_path / "old", stage="0"))
-    (tmp_path / "old" / "features.npz").unlink()
+    (tmp_path / "old" / "features.safetensors").unlink()
     data = data_of(tmp_path)
     section = embedding_section(data, ReportWriter(tmp_path / "out"))
     [old] = [run.label for run in data.runs if run.row.run == "old"]

@@ -283,7 +283,7 @@ def test_training_on_validation_images_is_warned_of(tmp_path: Path) -> None:
         ("all alike", "the same of all"),
         ("few people", "4 people were tested"),
         ("no file of attributes", "attributes.csv"),
-        ("no features", "features.npz"),
+        ("no features", "features.safetensors"),
     ],
 )
 def test_what_cannot_be_shown_is_said_why(tmp_path: Path, change: str, reason: str) -> None:
@@ -295,7 +295,7 @@ def test_what_cannot_be_shown_is_said_why(tmp_path: Path, change: str, reason: s
     elif change == "few people":
         write_described(run, people=4)
     else:
-        (run / ("features.npz" if change == "no features" else "attributes.csv")).unlink()
+        (run / ("features.safetensors" if change == "no features" else "attributes.csv")).unlink()
     section, _ = made(tmp_path)
     note = the(section, Note)
     assert len(section.blocks) == 1

@@ -55,13 +55,6 @@ def test_no_figure_has_more_curves_than_can_be_told_apart(tmp_path: Path) -> Non
     }
 
 
-def test_few_runs_are_all_shown(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_run(tmp_path / name, luck=len(name), people=8)
-    data = gathered(tmp_path)
-    assert len(data.shown) == len(data.featured) == 2
-
-
 def test_the_report_goes_into_the_plain_gallery_averaged_over_aspects(tmp_path: Path) -> None:
     write_run(tmp_path / "a", aspects=ALL_ASPECTS, people=8)
     protocol = gathered(tmp_path).block.protocol
@@ -69,29 +62,23 @@ def test_the_report_goes_into_the_plain_gallery_averaged_over_aspects(tmp_path: 
 
 
 def test_the_report_goes_where_most_runs_are(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", aspects=["dorsal_r"], people=8)
+    write_run(tmp_path / "a", people=8)
     for number in range(2):
         write_run(tmp_path / f"b{number}", aspects=["palmar_l"], people=8, luck=number, manifest_sha256="f" * 64)
     data = gathered(tmp_path)
     assert data.block.protocol.aspect == "palmar_l"
-    assert len(data.runs) == 2
+    assert len(data.runs) == len(data.shown) == len(data.featured) == 2
 
 
-def test_runs_that_read_the_same_are_told_apart(tmp_path: Path) -> None:
-    for rate in (0.1, 0.2):
-        write_run(tmp_path / f"lr{rate}", luck=int(10 * rate), people=8, options={"lr": rate})
-    labels = [run.label for run in gathered(tmp_path).runs]
-    assert labels == [f"{n}. stage 1 vit_small ce + triplet, lr {rate}" for n, rate in ((1, 0.1), (2, 0.2))]
-
-
-def test_labels_have_room_in_figures(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [1, 20])
+def test_runs_that_read_the_same_are_told_apart_where_figures_have_room(options: int, tmp_path: Path) -> None:
     """However many options tell two runs apart; their numbers do anyway."""
-    for number in range(2):
-        options = {f"option_{place}": number for place in range(20)}
-        write_run(tmp_path / f"run{number}", luck=number, people=8, options=options)
+    for rate in (1, 2):
+        values = {f"option{place}": rate / 10 for place in range(options)}
+        write_run(tmp_path / f"lr{rate}", luck=rate, people=8, options=values)
     labels = [run.label for run in gathered(tmp_path).runs]
-    assert len(set(labels)) == 2
-    assert all(label.endswith(" ...") and len(label) < 70 for label in labels)
+    names = [f"{rate}. stage 1 vit_small ce + triplet, option0 0.{rate}" for rate in (1, 2)]
+    assert labels == (names if options == 1 else [f"{name}, option1 0.{n}, ..." for n, name in enumerate(names, 1)])
 
 
 def test_nothing_to_report() -> None:

@@ -10,7 +10,6 @@ from tiny_study import tiny_config
 from handclip.audit import audit
 from handclip.config.experiment import ExperimentConfig
 from handclip.models.checkpoint import Checkpoint
-from handclip.runs.keeper import RunKeeper
 from handclip.runs.run_folder import RunFolder
 from handclip.runs.snapshots import Snapshots
 from handclip.runs.train import train
@@ -21,14 +20,14 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Have validation find these, one after the other: a GPU may find others when it trains an epoch again."""
     script: Iterator[float] = iter(())
 
-    def validate_now(self: RunKeeper, module: Any) -> dict[str, float]:
+    def validate(*images: Any, **options: Any) -> dict[str, float]:
         return {"val_rank1": 0.0, "val_rank5": 0.0, "val_rank10": 0.0, "val_map": next(script)}
 
     def arrange(*values: float) -> None:
         nonlocal script
         script = iter(values)
 
-    monkeypatch.setattr(RunKeeper, "validate_now", validate_now)
+    monkeypatch.setattr("handclip.runs.train.validate", validate)
     return arrange
 
 

@@ -1,12 +1,13 @@
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from PIL import Image
+from made_images import leave_without_home, write_images
 from tiny_study import HANDS, load_manifest, tiny_config
 
+from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import prepare
 from handclip.errors import ConfigError, DataError
@@ -155,29 +156,16 @@ def test_manifests_of_a_part_of_the_data_are_used_only_when_allowed(hands: Path,
     find_manifests(tiny_config(here, **part, aspect="all", allow_missing=True))
 
 
-def no_home(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
-    def home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", home)
-
-
-def no_cache(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
-    (here / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "file"))
-
-
-@pytest.mark.parametrize("lacking", [no_home, no_cache])
+@pytest.mark.parametrize("lacking", ["home", "folder"])
 def test_where_no_cache_can_be_manifests_are_in_the_working_directory(
-    hands: Path,
-    here: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    lacking: Callable[[pytest.MonkeyPatch, Path], None],
+    hands: Path, here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lacking: str
 ) -> None:
     caplog.set_level("INFO", "handclip")
-    lacking(monkeypatch, here)
+    if lacking == "home":
+        leave_without_home(monkeypatch)
+    else:
+        (here / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(here / "file"))
     root = Path(shutil.copytree(hands, here / "hands"))
     config = tiny_config(here, manifest=None, data_root=str(root))
     made = find_manifests(config)
@@ -188,80 +176,63 @@ def test_where_no_cache_can_be_manifests_are_in_the_working_directory(
     assert not (root / "manifests").exists()
 
 
-def test_the_folder_of_manifests_is_that_of_the_environment_now(
-    hands: Path, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
-    find_manifests(tiny_config(here, manifest=None, data_root=str(hands)))
-    assert list((here / "cache" / "handclip" / "manifests").glob("11k_*/manifest_dorsal_r.json"))
-
-
 @pytest.fixture
 def people(here: Path) -> Path:
     """Five people with two photographs each in a folder of their own, and one of another format."""
-    for person in range(5):
-        folder = here / "people" / f"p{person}" / "day 1"
-        folder.mkdir(parents=True)
-        for number in range(2):
-            Image.new("RGB", (1, 1), (person, number, 0)).save(folder / f"{number}.png")
-    (here / "people" / "p0" / "day 1" / "a.nef").write_bytes(b"x")
-    return here / "people"
+    paths = [f"p{person}/day 1/{number}.png" for person in range(5) for number in range(2)]
+    return write_images(write_images(here / "people", *paths), "p0/day 1/a.nef", content=b"x")
+
+
+PATTERN = "{identity}/{session}/*"
+
+
+def of_folder(people: Path, **changes: Any) -> ExperimentConfig:
+    values = {"dataset": "folder", "aspect": "hand", "manifest": None, "data_root": str(people), "pattern": PATTERN}
+    return tiny_config(people, **values | changes)
 
 
 def test_what_is_not_read_is_said_on_first_use_and_after(people: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "handclip")
-    folder = {"dataset": "folder", "aspect": "hand", "manifest": None, "data_root": str(people)}
     with pytest.raises(DataError, match="2 photographs in folders inside an identity's"):
-        find_manifests(tiny_config(people, **folder))
-    config = tiny_config(people, **folder, pattern="{identity}/{session}/*")
-    first = find_manifests(config)
-    assert (
-        f"Left out of {people}: 1 camera raw file (such as p0/day 1/a.nef; export them as JPEG or TIFF)." in caplog.text
-    )
+        find_manifests(of_folder(people, pattern=None))
+    first = find_manifests(of_folder(people))
+    said = f"Left out of {people}: 1 camera raw file (such as p0/day 1/a.nef; export them as JPEG or TIFF)."
+    assert said in caplog.text
     caplog.clear()
-    assert find_manifests(config) == first
+    assert find_manifests(of_folder(people)) == first
     assert "The manifest was made without 1 camera raw file." in caplog.text
 
 
 def test_people_lost_from_a_manifest_are_lost_only_where_it_is_allowed(people: Path) -> None:
     for image in (people / "p4" / "day 1").glob("*.png"):
         image.rename(image.with_suffix(".jxl"))
-    folder = {"dataset": "folder", "aspect": "hand", "manifest": None, "data_root": str(people),
-              "pattern": "{identity}/{session}/*"}  # fmt: skip
     with pytest.raises(DataError, match=r"nothing is read of 1 identity:\n  p4: 2 JPEG XL photographs"):
-        find_manifests(tiny_config(people, **folder))
-    find_manifests(tiny_config(people, **folder, allow_missing=True))
+        find_manifests(of_folder(people))
+    find_manifests(of_folder(people, allow_missing=True))
     with pytest.raises(DataError, match=r"were made without 1 identity of which nothing was read\. .* allow_missing"):
-        find_manifests(tiny_config(people, **folder))
+        find_manifests(of_folder(people))
 
 
 def test_a_named_manifest_must_be_made_by_the_pattern_that_is_named(people: Path) -> None:
-    pattern = "{identity}/{session}/*"
-    prepare("folder", people, people / "made", pattern=pattern)
-    named = {"dataset": "folder", "aspect": "hand", "manifest": str(people / "made")}
-    assert find_manifests(tiny_config(people, **named)) == find_manifests(tiny_config(people, **named, pattern=pattern))
-    with pytest.raises(
-        DataError, match=r"was made by the pattern \{identity\}/\{session\}/\*, and the pattern \{ident"
-    ):
-        find_manifests(tiny_config(people, **named, pattern="{identity}/*/*"))
+    prepare("folder", people, people / "made", pattern=PATTERN)
+    named = {"manifest": str(people / "made"), "data_root": None}
+    assert find_manifests(of_folder(people, **named, pattern=None)) == find_manifests(of_folder(people, **named))
+    with pytest.raises(DataError, match=r"was made by the pattern \{identity\}/\{session\}/\*, and the pattern \{id"):
+        find_manifests(of_folder(people, **named, pattern="{identity}/*/*"))
 
 
 def test_photographs_added_after_first_use_are_said(people: Path, caplog: pytest.LogCaptureFixture) -> None:
     shutil.copy(people / "p0/day 1/0.png", people / "p0/day 1/copy.png")
     (people / "p1/day 1/broken.png").write_bytes(b"x")
-    values = {"dataset": "folder", "aspect": "hand", "manifest": None, "data_root": str(people),
-              "pattern": "{identity}/{session}/*", "allow_missing": True}  # fmt: skip
-    config = tiny_config(people, **values)
+    config = of_folder(people, allow_missing=True)
     first = find_manifests(config)
     caplog.clear()
     find_manifests(config)
     assert "lacks" not in caplog.text
-    Image.new("RGB", (1, 1), (7, 7, 7)).save(people / "p2" / "day 1" / "new.png")
+    write_images(people, "p2/day 1/new.png")
     find_manifests(config)
     assert f"{people} holds 1 photograph (such as p2/day 1/new.png) that the manifest lacks" in caplog.text
-    for name in ("zoe", "zora"):
-        (people / name / "day 1").mkdir(parents=True)
-        Image.new("RGB", (1, 1), (8, 8, len(name))).save(people / name / "day 1" / "0.png")
+    write_images(people, "zoe/day 1/0.png", "zora/day 1/0.png")
     caplog.clear()
     assert find_manifests(config) == first
     [said] = [record for record in caplog.records if "lacks" in record.message]
@@ -271,7 +242,7 @@ def test_photographs_added_after_first_use_are_said(people: Path, caplog: pytest
     made = first["hand"].file
     assert made is not None and str(made.parent) in said.message
     caplog.clear()
-    find_manifests(tiny_config(people, **values | {"manifest": str(made)}))
+    find_manifests(of_folder(people, allow_missing=True, manifest=str(made)))
     assert "lacks" not in caplog.text
     shutil.rmtree(made.parent)
     assert len(find_manifests(config)["hand"].identity_names) == 7

@@ -79,19 +79,6 @@ def test_a_run_that_goes_on_needs_room_for_what_is_to_come_alone(
     train(config, resume=True)
 
 
-def test_a_run_that_may_stop_early_needs_room_for_its_first_epochs_alone(
-    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = tiny_config(manifests, epochs=9, early_stopping_patience=1, monitor="val_rank1", lr=1e-12)
-    monkeypatch.setattr(
-        "handclip.runs.train.check_disk_space", lambda *arguments, **options: asked.append(arguments[3])
-    )
-    asked: list[int] = []
-    trained = train(config)
-    assert asked == [2]
-    assert trained.epochs >= 2
-
-
 def test_disks_are_asked_one_by_one(config: ExperimentConfig, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

@@ -5,9 +5,8 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,13 +17,13 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.errors import DamagedFileError, InUseError, TrainingError
 from handclip.interruption import StopRequest
 from handclip.locks import holding, is_held
-from handclip.runs import keeper, run_log
-from handclip.runs.keeper import RunKeeper
+from handclip.runs import run_log
 from handclip.runs.provenance import read_provenance
 from handclip.runs.result import TrainingResult
 from handclip.runs.run_folder import RunFolder
 from handclip.runs.snapshots import Snapshots
 from handclip.runs.train import train
+from handclip.training.state import Plan, TrainState
 from handclip.training.step import Step
 
 STEPS = 3
@@ -46,8 +45,8 @@ def after_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[Step
     """Do something after a step of training, counted from 1."""
 
     def arrange(wanted: int, then: Callable[[Step], None]) -> None:
-        def watched(self: Step, images: Any, labels: Any, number: int, *rest: Any, **options: Any) -> Any:
-            output = call(self, images, labels, number, *rest, **options)
+        def watched(self: Step, batch: Any, number: int) -> Any:
+            output = call(self, batch, number)
             if number + 1 == wanted:
                 then(self)
             return output
@@ -119,18 +118,30 @@ def test_a_full_disk_ends_training_with_the_last_state_intact(
     assert_same_run(train(config, resume=True), whole)
 
 
+def no_space(*what: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def after_epoch(epoch: int) -> TrainState:
+    rows = [{"epoch": number + 1, "loss_total": 1.5 * (number + 1), "val_map": 0.25} for number in range(epoch)]
+    return TrainState(Plan(2, STEPS), history=rows)
+
+
 def test_a_full_disk_ends_the_log_and_the_events_without_a_word_of_python(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Linux has a device that is always full."""
     with run_log.log_file(tmp_path / "train.log"), open("/dev/full", "w") as full:  # noqa: PTH123
         [log] = [one for one in logging.getLogger("handclip").handlers if isinstance(one, logging.FileHandler)]
         os.dup2(full.fileno(), log.stream.fileno())
         run_log.logger.info("a line")
-    events = run_log.EventFile(tmp_path / "tensorboard")
-    events._path = Path("/dev/full")
-    for epoch in (1, 2):
-        events.add({"loss": 1.0}, epoch)
+    with monkeypatch.context() as patch, closing(run_log.TensorBoardFile(tmp_path / "tensorboard")) as board:
+        patch.setattr("tensorboard.compat.tensorflow_stub.io.gfile.LocalFileSystem._write", no_space)
+        for epoch in (1, 2):
+            board.add(after_epoch(epoch))
     said = f"TensorBoard's file in {tmp_path / 'tensorboard'} ends here: No space left on device."
     assert caplog.messages.count(said) == 1
     assert capfd.readouterr() == ("", "")
@@ -139,9 +150,9 @@ def test_a_full_disk_ends_the_log_and_the_events_without_a_word_of_python(
 def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = run_log.EventFile(tmp_path / "tensorboard")
-    for epoch in (1, 2):
-        events.add({"loss_total": 1.5 * epoch, "val_map": 0.25}, epoch)
+    with closing(run_log.TensorBoardFile(tmp_path / "tensorboard")) as board:
+        for epoch in (1, 2):
+            board.add(after_epoch(epoch))
     read = EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
     assert [(event.step, event.value) for event in read.Scalars("loss_total")] == [(1, 1.5), (2, 3.0)]
@@ -229,29 +240,17 @@ def test_a_run_that_has_lost_its_config_does_not_go_on(lost: str, manifests: Pat
     assert files.config.is_file()
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_only_the_first_process_asks_for_files_of_the_run(
-    first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Those on other machines need not see its folder."""
-    monkeypatch.setattr(keeper, "is_first_process", lambda: first)
-    files = SimpleNamespace(config=tmp_path / "config.yml", best=tmp_path / "best.pth")
-    own: Any = SimpleNamespace(files=files, states=SimpleNamespace(current=None), _best_is_written=True)
-    with pytest.raises(TrainingError, match="is gone") if first else nullcontext(), RunKeeper.storing(own):
-        pass
-
-
 def spoil(name: str) -> Callable[[Step], None]:
     def now(step: Step) -> None:
-        state = {**step.model.state_dict(), **step.criterion.state_dict()}
+        state = step.objective.state_dict()
         state[name].view(-1)[0] = torch.nan
 
     return now
 
 
 SPOILT = {
-    "a running mean": "necks.projected.norm.running_mean",
-    "a weight": "encoder.tower.ln_post.weight",
+    "a running mean": "model.necks.projected.norm.running_mean",
+    "a weight": "model.encoder.tower.ln_post.weight",
 }
 
 
@@ -267,7 +266,7 @@ def test_weights_that_are_not_finite_are_not_saved(
 
     def spoil_now(own: Step) -> None:
         before.update(contents(config))
-        spoil(next(name for name in own.model.state_dict() if name.endswith(SPOILT[what].rpartition(".")[2])))(own)
+        spoil(next(name for name in own.objective.state_dict() if name.endswith(SPOILT[what].rpartition(".")[2])))(own)
         if stopping:
             monkeypatch.setattr(StopRequest, "signum", 15)
 

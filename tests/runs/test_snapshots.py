@@ -30,7 +30,7 @@ def states(tmp_path: Path) -> Snapshots:
 
 
 def save(states: Snapshots, epochs: int, steps: int = 0) -> Path:
-    states.save_checkpoint({"epochs": epochs, "steps": steps}, states.place(epochs, steps))
+    states.save({"epochs": epochs, "steps": steps}, epochs, steps)
     assert states.current is not None
     return states.current
 
@@ -42,7 +42,7 @@ def test_the_newest_two_are_kept_by_name_whatever_the_clock_says(states: Snapsho
     os.utime(saved[4], (LONG_AGO, LONG_AGO))
     assert states.paths() == [saved[4], saved[3]]
     assert Snapshots(states.folder).newest() == saved[4]
-    assert states.load_checkpoint(saved[4]) == {"epochs": 10, "steps": 1}
+    assert states.load(saved[4]) == {"epochs": 10, "steps": 1}
     assert states.describe() == "Everything up to epoch 11, step 1 is saved."
 
 
@@ -69,7 +69,7 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_used(
     assert states.newest() == first
     assert caplog.messages == [f"{second}: is damaged. Training goes on from {first.name}, the one before it."]
     with pytest.raises(DamagedFileError, match="is not a state that training may go on from"):
-        states.load_checkpoint(second)
+        states.load(second)
     # What it goes on from is kept until two others are whole.
     third = save(states, 2)
     assert states.paths() == [third, first]
@@ -105,7 +105,7 @@ def test_a_state_is_written_without_a_copy_of_it_in_memory(states: Snapshots) ->
     content = {"weights": torch.arange(2**21, dtype=torch.float32)}
     tracemalloc.start()
     try:
-        states.save_checkpoint(content, states.place(1, 0))
+        states.save(content, 1, 0)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -134,15 +134,9 @@ def test_a_state_that_would_run_code_is_refused(states: Snapshots, tmp_path: Pat
         raw.rename(hostile)
         assert states.newest() == hostile  # it has its hash
         with pytest.raises(DamagedFileError, match="is not a state that training may go on from"):
-            states.load_checkpoint(hostile)
+            states.load(hostile)
         hostile.unlink()
     assert not (tmp_path / "trace").exists()
-
-
-def test_a_state_of_elsewhere_is_refused(states: Snapshots, tmp_path: Path) -> None:
-    elsewhere = save(Snapshots(tmp_path / "other"), 1)
-    with pytest.raises(DamagedFileError, match="is not a state that training may go on from"):
-        states.load_checkpoint(elsewhere)
 
 
 # From here on with whole runs of two steps an epoch.
@@ -191,14 +185,12 @@ def test_a_run_whose_best_model_is_damaged_is_not_ended_with_it(
 def test_a_lost_best_model_of_an_earlier_epoch_is_named(
     manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from handclip.runs.keeper import RunKeeper
-
     script = iter([0.9, 0.5, 0.5])
 
-    def validate_now(self: RunKeeper, module: Any) -> dict[str, float]:
+    def validate(*images: Any, **options: Any) -> dict[str, float]:
         return {"val_rank1": 0.0, "val_rank5": 0.0, "val_rank10": 0.0, "val_map": next(script)}
 
-    monkeypatch.setattr(RunKeeper, "validate_now", validate_now)
+    monkeypatch.setattr("handclip.runs.train.validate", validate)
     config = config_in(manifests, tmp_path)
     train(config, stop_after=2)
     files = RunFolder.of(config)
@@ -210,23 +202,6 @@ def test_a_lost_best_model_of_an_earlier_epoch_is_named(
         f"{Snapshots(files.states).paths()[0]} is whole, but holds a later model. Put the file back, or move "
         f"{files.folder} and what there is of it away to train anew"
     )
-
-
-def test_a_run_that_an_earlier_version_began_goes_on(manifests: Path, tmp_path: Path, whole: TrainingResult) -> None:
-    config = config_in(manifests, tmp_path)
-    files = RunFolder.of(config)
-    train(config, stop_after=1)
-    # As that version has left it: one state, without hash and without what is new in it.
-    [state] = Snapshots(files.states).paths()
-    content = torch.load(state, weights_only=True)
-    del content["steps_taken"]
-    for name in ("best_sha256", "epoch_so_far"):
-        del content["callbacks"]["RunKeeper"][name]
-    state.unlink()
-    torch.save(content, files.states / "last.ckpt")
-    (files.folder / "SHA256SUMS").unlink()
-    assert_same_run(train(config, resume=True), whole)
-    assert not (files.states / "last.ckpt").exists()
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

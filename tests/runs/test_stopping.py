@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from tiny_study import LOSSES, loss_columns, same_weights, tiny_config, tiny_values, weights, write_config
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.datasets.torch_dataset import ImageDataset
+from handclip.datasets.torch_dataset import Batch, ImageDataset
 from handclip.errors import Interrupted, TrainingError
 from handclip.files import read_json_object
 from handclip.models.embedding_model import EmbeddingModel
-from handclip.runs.progress import TrainingProgress
+from handclip.runs import train as train_module
 from handclip.runs.result import TrainingResult
 from handclip.runs.run_folder import RunFolder
 from handclip.runs.train import train
@@ -60,10 +60,10 @@ def watch() -> Iterator[Watch]:
     watch = Watch()
     call = Step.__call__
 
-    def watched(self: Step, images: torch.Tensor, labels: torch.Tensor, number: int, *rest: Any, **options: Any) -> Any:
+    def watched(self: Step, batch: Batch, number: int) -> Any:
         watch.steps.append(number)
-        watch.images.append(float(images.double().sum()))
-        output = call(self, images, labels, number, *rest, **options)
+        watch.images.append(float(batch.images.double().sum()))
+        output = call(self, batch, number)
         watch.then(number)
         return output
 
@@ -268,7 +268,6 @@ def test_a_second_signal_stops_at_once_and_the_last_state_is_gone_on_from(
 
     def twice(number: int) -> None:
         if number == 4:
-            # Lightning has put nothing of its own in between.
             assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
@@ -307,7 +306,13 @@ def test_a_signal_after_the_last_step_is_not_forgotten(
 ) -> None:
     """A study would go on to its next run."""
     config = config_of(manifests, tmp_path, "plain", num_workers=0)
-    monkeypatch.setattr(TrainingProgress, "on_train_end", lambda *_: signal.raise_signal(signal.SIGTERM))
+    fit = train_module.fit
+
+    def fit_and_stop(*parts: Any) -> None:
+        fit(*parts)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(train_module, "fit", fit_and_stop)
     with pytest.raises(Interrupted) as stopped:
         train(config)
     assert (stopped.value.exit_code, stopped.value.advice) == (143, "Everything up to epoch 3 is saved.")
@@ -324,12 +329,12 @@ from handclip.training.step import Step
 
 step = Step.__call__
 
-def step_or_wait(self, images, labels, number, *rest, **options):
+def step_or_wait(self, batch, number):
     for _ in range(6000 if number == 5 else 0):
         if Path("signalled").exists():
             break
         time.sleep(0.01)
-    return step(self, images, labels, number, *rest, **options)
+    return step(self, batch, number)
 
 Step.__call__ = step_or_wait
 main()

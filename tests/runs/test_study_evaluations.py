@@ -38,6 +38,7 @@ def evaluated(config: ExperimentConfig, run: ExperimentConfig, sha256: str = "",
     metrics = {
         "dataset": config.dataset,
         "aspect": config.aspect,
+        "model": config.model,
         "checkpoint": str(checkpoint_path(config)),
         "manifest_sha256": sha256,
         "rerank": config.to_dict()["rerank"],

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +22,44 @@ from handclip.loss.center_loss import CenterLoss
 from handclip.loss.triplet_loss import TripletLoss
 from handclip.models.builder import model_from_checkpoint
 from handclip.models.checkpoint import Checkpoint
-from handclip.runs import module
-from handclip.runs.keeper import RunKeeper
-from handclip.runs.module import TrainingModule
+from handclip.models.embedding_model import EmbeddingModel
 from handclip.runs.result import TrainingResult
 from handclip.runs.train import train
 from handclip.training.finite_check import FiniteCheck
+from handclip.training.loop import fit
+from handclip.training.state import TrainState
+from handclip.training.step import Objective, Step
 
 
 @pytest.fixture
 def scripted_validation(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Replace validation by given values of val_map; collects the model's weights at each validation."""
 
-    def script(*values: float, rank1: tuple[float, ...] | None = None) -> list[dict[str, torch.Tensor]]:
+    def script(*values: float) -> list[dict[str, torch.Tensor]]:
         states: list[dict[str, torch.Tensor]] = []
 
-        def validate_now(self: RunKeeper, module: TrainingModule) -> dict[str, float]:
-            number = len(states)
-            states.append({key: value.clone() for key, value in module.model.state_dict().items()})
-            first = rank1[number] if rank1 else values[number]
-            return {"val_rank1": first, "val_rank5": 1.0, "val_rank10": 1.0, "val_map": values[number]}
+        def validate(model: EmbeddingModel, *images: Any, **options: Any) -> dict[str, float]:
+            states.append({key: value.clone() for key, value in model.state_dict().items()})
+            return {"val_rank1": 0.0, "val_rank5": 1.0, "val_rank10": 1.0, "val_map": values[len(states) - 1]}
 
-        monkeypatch.setattr(RunKeeper, "validate_now", validate_now)
+        monkeypatch.setattr("handclip.runs.train.validate", validate)
         return states
 
     return script
+
+
+@pytest.fixture
+def before_training(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Objective], None]], None]:
+    """Look at what is trained before its first step."""
+
+    def look(then: Callable[[Objective], None]) -> None:
+        def looked_at(state: TrainState, batches: Any, step: Step, *rest: Any) -> None:
+            then(step.objective)
+            fit(state, batches, step, *rest)
+
+        monkeypatch.setattr("handclip.runs.train.fit", looked_at)
+
+    return look
 
 
 def model_state(path: Path) -> dict[str, torch.Tensor]:
@@ -111,22 +125,18 @@ def test_d63_the_log_has_one_line_an_epoch(stage1: TrainingResult) -> None:
 
 
 def test_d20_stage_2_starts_from_the_features_of_stage_1(
-    manifests: Path, here: Path, stage1: TrainingResult, monkeypatch: pytest.MonkeyPatch
+    manifests: Path, here: Path, stage1: TrainingResult, before_training: Any
 ) -> None:
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     at_step_0: dict[str, Any] = {}
 
-    def look(self: TrainingModule) -> None:
-        if self.current_epoch == 0:
-            self.model.eval()
-            with torch.no_grad():
-                at_step_0["features"] = self.model.embed(images)
-            self.model.train()
-            at_step_0["criterion"] = {key: value.clone() for key, value in self.criterion.state_dict().items()}
-        epoch_start(self)
+    def look(objective: Objective) -> None:
+        with torch.no_grad():
+            at_step_0["features"] = objective.model.eval().embed(images)
+        objective.model.train()
+        at_step_0["criterion"] = {key: value.clone() for key, value in objective.criterion.state_dict().items()}
 
-    epoch_start = TrainingModule.on_train_epoch_start
-    monkeypatch.setattr(TrainingModule, "on_train_epoch_start", look)
+    before_training(look)
     config = tiny_config(manifests, resume_from=str(stage1.checkpoint), losses=LOSSES["ce_triplet"], epochs=1)
     result = train(config)
 
@@ -149,18 +159,18 @@ def test_stage_2_of_other_identities_starts_its_losses_afresh(
 @pytest.mark.parametrize("losses", LOSSES)
 @pytest.mark.parametrize("model", ["vit_small", "rn_small"])
 def test_d10_trainable_parameters_move_and_frozen_ones_do_not(
-    model: str, losses: str, manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, losses: str, manifests: Path, here: Path, before_training: Any
 ) -> None:
     before: dict[str, torch.Tensor] = {}
     frozen: set[str] = set()
 
-    def remember(self: TrainingModule) -> None:
-        for name, parameter in self.named_parameters():
+    def remember(objective: Objective) -> None:
+        for name, parameter in objective.named_parameters():
             before[name] = parameter.detach().clone()
             if not parameter.requires_grad:
                 frozen.add(name)
 
-    monkeypatch.setattr(TrainingModule, "on_train_start", remember)
+    before_training(remember)
     # One batch an epoch: a single step.
     config = tiny_config(
         manifests, model=model, input_size=64, losses=LOSSES[losses], freeze="all_but_last_1", epochs=1, batch_size=12
@@ -227,31 +237,6 @@ def test_d40_d47_best_differs_from_last_when_last_is_worse_and_of_equals_the_lat
     assert Checkpoint.load(result.last_checkpoint).metrics["val_map"] == 0.3
 
 
-@pytest.mark.parametrize(("monitor", "best"), [("val_map", 1), ("val_rank1", 2)])
-def test_the_monitored_metric_selects(
-    monitor: str, best: int, manifests: Path, here: Path, scripted_validation: Any
-) -> None:
-    scripted_validation(0.9, 0.8, rank1=(0.5, 0.6))
-    assert train(tiny_config(manifests, monitor=monitor)).best_epoch == best
-
-
-def test_d64_early_stopping_waits_for_its_patience_and_says_what_it_watched(
-    manifests: Path, here: Path, scripted_validation: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO", "handclip")
-    scripted_validation(0.5, 0.4, 0.6, 0.6, 0.5, 0.9, 0.9)
-    result = train(tiny_config(manifests, epochs=7, early_stopping_patience=2))
-    assert (result.epochs, result.best_epoch, result.finished) == (5, 4, True)
-    assert "No better val_map in 2 validations" in caplog.text
-    assert Checkpoint.load(result.last_checkpoint).epoch == 5
-
-
-def test_validation_is_due_every_interval_and_at_the_end(manifests: Path, here: Path) -> None:
-    result = train(tiny_config(manifests, epochs=3, validation_interval=2))
-    found = [bool(row["val_map"]) for row in read_table(result.folder / "metrics.csv")]
-    assert found == [False, True, True]
-
-
 def test_train_all_trains_on_validation_images_and_keeps_the_last_epoch(
     manifests: Path, here: Path, images_read: set[str]
 ) -> None:
@@ -299,7 +284,7 @@ def test_a_step_judged_late_is_judged_before_anything_is_saved(
 
     compute = TripletLoss.compute
     monkeypatch.setattr(TripletLoss, "compute", spoilt)
-    monkeypatch.setattr(module, "FiniteCheck", lambda one_step_late: FiniteCheck(one_step_late=True))
+    monkeypatch.setattr("handclip.training.step.FiniteCheck", lambda one_step_late: FiniteCheck(one_step_late=True))
     config = tiny_config(manifests, losses=LOSSES["ce_triplet"], epochs=3)
     with pytest.raises(TrainingError, match=r"epoch 2, step 4: triplet is nan"):
         train(config)
@@ -309,8 +294,8 @@ def test_a_step_judged_late_is_judged_before_anything_is_saved(
     assert all(torch.isfinite(value).all() for value in weights(best).values())
     [state] = here.glob("train_logs/*/checkpoints/*.ckpt")
     last = torch.load(state, weights_only=True)
-    assert last["epoch"] == 0
-    assert all(torch.isfinite(value).all() for value in last["state_dict"].values())
+    assert len(last["state"]["history"]) == 1
+    assert all(torch.isfinite(value).all() for value in last["objective"].values())
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(

@@ -29,24 +29,15 @@ def of_stage1(manifests: Path, checkpoint: Path, **changes: Any) -> ExperimentCo
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"model": "rn_small"}, "holds model: vit_small, but the config says model: rn_small"),
-        ({"input_size": 64}, "was trained on 32x32 pixels, but the config has input_size: 64"),
+        ({"model": "rn_small"}, "was trained with model: vit_small, but the config says model: rn_small"),
+        ({"input_size": 64}, r"was trained with input_size: \[32, 32\], but the config says input_size: 64"),
         ({"quick_gelu": True}, "was trained with quick_gelu: false, but the config says quick_gelu: true"),
-        ({"embedding": "both"}, "holds embedding: projected, but the config says embedding: both"),
-        (
-            {"input_mean": [0.5, 0.5, 0.5]},
-            r"was trained with input_mean: \[0\.48145466, .*config says input_mean",
-        ),
-        (
-            {"input_std": [0.5, 0.5, 0.5]},
-            r"was trained with input_std: \[0\.26862954, .*config says input_std",
-        ),
-        (
-            {"interpolation": "bilinear"},
-            "was trained with interpolation: bicubic, but the config says interpol",
-        ),
+        ({"embedding": "both"}, "was trained with embedding: projected, but the config says embedding: both"),
+        ({"input_mean": [0.5, 0.5, 0.5]}, r"was trained with input_mean: \[0\.48145466, .*config says input_mean"),
+        ({"input_std": [0.5, 0.5, 0.5]}, r"was trained with input_std: \[0\.26862954, .*config says input_std"),
+        ({"interpolation": "bilinear"}, "was trained with interpolation: bicubic, but the config says interpol"),
         ({"resize_mode": "longest"}, "was trained with resize_mode: squash, but the config says resize_mode: longest"),
-        ({"neck": "bnneck"}, "holds neck: none, but the config says neck: bnneck"),
+        ({"neck": "bnneck"}, "was trained with neck: none, but the config says neck: bnneck"),
     ],
 )
 @pytest.mark.parametrize("use", ["evaluate", "resume_from"])

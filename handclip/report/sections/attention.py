@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from handclip.models.explanation import GRAD_CAM, ROLLOUT, SPATIAL_ATTENTION
+from handclip.models.attention_maps import GRAD_CAM, ROLLOUT, SPATIAL_ATTENTION
 from handclip.report.figures.attention import HALF, Maps, attention_figure
 from handclip.report.matrix import merit
 from handclip.report.report_data import ReportData, ReportRun

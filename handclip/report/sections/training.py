@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from handclip.report.evaluation_log import METRIC_TITLES
 from handclip.report.figures.style import MOST_SERIES
 from handclip.report.figures.training import EpochCurve, EpochPanel, ScoreBar, epochs_figure, scores_figure
 from handclip.report.matrix import METRICS, TESTED
 from handclip.report.prose import percent
 from handclip.report.report_data import ReportData, ReportRun
 from handclip.report.report_writer import Column, ReportWriter, Section, SectionWriter
-from handclip.report.tables import METRIC_TITLES
 
 _RATE_TITLES = {"encoder": "encoder", "new": "new layers"}
 _LOGARITHMIC_FROM = 10

@@ -5,7 +5,9 @@ from typing import Any
 
 from handclip.metrics.uncertainty import FEW_PEOPLE, LEVEL
 from handclip.report.comparison import write_matrix
-from handclip.report.matrix import METRICS, Block, Difference, RunRow, best_of_clip_and_cnn, merit
+from handclip.report.evaluation_log import METRIC_TITLES
+from handclip.report.matrix import METRICS, Difference, RunRow, best_of_clip_and_cnn, merit
+from handclip.report.matrix import MatrixBlock as Block
 from handclip.report.matrix_text import (
     COLUMN_TITLES,
     COST_LEGEND,
@@ -21,7 +23,6 @@ from handclip.report.matrix_text import (
 from handclip.report.report_data import ReportData, ReportRun
 from handclip.report.report_writer import Column, ReportWriter, Section, SectionWriter, Table, Text
 from handclip.report.row_names import distinguishing_columns
-from handclip.report.tables import METRIC_TITLES
 
 
 def verdict_section(data: ReportData, writer: ReportWriter) -> Section:

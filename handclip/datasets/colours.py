@@ -1,4 +1,4 @@
-"""Pixels of more than 8 bits made to have 8: by the depth that their file declares, and not by what they hold."""
+"""Pixels of all colour modes made 8-bit RGB: by the depth that their file declares, and not by what they hold."""
 
 from typing import Any
 
@@ -11,6 +11,31 @@ _NO_WHITE = "without a defined white"
 _ADVICE = "save it with 8 or 16 bits"
 _UNSIGNED = (1,)
 _WHITE_IS_ZERO = 0
+
+
+def to_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
+    """Convert an image as `read_image` does, whose colours it keeps.
+
+    Args:
+        image: of any mode.
+        bits: of a number, as its file declares them; by default asked of the image, whose file may be open.
+
+    Raises:
+        ValueError: its mode has no defined white.
+    """
+    if bits is None:
+        bits = declared_bits(image)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers without a defined white; save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = _grey_to_eight_bits(image)
+    _require_light(image, bits)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
 
 
 def declared_bits(image: Image.Image) -> int:
@@ -32,7 +57,7 @@ def declared_bits(image: Image.Image) -> int:
     return 16 if ";16" in rawmode or white > 255 else 8
 
 
-def grey_to_eight_bits(image: Image.Image) -> Image.Image:
+def _grey_to_eight_bits(image: Image.Image) -> Image.Image:
     """Scale a loaded image of grey integers (mode I or I;16) to mode L.
 
     Raises:
@@ -54,7 +79,7 @@ def grey_to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((grey.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8))
 
 
-def require_light(image: Image.Image, bits: int) -> None:
+def _require_light(image: Image.Image, bits: int) -> None:
     """Refuse an 8-bit image, made of one of more bits, that shows nothing.
 
     Its numbers went from 0 to 255, most likely, which is next to black where 65,535 is white.

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 from handclip import cores
 from handclip.checksums import sha256_of
 from handclip.config.experiment import Augmentation
-from handclip.datasets import image_loader
-from handclip.datasets.image_loader import ImageLoader, begin, plain_worker_errors, step_back, workers_with_room
-from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, LabelledImage
+from handclip.datasets import torch_dataset, workers
+from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, ImageLoader, LabelledImage
 from handclip.datasets.transforms import ImageTransform, Preprocessing
+from handclip.datasets.workers import begin, plain_worker_errors, step_back, workers_with_room
 from handclip.errors import HandCLIPError
 from handclip.interruption import AskedToStop, stopping_later
 from handclip.models.torch_files import write_torch
@@ -46,10 +46,10 @@ def loader_of(dataset: ImageDataset, num_workers: int) -> ImageLoader:
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Have so much shared memory free."""
-    image_loader._say_fewer.cache_clear()
+    workers.say_fewer.cache_clear()
 
     def have(free: int) -> None:
-        monkeypatch.setattr(image_loader, "free_shared_memory", lambda: free)
+        monkeypatch.setattr(workers, "free_shared_memory", lambda: free)
 
     return have
 
@@ -77,12 +77,12 @@ def test_as_many_processes_read_as_there_is_shared_memory_for(
     expected: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(image_loader, "free_shared_memory", lambda: None if free_mib is None else free_mib * MIB)
+    monkeypatch.setattr(workers, "free_shared_memory", lambda: None if free_mib is None else free_mib * MIB)
     assert workers_with_room(wanted, int(batch_mib * MIB)) == expected
 
 
 def test_processes_of_one_run_share_the_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_loader, "free_shared_memory", lambda: 64 * MIB)
+    monkeypatch.setattr(workers, "free_shared_memory", lambda: 64 * MIB)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert workers_with_room(8, 10 * MIB) == (1, 1)
 
@@ -155,7 +155,7 @@ class Collator(BatchCollator):
 def test_a_batch_that_cannot_be_handed_over_is_an_error_and_not_waited_for(
     dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_loader, "BatchCollator", Collator)
+    monkeypatch.setattr(torch_dataset, "BatchCollator", Collator)
     got, start = [], time.monotonic()
     with (
         pytest.raises(HandCLIPError, match=r"could not hand over a batch \(.*pickle.*--shm-size"),
@@ -180,12 +180,13 @@ class Hanging(BatchCollator):
 def test_a_first_signal_does_not_wait_for_a_batch_that_does_not_come(
     dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_loader, "BatchCollator", Hanging)
-    workers = []
+    monkeypatch.setattr(torch_dataset, "BatchCollator", Hanging)
+    monkeypatch.setattr(workers, "_PATIENCE", 0.5)
+    running = []
 
     def read() -> None:
         batches = iter(loader_of(dataset, num_workers=1))
-        workers.extend(batches._batches._workers)  # type: ignore[attr-defined]
+        running.extend(batches._batches._workers)  # type: ignore[attr-defined]
         signal.setitimer(signal.ITIMER_REAL, 1)
         for _ in batches:
             pass
@@ -201,20 +202,23 @@ def test_a_first_signal_does_not_wait_for_a_batch_that_does_not_come(
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert request.signum == signal.SIGTERM
-    workers[0].join(20)
-    assert workers[0].exitcode == -signal.SIGKILL
+    running[0].join(20)
+    assert running[0].exitcode == -signal.SIGKILL
 
 
-def test_frozen_workers_are_not_waited_for_one_after_the_other(dataset: ImageDataset) -> None:
+def test_frozen_workers_are_not_waited_for_one_after_the_other(
+    dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_PATIENCE", 0.5)
     batches: Any = iter(loader_of(dataset, num_workers=4))
     next(batches)
-    workers = batches._batches._workers
-    for worker in workers:
+    running = batches._batches._workers
+    for worker in running:
         os.kill(worker.pid, signal.SIGSTOP)
     start = time.monotonic()
     batches._batches._shutdown_workers()
-    assert time.monotonic() - start < 12
-    assert [worker.exitcode for worker in workers] == [-signal.SIGKILL] * 4
+    assert time.monotonic() - start < 4
+    assert [worker.exitcode for worker in running] == [-signal.SIGKILL] * 4
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")

@@ -55,7 +55,7 @@ def evaluation_text(metrics: Mapping[str, Any], facts: Mapping[str, str] | None 
         "Distinct images": f"{metrics['distinct_images']:,}",
         "Seconds": f"{metrics['seconds']:.1f}",
     }
-    if metrics.get("training_ended") is False:
+    if metrics["training_ended"] is False:
         known["Training"] = f"had not ended; this is the best model until then, of epoch {metrics['trained_epochs']}"
     if metrics["cross_domain"]:
         trained_on = metrics["trained_on"]
@@ -73,19 +73,19 @@ def evaluation_text(metrics: Mapping[str, Any], facts: Mapping[str, str] | None 
     for entry in metrics["results"]:
         flip = _FLIP_TITLES[entry["flip"]]
         lines += ["", f"Gallery protocol: {entry['gallery_protocol']}; flip: {flip}; AP: plain and trapezoid{reranked}"]
-        counts = _matched_queries(entry)
+        counts = entry["matched_queries"]
         for number, (split, queries) in enumerate(zip(entry["splits"], counts, strict=True), start=1):
             lines.append(f"  Split {number:>2}/{entry['num_splits']}: {_metric_line(split)}  of {queries:,} queries")
         lines.append(f"  Average:     {_metric_line(entry['mean'])}")
         lines.append(f"  Std:         {_metric_line(entry['std'])}")
         if entry["unmatched_queries"]:
             lines.append(f"  Left out: {entry['unmatched_queries']} queries without a relevant gallery image")
-        if tied := entry.get("tied_queries"):
+        if tied := entry["tied_queries"]:
             lines.append(
                 f"  Ties: in {tied:,} of {sum(counts):,} queries a wrong image scores the same as the best right one "
                 "and counts as ranked before it"
             )
-        if copied := entry.get("copied_queries"):
+        if copied := entry["copied_queries"]:
             queries = sum(counts) + entry["unmatched_queries"]
             place = name_of_gallery(entry["gallery_protocol"])
             lines.append(
@@ -95,18 +95,9 @@ def evaluation_text(metrics: Mapping[str, Any], facts: Mapping[str, str] | None 
     lines += ["", f"Averages{reranked}"]
     for entry in metrics["results"]:
         setting = f"{entry['gallery_protocol']:<12}flip {entry['flip']:<5}"
-        numbers = " or ".join(f"{count:,}" for count in sorted(set(_matched_queries(entry))))
+        numbers = " or ".join(f"{count:,}" for count in sorted(set(entry["matched_queries"])))
         lines.append(f"  {setting} {_metric_line(entry['mean'])}  of {numbers} queries each")
     return "\n".join(lines) + "\n"
-
-
-def _matched_queries(entry: Mapping[str, Any]) -> list[int]:
-    """Return of how many queries each split's rates are; older files tell it of all splits together."""
-    found: list[int] | None = entry.get("matched_queries")
-    if found is not None:
-        return found
-    splits = entry["num_splits"]
-    return [round(entry["queries"] - entry["unmatched_queries"] / splits)] * splits
 
 
 def _metric_line(values: Mapping[str, float]) -> str:

@@ -9,10 +9,10 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
 from handclip.errors import HandCLIPError
+from handclip.models.attention_maps import attention_maps, attention_weights, grad_cam, rollout
 from handclip.models.clip_encoder import CLIPImageEncoder
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.models.encoder import ImageEncoder
-from handclip.models.explanation import attention_weights, explain, grad_cam, rollout, spatial_gammas
 from handclip.models.mbanet import MBANetEncoder
 from handclip.models.resnet import ResNetEncoder
 
@@ -83,7 +83,7 @@ def test_attention_is_what_torch_itself_returns() -> None:
 
 def test_a_transformer_is_explained_by_the_class_tokens_row() -> None:
     model = build("vit_small")
-    maps = explain(model, images(model))
+    maps = attention_maps(model, images(model))
     assert list(maps) == ["attention rollout"]
     expected = rollout(weights_that_torch_returns(model, images(model)))[:, 0, 1:]
     torch.testing.assert_close(maps["attention rollout"], scaled(expected.view(3, 4, 2)))
@@ -115,7 +115,7 @@ def test_averaged_maps_weigh_channels_by_the_feature_itself() -> None:
     feature_map = trunk.layer4(trunk.to_layer3(images(model)))
     expected = (feature_map.mean(dim=(2, 3), keepdim=True) * feature_map).sum(dim=1).relu()
     assert expected.shape == (3, 4, 2)
-    torch.testing.assert_close(explain(model, images(model)), {"Grad-CAM": scaled(expected)})
+    torch.testing.assert_close(attention_maps(model, images(model)), {"Grad-CAM": scaled(expected)})
 
 
 @torch.no_grad()
@@ -132,7 +132,7 @@ def test_mbanet_joins_its_three_branches() -> None:
     ]
     expected = sum((branch.mean(dim=(2, 3), keepdim=True) * branch).sum(dim=1) for branch in branches)
     assert isinstance(expected, Tensor)
-    torch.testing.assert_close(explain(model, images(model))["Grad-CAM"], scaled(expected.relu()))
+    torch.testing.assert_close(attention_maps(model, images(model))["Grad-CAM"], scaled(expected.relu()))
 
 
 @torch.no_grad()
@@ -141,7 +141,6 @@ def test_spatial_attention_is_what_queries_attend_to_on_average() -> None:
     encoder = model.encoder
     assert isinstance(encoder, MBANetEncoder)
     nn.init.constant_(encoder.sam_att4.gamma, -0.25)
-    assert spatial_gammas(encoder) == {"sam_att3": 0.5, "sam_att4": -0.25}
     features = encoder.backbone.layer4(encoder.sam_att3(encoder.backbone.to_layer3(images(model, 1))))
     query, key = encoder.sam_att4.query_conv(features)[0], encoder.sam_att4.key_conv(features)[0]
     expected = torch.zeros(4, 2)
@@ -149,7 +148,7 @@ def test_spatial_attention_is_what_queries_attend_to_on_average() -> None:
         for x in range(2):
             energies = (query[:, y, x, None, None] * key).sum(dim=0)
             expected += energies.exp() / energies.exp().sum()
-    maps = explain(model, images(model, 1))
+    maps = attention_maps(model, images(model, 1))
     assert list(maps) == ["Grad-CAM", "spatial attention (gamma -0.250)"]
     torch.testing.assert_close(maps["spatial attention (gamma -0.250)"], scaled(expected[None]), rtol=1e-4, atol=1e-5)
 
@@ -168,7 +167,7 @@ def test_grad_cam_through_the_attention_pool_of_rn50() -> None:
     feature_map = tower.layer4(tower.layer3(tower.layer2(tower.layer1(tower.stem(images(model))))))
     expected = grad_cam_by_autograd(feature_map, tower.attnpool(feature_map))
     assert expected.amax() == 1
-    torch.testing.assert_close(explain(model, images(model)), {"Grad-CAM": expected}, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attention_maps(model, images(model)), {"Grad-CAM": expected}, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("tiny_models")
@@ -178,14 +177,14 @@ def test_a_timm_tower_with_a_last_map_has_grad_cam() -> None:
     trunk = tower.trunk
     feature_map = trunk.stages(trunk.stem(images(model)))
     expected = grad_cam_by_autograd(feature_map, trunk.head(trunk.norm_pre(feature_map)))
-    torch.testing.assert_close(explain(model, images(model)), {"Grad-CAM": expected}, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attention_maps(model, images(model)), {"Grad-CAM": expected}, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("tiny_models")
 def test_a_tower_that_neither_method_fits_is_named() -> None:
     model = build("tiny-timm-vit")
     with pytest.raises(HandCLIPError, match="where tiny-timm-vit looks cannot be shown"):
-        explain(model, images(model))
+        attention_maps(model, images(model))
 
 
 def test_a_transformer_that_averages_its_patches_has_grad_cam() -> None:
@@ -197,20 +196,20 @@ def test_a_transformer_that_averages_its_patches_has_grad_cam() -> None:
     target = torch.stack([one @ (one / one.norm()).detach() for one in feature]).sum()
     [gradient] = torch.autograd.grad(target, tokens)
     patches = torch.einsum("bc,bnc->bn", gradient[:, 1:].mean(dim=1), tokens[:, 1:]).clamp(min=0).detach()
-    torch.testing.assert_close(explain(model, images(model)), {"Grad-CAM": scaled(patches.view(3, 4, 2))})
+    torch.testing.assert_close(attention_maps(model, images(model)), {"Grad-CAM": scaled(patches.view(3, 4, 2))})
 
 
 @pytest.mark.parametrize("name", ["vit_small", "rn_small", "resnet_small", "mbanet_small"])
 def test_maps_are_scaled_finite_and_of_each_image_alone(name: str) -> None:
     model = build(name)
-    together = explain(model, images(model))
+    together = attention_maps(model, images(model))
     for method, maps in together.items():
         assert maps.dtype == torch.float32
         assert not maps.requires_grad
         assert ((maps >= 0) & (maps <= 1)).all()
         assert all(one.max() == 1 or not one.any() for one in maps)
         for number in range(3):
-            alone = explain(model, images(model)[number : number + 1])[method]
+            alone = attention_maps(model, images(model)[number : number + 1])[method]
             torch.testing.assert_close(maps[number : number + 1], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -220,7 +219,7 @@ def test_a_map_without_a_positive_value_stays_zero() -> None:
     block = trunk.layer4[0]
     for norm in (block.bn3, block.downsample[-1]):
         nn.init.zeros_(norm.weight)
-    assert not explain(model, images(model))["Grad-CAM"].any()
+    assert not attention_maps(model, images(model))["Grad-CAM"].any()
 
 
 @pytest.mark.parametrize("name", ["vit_small", "rn_small", "resnet_small", "mbanet_small"])
@@ -231,7 +230,7 @@ def test_the_model_is_left_as_it_was(name: str) -> None:
     with torch.no_grad():
         before = model.embed(images(model))
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    expected = explain(model, images(model))
+    expected = attention_maps(model, images(model))
 
     model.train()
     block: Any = model.encoder.blocks()[1][0]
@@ -239,7 +238,7 @@ def test_the_model_is_left_as_it_was(name: str) -> None:
     modes = [module.training for module in model.modules()]
     requires = [parameter.requires_grad for parameter in model.parameters()]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found = explain(model, images(model))
+        found = attention_maps(model, images(model))
         assert not torch.is_grad_enabled()
 
     assert [module.training for module in model.modules()] == modes
@@ -260,5 +259,5 @@ def test_hooks_go_where_the_model_fails(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(model, "embed", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        explain(model, images(model))
+        attention_maps(model, images(model))
     assert not any(module._forward_hooks for module in model.modules())

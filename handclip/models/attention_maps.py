@@ -4,8 +4,8 @@ Neither proves what identifies a hand. A map says which parts of the image had a
 by one way of sharing it out, and the two ways are not comparable number by number.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ GRAD_CAM = "Grad-CAM"
 SPATIAL_ATTENTION = "spatial attention"
 
 
-def explain(model: EmbeddingModel, images: Tensor) -> dict[str, Tensor]:
+def attention_maps(model: EmbeddingModel, images: Tensor) -> dict[str, Tensor]:
     r"""Map where a model looks in each image.
 
     - Attention rollout: vision transformers whose feature is the class token.
@@ -50,14 +50,15 @@ def explain(model: EmbeddingModel, images: Tensor) -> dict[str, Tensor]:
     """
     encoder = model.encoder
     with evaluating(model), torch.autocast(images.device.type, enabled=False):
-        if _follows_class_token(encoder):
-            tower: Any = encoder.tower
+        tower: Any = getattr(encoder, "tower", None)
+        if isinstance(tower, VisionTransformer) and tower.attn_pool is None and tower.pool_type == "tok":
             found = rollout(attention_weights(model, images))[:, 0, 1:]
             return {ROLLOUT: _scaled(found.reshape(-1, *tower.grid_size))}
         maps = {GRAD_CAM: _scaled(_grad_cam(model, images))}
         if isinstance(encoder, MBANetEncoder):
-            gamma = spatial_gammas(encoder)["sam_att4"]
-            maps[f"{SPATIAL_ATTENTION} (gamma {gamma:.3f})"] = _scaled(_spatial_attention(model, images))
+            maps[f"{SPATIAL_ATTENTION} (gamma {encoder.sam_att4.gamma.item():.3f})"] = _scaled(
+                _spatial_attention(model, images)
+            )
         return maps
 
 
@@ -99,8 +100,9 @@ def attention_weights(model: EmbeddingModel, images: Tensor) -> list[Tensor]:
         weights.append((query @ key.mT / attention.head_dim**0.5).softmax(dim=-1).mean(dim=1))
 
     tower: Any = model.encoder.tower
-    hooks = [block.attn.register_forward_pre_hook(keep) for block in tower.transformer.resblocks]
-    with _removing(hooks), torch.no_grad():
+    with ExitStack() as hooks, torch.no_grad():
+        for block in tower.transformer.resblocks:
+            hooks.enter_context(block.attn.register_forward_pre_hook(keep))
         model.embed(images)
     return weights
 
@@ -120,16 +122,6 @@ def grad_cam(feature_map: Tensor, gradient: Tensor) -> Tensor:
     return (gradient.mean(dim=(2, 3), keepdim=True) * feature_map).sum(dim=1).relu()
 
 
-def spatial_gammas(encoder: MBANetEncoder) -> dict[str, float]:
-    """Return the gamma of each spatial attention module: how much of what it finds is added to its input."""
-    return {"sam_att3": encoder.sam_att3.gamma.item(), "sam_att4": encoder.sam_att4.gamma.item()}
-
-
-def _follows_class_token(encoder: nn.Module) -> bool:
-    tower = getattr(encoder, "tower", None)
-    return isinstance(tower, VisionTransformer) and tower.attn_pool is None and tower.pool_type == "tok"
-
-
 def _grad_cam(model: EmbeddingModel, images: Tensor) -> Tensor:
     kept: dict[nn.Module, Tensor] = {}
 
@@ -141,8 +133,9 @@ def _grad_cam(model: EmbeddingModel, images: Tensor) -> Tensor:
         return kept[module]
 
     last = _last_modules(model)
-    hooks = [module.register_forward_hook(keep) for module in last]
-    with _removing(hooks), torch.enable_grad():
+    with ExitStack() as hooks, torch.enable_grad():
+        for module in last:
+            hooks.enter_context(module.register_forward_hook(keep))
         feature = model.embed(images)
         target = (feature * normalize(feature.detach(), dim=1)).sum()
     outputs = [kept[module] for module in last]
@@ -190,7 +183,7 @@ def _spatial_attention(model: EmbeddingModel, images: Tensor) -> Tensor:
         attended.append(weights.mean(dim=1).view(-1, *query.shape[2:]))
 
     module: Any = model.encoder.sam_att4
-    with _removing([module.register_forward_pre_hook(keep)]), torch.no_grad():
+    with module.register_forward_pre_hook(keep), torch.no_grad():
         model.embed(images)
     return attended[0]
 
@@ -198,12 +191,3 @@ def _spatial_attention(model: EmbeddingModel, images: Tensor) -> Tensor:
 def _scaled(maps: Tensor) -> Tensor:
     largest = maps.amax(dim=(1, 2), keepdim=True)
     return torch.where(largest > 0, maps / largest.clamp(min=torch.finfo(maps.dtype).tiny), 0.0)
-
-
-@contextmanager
-def _removing(hooks: Sequence[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -1,4 +1,4 @@
-"""Processes that read batches of photographs: as many as shared memory has room for, and none is waited for in vain."""
+"""The processes that read batches: as many as shared memory has room for, and none is waited for in vain."""
 
 import logging
 import multiprocessing.queues
@@ -6,23 +6,21 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from torch._C import _remove_worker_pids
 from torch._utils import ExceptionWrapper
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from handclip.cores import free_shared_memory, processes_sharing_cores
-from handclip.datasets.torch_dataset import Batch, BatchCollator, ImageDataset
 from handclip.errors import HandCLIPError
-from handclip.interruption import HANG_UP, waiting
+from handclip.interruption import HANG_UP
 from handclip.plurals import counted
 
 logger = logging.getLogger(__name__)
@@ -36,58 +34,13 @@ _LOCKS = 2**18
 """Bytes for the locks by which processes are started: each takes a page."""
 
 
-class ImageLoader(DataLoader[Any]):
-    """Yields the batches of a data set; the wait for one ends with the first signal.
-
-    Args:
-        dataset: the photographs.
-        batches: the items of each batch.
-        device: of the model.
-        largest: images in the largest batch.
-        num_workers: processes that read; fewer, or none, where shared memory has no room for what they hand over.
-        training: keep the processes for further epochs; on a CPU they use the time that the training step leaves.
-    """
-
-    def __init__(
-        self,
-        dataset: ImageDataset,
-        batches: Sampler[list[Any]] | Iterable[list[Any]],
-        device: torch.device,
-        *,
-        largest: int,
-        num_workers: int,
-        training: bool = False,
-    ) -> None:
-        collator = BatchCollator(dataset.transform, device)
-        workers, ready = workers_with_room(num_workers, largest * collator.bytes_per_image)
-        if workers < num_workers:
-            _say_fewer(num_workers, workers)
-        super().__init__(
-            dataset,
-            batch_sampler=batches,
-            num_workers=workers,
-            collate_fn=collator,
-            worker_init_fn=step_back if training and device.type == "cpu" else begin,
-            prefetch_factor=ready if workers else None,
-            persistent_workers=training and workers > 0,
-            pin_memory=device.type == "cuda",
-        )
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # DataLoader promises a private class of its own
-        """Start the processes, or have them go on with the next epoch."""
-        return _Batches(super().__iter__())
-
-    def _get_iterator(self) -> Any:
-        return _Workers(self) if self.num_workers else super()._get_iterator()
-
-
-class _Workers(_MultiProcessingDataLoaderIter):
+class Workers(_MultiProcessingDataLoaderIter):
     """Ends its processes, whoever asks for it, in a limited time: Lightning, the end of the loader, or that of Python.
 
     One may hang in a drive, or be frozen; and it leaves SIGTERM to this process.
     """
 
-    def __init__(self, loader: ImageLoader) -> None:
+    def __init__(self, loader: DataLoader[Any]) -> None:
         self._owner = os.getpid()
         try:
             super().__init__(loader)
@@ -126,15 +79,6 @@ _PATIENCE = 5.0
 """Seconds in which all processes have to end when they are asked to."""
 
 
-class _Batches(Iterator[Batch]):
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches = batches
-
-    def __next__(self) -> Batch:
-        with waiting():
-            return next(self._batches)
-
-
 def workers_with_room(wanted: int, batch_bytes: int) -> tuple[int, int]:
     """Return how many processes can read at once, and how many batches each may have ready: two, or one.
 
@@ -151,7 +95,8 @@ def workers_with_room(wanted: int, batch_bytes: int) -> tuple[int, int]:
 
 
 @cache  # each validation has a loader of its own
-def _say_fewer(wanted: int, workers: int) -> None:
+def say_fewer(wanted: int, workers: int) -> None:
+    """Log, once, that shared memory has no room for the processes that were asked for."""
     free = (free_shared_memory() or 0) / 2**20
     instead = counted(workers, "process reads", "processes read") if workers else "the main process reads"
     logger.warning(

@@ -1,4 +1,4 @@
-"""What `prepare` says of files that it does not read."""
+"""What `prepare` says of files that it does not read, and of copies."""
 
 import json
 from collections.abc import Callable
@@ -6,22 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from made_images import with_copy, write_images, write_people
+from tiny_study import load_manifest
 
 Handclip = Callable[..., Any]
 
 
 @pytest.fixture
 def people(here: Path) -> Path:
-    """Five people with two photographs each, and two of another format."""
-    for person in range(5):
-        folder = here / "people" / f"p{person}"
-        folder.mkdir(parents=True)
-        for number in range(2):
-            Image.new("RGB", (1, 1), (person, number, 0)).save(folder / f"{number}.png")
-        (folder / "IMG_2.CR3").write_bytes(b"x")
-    (here / "people" / "p0" / "Thumbs.db").write_bytes(b"x")
-    return here / "people"
+    """Five people with two photographs each, and one of another format."""
+    people = write_people(here / "people")
+    write_images(people, *(f"p{person}/IMG_2.CR3" for person in range(5)), "p0/Thumbs.db", content=b"x")
+    return people
 
 
 def test_photographs_that_are_not_read_are_no_other_files(handclip: Handclip, people: Path, here: Path) -> None:
@@ -61,3 +57,26 @@ def test_a_pattern_says_whose_photographs_are(handclip: Handclip, people: Path, 
     bad = handclip(*command, "--pattern", "{person}/*")
     assert (bad.code, bad.err.count("\n")) == (2, 1)
     assert bad.err.startswith("Error: pattern: '{person}/*' does not say where the identity stands")
+
+
+def test_check_says_what_copies_do_to_the_numbers(handclip: Callable[..., Any], manifests: Path, here: Path) -> None:
+    manifest = load_manifest(manifests)
+    first, of = manifest.draws[0].query[0], manifest.draws[0].gallery[0]
+    validated = with_copy(manifest, manifest.val[0], manifest.train[0])
+    with_copy(validated, first, of).save(here / "manifest_dorsal_r.json")
+    answer = handclip("prepare", "--check", here)
+    assert answer.code == 0
+    assert "keeps to the protocol" in answer.out
+    said = " ".join((answer.out + answer.err).split())
+    paths = {index: manifest.images[index].path for index in (first, of, manifest.val[0], manifest.train[0])}
+    assert f"queries the gallery holds the very same photograph (such as {paths[first]} and {paths[of]})" in said
+    assert f"The training images hold the very same photograph as 1 of {len(manifest.val)} validation images" in said
+
+    with_copy(manifest, first, manifest.train[0]).save(here / "manifest_dorsal_r.json")
+    answer = handclip("prepare", "--check", here)
+    assert answer.code == 1
+    assert "keeps to the protocol" not in answer.out
+    assert (
+        "test has 1 image of which train and val hold the very same photograph (such as "
+        f"{paths[first]} and {paths[manifest.train[0]]})"
+    ) in answer.err
