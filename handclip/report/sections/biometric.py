@@ -39,7 +39,8 @@ from handclip.report.figures.verification import (
     score_densities_figure,
 )
 from handclip.report.report_data import ReportData, ReportRun, why_not_searched
-from handclip.report.report_writer import Column, ReportWriter, Section, SectionWriter
+from handclip.report.report_writer import ReportWriter, Section, SectionWriter
+from handclip.report.table import Column
 
 Floats = NDArray[np.float64]
 

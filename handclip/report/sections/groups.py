@@ -14,7 +14,8 @@ from handclip.report.figures.groups import Group, GroupRates, groups_figure
 from handclip.report.group_rates import RankingOutcomes, Rate, VerificationErrors
 from handclip.report.prose import percent
 from handclip.report.report_data import ReportData, ReportRun, why_not_searched
-from handclip.report.report_writer import Column, ReportWriter, Section, SectionWriter
+from handclip.report.report_writer import ReportWriter, Section, SectionWriter
+from handclip.report.table import Column
 
 FEWEST_PEOPLE = 5
 """Of fewer people nothing is shown: a rate would be about them, and not about a group."""
