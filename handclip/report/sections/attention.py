@@ -17,7 +17,7 @@ _METHODS = (ROLLOUT, GRAD_CAM, SPATIAL_ATTENTION)
 
 def attention_section(data: ReportData, writer: ReportWriter) -> Section:
     """Lay the maps of the featured runs, and of one for each method they lack, over the same photographs."""
-    page = writer.section("attention")
+    page = writer.section("attention", explanations=EXPLANATIONS, config=CONFIG)
     runs = _runs(data)
     explained = [run for run in runs if run.explanations]
     shown = _same_hands(explained)

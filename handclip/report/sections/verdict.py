@@ -1,6 +1,7 @@
 """The first section: which run is best, by how much, and whether the difference is real."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from handclip.metrics.uncertainty import FEW_PEOPLE, LEVEL
@@ -171,4 +172,5 @@ def _matrix_table(block: MatrixBlock, caption: str) -> Table:
 def _cost_table(rows: Iterable[RunRow], runs: Sequence[ReportRun]) -> Table:
     labels = {run.row.run: run.label for run in runs}
     records = [{**cost_record(row), "label": labels.get(row.run) or _recipe(row)} for row in rows]
-    return Table([Column("label", "Run"), *COST_COLUMNS], records, COST_LEGEND)
+    *numbers, hardware = COST_COLUMNS
+    return Table([Column("label", "Run"), *numbers, replace(hardware, numeric=False)], records, COST_LEGEND)
