@@ -1,6 +1,6 @@
 """A comparison in tables and in words: what every form of it shows, and its files in Markdown, LaTeX and CSV."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
@@ -108,41 +108,6 @@ def published_cells(result: PublishedResult) -> dict[str, Cell]:
         percent = (100 * Decimal(str(value))).quantize(Decimal("0.01"), ROUND_HALF_UP)
         cells[metric] = Cell(f"{percent}{CONVERTED if metric == result.converted else ''}")
     return cells
-
-
-def _texts(columns: Iterable[Column], record: Mapping[str, Any]) -> list[str]:
-    return [column.cell(record).text for column in columns]
-
-
-# The report's verdict builds its tables from these until it takes `Table`.
-COLUMN_TITLES = {name: column.title for name, column in NAME_COLUMNS.items()}
-COST_TITLES = tuple(column.title for column in COST_COLUMNS)
-
-
-def name_cells(row: RunRow, columns: Sequence[str]) -> list[str]:
-    """Return stage, model and losses, and of `seed`, `trained_on` and `differs_by` those asked for."""
-    named = [NAME_COLUMNS[name] for name in columns]
-    return [row.stage, row.model, row.losses_text, *_texts(named, run_record(row))]
-
-
-def cost_cells(row: RunRow) -> list[str]:
-    """Return what a run costs; `-` where no file says it."""
-    return _texts(COST_COLUMNS, cost_record(row))
-
-
-def spread_text(score: Score) -> str:
-    """Return mean and standard deviation in percent."""
-    return score_texts(score, "")[0]
-
-
-def interval_text(score: Score) -> str:
-    """Return the interval in percent."""
-    return score_texts(score, "")[1]
-
-
-def published_text(result: PublishedResult, metric: str) -> str:
-    """Return a published value in percent, marked where it was converted."""
-    return published_cells(result).get(metric, Cell("-")).text
 
 
 def method_text(result: PublishedResult, block: MatrixBlock) -> str:

@@ -22,7 +22,8 @@ from handclip.report.figures.attention import Maps, attention_figure
 from handclip.report.figures.style import new_figure, save_figure, styled
 from handclip.report.html import render_page
 from handclip.report.report import write_report
-from handclip.report.report_writer import Commands, Heading, Note, Section, Table, Text
+from handclip.report.report_writer import Commands, Heading, Note, Section, Text
+from handclip.report.table import Table, plain_columns
 from handclip.runs.artifacts import read_explanations
 from handclip.runs.evaluate import evaluate
 
@@ -98,7 +99,9 @@ SCRIPT = "<script>alert(1)</script>"
 
 def test_a_page_shows_names_and_runs_none_of_them() -> None:
     names = [SCRIPT, '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "'\"&"]
-    table = Table(names, [False] * len(names), [names], names[1], Path("tables") / f"{SCRIPT}.csv")
+    table = Table(
+        plain_columns(*names), [dict(zip(names, names, strict=True))], names[1], Path("tables") / f"{SCRIPT}.csv"
+    )
     blocks = [*map(Text, names), *map(Note, names), *map(Heading, names), Commands(names), table]
     sections = [Section("a", name, name, blocks) for name in names]
     page = render_page(SCRIPT, names, sections, made={SCRIPT: names[1]})

@@ -12,7 +12,8 @@ from handclip.errors import HandCLIPError
 from handclip.report import html
 from handclip.report.figures.style import FigureFiles
 from handclip.report.html import render_page, write_page
-from handclip.report.report_writer import Block, Commands, Heading, Note, Picture, Section, Table, Text
+from handclip.report.report_writer import Block, Commands, Heading, Note, Picture, Section, Text
+from handclip.report.table import Column, Table
 
 MADE = {"Version": "HandCLIP 1.2.3", "From": "two runs"}
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
@@ -100,7 +101,12 @@ def test_text_heading_commands_and_notes() -> None:
 
 
 def test_a_table_is_told_row_by_row() -> None:
-    table = Table(["Run", "EER"], [False, True], [["one", "1.0"], ["two", "-"]], "Errors.", Path("any/tables/eer.csv"))
+    table = Table(
+        [Column("run", "Run"), Column("eer", "EER", numeric=True)],
+        [{"run": "one", "eer": 1.0}, {"run": "two"}],
+        "Errors.",
+        Path("any/tables/eer.csv"),
+    )
     page = Page(page_of(table))
     cells = [(tag, text) for tag, text in page.texts if tag in ("th", "td", "figcaption")]
     assert cells == [
@@ -112,7 +118,7 @@ def test_a_table_is_told_row_by_row() -> None:
     assert ["number" in str(cell["class"]) for cell in page.all("th")[:2]] == [False, True]
     assert ("a", "tables/eer.csv") in page.texts
     assert page.all("a")[-1]["href"] == "tables/eer.csv"
-    assert "Numbers:" not in page_of(Table(["Run"], [False], [["one"]], "Runs."))
+    assert "Numbers:" not in page_of(Table([Column("run", "Run")], [{"run": "one"}], "Runs."))
 
 
 def test_a_picture_is_inside_the_page_at_its_natural_size(tmp_path: Path) -> None:
@@ -136,7 +142,7 @@ def test_a_drawing_is_svg_and_photographs_are_png(tmp_path: Path, photographic: 
 
 
 def test_nothing_in_the_page_leads_out_of_it(tmp_path: Path) -> None:
-    text = page_of(picture(tmp_path), Table(["a"], [False], [["b"]], "c", tmp_path / "tables" / "t.csv"))
+    text = page_of(picture(tmp_path), Table([Column("a", "a")], [{"a": "b"}], "c", tmp_path / "tables" / "t.csv"))
     page = Page(text)
     addresses = [
         str(value) for _, attributes in page.elements for key, value in attributes.items() if key in ("src", "href")

@@ -4,12 +4,13 @@ from typing import Any
 import numpy as np
 import pytest
 from made_runs import ALL_ASPECTS, write_run
-from section_parts import IMAGES, data_of, image, rows_of, the, words, write_records
+from section_parts import IMAGES, cells_of, data_of, image, rows_of, the, words, write_records
 
 from handclip.metrics.verification import ScoredPairs, verify
 from handclip.report.report_data import ReportRun
-from handclip.report.report_writer import Note, Picture, ReportWriter, Section, Table, Text
+from handclip.report.report_writer import Note, Picture, ReportWriter, Section, Text
 from handclip.report.sections.groups import FEWEST_PEOPLE, groups_section
+from handclip.report.table import Table
 
 PEOPLE = 26
 ENOUGH, FEW = range(1000, 1090), range(1000, 1010)
@@ -167,7 +168,7 @@ def test_groups_are_compared_on_the_aspects_that_all_of_them_are_on(tmp_path: Pa
         assert float(rows["run", "nail_polish", value]["rank1"]) == pytest.approx(rate)
     texts = words(section)
     assert "Nail polish on dorsal_r, dorsal_l." in texts
-    assert ["Nail polish", "everybody", "dorsal_r, dorsal_l"] in [line[:3] for line in the(section, Table).cells]
+    assert ["Nail polish", "everybody", "dorsal_r, dorsal_l"] in [line[:3] for line in cells_of(the(section, Table))]
 
 
 def test_a_stray_label_on_another_aspect_does_not_decide(tmp_path: Path) -> None:
@@ -216,7 +217,7 @@ def test_small_groups_are_marked_and_smaller_ones_have_no_rate(tmp_path: Path) -
     assert "without a rate: skin colour dark (3)" in note.text
     assert "gender male (13)" in note.text
     assert "skin colour fair" not in note.text  # 23 people
-    [cells] = [cells for cells in the(section, Table).cells if cells[1] == "dark"]
+    [cells] = [cells for cells in cells_of(the(section, Table)) if cells[1] == "dark"]
     assert cells[-3:] == ["too few people"] * 3
 
 

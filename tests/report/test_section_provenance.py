@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import yaml
 from made_runs import MANIFEST, write_run
-from section_parts import data_of, rows_of, the
+from section_parts import cells_of, data_of, rows_of, the
 
 from handclip.locks import holding
-from handclip.report.report_writer import Commands, Heading, Note, ReportWriter, Section, Table
+from handclip.report.report_writer import Commands, Heading, Note, ReportWriter, Section
 from handclip.report.sections.provenance import provenance_section
+from handclip.report.table import Table
 from handclip.runs.provenance import content_sha256
 
 
@@ -50,7 +51,7 @@ def made(study: Path) -> Section:
 
 def facts(section: Section) -> dict[str, str]:
     table = next(block for block in section.blocks if isinstance(block, Table) and block.titles[0] == "What")
-    return {cells[0]: cells[1] for cells in table.cells}
+    return {cells[0]: cells[1] for cells in cells_of(table)}
 
 
 def test_a_run_shows_settings_data_code_and_machine(tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_folders_of_this_machine_are_not_passed_on(tmp_path: Path) -> None:
     write_study(tmp_path / "alice")
     section = made(tmp_path / "alice")
     assert str(tmp_path) not in repr([block for block in section.blocks if not isinstance(block, Table)])
-    cells = [cell for block in section.blocks if isinstance(block, Table) for line in block.cells for cell in line]
+    cells = [cell for block in section.blocks if isinstance(block, Table) for line in cells_of(block) for cell in line]
     assert not [cell for cell in cells if str(tmp_path) in cell]
     assert str(tmp_path) not in (tmp_path / "alice" / "out" / "tables" / "provenance.csv").read_text()
 
@@ -122,7 +123,7 @@ def test_what_differs_between_runs_stands_side_by_side(tmp_path: Path) -> None:
     [table] = [block for block in section.blocks if isinstance(block, Table) and block.titles[0] == "Run"][1:]
     assert list(table.titles) == ["Run", "lr", "resume_from"]
     labels = [run.label for run in data.runs if run.row.losses]
-    assert [list(cells) for cells in table.cells] == [
+    assert [list(cells) for cells in cells_of(table)] == [
         [labels[0], "0.1", "-"],
         [labels[1], "0.2", "-"],
         [labels[2], "-", labels[0]],
@@ -149,7 +150,7 @@ def test_the_file_has_all_runs_and_everything(tmp_path: Path) -> None:
     assert rows["old"]["code"] == rows["old"]["evaluated"] == ""
     assert rows["old"]["manifest_sha256"] == MANIFEST
     [table] = [block for block in section.blocks if isinstance(block, Table) and block.csv is not None]
-    assert len(table.cells) == 2
+    assert len(cells_of(table)) == 2
     # A baseline is trained nowhere, so nothing of its training is missing.
     note = the(section, Note)
     assert note.kind == "missing"

@@ -12,7 +12,8 @@ from handclip.errors import DamagedFileError
 from handclip.file_names import CONFIG, PROVENANCE
 from handclip.locks import is_held
 from handclip.report.report_data import ReportData, ReportRun
-from handclip.report.report_writer import Column, Commands, ReportWriter, Section, SectionWriter
+from handclip.report.report_writer import Commands, ReportWriter, Section, SectionWriter
+from handclip.report.table import Column
 from handclip.runs.provenance import read_provenance, sessions_of
 
 _COLUMNS = (
