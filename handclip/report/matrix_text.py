@@ -14,8 +14,9 @@ from handclip.metrics.uncertainty import (
     smallest_corrected_p,
 )
 from handclip.report.evaluation_log import METRIC_TITLES
-from handclip.report.matrix import METRICS, TESTED, Matrix, MatrixBlock, Protocol, RunRow, Score
+from handclip.report.matrix import METRICS, TESTED, Matrix, MatrixBlock, RunRow, Score
 from handclip.report.prose import Prose
+from handclip.report.protocol import Protocol
 from handclip.report.published import PublishedResult
 from handclip.report.row_names import distinguishing_columns
 from handclip.report.table import Cell, Column, Table, latex_table, markdown_code, markdown_table, plain_columns
@@ -233,7 +234,7 @@ def _published_record(result: PublishedResult) -> dict[str, Any]:
     return {
         "source": result.source,
         "model": result.method,
-        "trained_on": " ".join(result.trained_on or ()),
+        "trained_on": result.protocol.trained_on,
         **{f"{metric}_mean": value for metric, value in result.scores.items()},
         "converted": result.converted,
         "note": result.note,

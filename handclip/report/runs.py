@@ -41,7 +41,7 @@ class TrainedOn:
 
     dataset: str
     aspect: str
-    manifest_sha256: str | None
+    manifest_sha256: str | None = None
 
     def __str__(self) -> str:
         return f"{self.dataset} {self.aspect}"
