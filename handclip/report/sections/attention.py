@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from handclip.file_names import CONFIG, EXPLANATIONS
 from handclip.models.attention_maps import GRAD_CAM, ROLLOUT, SPATIAL_ATTENTION
 from handclip.report.figures.attention import HALF, Maps, attention_figure
 from handclip.report.matrix import merit
