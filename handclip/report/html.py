@@ -11,7 +11,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from handclip.errors import HandCLIPError
-from handclip.files import write_text
 from handclip.report.report_writer import Picture, Section
 
 MOST_BYTES = 15_000_000
@@ -23,26 +22,18 @@ _WEBP_QUALITY = 80
 _CSS_PIXELS_PER_INCH = 96
 
 
-def write_page(
-    path: Path, title: str, lead: Sequence[str], sections: Sequence[Section], *, made: Mapping[str, str]
-) -> None:
-    """Write the page atomically; `figures/` and `tables/`, whose files it names, lie beside it.
+def render_page(title: str, lead: Sequence[str], sections: Sequence[Section], *, made: Mapping[str, str]) -> str:
+    """Return the page as HTML; `figures/` and `tables/`, whose files it names, lie beside it.
 
     Args:
-        path: the HTML file.
         title: headline of the page.
         lead: what was found, in a few paragraphs.
         sections: parts of the page, each listed in the contents; their anchors are unique.
         made: what the foot of the page says about how it was made: `{"Version": "HandCLIP 0.1.0"}`.
 
     Raises:
-        HandCLIPError: a picture cannot be read, the page is larger than `MOST_BYTES`, or it cannot be written.
+        HandCLIPError: a picture cannot be read, or the page is larger than `MOST_BYTES`.
     """
-    write_text(path, render_page(title, lead, sections, made=made))
-
-
-def render_page(title: str, lead: Sequence[str], sections: Sequence[Section], *, made: Mapping[str, str]) -> str:
-    """Return the page as HTML; arguments and errors are those of `write_page`."""
     pictures = [block for section in sections for block in section.blocks if isinstance(block, Picture)]
     embedded = _embed(pictures)
     environment = Environment(

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from handclip.report.figures.style import new_figure, series_style, styled
-from handclip.report.html import write_page
+from handclip.report.html import render_page
 from handclip.report.prose import percent
 from handclip.report.report_writer import (
     Commands,
@@ -43,7 +43,9 @@ def write_every_block(folder: Path) -> Path:
         "Made": "2026-01-12 10:41 UTC",
         "From": "4 evaluations in /home/someone/studies/" + ENDLESS_WORD,
     }
-    write_page(page, "Who is it? Four networks and the hands of 20 people", lead, sections, made=made)
+    page.write_text(
+        render_page("Who is it? Four networks and the hands of 20 people", lead, sections, made=made), "utf-8"
+    )
     return page
 
 
