@@ -173,11 +173,9 @@ def _splits(manifest: Manifest) -> Iterator[str]:
     if not manifest.draws:
         yield "there are no query/gallery draws"
     yield from _mixed_splits(manifest)
-    val_counts = Counter(manifest.images[index].identity for index in manifest.val)
-    if people := manifest.identities(train) - val_counts.keys():
+    if people := manifest.identities(train) - manifest.identities(val):
         yield f"val lacks {_identities(manifest, people)} of train"
-    if people := {identity for identity, count in val_counts.items() if count > 1}:
-        yield f"val has more than one image of {_identities(manifest, people)}"
+    yield from _several(manifest, "val", manifest.val)
     galleries = {index for draw in manifest.draws for index in (*draw.gallery, *draw.gallery_all)}
     if unused := set(range(len(manifest.images))) - train - val - test - galleries:
         yield f"no split holds {_images(manifest, unused)}"
@@ -228,19 +226,15 @@ def _draw(manifest: Manifest, draw: Draw) -> Iterator[str]:
         yield f"gallery holds {_images(manifest, foreign)} not of test"
     if absent := expected_distractors - gallery:
         yield f"gallery lacks {_images(manifest, absent)} of distractors"
-    in_gallery = Counter(manifest.images[index].identity for index in gallery & test)
-    if people := manifest.identities(test) - in_gallery.keys():
+    if people := manifest.identities(test) - manifest.identities(gallery & test):
         yield f"gallery lacks {_identities(manifest, people)}"
-    if people := {identity for identity, count in in_gallery.items() if count > 1}:
-        yield f"gallery has more than one image of {_identities(manifest, people)}"
+    yield from _several(manifest, "gallery", gallery & test)
     if "gallery_all" in manifest.gallery_protocols:
         if absent := gallery - gallery_all:
             yield f"gallery_all lacks {_images(manifest, absent)} of gallery"
         if foreign := gallery_all - gallery - distractors:
             yield f"gallery_all holds {_images(manifest, foreign)} neither of gallery nor of distractors"
-        in_gallery_all = Counter(manifest.images[index].identity for index in gallery_all)
-        if people := {identity for identity, count in in_gallery_all.items() if count > 1}:
-            yield f"gallery_all has more than one image of {_identities(manifest, people)}"
+        yield from _several(manifest, "gallery_all", gallery_all)
 
 
 def _full_counts(manifest: Manifest) -> Iterator[str]:
@@ -268,6 +262,12 @@ def _full_counts(manifest: Manifest) -> Iterator[str]:
 def _repeated(name: str, indices: tuple[int, ...]) -> Iterator[str]:
     if repeated := len(indices) - len(set(indices)):
         yield f"{name} lists {repeated:,} images more than once"
+
+
+def _several(manifest: Manifest, name: str, indices: Iterable[int]) -> Iterator[str]:
+    counts = Counter(manifest.images[index].identity for index in indices)
+    if people := {identity for identity, count in counts.items() if count > 1}:
+        yield f"{name} has more than one image of {_identities(manifest, people)}"
 
 
 def _images(manifest: Manifest, indices: Iterable[int]) -> str:

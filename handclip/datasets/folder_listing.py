@@ -18,9 +18,6 @@ logger = logging.getLogger(__name__)
 _SYSTEM_FOLDERS = frozenset({"lost+found", "system volume information", "$recycle.bin", "found.000"})
 """What systems make in the root of a drive."""
 
-_Names = tuple[str, ...]
-"""A path below the root."""
-
 
 class FolderListing:
     """Finds the photographs below a folder that a pattern matches, and collects what is left out.
@@ -45,7 +42,7 @@ class FolderListing:
         self._is_plain = pattern.text == PLAIN
         self._manifest_name = manifest_name
         self._of_the_system: list[str] = []
-        self._look_into(())
+        self._look_into("")
         self.paths_of = {identity: sorted(paths) for identity, paths in sorted(self.paths_of.items())}
         nested = [one.path for one in self.left_out.unread if one.kind == "nested"]
         if nested:
@@ -65,92 +62,86 @@ class FolderListing:
         """The identities of which no image is there."""
         return [identity for identity, paths in self.paths_of.items() if not paths]
 
-    def _look_into(self, folder: _Names) -> None:
-        """Sort what lies in a folder of the pattern's own levels."""
+    def _look_into(self, folder: str) -> None:
+        """Sort what lies in a folder of the pattern's own levels, by its path below the root."""
         identity = self._identity(folder)
         try:
-            entries = _entries(self._root.joinpath(*folder))
+            entries = _entries(self._root / folder)
         except OSError as error:
             if not folder:
                 raise DataError(f"{self._root}: cannot be read: {error.strerror or error}") from error
             self._register(folder, identity)
-            self.left_out.add("closed", "/".join(folder), identity, error.strerror or str(error))
+            self.left_out.add("closed", folder, identity, error.strerror or str(error))
             return
-        if len(folder) == 1 and any(entry.name == self._manifest_name for entry in entries):
+        if _level(folder) == 1 and any(entry.name == self._manifest_name for entry in entries):
             return
         self._register(folder, identity)
         for entry in entries:
-            names = (*folder, entry.name)
+            path = f"{folder}/{entry.name}".lstrip("/")
             if entry.name.startswith("."):
-                self._add_other(names)
+                self._add_other(path)
             elif not _is_folder(entry):
-                self._sort(names, identity)
-            elif len(names) == 1 and entry.name.casefold() in _SYSTEM_FOLDERS:
+                self._sort(path, identity)
+            elif not folder and entry.name.casefold() in _SYSTEM_FOLDERS:
                 self._of_the_system.append(entry.name)
-            elif len(names) < self._pattern.levels:
-                self._look_into(names)
-            elif entry.is_symlink() or not self._look_deeper(names, identity):
-                self._add_other(names)
+            elif _level(path) < self._pattern.levels:
+                self._look_into(path)
+            elif entry.is_symlink() or not self._look_deeper(path, identity):
+                self._add_other(path)
 
-    def _look_deeper(self, folder: _Names, identity: str | None) -> bool:
+    def _look_deeper(self, folder: str, identity: str | None) -> bool:
         """Collect what has to do with photographs below the pattern's levels; say whether there is anything."""
         before = len(self.left_out.unread)
         folders = deque([folder])
         while folders:
-            names = folders.popleft()
+            folder = folders.popleft()
             try:
-                entries = _entries(self._root.joinpath(*names))
+                entries = _entries(self._root / folder)
             except OSError as error:
-                self.left_out.add("closed_inside", "/".join(names), identity, error.strerror or str(error))
+                self.left_out.add("closed_inside", folder, identity, error.strerror or str(error))
                 continue
             for entry in entries:
-                inner = (*names, entry.name)
+                path = f"{folder}/{entry.name}"
                 if entry.name.startswith(".") or entry.is_symlink():
                     continue
                 if _is_folder(entry):
-                    folders.append(inner)
+                    folders.append(path)
                 elif is_image_name(entry.name):
-                    self.left_out.add("nested" if self._is_plain else "unmatched", "/".join(inner), identity)
+                    self.left_out.add("nested" if self._is_plain else "unmatched", path, identity)
                 elif (kind := kind_of(Path(entry.path))) is not None:
-                    self.left_out.add(kind, "/".join(inner), identity)
+                    self.left_out.add(kind, path, identity)
         return len(self.left_out.unread) > before
 
-    def _sort(self, names: _Names, of_folder: str | None) -> None:
+    def _sort(self, path: str, of_folder: str | None) -> None:
         """Count a file of the pattern's own levels as what it is."""
-        identity = self._identity(names) if len(names) == self._pattern.levels else None
-        if not is_image_name(names[-1]):
-            kind = kind_of(self._root.joinpath(*names))
+        identity = self._identity(path) if _level(path) == self._pattern.levels else None
+        if not is_image_name(path):
+            kind = kind_of(self._root / path)
             if kind is None:
-                self._add_other(names)
+                self._add_other(path)
             else:
-                self._register(names, identity)
-                self.left_out.add(kind, "/".join(names), identity or of_folder)
+                self._register(path, identity)
+                self.left_out.add(kind, path, identity or of_folder)
         elif identity is None:
-            self.left_out.add("loose" if self._is_plain else "unmatched", "/".join(names), of_folder)
+            self.left_out.add("loose" if self._is_plain else "unmatched", path, of_folder)
         else:
-            self._register(names, identity)
-            self.paths_of[identity].append("/".join(names))
+            self._register(path, identity)
+            self.paths_of[identity].append(path)
 
-    def _identity(self, names: _Names) -> str | None:
-        """Whose a file or folder is; None where the pattern does not match it, or says it further down only."""
-        return self._match(names).get(IDENTITY)
-
-    def _register(self, names: _Names, identity: str | None) -> None:
+    def _register(self, path: str, identity: str | None) -> None:
         if identity is None:
             return
         self.paths_of.setdefault(identity, [])
-        for name in names:
-            try:
-                name.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise DataError(
-                    as_text(f"{self._root} holds a name that is not valid UTF-8, {name!r}; rename it")
-                ) from error
+        try:
+            path.encode("utf-8")
+        except UnicodeEncodeError as error:
+            said = f"{self._root} holds a name that is not valid UTF-8, {path!r}; rename it"
+            raise DataError(as_text(said)) from error
 
-    def _add_other(self, names: _Names) -> None:
+    def _add_other(self, path: str) -> None:
         # What lies beside the folders of a data set, such as a README, is none of its files.
-        if len(names) > 1 or self._pattern.levels == 1:
-            self.left_out.add(None, "/".join(names))
+        if "/" in path or self._pattern.levels == 1:
+            self.left_out.add(None, path)
 
     def _advice_on_nested(self, nested: list[str]) -> str:
         """Say how to use photographs in folders inside the identities', without losing those that lie right in these.
@@ -175,42 +166,44 @@ class FolderListing:
         lost = "; first move what lies right in the folder of an identity into one inside it" if own else ""
         return f"to use them, {pattern}{lost}"
 
-    def _matched(self) -> list[_Names]:
-        return [tuple(path.split("/")) for paths in self.paths_of.values() for path in paths]
-
     def _require_matches(self) -> None:
         """Refuse a pattern that matches no path of those that are there."""
         others = [one.path for one in self.left_out.unread if one.kind == "unmatched"]
-        if others and not self._matched():
+        if others and not any(self.paths_of.values()):
             shown = "\n  ".join(first_lines(sorted(others), 5))  # what a folder looks like
             said = f"{self._root}: no photograph's path matches the pattern {self._pattern.text}; it holds"
             raise DataError(as_text(f"{said}\n  {shown}"))
 
     def _show_a_path(self) -> None:
         """Show what the pattern makes of a path, one that can be read in several ways where there is any."""
-        matched = self._matched()
+        matched = [path for paths in self.paths_of.values() for path in paths]
         if not matched:
             return
-        unlike = [names for names in matched if self._shortest(names) != self._identity(names)]
+        unlike = [path for path in matched if self._identity(path, longest=False) != self._identity(path)]
         example = [*unlike, *matched][0]
-        said = f"By the pattern {self._pattern.text}, {'/'.join(example)} is of the identity {self._identity(example)}"
+        said = f"By the pattern {self._pattern.text}, {example} is of the identity {self._identity(example)}"
         if unlike:
             said += (
                 f". {len(unlike):,} of {len(matched):,} paths can be read otherwise, this one as of "
-                f"{self._shortest(example)}: each wildcard takes as much as it can, the first one first"
+                f"{self._identity(example, longest=False)}: each wildcard takes as much as it can, the first one first"
             )
         logger.info(f"{said}.")
 
-    def _shortest(self, names: _Names) -> str | None:
-        return self._match(names, longest=False).get(IDENTITY)
+    def _identity(self, path: str, *, longest: bool = True) -> str | None:
+        """Whose a file or folder is; None where the pattern does not match it, or says it further down only.
 
-    def _match(self, names: _Names, *, longest: bool = True) -> dict[str, str]:
-        """Match names as they are, else in the Unicode form that they share with a pattern that is typed elsewhere."""
-        found = self._pattern.match(names, longest=longest)
-        if found is None and not all(map(str.isascii, names)):
+        Names are matched as they are, else in the Unicode form that they share with a pattern that is typed elsewhere.
+        """
+        found = self._pattern.match(path.split("/") if path else (), longest=longest)
+        if found is None and not path.isascii():
             in_one_form = PathPattern(unicode_form(self._pattern.text))
-            found = in_one_form.match([*map(unicode_form, names)], longest=longest)
-        return found or {}
+            found = in_one_form.match(unicode_form(path).split("/"), longest=longest)
+        return (found or {}).get(IDENTITY)
+
+
+def _level(path: str) -> int:
+    """How many folders and files a path names, one in the other."""
+    return len(path.split("/")) if path else 0
 
 
 def _pattern_of(levels: int) -> str:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from handclip.config.experiment import HAND_ASPECTS
+from handclip.config.mistakes import cut
 from handclip.datasets.file_kinds import is_image_name, kind_of
 from handclip.datasets.inspection import ImageFacts, inspect_images
-from handclip.datasets.left_out import Exclusions, LeftOut
-from handclip.datasets.manifest import Manifest
+from handclip.datasets.left_out import LeftOut
+from handclip.datasets.manifest import Exclusions, Manifest
 from handclip.datasets.preparation import Preparation
 from handclip.datasets.safe_paths import is_plain_relative, unicode_form
 from handclip.datasets.splits import Identity, SeededDraws, Splits, assemble_manifest
@@ -84,11 +85,10 @@ def read_hand_info(root: Path) -> list[HandInfoRow]:
     line_of_image: dict[str, int] = {}
     for line, values in _table_rows(root):
         where = f"{root / 'HandInfo.csv'}, line {line}"
-        row, has_accessories = _parse_row(values, where)
-        if row.image_name in line_of_image:
-            raise DataError(f"{where}: {row.image_name} is already listed in line {line_of_image[row.image_name]}")
-        line_of_image[row.image_name] = line
-        if not has_accessories:
+        row = _parse_row(values, where)
+        if (first := line_of_image.setdefault(row.image_name, line)) != line:
+            raise DataError(f"{where}: {row.image_name} is already listed in line {first}")
+        if values["accessories"] == "0":
             rows.append(row)
     return rows
 
@@ -145,7 +145,7 @@ def _table_rows(root: Path) -> Iterator[tuple[int, dict[str, str]]]:
         header = [name.strip() for name in next(reader, [])]
         missing = [column for column in _COLUMNS if column not in header]
         if missing:
-            shown = _shortly(", ".join(header)) or "none"
+            shown = cut(", ".join(header)) or "none"
             raise DataError(f"{table} lacks the column {', '.join(missing)}; it has {shown}")
         for cells in reader:
             if not any(cell.strip() for cell in cells):
@@ -242,23 +242,22 @@ def _exclusions(rows: Sequence[HandInfoRow], missing: Set[str], facts: Mapping[s
     )
 
 
-def _parse_row(values: Mapping[str, str], where: str) -> tuple[HandInfoRow, bool]:
-    """One row, and whether the hand wears accessories."""
+def _parse_row(values: Mapping[str, str], where: str) -> HandInfoRow:
     identity_text = values["id"]
     is_number = identity_text.isascii() and identity_text.isdigit() and len(identity_text) <= _LONGEST_IDENTITY
     if not is_number or int(identity_text) > _LARGEST_IDENTITY:
-        shown = _shortly(repr(identity_text))
+        shown = cut(repr(identity_text))
         raise DataError(f"{where}: id {shown} is not a whole number from 0 to {_LARGEST_IDENTITY:,}")
     aspect = _ASPECT_TEXTS.get(" ".join(values["aspectOfHand"].lower().split()))
     if aspect is None:
-        shown = _shortly(repr(values["aspectOfHand"]))
+        shown = cut(repr(values["aspectOfHand"]))
         raise DataError(f"{where}: aspectOfHand {shown} is none of {', '.join(_ASPECT_TEXTS)}")
     if values["accessories"] not in ("0", "1"):
-        raise DataError(f"{where}: accessories {_shortly(repr(values['accessories']))} is neither 0 nor 1")
+        raise DataError(f"{where}: accessories {cut(repr(values['accessories']))} is neither 0 nor 1")
     image_name = values["imageName"]
     if "/" in image_name or not is_plain_relative(image_name):
-        raise DataError(f"{where}: imageName {_shortly(repr(image_name))} is not the name of a file in Hands")
-    return HandInfoRow(int(identity_text), identity_text, aspect, image_name), values["accessories"] == "1"
+        raise DataError(f"{where}: imageName {cut(repr(image_name))} is not the name of a file in Hands")
+    return HandInfoRow(int(identity_text), identity_text, aspect, image_name)
 
 
 def _decode_text(path: Path) -> str:
@@ -271,7 +270,3 @@ def _decode_text(path: Path) -> str:
     except UnicodeDecodeError:
         # Latin-1, unlike Windows-1252, has a character for every byte; the columns in use are ASCII in both.
         return data.decode("latin-1")
-
-
-def _shortly(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -2,11 +2,12 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from handclip.datasets.file_kinds import KINDS, describe_counts
+from handclip.datasets.manifest import Exclusions, Manifest
 from handclip.errors import DataError
 from handclip.files import as_text
 from handclip.plurals import counted, first_lines
@@ -14,17 +15,31 @@ from handclip.plurals import counted, first_lines
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Exclusions:
-    """How much of a data set was left out, and why: as a manifest counts it."""
+_COUNTED = {
+    "missing_images": ("absent image", "absent images"),
+    "unreadable_images": ("unreadable image", "unreadable images"),
+    "copied_images": ("copy of another image", "copies of other images"),
+    "unread_identities": ("identity of which nothing is read", "identities of which nothing is read"),
+    "empty_identities": ("identity without images of its own", "identities without images of their own"),
+    "ignored_files": ("other file", "other files"),
+}
+"""What `Exclusions` count beside files by kind."""
 
-    missing_images: int = 0
-    unreadable_images: int = 0
-    ignored_files: int = 0
-    empty_identities: int = 0
-    copied_images: int = 0
-    unread_files: dict[str, int] = field(default_factory=dict)
-    unread_identities: int = 0
+
+def describe_left_out(manifests: Collection[Manifest], what: Sequence[str] = ("unread_files", *_COUNTED)) -> list[str]:
+    """Return what manifests were made without, as `12 HEIC photographs`.
+
+    Args:
+        manifests: of all aspects in question.
+        what: of that counts, by the names of `Exclusions`.
+    """
+    said = []
+    for name in what:
+        if name == "unread_files":
+            said += describe_counts(sum((Counter(manifest.unread_files) for manifest in manifests), Counter()))
+        elif number := sum(getattr(manifest, name) for manifest in manifests):
+            said.append(counted(number, *_COUNTED[name]))
+    return said
 
 
 @dataclass(frozen=True)
@@ -94,7 +109,7 @@ class LeftOut:
         self.unread_identities = len(lost)
         if lost:
             who = ", ".join(first_lines(list(lost)))
-            logger.warning(as_text(f"Left out {_identities(lost)} of which nothing is read: {who}."))
+            logger.warning(as_text(f"Left out {counted(len(lost), *_COUNTED['unread_identities'])}: {who}."))
         if sentence := str(self):
             logger.log(logging.WARNING if self.unread else logging.INFO, sentence)
 
@@ -114,7 +129,7 @@ class LeftOut:
                 identity: ", ".join(f"{_count(found)} ({found[0]})" for found in _by_kind(unread))
                 for identity, unread in lost.items()
             }
-            lines.append(f"{self.root}: nothing is read of {_identities(lost)}:")
+            lines.append(f"{self.root}: nothing is read of {counted(len(lost), 'identity', 'identities')}:")
             lines += first_lines([f"  {identity}: {what}" for identity, what in there.items()])
         if closed:
             lines.append(f"{self.root}: {counted(len(closed), 'folder')} may not be read:")
@@ -138,7 +153,3 @@ def _by_kind(unread: Iterable[Unread]) -> list[list[Unread]]:
 
 def _count(of_one_kind: Sequence[Unread]) -> str:
     return describe_counts({of_one_kind[0].kind: len(of_one_kind)})[0]
-
-
-def _identities(lost: Mapping[str, Sequence[Unread]]) -> str:
-    return counted(len(lost), "identity", "identities")

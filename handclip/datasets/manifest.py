@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
+from handclip.config.mistakes import cut
 from handclip.datasets.safe_paths import DatasetFiles, NamesOnDisk, is_plain_relative
 from handclip.errors import DataError
 from handclip.files import read_limited, write_text
@@ -52,16 +53,31 @@ class Draw:
     gallery_all: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Exclusions:
+    """How much of a data set was left out, and why.
+
+    Of copies, the very same photographs of one identity, one is kept. `unread_files` counts files that are not read
+    although they have to do with photographs, by kind (`handclip.datasets.file_kinds.KINDS`), and `unread_identities`
+    the people of whom there is nothing else.
+    """
+
+    missing_images: int = 0
+    unreadable_images: int = 0
+    copied_images: int = 0
+    unread_files: dict[str, int] = field(default_factory=dict)
+    unread_identities: int = 0
+    ignored_files: int = 0
+    empty_identities: int = 0
+
+
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Exclusions):
     """A data set of one aspect. Splits are sorted indices into `images`; `seed` is None for splits made elsewhere.
 
     Each image has exactly one identity. Images that are in no split are distractors: they occur in galleries only, and
     their identities are never those of own images. `identity_names` holds the data set's own text for each identity.
-    `missing_images`, `unreadable_images`, `copied_images`, `ignored_files` and `empty_identities` count what was left
-    out; of copies, the very same photographs of one identity, one is kept. `unread_files` counts files that are not
-    read although they have to do with photographs, by kind (`handclip.datasets.file_kinds.KINDS`), and
-    `unread_identities` the people of whom there is nothing else. `pattern` says how paths told whose each image is.
+    `pattern` says how paths told whose each image is.
     """
 
     dataset: str
@@ -73,14 +89,7 @@ class Manifest:
     test: tuple[int, ...]
     draws: tuple[Draw, ...]
     identity_names: dict[int, str]
-    missing_images: int
-    unreadable_images: int
     root: Path
-    ignored_files: int = 0
-    empty_identities: int = 0
-    copied_images: int = 0
-    unread_files: dict[str, int] = field(default_factory=dict)
-    unread_identities: int = 0
     pattern: str | None = None
     file: Path | None = field(default=None, compare=False)
     """Where it was read from or written to, if it was."""
@@ -244,24 +253,18 @@ Indices = Annotated[tuple[Count, ...], FailFast()]
 
 def _inside_root(path: str) -> str:
     if not is_plain_relative(path):
-        raise ValueError(f"{_shortly(repr(path))} does not stay in the root")
+        raise ValueError(f"{cut(repr(path))} does not stay in the root")
     return path
-
-
-def _to_image(row: tuple[str, int, int, str]) -> ManifestImage:
-    path, identity, size, sha256 = row
-    return ManifestImage(path, identity, sha256, size)
-
-
-def _by_number(names: dict[str, str]) -> dict[int, str]:
-    return {int(identity): name for identity, name in names.items()}
 
 
 _ImagePath = Annotated[Text, AfterValidator(_inside_root)]
 _Identity = Annotated[int, Field(ge=0, le=LARGEST_IDENTITY)]
 _IdentityKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,15})$")]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Image = Annotated[tuple[_ImagePath, _Identity, Annotated[int, Field(gt=0)], _Sha256], AfterValidator(_to_image)]
+_Image = Annotated[
+    tuple[_ImagePath, _Identity, Annotated[int, Field(gt=0)], _Sha256],
+    AfterValidator(lambda row: ManifestImage(row[0], row[1], row[3], row[2])),
+]
 
 
 class _File(BaseModel):
@@ -284,7 +287,10 @@ class _File(BaseModel):
     pattern: Text | None = None
     ignored_files: Count
     empty_identities: Count
-    identity_names: Annotated[dict[_IdentityKey, Text], AfterValidator(_by_number)]
+    identity_names: Annotated[
+        dict[_IdentityKey, Text],
+        AfterValidator(lambda names: {int(identity): name for identity, name in names.items()}),
+    ]
     images: Annotated[tuple[_Image, ...], FailFast()]
     train: Indices
     val: Indices
@@ -311,11 +317,11 @@ def _read(path: Path) -> _File:
             raise DataError(f"{path} is not a HandCLIP manifest; `handclip prepare` makes one")
         case _, ("handclip_manifest",):
             raise DataError(
-                f"{path} is a manifest of format version {_shortly(str(found['input']))}, and this HandCLIP reads "
+                f"{path} is a manifest of format version {cut(str(found['input']))}, and this HandCLIP reads "
                 f"version {FORMAT_VERSION}; run `handclip prepare` again into a new folder"
             )
     key = ".".join(str(part) for part in found["loc"] if part != "[key]")
-    raise _unsound(path, f"{_shortly(key)}: {found['msg'].removeprefix('Value error, ')}")
+    raise _unsound(path, f"{cut(key)}: {found['msg'].removeprefix('Value error, ')}")
 
 
 def _faults(manifest: Manifest, recorded_sha256: str) -> Iterator[str]:
@@ -343,7 +349,3 @@ def _resolved(root: Path, path: Path) -> Path:
         return NamesOnDisk().find(root).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a circle of links, for example
         raise DataError(f"{path} names a root that cannot be followed, {root}: {error}") from error
-
-
-def _shortly(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -108,10 +108,16 @@ class _Copies:
 
 def _read_splits(copies: _Copies) -> Splits:
     folder = copies.folder
-    missing = [split for split in _FIXED_SPLITS if not (folder / split).is_dir()]
-    if missing:
+    names = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+    drawn, with_all = (
+        {int(match[1]) for name in names if (match := re.fullmatch(pattern, name))}
+        for pattern in ("(?:query|gallery)([0-9]+)", "gallery([0-9]+)_all")
+    )
+    numbers = range(1 + max(drawn | with_all, default=0))
+    needed = [*_FIXED_SPLITS, *(f"{kind}{number}" for kind in ("query", "gallery") for number in numbers)]
+    needed += [f"gallery{number}_all" for number in numbers if with_all]
+    if missing := [name for name in needed if name not in names]:
         raise DataError(f"{folder} lacks the folder {', '.join(missing)}; prepare the data set again")
-    numbers = _draw_numbers(folder)
     train_all, train, val, test = (copies.read(split) for split in _FIXED_SPLITS)
     if train_all != train | val:
         different = sorted(train_all ^ (train | val))
@@ -126,23 +132,7 @@ def _read_splits(copies: _Copies) -> Splits:
             PathDraw(
                 query=copies.read(f"query{number}"),
                 gallery=copies.read(f"gallery{number}"),
-                gallery_all=copies.read(gallery_all) if (folder / gallery_all).is_dir() else frozenset(),
+                gallery_all=copies.read(gallery_all) if gallery_all in names else frozenset(),
             )
         )
     return Splits(train, val, test, draws)
-
-
-def _draw_numbers(folder: Path) -> range:
-    """The numbers of the draws, after checking that they run from 0 without a gap and each has all its folders."""
-    found: dict[str, set[int]] = {"query": set(), "gallery": set(), "gallery_all": set()}
-    for entry in folder.iterdir():
-        match = re.fullmatch(r"(query|gallery)([0-9]+)(_all)?", entry.name)
-        if match and entry.is_dir() and match[1] + (match[3] or "") in found:
-            found[match[1] + (match[3] or "")].add(int(match[2]))
-    expected = range(1 + max((*found["query"], *found["gallery"], *found["gallery_all"]), default=0))
-    missing = [f"{kind}{number}" for kind in ("query", "gallery") for number in expected if number not in found[kind]]
-    if found["gallery_all"]:
-        missing += [f"gallery{number}_all" for number in expected if number not in found["gallery_all"]]
-    if missing:
-        raise DataError(f"{folder} lacks the folder {', '.join(missing)}; prepare the data set again")
-    return expected

@@ -48,6 +48,8 @@ _RENEW_SECONDS = 600.0
 _IDLE_SECONDS = 3600.0
 """An image that was last used longer ago belongs to no run under way, and a half-written file to a killed process. The
 same is taken of one that is to be used as much later: the clock has been set back since."""
+_COUNT = "bytes"
+"""The file that counts the bytes stored, beside the groups' folders."""
 _AT_ONCE = 64
 """Room is taken for so many images at once, as asking for it takes about as long as writing an image."""
 
@@ -155,7 +157,8 @@ class PixelCache:
             return None
         # Checking takes longer than reading, so what has not been touched since is not checked again.
         checked, touched = self._checked[group], (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
-        if not whole or (checked.get(sha256) != touched and not _is_intact(content, group, sha256)):
+        data, trailer = memoryview(content)[:count], content[count:]
+        if not whole or (checked.get(sha256) != touched and trailer != _trailer(group, sha256, data)):
             self._remove_damaged(path)
             return None
         checked[sha256] = touched
@@ -298,11 +301,15 @@ class PixelCache:
             What was added: `size` for each of some images at once, `size` near the limit, or 0.
         """
         with self._locked() as count:
-            total = _read_count(count)
+            text = count.read()
+            total = int(text) if text.isdigit() else None
             if total is None or total + size > self.limit_bytes:
                 total = self._make_room(self.limit_bytes - max(size, self.limit_bytes // 20))
             reserved = next((n * size for n in (_AT_ONCE, 1) if total + n * size <= self.limit_bytes), 0)
-            _write_count(count, total + reserved)
+            # Always as long: ext4 writes a file that was emptied first to disk at once, which takes a millisecond.
+            count.seek(0)
+            count.write(b"%020d" % (total + reserved))
+            count.truncate()
             return reserved
 
     def _make_room(self, wanted: int) -> int:
@@ -338,7 +345,7 @@ class PixelCache:
                 continue
             with file:
                 fcntl.flock(file, fcntl.LOCK_EX)
-                if _is_at(path, file):  # else it was cleared while we waited
+                if _is_still(file, path):  # else it was cleared while we waited
                     yield file
                     return
 
@@ -349,32 +356,11 @@ class PixelCache:
             logger.warning(f"The pixel cache in {self.folder} cannot be added to, so images are decoded anew: {reason}")
 
 
-_COUNT = "bytes"
-"""The file that counts the bytes stored, beside the groups' folders."""
-
-
-def _read_count(file: BinaryIO) -> int | None:
-    text = file.read()
-    return int(text) if text.isdigit() else None
-
-
-def _write_count(file: BinaryIO, total: int) -> None:
-    # Always as long: ext4 writes a file that was emptied first to disk at once, which takes a millisecond.
-    file.seek(0)
-    file.write(b"%020d" % total)
-    file.truncate()
-
-
-def _is_at(path: Path, file: BinaryIO) -> bool:
+def _is_still(file: BinaryIO, path: Path) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
-
-
-def _is_intact(content: bytearray, group: str, sha256: str) -> bool:
-    data = memoryview(content)
-    return data[-_TRAILER.size :] == _trailer(group, sha256, data[: -_TRAILER.size])
 
 
 def _trailer(group: str, sha256: str, pixels: memoryview) -> bytes:

@@ -9,7 +9,6 @@ from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import PIL
 import torch
 import torchvision
@@ -89,13 +88,8 @@ class PixelReader:
             self._cache.claim(self._group, hashes)
 
 
-def squash_image(image: Image.Image, squash: Squash) -> Tensor:
-    """Return an RGB photograph as uint8 pixels of shape (3, height, width), whatever its aspect ratio."""
-    return squash_pixels(np.array(image), squash)
-
-
 def squash_pixels(pixels: Pixels, squash: Squash) -> Tensor:
-    """Do what `squash_image` does for (H, W, 3) pixels."""
+    """Return the pixels (H, W, 3) of a photograph as (3, height, width) uint8, whatever its aspect ratio."""
     interpolation = InterpolationMode(squash.interpolation)
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     wanted = [squash.height, squash.width]

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from handclip.datasets.inspection import ImageFacts
-from handclip.datasets.left_out import Exclusions
-from handclip.datasets.manifest import Draw, Manifest, ManifestImage
+from handclip.datasets.manifest import Draw, Exclusions, Manifest, ManifestImage
 from handclip.datasets.preparation import Preparation
 
 

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from handclip.config.experiment import Augmentation, ResizeMode
 from handclip.datasets.colours import to_rgb
-from handclip.datasets.pixels import Squash, in_one_thread, squash_image
+from handclip.datasets.pixels import Squash, in_one_thread, squash_pixels
 
 Choices = NDArray[np.float64]
 """(21,) what was drawn for one image: its place, the rectangle that is erased, and three numbers for each of four
@@ -148,7 +148,7 @@ class ImageTransform:
             ValueError: its mode has no defined white.
         """
         choices = self.choose(seed)
-        pixels = squash_image(to_rgb(image), self.squash)[None]
+        pixels = squash_pixels(np.array(to_rgb(image)), self.squash)[None]
         return self.batch(pixels, torch.from_numpy(choices)[None] if choices is not None else None)[0]
 
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 MORE_SHARED_MEMORY = "a container gets more by docker's --shm-size=1g"
 
-_LABELS_AND_DRAWS = 4 * 4096
+_LABELS_AND_CHOICES = 4 * 4096
 """Bytes of a batch beside its images, in whole pages."""
 
 _LOCKS = 2**18
@@ -35,7 +35,7 @@ _LOCKS = 2**18
 
 
 class Workers(_MultiProcessingDataLoaderIter):
-    """Ends its processes, whoever asks for it, in a limited time: Lightning, the end of the loader, or that of Python.
+    """Ends its processes, whoever asks for it, in a limited time: the end of the loader, or that of Python.
 
     One may hang in a drive, or be frozen; and it leaves SIGTERM to this process.
     """
@@ -90,7 +90,7 @@ def workers_with_room(wanted: int, batch_bytes: int) -> tuple[int, int]:
     if free is None:
         return wanted, 2
     # Two more are in use: that of the step before, until the one that has just come takes its place.
-    room = (free // processes_sharing_cores() - _LOCKS) // (batch_bytes + _LABELS_AND_DRAWS) - 2
+    room = (free // processes_sharing_cores() - _LOCKS) // (batch_bytes + _LABELS_AND_CHOICES) - 2
     return (wanted, 2) if room >= 2 * wanted else (max(0, min(wanted, room)), 1)
 
 

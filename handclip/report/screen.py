@@ -10,10 +10,9 @@ from rich.box import HEAVY_HEAD
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from handclip.datasets.file_kinds import describe_counts
+from handclip.datasets.left_out import describe_left_out
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.summary import split_table
-from handclip.plurals import counted
 from handclip.report.evaluation_log import METRIC_TITLES
 from handclip.report.matrix import Matrix, MatrixBlock, RunRow
 from handclip.report.matrix_text import (
@@ -65,17 +64,8 @@ def split_tables(manifests: Mapping[str, Manifest]) -> Iterator[RenderableType]:
             }
             for row in split_table(manifest)
         ]
-        counts = (
-            (manifest.missing_images, "absent image", "absent images"),
-            (manifest.unreadable_images, "unreadable image", "unreadable images"),
-            (manifest.copied_images, "copy of another image", "copies of other images"),
-            (manifest.unread_identities, "identity of which nothing is read", "identities of which nothing is read"),
-            (manifest.empty_identities, "identity without images of its own", "identities without images of their own"),
-            (manifest.ignored_files, "other file", "other files"),
-        )
-        left_out = [counted(number, one, many) for number, one, many in counts if number]
-        left_out = describe_counts(manifest.unread_files) + left_out
         look = {**_TITLED, "box": HEAVY_HEAD, "pad_edge": True, "title": f"{manifest.dataset} {aspect}"}
+        left_out = describe_left_out([manifest])
         caption = f"Left out: {', '.join(left_out)}" if left_out else None
         yield screen_table(Table(_SPLIT_COLUMNS, records), **look, caption=caption)
 

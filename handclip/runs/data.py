@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from handclip.console import progress_over
 from handclip.datasets import folder
 from handclip.datasets.check import check_copies, check_separation
 from handclip.datasets.duplicates import Pair, describe_learned
-from handclip.datasets.file_kinds import describe_counts
+from handclip.datasets.left_out import describe_left_out
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.preparation import Preparation
 from handclip.datasets.prepare import (
@@ -29,7 +28,7 @@ from handclip.datasets.torch_dataset import LabelledImage
 from handclip.errors import ConfigError, DataError, HandCLIPError, missing_file
 from handclip.files import is_folder, is_there
 from handclip.models.checkpoint import Checkpoint
-from handclip.plurals import counted, first_lines
+from handclip.plurals import first_lines
 from handclip.synthetic import SyntheticHands, generate, is_generated
 
 logger = logging.getLogger(__name__)
@@ -64,6 +63,9 @@ class TrainingData:
         return [self.identities[image.label].split("/", 1)[0] for image in self.val_queries]
 
 
+_IMAGES = ("missing_images", "unreadable_images")
+
+
 def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
     """Return the manifest of each aspect that a config covers, preparing the data set on first use.
 
@@ -77,9 +79,10 @@ def find_manifests(config: ExperimentConfig) -> dict[str, Manifest]:
         prepared = _prepare(config)
         manifests = {aspect: prepared.manifests[aspect] for aspect in config.aspects}
     _require_separation(manifests)
-    _report_left_out(manifests)
-    if prepared is None or prepared.origin == "manifests":
-        _report_unread(manifests)
+    made_now = prepared is not None and prepared.origin != "manifests"  # more is said of files where they are looked at
+    what = _IMAGES if made_now else (*_IMAGES, "unread_files", "unread_identities")
+    if left_out := describe_left_out(manifests.values(), what):
+        logger.info(f"The manifest was made without {', '.join(left_out)}.")
     if prepared is not None and prepared.origin == "manifests" and config.dataset == folder.DATASET:
         _report_added(manifests, prepared.folder)
     return manifests
@@ -132,15 +135,10 @@ def layout_of(config: ExperimentConfig) -> str:
 
 def _require_complete(prepared: PreparedDataset) -> None:
     """Refuse manifests that somebody made with images left out, unless the config allows it too."""
-    left_out = sum(images_left_out(prepared.manifests).values())
-    lost = sum(manifest.unread_identities for manifest in prepared.manifests.values())
-    if left_out or lost:
-        images = [f"{counted(left_out, 'image')} absent or unreadable"] if left_out else []
-        people = [f"{counted(lost, 'identity', 'identities')} of which nothing was read"] if lost else []
+    if left_out := describe_left_out(prepared.manifests.values(), (*_IMAGES, "unread_identities")):
         raise DataError(
-            f"the manifests in {prepared.folder} were made without {' and '.join([*images, *people])}. "
-            "To work with this part of the data set add allow_missing: true to the config; if it is complete by now, "
-            "remove these manifests"
+            f"the manifests in {prepared.folder} were made without {' and '.join(left_out)}. To work with this part of "
+            "the data set add allow_missing: true to the config; if it is complete by now, remove these manifests"
         )
 
 
@@ -158,9 +156,6 @@ def _require_separation(manifests: Mapping[str, Manifest]) -> None:
 def check_not_learned_by_heart(manifests: Mapping[str, Manifest]) -> None:
     """Check that no photograph that a model is about to be trained or validated on is tested on under another name.
 
-    Args:
-        manifests: the manifests about to be trained on, by aspect.
-
     Raises:
         DataError: says how many there are, the first of them, and what to do.
     """
@@ -171,8 +166,7 @@ def check_not_learned_by_heart(manifests: Mapping[str, Manifest]) -> None:
 def warn_of_copies(manifests: Mapping[str, Manifest]) -> None:
     """Log how many photographs are both tested on and there to be trained on, which the model at hand was not.
 
-    Args:
-        manifests: the manifests tested on, by aspect; `check_not_tested_on` found nothing in them.
+    That it was not is what `check_not_tested_on` has found.
     """
     if sentence := describe_learned(list(manifests.values())):
         logger.warning(
@@ -183,24 +177,6 @@ def warn_of_copies(manifests: Mapping[str, Manifest]) -> None:
 
 def _roots(manifests: Mapping[str, Manifest]) -> str:
     return " and ".join(dict.fromkeys(str(manifest.root) for manifest in manifests.values()))
-
-
-def _report_left_out(manifests: Mapping[str, Manifest]) -> None:
-    absent, unreadable = images_left_out(manifests).values()
-    if absent or unreadable:
-        logger.info(f"The data set is not complete: left out {absent:,} absent and {unreadable:,} unreadable images.")
-
-
-def _report_unread(manifests: Mapping[str, Manifest]) -> None:
-    """Log what manifests that are only read were made without; while they are made, more is said of it."""
-    unread: Counter[str] = Counter()
-    for manifest in manifests.values():
-        unread.update(manifest.unread_files)
-    said = describe_counts(unread)
-    if lost := sum(manifest.unread_identities for manifest in manifests.values()):
-        said.append(f"{counted(lost, 'identity', 'identities')} of which nothing is read")
-    if said:
-        logger.info(f"The manifest was made without {', '.join(said)}.")
 
 
 def _report_added(manifests: Mapping[str, Manifest], made: Path) -> None:
@@ -220,10 +196,7 @@ def _report_added(manifests: Mapping[str, Manifest], made: Path) -> None:
 
 def images_left_out(manifests: Mapping[str, Manifest]) -> dict[str, int]:
     """Count the images that manifests were made without: `missing_images`, then `unreadable_images`."""
-    return {
-        "missing_images": sum(manifest.missing_images for manifest in manifests.values()),
-        "unreadable_images": sum(manifest.unreadable_images for manifest in manifests.values()),
-    }
+    return {name: sum(getattr(manifest, name) for manifest in manifests.values()) for name in _IMAGES}
 
 
 def _read_manifest(config: ExperimentConfig, path: Path, aspect: str) -> Manifest:
@@ -234,15 +207,10 @@ def _read_manifest(config: ExperimentConfig, path: Path, aspect: str) -> Manifes
 
 
 def check_not_tested_on(training_images: Iterable[str], manifests: Mapping[str, Manifest], source: str) -> None:
-    """Check that a model was trained on none of the images that it is about to be tested on.
-
-    Args:
-        training_images: hashes of the images that the checkpoint was trained on.
-        manifests: the manifests about to be used, by aspect.
-        source: names the checkpoint in the error.
+    """Check that a model was trained on none of the images, by their hashes, that it is about to be tested on.
 
     Raises:
-        DataError: says how many there are, and the first of them.
+        DataError: names the source of the model, how many there are, and the first of them.
     """
     seen = set(training_images)
     leaked = [
@@ -267,10 +235,10 @@ def check_not_validated_on(training_images: Iterable[str], data: TrainingData, s
     Args:
         training_images: hashes of the images that the earlier stage, or one before it, was trained on.
         data: what is about to be trained and validated on.
-        source: names the earlier stage in the error.
+        source: the earlier stage.
 
     Raises:
-        DataError: says how many there are, and the first of them.
+        DataError: names the source, how many there are, and the first of them.
     """
     seen = set(training_images) - {image.sha256 for image in data.train}
     learned = [image.path for image in data.val_queries if image.sha256 in seen]
@@ -287,10 +255,6 @@ def warn_of_known_names(model: Checkpoint, manifests: Mapping[str, Manifest]) ->
     """Log how many test identities of plain folders have names that a model's training identities have, too.
 
     Two folders may name different people alike, 1 and 2 for one, and the same ones, which nothing here can tell apart.
-
-    Args:
-        model: that is about to be evaluated or trained further.
-        manifests: the manifests tested on, by aspect.
     """
     if model.trained_on["dataset"] != folder.DATASET:
         return
@@ -313,11 +277,7 @@ def people_known_from_other_aspects(trained_on: Iterable[str], manifests: Mappin
     """Count test identities whose other hand, or other side, was trained on.
 
     The aspects of 11k Hands split people at different numbers, so a few are training people in one aspect and test
-    people in another. Published results have them too.
-
-    Args:
-        trained_on: the checkpoint's `aspect/identity` names.
-        manifests: the manifests tested on, by aspect.
+    people in another. Published results have them too. Those that were trained on are named `aspect/identity`.
     """
     trained = [name.split("/", 1) for name in trained_on]
     counts = {}

@@ -90,11 +90,3 @@ def test_it_does_not_matter_which_images_share_a_batch() -> None:
 def test_nothing_asked_for_changes_nothing() -> None:
     pixels = random_pixels((20, 30), 2, 0, grey=False)
     assert torch.equal(batched(pixels, [5, 6], Augmentation(), (20, 30)), pixels.float())
-
-
-def test_drawing_leaves_the_random_numbers_of_others_alone() -> None:
-    augment = BatchAugmentation(Augmentation(**STRONG), (39, 39), (30, 30), FILL)
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    augment.choose(7)
-    assert torch.equal(torch.get_rng_state(), before)

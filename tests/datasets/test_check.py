@@ -29,8 +29,6 @@ def sound(root: Path) -> Manifest:
             11_001_070: "dorsal_l/0001070",
             21_001_060: "palmar_r/0001060",
         },
-        missing_images=0,
-        unreadable_images=0,
         root=root,
     )
     for index, image in enumerate(manifest.images):
@@ -176,7 +174,6 @@ def test_d59_counts_of_the_complete_data_set(tmp_path):
             draws=(Draw((), test),),
             identity_names={n: str(n) for n in range(total)},
             missing_images=missing_images,
-            unreadable_images=0,
             root=tmp_path,
         )
 

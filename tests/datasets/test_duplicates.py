@@ -110,8 +110,6 @@ SOUND = Manifest(
         Draw(tuple(i for i in range(20, 40) if i % 4 != first), tuple(range(20 + first, 40, 4))) for first in (0, 1)
     ),
     identity_names={identity: f"p{identity}" for identity in range(10)},
-    missing_images=0,
-    unreadable_images=0,
     root=Path("/nowhere"),
 )
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from handclip.datasets import hd
-from handclip.datasets.check import FULL_COUNTS, check_manifest
+from handclip.datasets.check import FULL_COUNTS, check_manifest, check_protocol
 from handclip.datasets.hd import prepare_hd
 from handclip.datasets.images import read_image
 from handclip.datasets.inspection import ImageFacts
@@ -53,20 +53,25 @@ def small(tmp_path: Path) -> Path:
     return tmp_path / "HD"
 
 
-def facts_by_name(of: Preparation, paths: list[str]) -> dict[str, ImageFacts]:
-    return {
-        path: ImageFacts(hashlib.sha256(path.encode()).hexdigest(), (of.root / path).stat().st_size) for path in paths
-    }
-
-
 def test_full_counts(tmp_path, monkeypatch):
+    """Of the complete data set, of which no file is made."""
     train = [*range(1, 251), 447]
     test = list(range(448, 699))
-    distractors = list(range(500, 713))
     own = spread(train, 2407, 6, 18) | spread(test, 2243, 3, 43)
-    write_hd(tmp_path / "Original_Images", own, spread(distractors, 1342, 2, 13))
-    # Reading them all is for others to test.
-    monkeypatch.setattr(hd, "inspect_images", facts_by_name)
+    counts = {"1-501": own, "502-712": spread(list(range(500, 713)), 1342, 2, 13)}
+    names = {
+        folder: [f"{identity}_{number}.jpg" for identity, count in counts[folder].items() for number in range(count)]
+        for folder in counts
+    }
+    for folder in counts:
+        (tmp_path / "Original_Images" / folder).mkdir(parents=True)
+    monkeypatch.setattr(hd, "found_in", lambda folder, _: [folder / name for name in names[folder.name]])
+    facts = {
+        f"{folder}/{name}": ImageFacts(hashlib.sha256(f"{folder}/{name}".encode()).hexdigest(), 1)
+        for folder in names
+        for name in names[folder]
+    }
+    monkeypatch.setattr(hd, "inspect_images", lambda *_: facts)
     manifest = prepared(tmp_path)
     expected = FULL_COUNTS["hd", "dorsal"]
     table = {row.split: row for row in split_table(manifest)}
@@ -88,7 +93,7 @@ def test_full_counts(tmp_path, monkeypatch):
         assert (len(draw.query), len(draw.gallery), draw.gallery_all) == (expected.query, expected.gallery, ())
         assert sum(identity > 1000 for identity in manifest.identities(draw.gallery)) == 213
     assert manifest.gallery_protocols == ("gallery",)
-    assert check_manifest(manifest) == []
+    assert check_protocol(manifest) == []
 
 
 def test_small_set(tmp_path):
@@ -122,21 +127,14 @@ def test_deterministic_gallery_is_the_first_image(tmp_path):
     assert len(random_galleries) > 1
 
 
-def test_other_files_are_ignored_and_counted(tmp_path):
-    root = small(tmp_path)
-    for name in ("Thumbs.db", "._3_1.jpg", "notes.txt"):
-        (root / "Original Images" / "1-501" / name).write_bytes(b"x")
-    assert prepared(root).ignored_files == 3
-
-
 def test_photographs_of_other_formats_are_named(tmp_path, caplog):
     root = small(tmp_path)
     folder = root / "Original Images" / "1-501"
-    for name in ("3_7.jxl", "3_8.png", "cover.pdf"):
+    for name in ("3_7.jxl", "3_8.png", "cover.pdf", "Thumbs.db", "._3_1.jpg", "notes.txt"):
         (folder / name).write_bytes(b"x")
     manifest = prepared(root)
     assert manifest.unread_files == {"jpeg_xl": 1, "not_jpg": 1, "pdf": 1}
-    assert (manifest.ignored_files, manifest.unread_identities) == (0, 0)
+    assert (manifest.ignored_files, manifest.unread_identities) == (3, 0)
     assert "1 image that is not .jpg (such as 1-501/3_8.png; save them as JPEG, as all of HD are)" in caplog.text
     (folder / "44_1.png").write_bytes(b"x")
     (root / "Original Images" / "502-712" / "3_1.JXL").write_bytes(b"x")  # another person than 3 of the other folder

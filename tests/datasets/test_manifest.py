@@ -30,7 +30,6 @@ def make_manifest(root: Path, **changes: Any) -> Manifest:
         draws=(Draw((4, 6), (5, 7), (5, 7, 8)), Draw((4, 7), (5, 6), (5, 6, 8))),
         identity_names={1: "0000001", 2: "手", 8: "0000008", 9: "0000009", 11_000_008: "dorsal_l/0000008"},
         missing_images=3,
-        unreadable_images=0,
         root=root.resolve(),
     )
     return dataclasses.replace(manifest, **changes)
@@ -174,7 +173,7 @@ def test_not_a_manifest(tmp_path):
         ("identity_names.08", lambda value: value["identity_names"].update({"08": "x"})),
         ("identity_names.8", lambda value: value["identity_names"].update({"8": 8})),
         ("identity_names.8", lambda value: value["identity_names"].update({"8": "a\0"})),
-        (f"identity_names.{'8' * 65}...", lambda value: value["identity_names"].update({"8" * 100: "x"})),
+        (f"identity_names.{'8' * 65}…", lambda value: value["identity_names"].update({"8" * 100: "x"})),
         ("root", lambda value: value.update(root="a\0b")),
         *(
             ("images.3.0", lambda value, path=path: value["images"][3].__setitem__(0, path))

@@ -113,18 +113,15 @@ def test_loaded_tensors_hold_no_files_open(folder: Path) -> None:
     assert len(kept) == 20
 
 
-def test_only_the_owner_can_look(folder: Path) -> None:
+@pytest.mark.parametrize("mode", [None, 0o755])
+def test_only_the_owner_can_look_but_a_folder_that_was_there_keeps_its_mode(folder: Path, mode: int | None) -> None:
+    if mode is not None:
+        folder.mkdir()
+        folder.chmod(mode)
     store(PixelCache(folder, 10**6), 1)
-    assert {stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*/"))} == {0o700}
-    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()} == {0o600}
-
-
-def test_a_folder_that_was_there_keeps_its_mode(folder: Path) -> None:
-    folder.mkdir()
-    folder.chmod(0o755)
-    store(PixelCache(folder, 10**6), 1)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+    assert stat.S_IMODE(folder.stat().st_mode) == (mode or 0o700)
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*/")} == {0o700}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()} == {0o600}
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path: Path, folder: Path) -> None:
@@ -423,15 +420,11 @@ def test_no_cache_without_a_home_or_on_windows(
     assert ("Windows" if lacking == "locks" else "no home folder") in message
 
 
-def test_no_cache_at_zero() -> None:
+def test_no_cache_at_zero_and_no_image_that_is_larger_than_the_limit(folder: Path) -> None:
     assert open_pixel_cache(0) is None
     assert not pixel_folder().exists()
-
-
-def test_an_image_larger_than_the_limit_is_not_stored(folder: Path) -> None:
-    cache = PixelCache(folder, ROOM - 1)
-    store(cache, 1)
-    assert stored(cache, range(2)) == set()
+    store(PixelCache(folder, ROOM - 1), 1)
+    assert stored(PixelCache(folder, ROOM), range(2)) == set()
 
 
 @pytest.mark.parametrize("count", [None, b"", b"nonsense", b"999999999"])

@@ -16,7 +16,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from handclip.datasets.images import read_image
 from handclip.datasets.pixel_cache import PixelCache, open_pixel_cache
-from handclip.datasets.pixels import PixelReader, Squash, seen_part, squash_image
+from handclip.datasets.pixels import PixelReader, Squash, seen_part, squash_pixels
 from handclip.errors import DataError
 from handclip.synthetic import SyntheticHands, render_hand
 
@@ -97,7 +97,7 @@ def test_other_resize_modes_are_open_clips(
     theirs = open_clip.image_transform(
         size, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), resize_mode=mode, interpolation=interpolation
     )(image)
-    ours = squash_image(image, Squash(size, size, interpolation, mode=mode))  # type: ignore[arg-type]
+    ours = squash_pixels(np.array(image), Squash(size, size, interpolation, mode=mode))  # type: ignore[arg-type]
     assert ours.shape == (3, size, size)
     assert (ours - theirs * 255).abs().max() < 2.5  # levels of 255: theirs are resized by Pillow
 
@@ -117,7 +117,7 @@ def test_longest_fills_up_with_black_and_shortest_cuts_off(
     mode: str, size: tuple[int, int], expected: tuple[bool, bool]
 ) -> None:
     image = Image.new("RGB", size, (255, 255, 255))
-    pixels = squash_image(image, Squash(20, 20, "bicubic", mode=mode))  # type: ignore[arg-type]
+    pixels = squash_pixels(np.array(image), Squash(20, 20, "bicubic", mode=mode))  # type: ignore[arg-type]
     pixels = pixels if size[0] >= size[1] else pixels.transpose(1, 2)
     assert (not pixels[:, 0].any(), not pixels[:, -1].any()) == expected
     assert (pixels[:, 10] == 255).all()
@@ -131,7 +131,7 @@ def test_the_part_that_is_seen_becomes_the_same_pixels_when_squashed(mode: str, 
     squash = Squash(20, 30, "bilinear", mode=mode)  # type: ignore[arg-type]
     seen = seen_part(image, squash)
     assert (seen == image) == (mode == "squash")
-    again, pixels = squash_image(seen, Squash(20, 30, "bilinear")), squash_image(image, squash)
+    again, pixels = squash_pixels(np.array(seen), Squash(20, 30, "bilinear")), squash_pixels(np.array(image), squash)
     assert (again.float() - pixels.float()).abs().mean() < 12
 
 

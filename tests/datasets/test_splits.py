@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handclip.datasets.inspection import ImageFacts
-from handclip.datasets.left_out import Exclusions
+from handclip.datasets.manifest import Exclusions
 from handclip.datasets.preparation import Preparation
 from handclip.datasets.splits import Identity, SeededDraws, all_paths, assemble_manifest
 

@@ -12,7 +12,7 @@ from torchvision.transforms.v2.functional import resize
 
 from handclip.config.experiment import Augmentation
 from handclip.datasets.images import read_image
-from handclip.datasets.pixels import squash_image
+from handclip.datasets.pixels import squash_pixels
 from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, LabelledImage, to_images
 from handclip.datasets.transforms import CLIP_MEAN, CLIP_STD, ImageTransform, Preprocessing
 
@@ -156,14 +156,9 @@ def test_the_seed_alone_decides() -> None:
     torch.manual_seed(0)
     forward = [augment(image, seed=seed) for seed, image in enumerate(images)]
     torch.manual_seed(99)
+    before = torch.random.get_rng_state()
     backward = [augment(images[seed], seed=seed) for seed in (3, 2, 1, 0)][::-1]
     assert all(torch.equal(one, other) for one, other in zip(forward, backward, strict=True))
-
-
-def test_the_global_random_state_is_untouched() -> None:
-    torch.manual_seed(5)
-    before = torch.random.get_rng_state()
-    ImageTransform(Preprocessing(16, 16), Augmentation(flip=0.5, erasing=0.5))(photograph(), seed=2**63 - 1)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -195,7 +190,7 @@ def test_squashing_and_normalising_on_a_cpu_wait_for_no_other_thread(monkeypatch
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        squashed = squash_image(photograph(), transform.squash)
+        squashed = squash_pixels(np.array(photograph()), transform.squash)
         transform.batch(squashed.expand(20, -1, -1, -1))
         assert used == [1, 1, 1, 1]
         assert torch.get_num_threads() == 2
