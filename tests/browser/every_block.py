@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from handclip.report.figures.style import new_figure, series_style, styled
-from handclip.report.html import write_page
+from handclip.report.html import render_page
+from handclip.report.prose import percent
 from handclip.report.report_writer import (
-    Column,
     Commands,
     Heading,
     Note,
@@ -16,8 +16,8 @@ from handclip.report.report_writer import (
     ReportWriter,
     Section,
     Text,
-    percent,
 )
+from handclip.report.table import Column, Table
 
 RUNS = (
     "1. baseline ViT-B/16",
@@ -43,7 +43,9 @@ def write_every_block(folder: Path) -> Path:
         "Made": "2026-01-12 10:41 UTC",
         "From": "4 evaluations in /home/someone/studies/" + ENDLESS_WORD,
     }
-    write_page(page, "Who is it? Four networks and the hands of 20 people", lead, sections, made=made)
+    page.write_text(
+        render_page("Who is it? Four networks and the hands of 20 people", lead, sections, made=made), "utf-8"
+    )
     return page
 
 
@@ -61,13 +63,12 @@ def _verdict(writer: ReportWriter) -> Section:
         "Which run finds the right person most often, and is the difference real?",
         [
             Text("Each run is asked the same questions: whose hand is this, among the people of the gallery? " * 3),
-            writer.table("comparison", columns, rows, "All runs on all aspects; the higher, the better."),
+            Table(columns, rows, "All runs on all aspects; the higher, the better.", writer.csv("comparison", rows)),
             writer.picture(
                 "rank1", _bars(), alt="Bars of Rank-1: baseline 71 %, stage 2 94 %.", caption="Rank-1 with intervals."
             ),
             Note("Only 20 people were tested: differences below 5 points are within the error of the measurement."),
-            writer.table(
-                "small",
+            Table(
                 [Column("metric", "Metric"), Column("value", "Value (%)", percent, numeric=True)],
                 [{"metric": "Rank-1", "value": 0.941}, {"metric": "mAP", "value": None}],
                 "A small table does not fill the page.",
