@@ -35,7 +35,7 @@ _PLAIN: dict[str, tuple[type, ...]] = {
     "met": _VERDICT,
 }
 
-LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "simplejpeg", "lightning", "open_clip_torch", "timm")
+LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "simplejpeg", "open_clip_torch", "timm")
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import time
 import torch
 
 from handclip.config.loading import parse_config
+from handclip.loss.loss_factory import build_criterion
 from handclip.models.builder import build_model
-from handclip.training.criterion import TrainingCriterion
 from handclip.training.optimization import build_optimizer
 
 IDENTITIES = 72
@@ -27,7 +27,7 @@ values = {
 }  # fmt: skip
 config = parse_config(values, "benchmark")
 model = build_model(config).train()
-criterion = TrainingCriterion(config.losses, IDENTITIES, model.encoder.embedding_dims)
+criterion = build_criterion(config.losses, IDENTITIES, model.encoder.embedding_dims)
 optimizer = build_optimizer(config, model, criterion)
 images, labels = torch.randn(options.batch, 3, options.side, options.side), torch.arange(options.batch)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -38,12 +38,12 @@ from handclip.datasets.pixels import MARGIN, PixelReader, in_one_thread
 from handclip.datasets.sampling import RandomBatchSampler
 from handclip.datasets.torch_dataset import BatchCollator, ImageDataset, LabelledImage, to_images
 from handclip.datasets.transforms import ImageTransform, Preprocessing
+from handclip.loss.loss_factory import build_criterion
 from handclip.models.builder import build_model
 from handclip.parallel.hardware import Computation, choose_precision
 from handclip.runs.data import find_manifests, load_training_data
 from handclip.runs.train import train
 from handclip.synthetic import SyntheticHands, generate
-from handclip.training.criterion import TrainingCriterion
 from handclip.training.step import Objective, Step
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "hands11k_sample"
@@ -291,7 +291,7 @@ def steps_from_memory(config: ExperimentConfig) -> tuple[list[float], float]:
     model = build_model(config)
     data = load_training_data(find_manifests(config), config.train_split)
     sampler = RandomBatchSampler([image.label for image in data.train], config.batch_size, config.seed)
-    criterion = TrainingCriterion(config.losses, len(data.identities), model.encoder.embedding_dims)
+    criterion = build_criterion(config.losses, len(data.identities), model.encoder.embedding_dims)
     transform = ImageTransform(model.encoder.preprocessing, config.augmentation)
     dataset, collate = ImageDataset(data.train, transform), BatchCollator(transform, CPU)
     batches = [collate([dataset[item] for item in items]) for items in sampler]

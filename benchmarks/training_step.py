@@ -18,9 +18,9 @@ from handclip.config.loading import parse_config
 from handclip.datasets.sampling import RandomBatchSampler
 from handclip.datasets.torch_dataset import Batch
 from handclip.datasets.transforms import ImageTransform
+from handclip.loss.loss_factory import build_criterion
 from handclip.models.builder import build_model
 from handclip.parallel.hardware import Computation, choose_precision
-from handclip.training.criterion import TrainingCriterion
 from handclip.training.step import Objective, Step
 
 IDENTITIES = 72
@@ -55,7 +55,7 @@ class TrainingStep:
         if self.config.gradient_checkpointing:
             self.model.encoder.checkpoint_gradients()
         self.computation = Computation.of(self.config, self.model, device, precision)
-        criterion = TrainingCriterion(self.config.losses, IDENTITIES, self.model.encoder.embedding_dims)
+        criterion = build_criterion(self.config.losses, IDENTITIES, self.model.encoder.embedding_dims)
         epoch = RandomBatchSampler(range(2 * steps_per_epoch), 2, seed=0)
         transform = ImageTransform(self.model.encoder.preprocessing)
         self._objective = Objective(self.config, self.model, criterion)
@@ -86,7 +86,7 @@ class TrainingStep:
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Do a step; return its loss."""
         output = self._step(Batch(images, labels, None), self._number)
-        self._number += 1
+        self._number = (self._number + 1) % (self.config.epochs * len(self._step.sampler))
         return output.total
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handclip.loss import LossTerm
+from handclip.loss.criterion import LossTerm
 
 
 class ArcFaceLoss(LossTerm):

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handclip.loss import LossTerm
+from handclip.loss.criterion import LossTerm
 
 
 class CrossEntropyLoss(LossTerm):

@@ -12,7 +12,7 @@ from handclip.config.losses import (
     SubCenterArcFaceConfig,
     SupConConfig,
 )
-from handclip.loss import LossTerm
+from handclip.loss.criterion import LossTerm
 
 LibraryConfig = CosFaceConfig | SubCenterArcFaceConfig | SupConConfig | CircleConfig | MultiSimilarityConfig
 

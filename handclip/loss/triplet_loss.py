@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from handclip.loss import LossTerm
+from handclip.loss.criterion import LossTerm
 
 
 class TripletLoss(LossTerm):

@@ -132,8 +132,6 @@ def combine(table: NDArray[np.float32]) -> None:
 
 def share_gradients(module: nn.Module, device: torch.device) -> nn.Module:
     """Return what computes as a module does, and leaves the mean of all processes' gradients in its parameters."""
-    if _current.size == 1:
-        return module
     # Buffers need no exchange: the statistics of synchronised batch norms are the same everywhere.
     return DistributedDataParallel(
         module, device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False

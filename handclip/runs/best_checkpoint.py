@@ -8,7 +8,7 @@ from typing import Any
 from handclip.errors import CheckpointError, DamagedFileError
 from handclip.models.checkpoint import Checkpoint
 from handclip.parallel.processes import is_first_process, on_first
-from handclip.runs.run_folder import Storage
+from handclip.runs.run_folder import RunFolder, Storage
 from handclip.training.state import TrainState, validation_of
 
 logger = logging.getLogger(__name__)
@@ -23,25 +23,25 @@ class _Found:
     sha256: str
 
 
+@dataclass
 class BestCheckpoint:
-    """Keeps the model of the best epoch in `saved_models/<run>.pth`.
+    """Keeps the model of the best epoch in `saved_models/<run>.pth`."""
 
-    Args:
-        storage: of the run.
-        describe: returns the checkpoint of the model as it is: of which epoch, and with which metrics.
-    """
+    storage: Storage
+    describe: Callable[[int, dict[str, float]], Checkpoint]
+    """Returns the checkpoint of the model as it is: of which epoch, and with which metrics."""
+    sha256: str = ""
+    """Of its content."""
+    was_repeated: bool = False
+    """Whether the best epoch was trained again, from the state before it, and was not as good then."""
+    _to_write: Checkpoint | None = None
+    _in_its_place: _Found | None = None
+    """The model of a later epoch that has taken the place of the best one, until that epoch is trained again."""
 
-    def __init__(self, storage: Storage, describe: Callable[[int, dict[str, float]], Checkpoint]) -> None:
-        self.files = storage.files
-        self.sha256 = ""
-        """Of its content."""
-        self.was_repeated = False
-        """Whether the best epoch was trained again, from the state before it, and was not as good then."""
-        self._storage = storage
-        self._describe = describe
-        self._to_write: Checkpoint | None = None
-        self._in_its_place: _Found | None = None
-        """The model of a later epoch that has taken the place of the best one, until that epoch is trained again."""
+    @property
+    def files(self) -> RunFolder:
+        """The files of the run."""
+        return self.storage.files
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `restore` takes."""
@@ -60,13 +60,13 @@ class BestCheckpoint:
     def write(self, state: TrainState) -> None:
         """Write what was chosen, after the snapshot: that holds the model, too, so it can be written again."""
         if self._to_write is not None:
-            with self._storage.writing():
+            with self.storage.writing():
                 self._to_write.save(self.files.best, self.sha256)
-            self._storage.counted_on["best"] = self.files.best
+            self.storage.counted_on["best"] = self.files.best
         self._to_write = None
 
     def _take(self, state: TrainState) -> None:
-        self._to_write = self._describe(state.epochs, validation_of(state.history[-1]))
+        self._to_write = self.describe(state.epochs, validation_of(state.history[-1]))
         self.sha256 = self._to_write.sha256()
 
     def load(self, state: TrainState) -> Checkpoint:
@@ -100,7 +100,7 @@ class BestCheckpoint:
         self.sha256, self.was_repeated = kept["sha256"], kept["was_repeated"]
         if state.best_epoch:
             self._in_its_place = on_first(lambda: self._find(state, snapshot))
-            self._storage.counted_on["best"] = self.files.best
+            self.storage.counted_on["best"] = self.files.best
 
     def _find(self, state: TrainState, snapshot: str) -> _Found | None:
         """Return what is in the place of the best checkpoint, None where it is the best one."""
@@ -116,7 +116,7 @@ class BestCheckpoint:
             self._take(state)
             self.write(state)
             return None
-        of_this_run = (self.files.run, self._describe(0, {}).manifest_sha256)
+        of_this_run = (self.files.run, self.describe(0, {}).manifest_sha256)
         monitor = state.plan.monitor
         if (
             found is None

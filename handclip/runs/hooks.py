@@ -1,6 +1,7 @@
 """What a run keeps and shows of its training, as hooks of the loop: see `handclip.training.loop`."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -9,13 +10,14 @@ from pathlib import Path
 
 import torch
 from rich.progress import Progress, TaskID
+from torch.utils.tensorboard import SummaryWriter
 
 from handclip.console import ProgressLines, progress_bar
 from handclip.csv_files import csv_table
 from handclip.file_names import HISTORY
 from handclip.files import opened, write_text
 from handclip.interruption import AskedToStop, StopRequest
-from handclip.loss.loss_factory import LossOutput
+from handclip.loss.criterion import LossOutput
 from handclip.parallel.hardware import peak_gpu_memory_mib, peak_memory_mib
 from handclip.parallel.processes import is_first_process
 from handclip.runs.run_folder import Storage
@@ -101,6 +103,43 @@ def _line(state: TrainState) -> str:
     seconds = epochs * (state.training_seconds + state.validation_seconds) / state.epochs
     to_go = f"; {timedelta(seconds=round(seconds))} to go" if epochs else ""
     return describe_epoch(state.history[-1], state.plan.epochs) + to_go
+
+
+class TensorBoardFile:
+    """Numbers of each epoch for TensorBoard; nothing needs them, so a full disk ends the file, and not training.
+
+    Args:
+        folder: where the file goes; it is made with the first numbers.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writer: SummaryWriter | None = None
+        self._ended = False
+
+    def add(self, state: TrainState) -> None:
+        """Write the numbers of the last epoch; the first failure ends the file, and is logged."""
+        if self._ended or not is_first_process():
+            return
+        # A thread of the writer writes, and would say itself, with a traceback, what `flush` then raises.
+        said_by_threads, threading.excepthook = threading.excepthook, lambda what: None
+        try:
+            self._writer = self._writer or SummaryWriter(self._folder)
+            for name, value in state.history[-1].items():
+                if name not in ("epoch", "validation_images"):
+                    self._writer.add_scalar(name, value, state.epochs)
+            self._writer.flush()
+        except OSError as error:
+            logger.warning(f"TensorBoard's file in {self._folder} ends here: {error.strerror or error}.")
+            self._ended = True
+        finally:
+            threading.excepthook = said_by_threads
+
+    def close(self) -> None:
+        """Close the file, if there is one."""
+        if self._writer is not None:
+            with suppress(OSError):
+                self._writer.close()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Saving a training so that it can go on with the very next step, and going on with it."""
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 from handclip.errors import ConfigError, DamagedFileError, DataError
@@ -15,26 +16,19 @@ from handclip.training.step import Step
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
 class Resumable:
-    """A training that can be interrupted after any step.
+    """A training that can be interrupted after any step."""
 
-    Args:
-        storage: of the run.
-        step: holds model, criterion and optimizer.
-        best: the best checkpoint.
-        session: is told how far the run has come.
-        made_with: `manifest_sha256` and `precision`, which must not change.
-    """
-
-    def __init__(
-        self, storage: Storage, step: Step, best: BestCheckpoint, session: Session, made_with: dict[str, str]
-    ) -> None:
-        self.snapshots = Snapshots(storage.files.states)
-        self._storage = storage
-        self._step = step
-        self._best = best
-        self._session = session
-        self._made_with = made_with
+    storage: Storage
+    snapshots: Snapshots
+    step: Step
+    """Holds model, criterion and optimizer."""
+    best: BestCheckpoint
+    session: Session
+    """Is told how far the run has come."""
+    made_with: dict[str, str]
+    """`manifest_sha256` and `precision`, which must not change."""
 
     def go_on(self, state: TrainState) -> bool:
         """Restore the newest snapshot that is whole; return whether there is one.
@@ -44,7 +38,7 @@ class Resumable:
             DataError: the run was started on other images, or on the same ones in other roles.
             ConfigError: it was started in another precision.
         """
-        files = self._storage.files
+        files = self.storage.files
         newest = on_first(self.snapshots.newest)
         if newest is None:
             if files.best.exists():
@@ -53,15 +47,15 @@ class Resumable:
                     f"move {files.folder} and {files.best} away to start anew"
                 )
             return False
-        self.snapshots.current = self._storage.counted_on["snapshot"] = newest
+        self.snapshots.current = self.storage.counted_on["snapshot"] = newest
         kept = self.snapshots.load(newest)
         self._require_made_alike(kept)
         state.restore(kept["state"])
-        device = self._step.computation.device
+        device = self.step.computation.device
         state.sums = {name: total.to(device) for name, total in state.sums.items()}
-        self._step.objective.load_state_dict(kept["objective"])
-        self._step.optimizer.load_state_dict(kept["optimizer"])
-        self._best.restore(kept["best"], state, str(newest))
+        self.step.objective.load_state_dict(kept["objective"])
+        self.step.optimizer.load_state_dict(kept["optimizer"])
+        self.best.restore(kept["best"], state, str(newest))
         logger.info(f"Going on from {newest}.")
         return True
 
@@ -74,17 +68,17 @@ class Resumable:
         if not is_first_process():
             return
         content: dict[str, Any] = {
-            **self._made_with,
+            **self.made_with,
             "state": state.to_dict(),
-            "best": self._best.to_dict(),
-            "objective": self._step.objective.state_dict(),
-            "optimizer": self._step.optimizer.state_dict(),
+            "best": self.best.to_dict(),
+            "objective": self.step.objective.state_dict(),
+            "optimizer": self.step.optimizer.state_dict(),
         }
-        with self._storage.writing():
+        with self.storage.writing():
             self.snapshots.save(content, state.epochs, state.steps)
         assert self.snapshots.current is not None
-        self._storage.counted_on["snapshot"] = self.snapshots.current
-        self._session.reaches(epochs=state.epochs, steps=state.steps_taken)
+        self.storage.counted_on["snapshot"] = self.snapshots.current
+        self.session.reaches(epochs=state.epochs, steps=state.steps_taken)
 
     def stop_here(self, state: TrainState) -> str:
         """Save the steps of the epoch under way; return what to tell of it.
@@ -94,14 +88,14 @@ class Resumable:
         """
         # A run that went on from here has it already; a second one would push out the one before it.
         if state.steps and not self.snapshots.is_at(state.epochs, state.steps):
-            self._step.finish()
+            self.step.finish()
             self.save(state)
         if state.steps == state.plan.steps_per_epoch:
             return f"All steps of epoch {state.epochs + 1} are saved. Its validation is done when training goes on."
         return self.snapshots.describe()
 
     def _require_made_alike(self, kept: dict[str, Any]) -> None:
-        folder, now = self._storage.files.folder, self._made_with
+        folder, now = self.storage.files.folder, self.made_with
         if kept["manifest_sha256"] != now["manifest_sha256"]:
             raise DataError(
                 f"{folder}: was started with manifest {kept['manifest_sha256'][:12]}, and cannot go on with "

@@ -1,7 +1,8 @@
-"""The files of one training run."""
+"""The files of one training run, and what is kept of its log."""
 
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from handclip.config.naming import last_name, run_name
 from handclip.config.yaml_text import dump_yaml
 from handclip.errors import ConfigError, DamagedFileError, HandCLIPError, TrainingError
 from handclip.file_names import CHECKSUMS, CONFIG, RESULT, STATES
-from handclip.files import write_text
+from handclip.files import require_regular, write_text
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,46 @@ class Storage:
             raise
         except HandCLIPError as error:
             raise TrainingError(f"{error}. Mend that, then go on with --resume.") from error
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Do without the line; logging would print a traceback for each."""
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
+@contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Copy what is logged to a file, also where no command line has set up logging.
+
+    It is for people, so a full disk ends it without a word: what is written for good and comes next says what is wrong.
+
+    Raises:
+        HandCLIPError: the file cannot be opened.
+    """
+    try:
+        if path.exists():
+            require_regular(path)
+        handler = _LogFile(path, encoding="utf-8")
+    except OSError as error:
+        why = error.strerror or error
+        if isinstance(error, FileNotFoundError) and path.is_symlink():
+            why = f"it is a link to {path.readlink()}, which is not there. Remove it, or make that folder"
+        raise HandCLIPError(f"cannot write {path}: {why}") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger("handclip")
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(min(root.getEffectiveLevel(), logging.INFO))
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+        handler.close()
 
 
 def write_config(path: Path, config: ExperimentConfig) -> None:

@@ -17,6 +17,8 @@ from handclip.datasets.safe_paths import unicode_form
 from handclip.datasets.sampling import BatchShare, PKBatchSampler, RandomBatchSampler, part_lengths
 from handclip.datasets.torch_dataset import Batch, ImageDataset, ImageLoader
 from handclip.datasets.transforms import ImageTransform
+from handclip.loss.criterion import TrainingCriterion
+from handclip.loss.loss_factory import build_criterion
 from handclip.models.builder import build_model, load_earlier_stage
 from handclip.models.checkpoint import Checkpoint, describe_model
 from handclip.parallel.batch_norm import synchronize_batch_norm
@@ -33,7 +35,6 @@ from handclip.runs.data import (
 )
 from handclip.runs.provenance import run_facts, weights_sha256
 from handclip.runs.run_folder import RunFolder
-from handclip.training.criterion import TrainingCriterion
 from handclip.training.step import Objective, Step
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Training:
             check_not_tested_on(earlier.training_images, manifests, source)
             check_not_validated_on(earlier.training_images, data, source)
         sampler = build_sampler(config, data)
-        criterion = TrainingCriterion(config.losses, len(data.identities), model.encoder.embedding_dims)
+        criterion = build_criterion(config.losses, len(data.identities), model.encoder.embedding_dims)
         objective = Objective(config, model, criterion)
         return cls(config, RunFolder.of(config), manifests, data, earlier, objective, sampler, computation)
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,7 @@ from handclip.runs.disk_space import check_disk_space
 from handclip.runs.provenance import Session, session, weights_sha256
 from handclip.runs.result import TrainingResult, read_result, write_result
 from handclip.runs.resume import Resumable
-from handclip.runs.run_folder import RunFolder, Storage
-from handclip.runs.run_log import TensorBoardFile, log_file
+from handclip.runs.run_folder import RunFolder, Storage, log_file
 from handclip.runs.setup import Training, continue_criterion
 from handclip.runs.snapshots import Snapshots
 from handclip.training.compilation import naming_compile
@@ -104,17 +103,17 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
 
         storage = Storage(training.files)
         best = BestCheckpoint(storage, training.checkpoint)
-        saved = Resumable(storage, step, best, own, training.made_with)
+        saved = Resumable(storage, Snapshots(training.files.states), step, best, own, training.made_with)
         try:
             saved.go_on(state)
             hooks.complete_log(state, training.files.folder / LOG)
             own.starts_at(epochs=state.epochs, steps=state.steps_taken)
             with (
                 hooks.showing_progress(training.files.run, state) as progress,
-                closing(TensorBoardFile(training.files.folder / "tensorboard")) as board,
+                closing(hooks.TensorBoardFile(training.files.folder / "tensorboard")) as board,
                 plain_worker_errors(),
                 computing_in(computation.precision),
-                naming_compile(),
+                naming_compile() if config.compile else nullcontext(),
                 _stopping(saved, state) as stop,
             ):
                 fit(

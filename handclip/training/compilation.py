@@ -12,8 +12,8 @@ from handclip.errors import ConfigError, TrainingError
 from handclip.models.encoder import ImageEncoder
 
 
-def training_forward(encoder: ImageEncoder, *, compiled: bool) -> Callable[[Tensor], dict[str, Tensor]]:
-    """Return what maps a batch to embeddings in training: the encoder, or its compiled forward method.
+def compiled_forward(encoder: ImageEncoder) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Return the compiled forward method of an encoder, for training.
 
     The method is compiled and not the module, so that the names in its state dict stay and evaluation, which comes with
     other modes and batch sizes, does not have it compiled again.
@@ -21,8 +21,6 @@ def training_forward(encoder: ImageEncoder, *, compiled: bool) -> Callable[[Tens
     Raises:
         ConfigError: PyTorch cannot compile on this platform.
     """
-    if not compiled:
-        return encoder.__call__
     try:
         return torch.compile(encoder.forward)
     except RuntimeError as error:

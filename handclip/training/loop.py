@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from handclip.datasets.torch_dataset import Batch
-from handclip.loss.loss_factory import LossOutput
+from handclip.loss.criterion import LossOutput
 from handclip.training.state import TrainState
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.errors import ConfigError
+from handclip.loss.criterion import TrainingCriterion
 from handclip.models.embedding_model import EmbeddingModel
-from handclip.training.criterion import TrainingCriterion
 
 _WARMUP_START = 0.01
 """Share of the learning rate that the warm-up starts from."""
@@ -22,23 +22,28 @@ _FUSED = ("cpu", "cuda")
 """Kinds of device whose kernel for a whole optimizer step is used."""
 
 
-def lr_factor(config: ExperimentConfig, steps_per_epoch: int, step: int) -> float:
-    """Return what the learning rate is multiplied by at a step, counted from 0.
+def lr_factors(config: ExperimentConfig, steps_per_epoch: int) -> list[float]:
+    """Return what the learning rate is multiplied by at each step of a run.
 
     Linear warm-up from 1 % over `warmup_epochs`; then `cosine`: half a period down to 1 % at the last step;
     `step`: times gamma after each milestone epoch; or `constant`.
     """
+    steps = config.epochs * steps_per_epoch
     # A run of one epoch, whose warm-up would be all of it, warms up over half.
-    warmup = min(round(config.warmup_epochs * steps_per_epoch), config.epochs * steps_per_epoch // 2)
-    if step < warmup:
-        return _WARMUP_START + (1 - _WARMUP_START) * step / warmup
-    if config.schedule == "step":
-        return math.prod(config.gamma for milestone in config.milestones if step >= milestone * steps_per_epoch)
-    if config.schedule == "constant":
-        return 1.0
-    last = max(config.epochs * steps_per_epoch - 1, warmup + 1)
-    progress = min((step - warmup) / (last - warmup), 1.0)
-    return _COSINE_END + (1 - _COSINE_END) * (1 + math.cos(math.pi * progress)) / 2
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), steps // 2)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return _WARMUP_START + (1 - _WARMUP_START) * step / warmup
+        if config.schedule == "step":
+            return math.prod(config.gamma for milestone in config.milestones if step >= milestone * steps_per_epoch)
+        if config.schedule == "constant":
+            return 1.0
+        last = max(steps - 1, warmup + 1)
+        progress = min((step - warmup) / (last - warmup), 1.0)
+        return _COSINE_END + (1 - _COSINE_END) * (1 + math.cos(math.pi * progress)) / 2
+
+    return [factor(step) for step in range(steps)]
 
 
 def build_optimizer(
@@ -48,7 +53,7 @@ def build_optimizer(
 
     Returns:
         The optimizer, with the groups `encoder` and `new` (each split by whether it decays: vectors, such as biases and
-        norms, do not; `initial_lr` is what `lr_factor` multiplies).
+        norms, do not; `initial_lr` is what `lr_factors` multiply).
 
     Raises:
         ConfigError: nothing is left to train.

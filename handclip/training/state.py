@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.loss.loss_factory import LossOutput
+from handclip.loss.criterion import LossOutput
 
 Row = dict[str, float | int | str]
 """What is known of an epoch: a line of `metrics.csv`."""
@@ -75,9 +75,10 @@ class TrainState:
     validations_without_gain: int = 0
     training_seconds: float = 0.0
     validation_seconds: float = 0.0
-    steps: int = 0
-    """Steps of the epoch under way, as are the following."""
+    steps_taken: int = 0
+    """Steps of the whole run."""
     images: int = 0
+    """Of the epoch under way, as are the following."""
     seconds: float = 0.0
     sums: dict[str, Tensor] = field(default_factory=dict)
     """Of each loss term. They stay on the device: to read one would be to wait for it."""
@@ -88,9 +89,9 @@ class TrainState:
         return len(self.history)
 
     @property
-    def steps_taken(self) -> int:
-        """Steps of the whole run."""
-        return self.epochs * self.plan.steps_per_epoch + self.steps
+    def steps(self) -> int:
+        """Steps of the epoch under way."""
+        return self.steps_taken - self.epochs * self.plan.steps_per_epoch
 
     @property
     def finished(self) -> bool:
@@ -123,7 +124,7 @@ class TrainState:
         for name, value in {"total": output.total, **output.terms}.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.images += images
-        self.steps += 1
+        self.steps_taken += 1
         return self.add_seconds(since=since)
 
     def add_seconds(self, *, since: float) -> float:
@@ -163,7 +164,7 @@ class TrainState:
                 "seconds": round(self.seconds, 2),
             }
         )
-        self.steps, self.images, self.seconds, self.sums = 0, 0, 0.0, {}
+        self.images, self.seconds, self.sums = 0, 0.0, {}
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `restore` takes, as plain values and tensors on the CPU."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +12,13 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.sampling import PKBatchSampler, RandomBatchSampler, part_lengths
 from handclip.datasets.torch_dataset import Batch, to_images
 from handclip.datasets.transforms import ImageTransform
-from handclip.loss.loss_factory import LossOutput
+from handclip.errors import TrainingError
+from handclip.loss.criterion import LossOutput, TrainingCriterion
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.parallel.hardware import Computation
 from handclip.parallel.processes import current, gather_rows, share_gradients
-from handclip.training.compilation import training_forward
-from handclip.training.criterion import TrainingCriterion
-from handclip.training.finite_check import FiniteCheck, require_finite
-from handclip.training.optimization import build_optimizer, lr_factor
+from handclip.training.compilation import compiled_forward
+from handclip.training.optimization import build_optimizer, lr_factors
 
 _MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -34,7 +34,7 @@ class Objective(nn.Module):
         self.model = model
         self.criterion = criterion
         self._seed = config.seed * _MOST_STEPS
-        self._encode = training_forward(model.encoder, compiled=config.compile)
+        self._encode = compiled_forward(model.encoder) if config.compile else model.encoder.__call__
 
     def forward(self, images: Tensor, labels: Tensor, number: int, lengths: Sequence[int] | None = None) -> LossOutput:
         """Return the losses of a batch.
@@ -82,9 +82,11 @@ class Step:
         self.transform = transform
         self.computation = computation
         self.sampler = sampler
+        self._steps_per_epoch = len(sampler)
+        self._lr_factors = lr_factors(config, len(sampler))
         self.optimizer = build_optimizer(config, objective.model, objective.criterion)
-        self._losses = share_gradients(objective, computation.device)
         self._processes = current().size
+        self._losses = share_gradients(objective, computation.device) if self._processes > 1 else objective
         self._check = FiniteCheck(one_step_late=computation.device.type == "cuda")
         self._taken = 0
 
@@ -101,13 +103,12 @@ class Step:
         Raises:
             TrainingError: see `FiniteCheck`.
         """
-        device, steps_per_epoch = self.computation.device, len(self.sampler)
-        factor = lr_factor(self.config, steps_per_epoch, number)
+        device = self.computation.device
         for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+            group["lr"] = group["initial_lr"] * self._lr_factors[number]
         lengths = None
         if self._processes > 1:
-            lengths = part_lengths(self.sampler.batch_length(number % steps_per_epoch), self._processes)
+            lengths = part_lengths(self.sampler.batch_length(number % self._steps_per_epoch), self._processes)
         # Without the cache, gradients of a weight that is used several times (MBA-Net's) are added up in float32.
         bfloat16 = self.computation.precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
@@ -117,7 +118,7 @@ class Step:
             output.total.backward()
             parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
             gradient_norm = clip_grad_norm_(parameters, self.config.gradient_clip or math.inf)
-            self._check.add(number // steps_per_epoch, number, output, gradient_norm)
+            self._check.add(number // self._steps_per_epoch, number, output, gradient_norm)
             self.optimizer.step()
         self._taken = number + 1
         return LossOutput(output.total.detach(), {name: term.detach() for name, term in output.terms.items()})
@@ -142,3 +143,89 @@ def _gather(encoded: dict[str, Tensor], lengths: Sequence[int]) -> dict[str, Ten
     rows = gather_rows(torch.cat(list(encoded.values()), dim=1), lengths)
     parts = torch.split(rows, [part.shape[1] for part in encoded.values()], dim=1)
     return dict(zip(encoded, parts, strict=True))
+
+
+@dataclass(frozen=True)
+class _Taken:
+    epoch: int
+    number: int
+    total: Tensor
+    terms: dict[str, Tensor]
+    finite: Tensor
+    """Whether loss and gradient are, in the memory of the host once `copied` has happened."""
+    copied: torch.cuda.Event | None
+
+    def check(self) -> None:
+        if self.copied is not None:
+            self.copied.synchronize()
+        if self.finite:
+            return
+        bad = [f"{name} is {value.item():g}" for name, value in self.terms.items() if not torch.isfinite(value)]
+        overflow = "the gradient" if torch.isfinite(self.total) else "the weighted sum"
+        raise TrainingError(
+            f"the loss stopped being finite in epoch {self.epoch + 1}, step {self.number + 1}: "
+            f"{', '.join(bad) or f'{overflow} overflows'}. Lower lr or the loss's weight, or train with "
+            "precision: float32."
+        )
+
+
+class FiniteCheck:
+    """Refuses a step that would spoil the weights: a loss may be finite and its gradient not.
+
+    To read a number from a GPU is to wait for everything that it has been told to do. There a step is therefore judged
+    one step late, when the next has been queued behind it; by then it has spoilt the weights, so that `finish` must
+    judge the last one before anything is saved.
+    """
+
+    def __init__(self, *, one_step_late: bool) -> None:
+        self._one_step_late = one_step_late
+        self._waiting: _Taken | None = None
+
+    def add(self, epoch: int, step: int, output: LossOutput, gradient_norm: Tensor) -> None:
+        """Judge a step, or the one before; `epoch` and `step` count from 0.
+
+        Raises:
+            TrainingError: says in which step which term is not finite.
+        """
+        finite = torch.isfinite(output.total.detach()) & torch.isfinite(gradient_norm)
+        on_host = finite.to("cpu", non_blocking=True)
+        copied = None
+        if finite.is_cuda:
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record()
+        terms = {name: value.detach() for name, value in output.terms.items()}
+        self.finish()
+        self._waiting = _Taken(epoch, step, output.total.detach(), terms, on_host, copied)
+        if not self._one_step_late:
+            self.finish()
+
+    def finish(self) -> None:
+        """Judge the step that still waits.
+
+        Raises:
+            TrainingError: see `add`.
+        """
+        step, self._waiting = self._waiting, None
+        if step is not None:
+            step.check()
+
+
+def require_finite(state: Mapping[str, Tensor], steps: int) -> None:
+    """Check weights and buffers, which a finite loss with a finite gradient may still spoil (running statistics, say).
+
+    Args:
+        state: a module's state dict.
+        steps: how many were taken, for the error.
+
+    Raises:
+        TrainingError: names the first tensor that holds NaN or infinity.
+    """
+    floats = {name: value for name, value in state.items() if value.is_floating_point()}
+    # One number, so that a GPU is waited for once.
+    if not floats or torch.stack([torch.isfinite(value).all() for value in floats.values()]).all():
+        return
+    name = next(name for name, value in floats.items() if not torch.isfinite(value).all())
+    raise TrainingError(
+        f"{name} holds NaN or infinity after step {steps}, so nothing of it is saved. Lower lr, or train with "
+        "precision: float32."
+    )

@@ -17,10 +17,10 @@ from handclip.config.experiment import ExperimentConfig
 from handclip.errors import DamagedFileError, InUseError, TrainingError
 from handclip.interruption import StopRequest
 from handclip.locks import holding, is_held
-from handclip.runs import run_log
+from handclip.runs import hooks
 from handclip.runs.provenance import read_provenance
 from handclip.runs.result import TrainingResult
-from handclip.runs.run_folder import RunFolder
+from handclip.runs.run_folder import RunFolder, log_file
 from handclip.runs.snapshots import Snapshots
 from handclip.runs.train import train
 from handclip.training.state import Plan, TrainState
@@ -134,11 +134,11 @@ def test_a_full_disk_ends_the_log_and_the_events_without_a_word_of_python(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Linux has a device that is always full."""
-    with run_log.log_file(tmp_path / "train.log"), open("/dev/full", "w") as full:  # noqa: PTH123
+    with log_file(tmp_path / "train.log"), open("/dev/full", "w") as full:  # noqa: PTH123
         [log] = [one for one in logging.getLogger("handclip").handlers if isinstance(one, logging.FileHandler)]
         os.dup2(full.fileno(), log.stream.fileno())
-        run_log.logger.info("a line")
-    with monkeypatch.context() as patch, closing(run_log.TensorBoardFile(tmp_path / "tensorboard")) as board:
+        logging.getLogger("handclip.runs").info("a line")
+    with monkeypatch.context() as patch, closing(hooks.TensorBoardFile(tmp_path / "tensorboard")) as board:
         patch.setattr("tensorboard.compat.tensorflow_stub.io.gfile.LocalFileSystem._write", no_space)
         for epoch in (1, 2):
             board.add(after_epoch(epoch))
@@ -150,7 +150,7 @@ def test_a_full_disk_ends_the_log_and_the_events_without_a_word_of_python(
 def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with closing(run_log.TensorBoardFile(tmp_path / "tensorboard")) as board:
+    with closing(hooks.TensorBoardFile(tmp_path / "tensorboard")) as board:
         for epoch in (1, 2):
             board.add(after_epoch(epoch))
     read = EventAccumulator(str(tmp_path / "tensorboard"))

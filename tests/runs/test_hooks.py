@@ -13,7 +13,7 @@ from tiny_study import tiny_config
 
 from handclip import console
 from handclip.interruption import AskedToStop, StopRequest
-from handclip.loss.loss_factory import LossOutput
+from handclip.loss.criterion import LossOutput
 from handclip.runs import hooks
 from handclip.runs.evaluate import evaluate
 from handclip.runs.train import train
@@ -33,9 +33,9 @@ class Loss:
 STEP = LossOutput(torch.tensor(1.0), {"cross_entropy": cast(torch.Tensor, Loss())})
 
 
-def state_at(epoch: int, step: int, **plan: int) -> TrainState:
+def state_at(epoch: int, step: int) -> TrainState:
     """After so many epochs and steps."""
-    return TrainState(Plan(**{"epochs": 3, "steps_per_epoch": 100, **plan}), history=[{}] * epoch, steps=step)
+    return TrainState(Plan(3, 100), history=[{}] * epoch, steps_taken=100 * epoch + step)
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from tiny_study import tiny_config
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.errors import HandCLIPError, Interrupted
-from handclip.runs.run_folder import RunFolder
-from handclip.runs.run_log import log_file
+from handclip.runs.run_folder import RunFolder, log_file
 from handclip.runs.train import train
 
 

@@ -25,10 +25,9 @@ from handclip.models.checkpoint import Checkpoint
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.runs.result import TrainingResult
 from handclip.runs.train import train
-from handclip.training.finite_check import FiniteCheck
 from handclip.training.loop import fit
 from handclip.training.state import TrainState
-from handclip.training.step import Objective, Step
+from handclip.training.step import FiniteCheck, Objective, Step
 
 
 @pytest.fixture

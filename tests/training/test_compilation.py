@@ -10,7 +10,7 @@ from tiny_study import read_table, tiny_config
 from handclip.errors import ConfigError
 from handclip.models.builder import build_model
 from handclip.runs.train import train
-from handclip.training.compilation import naming_compile, training_forward
+from handclip.training.compilation import compiled_forward, naming_compile
 
 
 def with_backend(monkeypatch: pytest.MonkeyPatch, backend: Any) -> None:
@@ -27,7 +27,8 @@ def test_a_compiled_model_gives_the_same_embeddings_and_gradients(
     names = list(model.state_dict())
     images, weights, found = torch.randn(4, 3, 32, 32), torch.randn(4, 256), []
     for compiled in (False, True):
-        embedding = training_forward(model, compiled=compiled)(images)["projected"]
+        encode = compiled_forward(model) if compiled else model
+        embedding = encode(images)["projected"]
         model.zero_grad()
         (embedding * weights).sum().backward()
         found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
@@ -55,7 +56,7 @@ def test_a_platform_without_compilation_is_a_config_error(manifests: Path, monke
     monkeypatch.setattr(torch, "compile", unsupported)
     model = build_model(tiny_config(manifests)).encoder
     with pytest.raises(ConfigError, match="not supported on this platform"):
-        training_forward(model, compiled=True)
+        compiled_forward(model)
 
 
 def test_other_errors_pass() -> None:

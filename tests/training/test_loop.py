@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handclip.loss.loss_factory import LossOutput
+from handclip.loss.criterion import LossOutput
 from handclip.training.loop import Hooks, fit
 from handclip.training.state import Plan, Row, TrainState, describe_epoch
 

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.loading import parse_config
 from handclip.errors import ConfigError
+from handclip.loss.criterion import TrainingCriterion
+from handclip.loss.loss_factory import build_criterion
 from handclip.models.builder import build_model
 from handclip.models.embedding_model import EmbeddingModel
 from handclip.training import optimization
-from handclip.training.criterion import TrainingCriterion
-from handclip.training.optimization import build_optimizer, lr_factor
+from handclip.training.optimization import build_optimizer, lr_factors
 
 CE, TRIPLET, CENTER, ARCFACE = ({"type": name} for name in ("cross_entropy", "triplet", "center", "arcface"))
 COMBINATIONS = {
@@ -34,7 +35,7 @@ def make_config(**values: Any) -> ExperimentConfig:
 def make(config: ExperimentConfig, num_classes: int = 2) -> tuple[EmbeddingModel, TrainingCriterion]:
     torch.manual_seed(0)
     model = build_model(config)
-    return model, TrainingCriterion(config.losses, num_classes, model.encoder.embedding_dims)
+    return model, build_criterion(config.losses, num_classes, model.encoder.embedding_dims)
 
 
 # One step
@@ -278,7 +279,7 @@ def test_d15_a_forgotten_parameter_is_an_error(monkeypatch: pytest.MonkeyPatch) 
 
 def curve(steps_per_epoch: int, **values: Any) -> list[float]:
     config = make_config(**values)
-    return [lr_factor(config, steps_per_epoch, step) for step in range(config.epochs * steps_per_epoch)]
+    return lr_factors(config, steps_per_epoch)
 
 
 def test_d36_cosine_is_half_a_period() -> None:

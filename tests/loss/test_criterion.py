@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from handclip.config.loading import parse_config
-from handclip.loss.loss_factory import build_loss
+from handclip.loss.criterion import TrainingCriterion
+from handclip.loss.loss_factory import build_criterion, build_loss
 from handclip.models.embedding_model import Embedding
-from handclip.training.criterion import TrainingCriterion
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 
@@ -15,7 +15,7 @@ LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 def criterion_for(losses: list[dict[str, Any]], dims: dict[str, int]) -> TrainingCriterion:
     config = parse_config({"experiment": "a", "model": "m", "dataset": "11k", "losses": losses}, "test")
     torch.manual_seed(0)
-    return TrainingCriterion(config.losses, 3, dims)
+    return build_criterion(config.losses, 3, dims)
 
 
 def embedding(dim: int, seed: int, neck: bool = False) -> Embedding:

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from handclip.errors import TrainingError
-from handclip.loss.loss_factory import LossOutput
-from handclip.training.finite_check import FiniteCheck
+from handclip.loss.criterion import LossOutput
+from handclip.training.step import FiniteCheck
 
 FINE, NORM = LossOutput(torch.tensor(1.5), {"cross_entropy": torch.tensor(1.5)}), torch.tensor(2.0)
 BAD = LossOutput(torch.tensor(float("nan")), {"cross_entropy": torch.tensor(float("nan"))})
