@@ -10,7 +10,7 @@ from handclip.report.figures.retrieval import RankList, Tile, rank_list_figure
 from handclip.report.figures.style import new_figure, styled
 from handclip.report.figures.training import EpochCurve, EpochPanel, ScoreBar, epochs_figure, scores_figure
 from handclip.report.figures.verification import ErrorCurve, open_set_figure
-from handclip.report.html import write_page
+from handclip.report.html import render_page
 from handclip.report.prose import percent
 from handclip.report.report_writer import (
     Commands,
@@ -47,7 +47,9 @@ def write_every_block(folder: Path) -> Path:
         "Made": "2026-01-12 10:41 UTC",
         "From": "4 evaluations in /home/someone/studies/" + ENDLESS_WORD,
     }
-    write_page(page, "Who is it? Four networks and the hands of 20 people", lead, sections, made=made)
+    page.write_text(
+        render_page("Who is it? Four networks and the hands of 20 people", lead, sections, made=made), "utf-8"
+    )
     return page
 
 
