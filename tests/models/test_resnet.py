@@ -4,8 +4,7 @@ import torchvision
 from torch import nn
 
 from handclip.errors import ConfigError
-from handclip.models.encoder import EncoderWeights
-from handclip.models.freezing import freeze_encoder
+from handclip.models.encoder import EncoderWeights, freeze_encoder
 from handclip.models.resnet import ResNetEncoder
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
