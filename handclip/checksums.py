@@ -28,12 +28,7 @@ def sha256_of(path: Path) -> str:
 
 
 def write_checksums(folder: Path, names: Iterable[str]) -> None:
-    """Write `SHA256SUMS` of files in a folder; where it stands, they are complete.
-
-    Args:
-        folder: the folder.
-        names: the files, relative to it.
-    """
+    """Write `SHA256SUMS` of files in a folder, by their names in it; where it stands, they are complete."""
     text = "".join(f"{sha256_of(folder / name)}  {name}\n" for name in sorted(names))
     write_text(folder / CHECKSUMS, text + _last_line(text))
 
@@ -66,15 +61,10 @@ def read_checksums(folder: Path) -> dict[str, str] | None:
 
 
 def require_intact(folder: Path, names: Sequence[str], *, advice: str) -> None:
-    """Check files against the folder's `SHA256SUMS`; without one, as in folders of older versions, there is no check.
-
-    Args:
-        folder: the folder.
-        names: the files, relative to it; those that have no checksum are not checked.
-        advice: what to do about a damaged file, for the error.
+    """Check files, by their names in a folder, against its `SHA256SUMS`, as far as there is one that lists them.
 
     Raises:
-        DamagedFileError: names the first file that is gone or has changed.
+        DamagedFileError: names the first file that is gone or has changed, with the advice that is given.
     """
     if found := faults(folder, names):
         raise DamagedFileError(f"{found[0]}. {advice}")
@@ -83,10 +73,7 @@ def require_intact(folder: Path, names: Sequence[str], *, advice: str) -> None:
 def faults(folder: Path, names: Sequence[str], *, all_listed: bool = False) -> list[str]:
     """Return what is wrong with files that the folder's `SHA256SUMS` lists, or with that list, one sentence for each.
 
-    Args:
-        folder: the folder; without a list nothing is wrong.
-        names: the files, relative to it.
-        all_listed: that a file is not in the list is a fault too.
+    Without a list nothing is wrong. With `all_listed`, that a file is not in it is a fault too.
     """
     try:
         known = read_checksums(folder)
@@ -94,8 +81,8 @@ def faults(folder: Path, names: Sequence[str], *, all_listed: bool = False) -> l
         return [str(error)]
     if known is None:
         return []
-    unlisted = [name for name in names if name not in known] if all_listed else []
-    found = [f"{folder / CHECKSUMS}: lacks {', '.join(unlisted)}"] if unlisted else []
+    unlisted = ", ".join(name for name in names if all_listed and name not in known)
+    found = [f"{folder / CHECKSUMS}: lacks {unlisted}"] if unlisted else []
     return found + [fault for name in names if name in known and (fault := _fault(folder, name, known[name]))]
 
 

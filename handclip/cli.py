@@ -463,6 +463,7 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
     from handclip.report.evaluation_log import evaluation_text, is_logged, write_evaluation_log
     from handclip.runs.evaluate import evaluate as evaluate_experiment
     from handclip.runs.evaluated_model import choose_model
+    from handclip.runs.provenance import other_code, read_provenance
 
     evaluation = evaluate_experiment(choose_model(experiment, trained), overwrite=overwrite, reuse=True)
     if not is_first_launched():
@@ -484,20 +485,14 @@ def evaluate_config(path: Path, overrides: Sequence[str], *, overwrite: bool = F
         f"To look at it: handclip report {shlex.quote(str(evaluation.folder))} --out report"
     )
     if evaluation.was_there:
+        try:
+            maker = other_code(read_provenance(evaluation.folder) or {})
+        except DamagedFileError as error:
+            maker = str(error)
         show(
             f"{evaluation.folder} held this evaluation already, whole and as it was written, so nothing was computed. "
-            f"--overwrite evaluates anew.{_other_code(evaluation.folder)}"
+            f"--overwrite evaluates anew. {maker}".rstrip()
         )
-
-
-def _other_code(folder: Path) -> str:
-    from handclip.runs.provenance import other_code, read_provenance
-
-    try:
-        sentence = other_code(read_provenance(folder) or {})
-    except DamagedFileError as error:
-        sentence = str(error)
-    return f" {sentence}" if sentence else ""
 
 
 def _check(place: Path) -> None:
@@ -509,11 +504,11 @@ def _check(place: Path) -> None:
     for path in find_manifest_files(place):
         try:
             manifest = Manifest.load(path)
-            breaches = [f"{path}: {breach}" for breach in check_manifest(manifest)]
+            breaches = check_manifest(manifest)
         except DataError as error:
             faults.append(str(error))
             continue
-        faults += breaches
+        faults += [f"{path}: {breach}" for breach in breaches]
         for sentence in describe_copies(manifest):
             logger.warning(f"{path}: {sentence}.")
         if not breaches:
@@ -538,7 +533,7 @@ def main() -> None:
 def run(command: typer.Typer) -> None:
     """Run a command line with HandCLIP's way of reporting errors, and of a screen that cannot be written to."""
     # Figures go to files, in the processes that this one starts too. A notebook names a backend of its own, which need
-    # not be installed here; Lightning, which imports matplotlib, would end of it.
+    # not be installed here.
     os.environ["MPLBACKEND"] = "agg"
     begin_printing()
     code = _exit_code(command)
@@ -547,16 +542,13 @@ def run(command: typer.Typer) -> None:
     # Who closes a pipe knows it: no word, and the exit code of programs that SIGPIPE ends. What is usual in Python, 1,
     # would say, of `handclip audit`, that something differs.
     if isinstance(fault, BrokenPipeError):
-        code = code or _BROKEN_PIPE
+        code = code or 128 + 13
     elif fault is not None:
-        why = fault.strerror or fault
-        say(f"Error: cannot write to the screen: {why}. What the command writes to files is not affected.")
+        why = f"cannot write to the screen: {fault.strerror or fault}"
+        say(f"Error: {why}. What the command writes to files is not affected.")
         end_printing()
         code = code or HandCLIPError.exit_code
     sys.exit(code)
-
-
-_BROKEN_PIPE = 128 + 13
 
 
 def _exit_code(command: typer.Typer) -> int:
@@ -586,12 +578,10 @@ def _how_to_go_on(command: typer.Typer) -> str:
     known: Any = typer.main.get_command(command)
     if words and hasattr(known, "commands"):
         known = known.commands.get(words[0], known)
-    added = (
-        ["--resume"] if any("--resume" in option.opts for option in known.params) and "--resume" not in words else []
-    )
+    goes_on = any("--resume" in option.opts for option in known.params)
+    added = ["--resume"] if goes_on and "--resume" not in words else []
+    start = ["python", program] if program.endswith(".py") else ["handclip"]
     if Path(program).name == "__main__.py":
         start = ["python", "-m", "handclip"]
-    else:
-        start = ["python", program] if program.endswith(".py") else ["handclip"]
     again = shlex.join([*start, *words, *added])
     return f"To go on, give the same command again{', with --resume' if added else ''}: {again}"

@@ -6,7 +6,6 @@ No work of hours may end because nobody can read what it says of itself: what a 
 full, in a pipe whose reader has ended or at a terminal that is gone, is dropped. Of results that is told at the end.
 """
 
-import errno
 import io
 import logging
 import os
@@ -54,7 +53,7 @@ class _Stream:
 
     def isatty(self) -> bool:
         """Whether a person watches."""
-        return (stream := self._current()) is not None and stream.isatty()
+        return self._current().isatty()
 
     def fileno(self) -> int:
         """Return its number.
@@ -62,23 +61,22 @@ class _Stream:
         Raises:
             OSError: there is none.
         """
-        if (stream := self._current()) is None:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return stream.fileno()
+        return self._current().fileno()
 
     @property
     def encoding(self) -> str:
         """How it encodes characters."""
         return getattr(self._current(), "encoding", None) or "utf-8"
 
-    def _current(self) -> TextIO | None:
+    def _current(self) -> TextIO:
         stream = getattr(sys, self._name)
-        # While a bar shows, what others print goes through it, and what it prints itself does not.
-        return cast("TextIO | None", getattr(stream, "rich_proxied_file", stream))
+        # While a bar shows, what others print goes through it, and what it prints itself does not. None is a stream
+        # that is closed, as under cron.
+        return cast(TextIO, getattr(stream, "rich_proxied_file", stream) or io.StringIO())
 
     @contextmanager
     def _dropping(self) -> Iterator[TextIO]:
-        stream = self._current() or io.StringIO()  # closed, as under cron
+        stream = self._current()
         try:
             yield stream
         except OSError as error:

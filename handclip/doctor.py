@@ -53,7 +53,7 @@ _ALONE = "torchvision by itself"
 _TORCH_BUILDS = "https://download.pytorch.org/whl"
 """Of torch and torchvision, those for CPUs in `cpu`, those for CUDA 13.0 in `cu130`."""
 
-_HEAVY = ("torch", "torchvision", "open_clip", "timm", "lightning")
+_HEAVY = ("torch", "torchvision", "open_clip", "timm")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 

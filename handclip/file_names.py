@@ -1,4 +1,4 @@
-"""The names of the files that runs and studies write, and that resuming, verifying and reporting look for."""
+"""The names of the files that runs and studies write, and that resuming, auditing and reporting look for."""
 
 CONFIG = "config.yml"
 """The resolved config of a training or an evaluation."""

@@ -71,31 +71,17 @@ def is_there(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder at a path that a person has named.
-
-    Raises:
-        HandCLIPError: as `is_there`.
-    """
-    status = _status(path)
-    return status is not None and stat.S_ISDIR(status.st_mode)
+    """Whether there is a folder at a path that a person has named; raises as `is_there`."""
+    return (status := _status(path)) is not None and stat.S_ISDIR(status.st_mode)
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a regular file at a path that a person has named.
-
-    Raises:
-        HandCLIPError: as `is_there`.
-    """
-    status = _status(path)
-    return status is not None and stat.S_ISREG(status.st_mode)
+    """Whether there is a regular file at a path that a person has named; raises as `is_there`."""
+    return (status := _status(path)) is not None and stat.S_ISREG(status.st_mode)
 
 
 def nearest_there(path: Path) -> Path:
-    """Return a path, or the nearest above it that is there, where it is not.
-
-    Raises:
-        HandCLIPError: as `is_there`.
-    """
+    """Return a path, or the nearest above it that is there, where it is not; raises as `is_there`."""
     return next(one for one in (path, *path.absolute().parents) if is_there(one))
 
 
@@ -107,14 +93,14 @@ def folders_in(folder: Path) -> list[Path]:
     Raises:
         HandCLIPError: it may not be read.
     """
-    return _listed(folder, lambda one: not one.name.startswith(".") and _may_be_folder(one))
 
+    def may_be_folder(one: os.DirEntry[str]) -> bool:
+        try:
+            return not one.name.startswith(".") and one.is_dir()
+        except OSError as error:
+            return error.errno not in _NOT_THERE
 
-def _may_be_folder(one: os.DirEntry[str]) -> bool:
-    try:
-        return one.is_dir()
-    except OSError as error:
-        return error.errno not in _NOT_THERE
+    return _listed(folder, may_be_folder)
 
 
 def found_in(folder: Path, pattern: str) -> list[Path]:
@@ -221,10 +207,7 @@ def replacing(path: Path, final_name: Callable[[], str] | None = None) -> Iterat
     """Yield a temporary path beside `path`; rename it over `path` on success, remove it on failure.
 
     What is in the file is on the disk before it has its name, so that not even a power cut leaves half of one.
-
-    Args:
-        path: the file.
-        final_name: gives it another name when it is written, as where a hash of the content is part of the name.
+    `final_name` gives it another name when it is written, as where a hash of the content is part of the name.
 
     Raises:
         HandCLIPError: the folder or file cannot be written.
@@ -312,9 +295,7 @@ def in_use(temporary: Path) -> Iterator[None]:
 def remove_abandoned(folder: Path, pattern: str = "*") -> None:
     """Remove what processes that were killed have left in a folder under temporary names.
 
-    Args:
-        folder: the folder.
-        pattern: of the names that these files or folders were to get.
+    `pattern` is of the names that these files or folders were to get.
     """
     try:
         import fcntl
@@ -325,12 +306,8 @@ def remove_abandoned(folder: Path, pattern: str = "*") -> None:
             mark = _open_for_lock(left)
             try:
                 fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not _is_still(mark, left):  # its name was given to a new one meanwhile
-                    continue
-                if left.is_dir():
-                    shutil.rmtree(left)
-                else:
-                    left.unlink()
+                if os.path.samestat(os.fstat(mark), left.stat()):  # its name was not given to a new one meanwhile
+                    (shutil.rmtree if left.is_dir() else os.unlink)(left)
             finally:
                 os.close(mark)
 
@@ -338,14 +315,6 @@ def remove_abandoned(folder: Path, pattern: str = "*") -> None:
 def _open_for_lock(path: Path, flags: int = 0) -> int:
     # NFS locks for one process alone only what is open for writing, which a folder cannot be.
     return os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | flags, 0o666)
-
-
-def _is_still(descriptor: int, path: Path) -> bool:
-    """Whether a path still names the file or folder that was opened by it."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except OSError:
-        return False
 
 
 def write_text(path: Path, text: str) -> None:
@@ -361,10 +330,6 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_limited(path: Path, limit: int) -> bytes:
     """Return the bytes of a file that may come from anyone: never waits for a pipe, never fills the memory.
-
-    Args:
-        path: the file.
-        limit: how many bytes it may have.
 
     Raises:
         OSError: it cannot be read, is no regular file, or is larger; `strerror` says which.
@@ -392,11 +357,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 
 @contextmanager
 def opened_text(path: Path) -> Iterator[TextIO]:
-    """Open a file of UTF-8 text as `opened` does, with the line ends that it has.
-
-    Raises:
-        OSError: as `opened`.
-    """
+    """Open a file of UTF-8 text as `opened` does, with the line ends that it has."""
     with opened(path) as file, TextIOWrapper(file, encoding="utf-8", newline="") as text:
         yield text
 

@@ -43,10 +43,9 @@ class StudyResult:
 
     def raise_failures(self) -> None:
         """Raise one error that names every run that failed or was left out, if there is any."""
-        failed = [report for report in self.reports if report.faults]
-        lines = [f"  {report.run}\n    " + "\n    ".join(map(str, report.faults)) for report in failed]
-        if failed:
-            lines.insert(0, f"{len(failed)} of {len(self.reports)} runs failed:")
+        lines = ["\n    ".join([f"  {one.run}", *map(str, one.faults)]) for one in self.reports if one.faults]
+        if lines:
+            lines.insert(0, f"{len(lines)} of {len(self.reports)} runs failed:")
         if self.unread:
             lines += ["left out of the comparison:", *(f"  {reason}" for reason in self.unread)]
         if self.report_fault:
@@ -58,24 +57,19 @@ class StudyResult:
 
 
 def plan_study(study: StudyConfig, out: Path, *, only: Sequence[str] = (), source: str = "study") -> list[PlannedRun]:
-    """Return the runs of a study in the order in which they are run.
-
-    Args:
-        study: the study.
-        out: its folder.
-        only: models to run; default all.
-        source: named in errors.
+    """Return the runs of a study, as `plan_experiments` spells them out, in the order in which they are run.
 
     Raises:
         ConfigError: an experiment of the study is not valid, or a model is not known.
     """
-    experiments = plan_experiments(study, out, only=only, source=source)
-    for experiment in experiments:
+    plan = []
+    for experiment in plan_experiments(study, out, only=only, source=source):
         try:
             check_keys(experiment.config)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
-    return [PlannedRun(experiment.config, experiment.other_data, experiment.label) for experiment in experiments]
+        plan.append(PlannedRun(experiment.config, experiment.other_data, experiment.label))
+    return plan
 
 
 def missing_places(plan: Sequence[PlannedRun]) -> list[str]:
@@ -102,24 +96,19 @@ def run_study(study: StudyConfig, plan: Sequence[PlannedRun], out: Path) -> Stud
         return _run_and_compare(plan, out, resume=True, record=out / STUDY)
 
 
-def run_and_compare(plan: Sequence[PlannedRun], out: Path, *, resume: bool, record: Path | None = None) -> StudyResult:
+def run_and_compare(plan: Sequence[PlannedRun], out: Path, *, resume: bool) -> StudyResult:
     """Run experiments; write `comparison.md`, `.csv`, `.tex`, `.json`, `differences.csv` and `report/` below `out`.
-
-    Args:
-        plan: the experiments.
-        out: where the comparison and the report go.
-        resume: see `run_plan`.
-        record: file for what became of each run, written anew after each.
 
     Raises:
         InUseError: another process writes to `out`.
     """
     refuse_launcher("A study")
     with holding(out):
-        return _run_and_compare(plan, out, resume=resume, record=record)
+        return _run_and_compare(plan, out, resume=resume)
 
 
-def _run_and_compare(plan: Sequence[PlannedRun], out: Path, *, resume: bool, record: Path | None) -> StudyResult:
+def _run_and_compare(plan: Sequence[PlannedRun], out: Path, *, resume: bool, record: Path | None = None) -> StudyResult:
+    """`record` is a file for what became of each run, written anew after each."""
     reports: list[RunReport] = []
     for report in run_plan(plan, resume=resume):
         reports.append(report)

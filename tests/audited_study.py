@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,9 @@ SMALL = {"num_splits": 2, "flip_settings": ["none"], "explained_images": 0}
 RUNTIME = {"output_dir": "train_logs", "save_dir": "saved_models", "eval_dir": "eval_logs"}
 
 
+GONE = object()
+
+
 class Copy:
     """The same once more, to be tampered with."""
 
@@ -26,22 +28,11 @@ class Copy:
         (self.training,) = (path for path in (self.study / "train_logs").iterdir() if path.is_dir())
         self.checkpoint = self.study / "saved_models" / f"{self.training.name}.pth"
 
-    def change_json(self, path: Path, change: Callable[[Any], None]) -> None:
-        content = json.loads(path.read_text())
-        change(content)
-        path.write_text(json.dumps(content))
-
-    def seal(self, folder: Path) -> None:
-        """Write the checksums anew, as somebody would who knows of them."""
-        write_checksums(folder, read_checksums(folder) or {})
-
     def seal_provenance(self, folder: Path, **changes: Any) -> None:
-        def change(content: dict[str, Any]) -> None:
-            content.update(changes)
-            del content["sha256"]
-            content["sha256"] = content_sha256(content)
-
-        self.change_json(folder / "provenance.json", change)
+        path = folder / "provenance.json"
+        content = {**json.loads(path.read_text()), **changes}
+        del content["sha256"]
+        path.write_text(json.dumps({**content, "sha256": content_sha256(content)}))
 
     def forget_where_it_was(self, original: Path) -> None:
         """Let the records name places of another machine, as on somebody else's they would."""
@@ -49,7 +40,26 @@ class Copy:
             path.write_text(path.read_text().replace(str(original), "/of/another/machine"))
         for folder in (self.evaluation, self.training):
             self.seal_provenance(folder, config_sha256=content_sha256(read_yaml(folder / "config.yml")))
-            self.seal(folder)
+            seal(folder)
+
+
+def edit(file: Path, key: str, value: Any) -> None:
+    """Change one value of a JSON file, such as `results.0.mean.map`, and write the checksums anew."""
+    content = json.loads(file.read_text())
+    inner, (*keys, last) = content, key.split(".")
+    for one in keys:
+        inner = inner[int(one) if isinstance(inner, list) else one]
+    if value is GONE:
+        del inner[int(last) if isinstance(inner, list) else last]
+    else:
+        inner[last] = value
+    file.write_text(json.dumps(content))
+    seal(file.parent)
+
+
+def seal(folder: Path) -> None:
+    """Write the checksums anew, as somebody would who knows of them."""
+    write_checksums(folder, read_checksums(folder) or {})
 
 
 def _copy(source: str, target: str) -> None:

@@ -46,14 +46,6 @@ def test_numbers_and_plain_text_stay_as_they_are(value: object) -> None:
     assert safe(value) is value
 
 
-def test_what_only_prints_as_a_formula_is_marked_too() -> None:
-    class Name:
-        def __str__(self) -> str:
-            return "=1+1"
-
-    assert csv_text([[Name()]]) == "'=1+1\r\n"
-
-
 def test_a_table_has_every_key_and_empty_cells() -> None:
     assert csv_table([{"a": 1}, {"b": "-x", "a": None}]) == "a,b\r\n1,\r\n,'-x\r\n"
     assert csv_table([], ["image"]) == "image\r\n"

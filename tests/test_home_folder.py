@@ -2,13 +2,12 @@
 
 import importlib.util
 import inspect
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-import typer
+from command_line import Handclip
 
 from handclip import cli
 from handclip.config.experiment import ExperimentConfig
@@ -67,28 +66,20 @@ def test_every_path_of_an_experiment_begins_at_home(key: str, home: Path, tmp_pa
         assert parse_config(config.to_dict(), "test") == config
 
 
-def test_another_user_s_home_folder() -> None:
+def test_the_home_folders_of_others() -> None:
     import pwd
 
     root = pwd.getpwuid(0)
-    config = parse_config(
-        {**BASE, "data_root": f"~{root.pw_name}/hands", "pretrained": f"~{root.pw_name}/w.pt"}, "test"
-    )
+    own = {"data_root": f"~{root.pw_name}/hands", "pretrained": f"~{root.pw_name}/w.pt"}
+    config = parse_config({**BASE, **own}, "test")
     assert (config.data_root, config.pretrained) == (Path(root.pw_dir) / "hands", f"{root.pw_dir}/w.pt")
-
-
-@pytest.mark.parametrize("key", ["data_root", "save_dir", "pretrained"])
-def test_a_home_folder_that_is_not_there_is_explained(key: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        parse_config({**BASE, key: "~nobody_of_this_name/x"}, "a.yml")
-    assert str(caught.value).startswith(
-        f"a.yml: {key}: ~nobody_of_this_name/x: there is no home folder ~nobody_of_this_name. "
-    )
-
-
-@pytest.mark.parametrize("path", ["a/~/b", "./~x", "x~", "/~", "{model}/~"])
-def test_a_tilde_elsewhere_is_part_of_a_name(path: str) -> None:
-    assert at_home(path) == path
+    for key in ("data_root", "save_dir", "pretrained"):
+        with pytest.raises(
+            ConfigError, match=rf"^a.yml: {key}: ~nobody_of_this/x: there is no home folder ~nobody_of_"
+        ):
+            parse_config({**BASE, key: "~nobody_of_this/x"}, "a.yml")
+    for path in ("a/~/b", "./~x", "x~", "/~", "{model}/~"):  # part of a name
+        assert at_home(path) == path
 
 
 def test_every_path_of_a_study_begins_at_home(home: Path, tmp_path: Path) -> None:
@@ -106,13 +97,8 @@ def test_every_path_of_a_study_begins_at_home(home: Path, tmp_path: Path) -> Non
     assert again.config.data_root == home / "HD"
 
 
-def programs() -> Iterator[typer.Typer]:
-    yield cli.app
-    yield from (group.typer_instance for group in cli.app.registered_groups if group.typer_instance is not None)
-
-
 def functions() -> Iterator[Any]:
-    for program in programs():
+    for program in (cli.app, cli.cache):
         yield from (command.callback for command in program.registered_commands)
     for script in SCRIPTS:
         spec = importlib.util.spec_from_file_location(script.stem, script)
@@ -157,10 +143,6 @@ def test_the_command_line_begins_at_home(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "a.yml").write_text("experiment: a\nmodel: vitb16\ndataset: 11k\n")
-    monkeypatch.setattr(sys, "argv", ["handclip", *arguments])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert end.value.code
-    said = capsys.readouterr().err
-    assert expected.format(home=home) in " ".join(said.replace("│", " ").split())
+    answer = Handclip(monkeypatch, capsys)(*arguments)
+    assert answer.code and expected.format(home=home) in " ".join(answer.err.replace("│", " ").split())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.yml", "home"]

@@ -59,15 +59,13 @@ def _check_manifests(folder: Path, config: DataConfig, metrics: Mapping[str, Any
     beside = f"the manifests beside it, {own[:12]}"
     of_parts = {aspect: part["manifest_sha256"] for aspect, part in metrics.get("per_aspect", {}).items()}
     recorded = {"manifest_sha256": metrics["manifest_sha256"], **of_parts}
-    computed = {"manifest_sha256": own, **{aspect: of_each[aspect] for aspect in of_parts if aspect in of_each}}
+    computed = {"manifest_sha256": own, **{aspect: of_each[aspect] for aspect in of_parts.keys() & of_each}}
     yield compared(f"{METRICS_FILE}: manifest_sha256", recorded, computed, beside)
-    aspects = sorted(manifests) if len(manifests) > 1 else []
-    parts = {"parts": sorted(of_parts)}
-    yield compared(f"{METRICS_FILE}: per_aspect", parts, {"parts": aspects}, ", ".join(aspects) or "one aspect")
+    aspects = {"parts": sorted(manifests) if len(manifests) > 1 else []}
+    yield compared(f"{METRICS_FILE}: per_aspect", {"parts": sorted(of_parts)}, aspects, ", ".join(manifests))
     yield compared(f"{METRICS_FILE}: images left out", metrics, images_left_out(manifests), beside)
     if provenance := read_provenance(folder):
-        recorded = provenance["manifest_sha256"]
-        yield compared(f"{PROVENANCE}: manifest_sha256", recorded, of_each, beside)
+        yield compared(f"{PROVENANCE}: manifest_sha256", provenance["manifest_sha256"], of_each, beside)
 
 
 def _check_numbers(folder: Path, config: ExperimentConfig, metrics: Mapping[str, Any]) -> Iterator[Finding]:

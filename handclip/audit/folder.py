@@ -49,12 +49,7 @@ def kept_manifests(folder: Path, config: DataConfig) -> dict[str, Manifest]:
 def recorded_file(path: str, folder: Path) -> Path | None:
     """Return a file that a run's records name: where it was, or where it lies if the whole study has moved.
 
-    Args:
-        path: as it was written, relative to the working directory of then.
-        folder: of the run; the study's folder is two above.
-
-    Returns:
-        None where it is at neither place.
+    None where it is at neither place. `path` is as it was written, relative to the working directory of then.
     """
     return next((place for place in _places(path, folder) if place.exists()), None)
 
@@ -62,12 +57,8 @@ def recorded_file(path: str, folder: Path) -> Path | None:
 def not_here(what: str, path: str, folder: Path | None = None) -> Finding:
     """Say that there is no such file as a run's records name: it is gone, or elsewhere together with its folder.
 
-    The latter is so on somebody else's machine, and is not the run's fault.
-
-    Args:
-        what: it is.
-        path: as in `recorded_file`, which did not find it.
-        folder: of the run; None for a file that does not move with the study.
+    The latter is so on somebody else's machine, and is not the run's fault. `folder` is None for a file that does not
+    move with the study.
     """
     places = [Path(path)] if folder is None else _places(path, folder)
     if any(place.parent.is_dir() for place in places if place.parent != Path()):  # a bare name tells of no folder
@@ -78,12 +69,8 @@ def not_here(what: str, path: str, folder: Path | None = None) -> Finding:
 def working_directory(folder: Path) -> Path | None:
     """Return the working directory that the relative paths in a run's records are of.
 
-    Args:
-        folder: of the run.
-
-    Returns:
-        None where the run's folder was moved alone, or to a folder of another name: a file of the same name below the
-        working directory of now may be another run's.
+    None where the run's folder was moved alone, or to a folder of another name: a file of the same name below the
+    working directory of now may be another run's.
     """
     try:
         config = read_yaml(folder / CONFIG)
@@ -102,12 +89,9 @@ def working_directory(folder: Path) -> Path | None:
 
 def _places(path: str, folder: Path) -> list[Path]:
     named = Path(path)
-    places = [folder.resolve().parent.parent / named.parent.name / named.name]
-    if named.is_absolute():
-        places.append(named)
-    elif (of_then := working_directory(folder)) is not None:
-        places.append(of_then / named)
-    return places
+    moved = folder.resolve().parent.parent / named.parent.name / named.name  # the study's folder is two above
+    of_then = Path() if named.is_absolute() else working_directory(folder)
+    return [moved] if of_then is None else [moved, of_then / named]
 
 
 def _check_checksums(folder: Path, names: Iterable[str], complete: bool) -> Iterator[Finding]:
@@ -154,7 +138,7 @@ def _check_provenance(folder: Path, complete: bool) -> Iterator[Finding]:
         yield Finding("last session", Outcome.NOTE, f"begun at {last['started']}: {last['exit']}")
     if sentence := other_code(provenance):
         yield Finding("code", Outcome.NOTE, sentence)
-    if provenance.get("kind") == "evaluation" and not complete and not (folder / CONFIG).exists():
+    if provenance["kind"] == "evaluation" and not complete and not (folder / CONFIG).exists():
         # It is written at the end, with what was measured.
         yield Finding(CONFIG, Outcome.NOT_CHECKED, "not there: the evaluation has not ended")
         return

@@ -28,13 +28,7 @@ _ELSEWHERE = ("weights_sha256", "manifest_sha256")
 
 
 def check_model(folder: Path, config: ExperimentConfig, metrics: Mapping[str, Any]) -> Iterator[Finding]:
-    """Compare with the model itself where it is here, and else with what is known without it.
-
-    Args:
-        folder: of the evaluation.
-        config: in it.
-        metrics: what `metrics.json` holds.
-    """
+    """Compare with the model itself where it is here, and else with what is known without it."""
     path = None if evaluates_baseline(config) else str(checkpoint_path(config))
     said = f"the config, {path or 'a baseline'}"
     yield compared(f"{METRICS_FILE}: checkpoint", metrics, {"checkpoint": path}, said)
@@ -47,8 +41,10 @@ def check_model(folder: Path, config: ExperimentConfig, metrics: Mapping[str, An
     weights = evaluated.weights_sha256()
     found = f"the weights of {evaluated.path or 'the baseline, built anew'}, {weights[:12]}"
     yield compared(f"{METRICS_FILE}: weights_sha256", metrics, {"weights_sha256": weights}, found)
-    facts, listed = json.loads(json.dumps(evaluated.facts())), "experiment, losses, seed, sizes, epochs, ..."
-    yield compared(f"{METRICS_FILE}: facts of the model", metrics, facts, listed)
+    facts = json.loads(json.dumps(evaluated.facts()))
+    yield compared(
+        f"{METRICS_FILE}: facts of the model", metrics, facts, "experiment, losses, seed, sizes, epochs, ..."
+    )
     # Not `located`: a name depends on whether a checkpoint was asked for.
     manifests = kept_manifests(folder, config)
     computed = {**identity_of(config, evaluated, manifests), **_known(config, evaluated.checkpoint, manifests)}

@@ -130,19 +130,14 @@ def _check_data(
 
 def _manifest_files(folder: Path, config: ExperimentConfig) -> Iterator[dict[str, Path]]:
     """Yield the manifests of all aspects at each place where those of a run may lie, if they are there."""
-    places = []
-    if config.manifest is not None:
-        places.append(recorded_file(str(config.manifest), folder))
-    else:
-        root = default_root(config)
-        places.append(recorded_file(str(root / "manifests"), folder))
-        if (of_then := recorded_file(str(root), folder)) is not None:
-            places += places_of_manifests(layout_of(config), of_then, manifests_cache(), config.pattern)
-    for place in places:
-        if place is not None:
-            files = {aspect: named_manifest(place, aspect) for aspect in config.aspects}
-            if all(file.is_file() for file in files.values()):
-                yield files
+    root = default_root(config)
+    places = [recorded_file(str(config.manifest or root / "manifests"), folder)]
+    if config.manifest is None and (of_then := recorded_file(str(root), folder)) is not None:
+        places += places_of_manifests(layout_of(config), of_then, manifests_cache(), config.pattern)
+    for place in filter(None, places):
+        files = {aspect: named_manifest(place, aspect) for aspect in config.aspects}
+        if all(file.is_file() for file in files.values()):
+            yield files
 
 
 def _hash_if_whole(files: Mapping[str, Path]) -> str:

@@ -50,7 +50,7 @@ def _read(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     return _validated(on_other_data(values, data), str(path), overrides)
 
 
-DATA_KEYS = frozenset({"dataset", "aspect", "manifest", "data_root", "pattern"})
+DATA_KEYS = DataConfig.model_fields.keys() - {"allow_missing"}
 """Keys that say which images are used."""
 
 
@@ -114,21 +114,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def parse_config(values: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """Validate plain values, and find the checkpoint of a run that one of them names.
-
-    Args:
-        values: by key.
-        source: where they stand, for errors.
-        overrides: `key=value` of those that came from the command line; errors about them name it.
+def parse_config(values: Mapping[str, Any], source: str) -> ExperimentConfig:
+    """Validate plain values by key, and find the checkpoint of a run that one of them names.
 
     Raises:
-        ConfigError: each mistake on a line of its own.
+        ConfigError: each mistake on a line of its own, with `source`, where they stand.
     """
-    return _with_models(_validated(values, source, overrides), source, overrides)
+    return _with_models(_validated(values, source), source)
 
 
-def _validated(values: Mapping[str, Any], source: str, overrides: Sequence[str]) -> ExperimentConfig:
+def _validated(values: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
     try:
         return ExperimentConfig.model_validate(dict(values))
     except ValidationError as error:
@@ -156,35 +151,28 @@ def _with_models(
 
 
 def _model(named: Path | None, later: Sequence[Path]) -> Path | None:
-    if named is None or named.suffix == ".pth":
+    is_experiment = named is not None and named.suffix in (".yml", ".yaml")
+    if named is None or named.suffix == ".pth" or not (is_experiment or is_folder(named)):
         return named
-    is_experiment = named.suffix in (".yml", ".yaml")
-    if not is_experiment and not is_folder(named):
-        return named
-    place = named.absolute()
-    if place in later:
+    if (place := named.absolute()) in later:
         raise ConfigError(f"{named}: this experiment goes on from itself")
+    file = named if is_experiment else named / CONFIG
+    if not is_experiment and not is_file(file):
+        raise ConfigError(f"{named}: is not the folder of a run, which holds a {CONFIG}")
+    # It is read as it stands: what is changed on the command line is the later run's.
+    config = _with_models(_read(file), str(file), later=[*later, place])
     if is_experiment:
-        # It is read as it stands: what is changed on the command line is the later run's.
-        return _best_model(named, _with_models(_read(named), str(named), later=[*later, place]))
-    return _model_of_folder(named, [*later, place])
+        return _best_model(named, config)
+    # The best model of a training, or the one that an evaluation is of; it may have moved with its study.
+    found = (config.checkpoint if is_file(named / METRICS_FILE) else None) or _best_model(named, config)
+    beside = named.resolve().parent.parent / found.parent.name / found.name
+    return beside if is_there(beside) and not is_there(found) else found
 
 
 def _best_model(source: Path, config: ExperimentConfig) -> Path:
     if config.variant == "baseline":
         raise ConfigError(f"{source}: is a baseline, which trains no model")
     return config.save_dir / f"{run_name(config)}.pth"
-
-
-def _model_of_folder(folder: Path, later: Sequence[Path]) -> Path:
-    """Return the best model of a training, or the one that an evaluation is of; it may have moved with its study."""
-    if not is_file(folder / CONFIG):
-        raise ConfigError(f"{folder}: is not the folder of a run, which holds a {CONFIG}")
-    config = _with_models(_read(folder / CONFIG), str(folder / CONFIG), later=later)
-    evaluated = config.checkpoint if is_file(folder / METRICS_FILE) else None
-    found = evaluated or _best_model(folder, config)
-    beside = folder.resolve().parent.parent / found.parent.name / found.name
-    return beside if is_there(beside) and not is_there(found) else found
 
 
 def _require_model(asked: ExperimentConfig, config: ExperimentConfig) -> None:

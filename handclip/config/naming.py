@@ -20,6 +20,8 @@ _LONGEST_RUN = _LONGEST_NAME - len(f".{LAST}.pth.01234567.part")
 """Bytes of a run's name: the longest that is made from it is that of its last checkpoint while it is written."""
 _LONGEST_EVALUATION = 240
 """Bytes of an evaluation's name, which leave room for the name of its folder's lock."""
+_END = "_x-{}"
+"""Of a name that was cut, with a hash of all of it."""
 _NAMED = frozenset({"experiment", "model", "dataset", "aspect", "epochs", "lr", "batch_size", "variant"})
 
 
@@ -34,9 +36,8 @@ def run_name(config: ExperimentConfig) -> str:
     if config.variant == "finetuned":
         losses = "+".join(loss.type for loss in config.losses)
         name += f"_e{config.epochs}_lr{_digits(config.lr)}_bs{config.batch_size}_loss{losses}"
-    extras = {key: _short(value) for key, value in _extras(config).items()}
-    suffix = "".join(f"_{key}-{value}" for key, value in extras.items())
-    return _cut(name + (suffix if len(suffix) <= _LONGEST_EXTRAS else f"_x-{_digest(suffix, 12)}"), _LONGEST_RUN)
+    suffix = "".join(f"_{key}-{_short(value)}" for key, value in _extras(config).items())
+    return _cut(name + (suffix if len(suffix) <= _LONGEST_EXTRAS else _END.format(_digest(suffix, 12))), _LONGEST_RUN)
 
 
 def last_name(run: str) -> str:
@@ -59,7 +60,7 @@ def evaluation_name(run: str, *, on: str = "", rerank: Reranking | None = None) 
 
 def beginning_of_evaluations(run: str, *, on: str) -> str:
     """Return what the names of all evaluations of a run on some data begin with, however long they are."""
-    return f"{run}_on_{on}"[: _LONGEST_EVALUATION - len(_cut_end(""))]
+    return f"{run}_on_{on}"[: _LONGEST_EVALUATION - len(_END.format(_digest("", 12)))]
 
 
 def stage_of(variant: str, resume_from: object) -> str:
@@ -143,15 +144,8 @@ def _short(value: Any) -> str:
 
 def _cut(name: str, longest: int) -> str:
     """Return a name of at most so many bytes; one that is cut ends in a hash of all of it."""
-    encoded = name.encode()
-    if len(encoded) <= longest:
-        return name
-    end = _cut_end(name)
-    return encoded[: longest - len(end)].decode(errors="ignore") + end
-
-
-def _cut_end(name: str) -> str:
-    return f"_x-{_digest(name, 12)}"
+    encoded, end = name.encode(), _END.format(_digest(name, 12))
+    return name if len(encoded) <= longest else encoded[: longest - len(end)].decode(errors="ignore") + end
 
 
 def _digest(text: str, length: int) -> str:

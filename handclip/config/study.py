@@ -120,7 +120,7 @@ class StudyConfig(ConfigSection):
 
     def _leave_to_the_study(self) -> None:
         """Refuse keys that no experiment has, and those that would have no effect where they stand."""
-        parts = {"common": self.common, "stage0": self.stage0, "stage1": self.stage1, "stage2": self.stage2}
+        parts: dict[str, Keys | None] = {key: getattr(self, key) for key in ("common", "stage0", "stage1", "stage2")}
         parts |= {f"models.{name}": keys for name, keys in self.models.items()}
         parts |= {f"data[{number}]": keys for number, keys in enumerate(self.data)}
         parts |= {f"evaluate_on[{number}]": keys for number, keys in enumerate(self.evaluate_on)}
@@ -185,19 +185,16 @@ def plan_experiments(
     """
     if unknown := sorted(set(only) - study.models.keys()):
         raise ConfigError(f"{source}: there is no model '{unknown[0]}'.{did_you_mean(unknown[0], study.models)}")
-    planned: list[StudyExperiment] = []
+    planned: dict[str, StudyExperiment] = {}
     evaluations = 0
     for label, config, values, where in _experiments(study, out, only, source):
-        planned.append(StudyExperiment(config, tuple(_on_other_data(study, config, values, out, where)), label))
-        evaluations += 1 + len(planned[-1].other_data)
+        if (name := run_name(config)) in planned:
+            raise ConfigError(f"{source}: two experiments would both be named {name}")
+        planned[name] = StudyExperiment(config, tuple(_on_other_data(study, config, values, out, where)), label)
+        evaluations += 1 + len(planned[name].other_data)
         if evaluations > MAX_EXPERIMENTS:
             raise ConfigError(f"{source}: is more than {MAX_EXPERIMENTS:,} experiments; divide it into several studies")
-    names: dict[str, ExperimentConfig] = {}
-    for experiment in planned:
-        name = run_name(experiment.config)
-        if names.setdefault(name, experiment.config) is not experiment.config:
-            raise ConfigError(f"{source}: two experiments would both be named {name}")
-    return planned
+    return list(planned.values())
 
 
 _Spelled = tuple[str, ExperimentConfig, Keys, str]
@@ -245,13 +242,8 @@ def _stages(study: StudyConfig, label: str, model: Keys, given: Keys, source: st
     stage1 = spelled("stage1", study.stage1, model, given)
     yield stage1
     for name in names:
-        yield spelled(
-            "stage2",
-            study.stage2,
-            model,
-            given,
-            {"losses": study.losses[name], "resume_from": _checkpoint(stage1[1])},
-        )
+        own = {"losses": study.losses[name], "resume_from": _checkpoint(stage1[1])}
+        yield spelled("stage2", study.stage2, model, given, own)
 
 
 def _on_other_data(
@@ -288,10 +280,8 @@ def _single_aspects(entries: Sequence[Keys], study: StudyConfig, out: Path, wher
         aspects = entry.get("aspects")
         if aspects is None:
             yield rest
-        elif not isinstance(aspects, list) or not aspects or "aspect" in entry:
-            raise ConfigError(
-                f"{where}: aspects: should be a list, such as [dorsal_r, palmar_r], and stand without `aspect` "
-                f"(got {aspects!r})"
-            )
-        else:
-            yield from ({**rest, "aspect": aspect} for aspect in aspects)
+            continue
+        if not isinstance(aspects, list) or not aspects or "aspect" in entry:
+            said = "should be a list, such as [dorsal_r, palmar_r], and stand without `aspect`"
+            raise ConfigError(f"{where}: aspects: {said} (got {aspects!r})")
+        yield from ({**rest, "aspect": aspect} for aspect in aspects)

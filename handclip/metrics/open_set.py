@@ -20,6 +20,7 @@ from handclip.metrics.uncertainty import PersonSums, resampling_weights
 from handclip.metrics.verification import (
     REPLICATES,
     RULE_OF_30,
+    ErrorTradeoff,
     RateEstimate,
     ScoredSearch,
     Scores,
@@ -126,11 +127,8 @@ class OpenSet:
         mated: number of mated searches.
         non_mated: number of non-mated searches.
         people: number of people searched for without mates.
-        thresholds: (K,) rising.
-        fpir: (K,) false positive identification rates, from 1 to 0.
-        fnir: (K,) false negative identification rates, from 1 - Rank-1 to 1.
-        fnir_low: (K,) lower ends of the 95 % intervals of the FNIR at each of these FPIR.
-        fnir_high: (K,) upper ends.
+        curve: FPIR from 1 to 0, and FNIR from 1 - Rank-1 to 1. People are counted, since searches for one person are
+            not independent.
         fnir_accepting_all: FNIR where every answer is accepted, which is 1 - Rank-1 over all searches together.
         fnir_at_fpir: FNIR at the lowest threshold that keeps each of `FPIRS`.
     """
@@ -138,26 +136,9 @@ class OpenSet:
     mated: int
     non_mated: int
     people: int
-    thresholds: Floats
-    fpir: Floats
-    fnir: Floats
-    fnir_low: Floats
-    fnir_high: Floats
+    curve: ErrorTradeoff
     fnir_accepting_all: RateEstimate
     fnir_at_fpir: dict[float, RateEstimate]
-
-    @property
-    def lowest_fpir(self) -> float:
-        """The lowest false positive identification rate that so many people can measure; 1 where they can measure none.
-
-        People are counted, since searches for one person are not independent.
-        """
-        return min(1.0, RULE_OF_30 / self.people)
-
-    @property
-    def measurable(self) -> NDArray[np.bool_]:
-        """(K,) at which thresholds there are enough people to measure both rates."""
-        return (self.fpir >= self.lowest_fpir) & (not self.fnir_accepting_all.reason)
 
 
 def too_few_alarms(fpir: float, people: int) -> str:
@@ -210,17 +191,14 @@ def identify(searches: OpenSetSearches, *, replicates: int = REPLICATES) -> Open
         found = fnir_at(level)
         return replace(found, reason=found.reason or few_alarms(level, non_mated))
 
-    fnir_low, fnir_high = band(fpir[0], fnir[0], fnir_at)
+    ends = band(fpir[0], fnir[0], fnir_at)
+    lowest = min(1.0, RULE_OF_30 / non_mated)
     accepting_all = estimate_rate(float(fnir[0, 0]), fnir[:, 0], replicates, mated)
     return OpenSet(
         mated=len(searches.mated),
         non_mated=len(searches.non_mated),
         people=non_mated,
-        thresholds=thresholds.astype(np.float64),
-        fpir=fpir[0],
-        fnir=fnir[0],
-        fnir_low=fnir_low,
-        fnir_high=fnir_high,
+        curve=ErrorTradeoff(thresholds.astype(np.float64), fpir[0], fnir[0], *ends, lowest, enough=not unmated),
         fnir_accepting_all=RateEstimate(None, reason=unmated) if unmated else accepting_all,
         fnir_at_fpir={level: fnir_at_fpir(level) for level in FPIRS},
     )

@@ -206,6 +206,34 @@ class FixedThresholds:
 
 
 @dataclass(frozen=True, eq=False)
+class ErrorTradeoff:
+    """One kind of error against the other, over all thresholds: what a DET curve shows.
+
+    Args:
+        thresholds: (K,) rising, from one that accepts everything to one that accepts nothing.
+        false: (K,) FMR or FPIR.
+        missed: (K,) FNMR or FNIR.
+        low: (K,) lower ends of the 95 % intervals of `missed` at each of these `false`.
+        high: (K,) upper ends.
+        lowest: the lowest rate of the first kind that so many people can measure; 1 where they can measure none.
+        enough: whether there are people enough to measure the other kind.
+    """
+
+    thresholds: Floats
+    false: Floats
+    missed: Floats
+    low: Floats
+    high: Floats
+    lowest: float
+    enough: bool
+
+    @property
+    def measurable(self) -> NDArray[np.bool_]:
+        """(K,) at which thresholds both rates can be measured."""
+        return (self.false >= self.lowest) & self.enough
+
+
+@dataclass(frozen=True, eq=False)
 class Verification:
     """Error rates of one system.
 
@@ -213,13 +241,8 @@ class Verification:
         genuine: number of genuine comparisons.
         impostor: number of impostor comparisons.
         people: number of people.
-        mated_people: number of people with genuine comparisons.
         pairs_of_people: number of pairs of different people, see `ScoredPairs.pairs_of_people`.
-        thresholds: (K,) rising, from one that accepts everything to one that accepts nothing.
-        fmr: (K,) false match rates.
-        fnmr: (K,) false non-match rates.
-        fnmr_low: (K,) lower ends of the 95 % intervals of the FNMR at each of these FMR.
-        fnmr_high: (K,) upper ends.
+        curve: FMR and FNMR.
         eer: equal error rate, see `ScoredPairs.equal_error_rate`; not given of fewer than `FEWEST_PEOPLE` people, nor
             where it would be fewer than `RULE_OF_30` pairs of people.
         fnmr_at_fmr: FNMR at the lowest threshold that keeps each of `FMRS`.
@@ -229,26 +252,11 @@ class Verification:
     genuine: int
     impostor: int
     people: int
-    mated_people: int
     pairs_of_people: int
-    thresholds: Floats
-    fmr: Floats
-    fnmr: Floats
-    fnmr_low: Floats
-    fnmr_high: Floats
+    curve: ErrorTradeoff
     eer: RateEstimate
     fnmr_at_fmr: dict[float, RateEstimate]
     at_fixed: Sequence[tuple[RateEstimate, RateEstimate]]
-
-    @property
-    def lowest_fmr(self) -> float:
-        """The lowest false match rate that so many pairs of people can measure; 1 where they can measure none."""
-        return _lowest_rate(self.pairs_of_people)
-
-    @property
-    def measurable(self) -> NDArray[np.bool_]:
-        """(K,) at which thresholds there are enough people and pairs of people to measure both rates."""
-        return (self.fmr >= self.lowest_fmr) & (self.mated_people >= FEWEST_PEOPLE)
 
 
 def in_percent(rate: float) -> str:
@@ -345,18 +353,14 @@ def verify(pairs: ScoredPairs, fixed: Sequence[float] = (), *, replicates: int =
     places = np.searchsorted(thresholds, np.asarray(fixed, thresholds.dtype)).tolist()
     curve = pairs.fmr(thresholds), pairs.fnmr(thresholds)
     # At an FMR of 1 everything is accepted, and there is nothing to be uncertain about.
-    fnmr_low, fnmr_high = band(*curve, lambda level: fnmr_at(level) if level < 1 else RateEstimate(0.0, 0.0, 0.0))
+    ends = band(*curve, lambda level: fnmr_at(level) if level < 1 else RateEstimate(0.0, 0.0, 0.0))
+    lowest = _lowest_rate(pairs.pairs_of_people)
     return Verification(
         genuine=len(pairs.genuine),
         impostor=len(pairs.impostor),
         people=everybody,
-        mated_people=mated,
         pairs_of_people=pairs.pairs_of_people,
-        thresholds=thresholds.astype(np.float64),
-        fmr=curve[0],
-        fnmr=curve[1],
-        fnmr_low=fnmr_low,
-        fnmr_high=fnmr_high,
+        curve=ErrorTradeoff(thresholds.astype(np.float64), *curve, *ends, lowest, enough=not unmated),
         eer=equal_errors(),
         fnmr_at_fmr={
             level: RateEstimate(None, reason=reason) if reason else fnmr_at(level) for level, reason in reasons.items()

@@ -5,7 +5,7 @@ from handclip.errors import CheckpointError, ConfigError, missing_file
 from handclip.files import is_there
 from handclip.models.checkpoint import Checkpoint, check_same_model
 from handclip.models.embedding_model import EmbeddingModel
-from handclip.models.freezing import freeze_encoder
+from handclip.models.encoder import freeze_encoder
 from handclip.models.registry import build_encoder, check_keys, rebuild_encoder
 from handclip.models.state_dict import load_checked
 

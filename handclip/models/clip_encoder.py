@@ -1,6 +1,6 @@
 """CLIP's image encoders: the visual tower of any open_clip architecture, without its text tower."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import open_clip
@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from handclip.datasets.transforms import Preprocessing
 from handclip.errors import ConfigError, did_you_mean
-from handclip.models.encoder import ImageEncoder
+from handclip.models.encoder import RANDOM, EncoderWeights, ImageEncoder
 from handclip.models.position_embedding import resize_position_embedding
 from handclip.models.state_dict import load_checked
 
@@ -76,35 +76,29 @@ class CLIPImageEncoder(ImageEncoder):
     def __init__(
         self,
         name: str,
+        weights: EncoderWeights = RANDOM,
         *,
-        state_dict: Mapping[str, Tensor] | None = None,
-        quick_gelu: bool = False,
         input_size: tuple[int, int] | None = None,
         embedding: str = "projected",
-        source: str = "none",
-        preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
         """Build the tower, load weights, and adapt it to another input size.
 
         Args:
             name: one of `clip_model_names()`.
-            state_dict: the visual tower's weights at its native size; None starts from random ones.
-            quick_gelu: use the activation of OpenAI's ViTs, x * sigmoid(1.702 x), in place of GELU.
+            weights: of the visual tower.
             input_size: (height, width) in pixels, default the architecture's own.
             embedding: `projected`, `before_projection` or `both`.
-            source: where the weights come from, for the record.
-            preprocessing: `mean`, `std`, `interpolation`, `resize_mode` where they are not `Preprocessing`'s defaults.
         """
         super().__init__()
         description = architecture(name)
         vision = CLIPVisionCfg(**description["vision_cfg"])
         if vision.timm_model_name:
             vision.timm_model_pretrained = False
-        tower = _build_vision_tower(description["embed_dim"], vision, quick_gelu=quick_gelu)
-        if quick_gelu and isinstance(tower, TimmModel):
+        tower = _build_vision_tower(description["embed_dim"], vision, quick_gelu=bool(weights.quick_gelu))
+        if weights.quick_gelu and isinstance(tower, TimmModel):
             raise ConfigError(f"quick_gelu: true: {name} is built by timm, which does not have this activation")
-        if state_dict is not None:
-            load_checked(tower, state_dict, source)
+        if weights.state_dict is not None:
+            load_checked(tower, weights.state_dict, weights.source)
         elif isinstance(tower, ModifiedResNet):
             _undo_zero_residuals(tower)
         side = vision.image_size
@@ -115,11 +109,11 @@ class CLIPImageEncoder(ImageEncoder):
 
         self.tower = tower
         self.embedding_dims = _select_embeddings(tower, embedding, name)
-        self.preprocessing = Preprocessing(*size, **(preprocessing or {}))
+        self.preprocessing = Preprocessing(*size, **weights.preprocessing)
         # There is nothing to choose in RN50's family, which has ReLU.
         uses_quick_gelu = any(isinstance(module, QuickGELU) for module in tower.modules())
         activation = None if isinstance(tower, ModifiedResNet) else uses_quick_gelu
-        self.facts = {"architecture": open_clip_name(name), "quick_gelu": activation, "weights": source}
+        self.facts = {"architecture": open_clip_name(name), "quick_gelu": activation, "weights": weights.source}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Encode images of shape (B, 3, height, width)."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from handclip.errors import ConfigError
 from handclip.models import transformers_layout
 from handclip.models.clip_encoder import ALIASES, architecture, has_choice_of_activation, open_clip_name
+from handclip.models.encoder import EncoderWeights
 from handclip.models.input_description import (
     OPENAI,
     Description,
@@ -23,7 +24,6 @@ from handclip.models.input_description import (
     with_given,
 )
 from handclip.models.weights import (
-    EncoderWeights,
     fetch,
     in_float32,
     not_found,

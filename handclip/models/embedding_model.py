@@ -7,8 +7,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from handclip.models.encoder import ImageEncoder
-from handclip.models.freezing import set_frozen_batch_norm_to_eval
+from handclip.models.encoder import ImageEncoder, set_frozen_batch_norm_to_eval
 
 
 class Embedding(NamedTuple):

@@ -1,14 +1,13 @@
 """MBA-Net (Baisa et al. 2022, "Multi-Branch with Attention Network for Hand-Based Person Recognition")."""
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from handclip.errors import ConfigError
 from handclip.models.attention import ChannelAttention, SpatialAttention
-from handclip.models.encoder import ImageEncoder
+from handclip.models.encoder import RANDOM, EncoderWeights, ImageEncoder
 from handclip.models.resnet import Trunk, imagenet_preprocessing
 from handclip.models.state_dict import load_checked
 
@@ -29,22 +28,18 @@ class MBANetEncoder(ImageEncoder):
     def __init__(
         self,
         name: str,
+        weights: EncoderWeights = RANDOM,
         *,
         relative_position: str = "published",
-        state_dict: Mapping[str, Tensor] | None = None,
         input_size: tuple[int, int] | None = None,
-        source: str = "none",
-        preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
         """Build the network and load weights.
 
         Args:
             name: one of `MBANETS`.
+            weights: of the whole encoder, or of its `backbone.` alone.
             relative_position: `published` or `intended`, see `SpatialAttention`.
-            state_dict: weights of the whole encoder, or of its `backbone.` alone; None starts from random ones.
             input_size: (height, width) in pixels, default the native one.
-            source: where the weights come from, for the record.
-            preprocessing: what of `imagenet_preprocessing` is otherwise.
 
         Raises:
             ConfigError: the input is not square, as `published` needs it.
@@ -65,13 +60,13 @@ class MBANetEncoder(ImageEncoder):
         self.sam_att4 = SpatialAttention(self.backbone.num_features, grid, relative_position)
         self.cam_att3 = ChannelAttention()
         self.cam_att4 = ChannelAttention()
-        if state_dict is not None:
-            complete = any(key.startswith(ATTENTION) for key in state_dict)
+        if weights.state_dict is not None:
+            complete = any(key.startswith(ATTENTION) for key in weights.state_dict)
             own = {key: value for key, value in self.state_dict().items() if not complete and key.startswith(ATTENTION)}
-            load_checked(self, {**own, **state_dict}, source)
+            load_checked(self, {**own, **weights.state_dict}, weights.source)
         self.embedding_dims = dict.fromkeys(("global", "spatial", "channel"), self.backbone.num_features)
-        self.preprocessing = imagenet_preprocessing((height, width), preprocessing)
-        self.facts = {"architecture": name, "relative_position": relative_position, "weights": source}
+        self.preprocessing = imagenet_preprocessing((height, width), weights.preprocessing)
+        self.facts = {"architecture": name, "relative_position": relative_position, "weights": weights.source}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Encode images of shape (B, 3, height, width)."""

@@ -9,11 +9,10 @@ from handclip.errors import ConfigError, did_you_mean
 from handclip.models.checkpoint import Checkpoint
 from handclip.models.clip_encoder import CLIPImageEncoder, clip_model_names
 from handclip.models.clip_weights import is_published_clip, load_clip_weights
-from handclip.models.encoder import ImageEncoder
+from handclip.models.encoder import EncoderWeights, ImageEncoder
 from handclip.models.mbanet import MBANETS, MBANetEncoder
 from handclip.models.resnet import RESNETS, ResNetEncoder
 from handclip.models.resnet_weights import is_published_resnet, load_resnet_weights
-from handclip.models.weights import EncoderWeights
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class EncoderFamily:
     title: str
     names: Callable[[], Collection[str]]
     encoder: Callable[..., ImageEncoder]
-    """Takes the name, and by keyword what all encoders do and `built_with`."""
+    """Takes name and weights, and by keyword `input_size` and `built_with`."""
     built_with: tuple[str, ...]
     """Keys of the config that its encoders are built with."""
     load_weights: Callable[[ExperimentConfig], EncoderWeights]
@@ -64,16 +63,9 @@ def build_encoder(config: ExperimentConfig) -> ImageEncoder:
         ConfigError: there is no such model, weights or input size.
         CheckpointError: the weights are missing, damaged or of another model.
     """
-    family, weights = family_of(config.model), family_of(config.model).load_weights(config)
-    return family.encoder(
-        config.model,
-        state_dict=weights.state_dict,
-        input_size=config.input_height_width,
-        source=weights.source,
-        preprocessing=weights.preprocessing,
-        **{key: getattr(config, key) for key in family.built_with},
-        **({} if weights.quick_gelu is None else {"quick_gelu": weights.quick_gelu}),
-    )
+    family = family_of(config.model)
+    own = {key: getattr(config, key) for key in family.built_with}
+    return family.encoder(config.model, family.load_weights(config), input_size=config.input_height_width, **own)
 
 
 def rebuild_encoder(checkpoint: Checkpoint) -> ImageEncoder:
@@ -81,14 +73,10 @@ def rebuild_encoder(checkpoint: Checkpoint) -> ImageEncoder:
     model, facts = checkpoint.config["model"], checkpoint.encoder_facts
     trained = Preprocessing.from_dict(checkpoint.preprocessing)
     family = family_of(model)
-    return family.encoder(
-        model,
-        input_size=(trained.height, trained.width),
-        source=str(facts["weights"]),
-        preprocessing={name: getattr(trained, name) for name in INPUT_KEYS},
-        **{key: checkpoint.config[key] for key in family.built_with},
-        **({"quick_gelu": bool(facts["quick_gelu"])} if "quick_gelu" in facts else {}),
-    )
+    own = {key: checkpoint.config[key] for key in family.built_with}
+    preprocessing = {name: getattr(trained, name) for name in INPUT_KEYS}
+    weights = EncoderWeights(None, str(facts["weights"]), preprocessing, facts.get("quick_gelu"))
+    return family.encoder(model, weights, input_size=(trained.height, trained.width), **own)
 
 
 def check_keys(config: ExperimentConfig) -> None:

@@ -7,7 +7,7 @@ from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
 from handclip.datasets.transforms import Preprocessing
-from handclip.models.encoder import ImageEncoder
+from handclip.models.encoder import RANDOM, EncoderWeights, ImageEncoder
 from handclip.models.state_dict import load_checked
 
 RESNETS: dict[str, int] = {"resnet50": 224, "resnet_small": 112}
@@ -73,31 +73,27 @@ class ResNetEncoder(ImageEncoder):
     def __init__(
         self,
         name: str,
+        weights: EncoderWeights = RANDOM,
         *,
-        state_dict: Mapping[str, Tensor] | None = None,
         input_size: tuple[int, int] | None = None,
-        source: str = "none",
-        preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
         """Build the network and load weights.
 
         Args:
             name: one of `RESNETS`.
-            state_dict: weights without those of the classifier; None starts from random ones.
+            weights: of a network such as torchvision's and timm's.
             input_size: (height, width) in pixels, default the native one.
-            source: where the weights come from, for the record.
-            preprocessing: what of `imagenet_preprocessing` is otherwise.
 
         Raises:
             CheckpointError: the weights are of another network.
         """
         super().__init__()
         self.trunk = Trunk(name)
-        if state_dict is not None:
-            load_checked(self.trunk, state_dict, source)
+        if weights.state_dict is not None:
+            load_checked(self.trunk, weights.state_dict, weights.source)
         self.embedding_dims = {"pooled": self.trunk.num_features}
-        self.preprocessing = imagenet_preprocessing(input_size or (RESNETS[name], RESNETS[name]), preprocessing)
-        self.facts = {"architecture": name, "weights": source}
+        self.preprocessing = imagenet_preprocessing(input_size or (RESNETS[name], RESNETS[name]), weights.preprocessing)
+        self.facts = {"architecture": name, "weights": weights.source}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Encode images of shape (B, 3, height, width)."""
@@ -111,10 +107,10 @@ class ResNetEncoder(ImageEncoder):
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-def imagenet_preprocessing(size: tuple[int, int], otherwise: Mapping[str, Any] | None = None) -> Preprocessing:
-    """Return the preprocessing for (height, width) in pixels.
+def imagenet_preprocessing(size: tuple[int, int], otherwise: Mapping[str, Any]) -> Preprocessing:
+    """Return the preprocessing for (height, width) in pixels, with what the weights have otherwise.
 
     Colours are normalised as every one of timm's weights of ResNet-50 expects. Photographs are resized as for CLIP's
     models, whatever the weights were trained with: the models' inputs should not differ in more than they must.
     """
-    return Preprocessing(size[0], size[1], **{**IMAGENET, **(otherwise or {})})
+    return Preprocessing(size[0], size[1], **{**IMAGENET, **otherwise})

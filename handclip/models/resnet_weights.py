@@ -11,11 +11,11 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor
 
 from handclip.errors import CheckpointError
+from handclip.models.encoder import EncoderWeights
 from handclip.models.input_description import beside_resnet, with_given
 from handclip.models.mbanet import ATTENTION, MBANETS
 from handclip.models.resnet import IMAGENET
 from handclip.models.weights import (
-    EncoderWeights,
     fetch,
     in_float32,
     not_found,

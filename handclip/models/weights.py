@@ -7,7 +7,6 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +24,6 @@ from handclip.models.torch_files import refusing, why_refused
 from handclip.models.torchscript import read_torchscript_tensors
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EncoderWeights:
-    """Weights of an encoder (None: start from random ones) and what must be known to use them rightly."""
-
-    state_dict: Mapping[str, Tensor] | None
-    source: str
-    """Where they come from."""
-    preprocessing: dict[str, Any] = field(default_factory=dict)
-    """What of the input is not as the encoder has it by itself, by the names of `Preprocessing`."""
-    quick_gelu: bool | None = None
-    """The activation; None where there is nothing to choose."""
 
 
 def weights_file(model: str, pretrained: str, tags: Sequence[str], hint: str = "") -> Path:

@@ -17,18 +17,16 @@ from handclip.report.matrix import (
     Difference,
     Matrix,
     MatrixBlock,
-    Protocol,
     RunRow,
     Score,
 )
 from handclip.report.matrix_text import differences_csv, matrix_csv, matrix_latex, matrix_markdown
-from handclip.report.published import PublishedResult, published_results
+from handclip.report.protocol import Protocol
+from handclip.report.published import DRAWS, PublishedResult, published_results
 from handclip.report.row_names import differs_by
-from handclip.report.runs import EvaluatedRun, RunResult, TrainedOn, read_runs
+from handclip.report.runs import EvaluatedRun, RunResult, read_runs
 
 logger = logging.getLogger(__name__)
-
-_PUBLISHED_DRAWS = 10
 
 
 def compare_runs(paths: Iterable[Path], *, published: bool = False, different_manifests: bool = False) -> Matrix:
@@ -191,13 +189,11 @@ def _row(number: int, result: RunResult, intervals: Intervals) -> RunRow:
     stds = [entry.std[name] if entry.num_splits > 1 else None for name in METRICS]
     scores = map(Score, means, stds, low.tolist(), high.tolist())
     return RunRow(
-        **result.run.metrics.facts(),
+        **{**dict(result.run.metrics), **dict(entry)},
         number=number,
         scores=dict(zip(METRICS, scores, strict=True)),
         cost=result.run.cost,
         part_of_average=result.part_of_average,
-        tied_queries=entry.tied_queries,
-        copied_queries=entry.copied_queries,
         files=result.run.files(),
     )
 
@@ -234,30 +230,14 @@ def _differences(paired: PairedDifferences) -> Iterator[Difference]:
 def _published_beside(protocol: Protocol, queries: int) -> list[PublishedResult]:
     """Return the published results that were measured alike, on the same whole data set."""
     trained_on = protocol.trained_on and replace(protocol.trained_on, manifest_sha256=None)
-    alike = replace(protocol, manifest_sha256=None, draws=_PUBLISHED_DRAWS, trained_on=trained_on)
-    return [
-        result for result in published_results() if _published_protocol(result) == alike and result.queries == queries
-    ]
-
-
-def _published_protocol(result: PublishedResult) -> Protocol:
-    return Protocol(
-        dataset=result.dataset,
-        aspect=result.aspect,
-        manifest_sha256=None,
-        gallery_protocol=result.gallery_protocol,
-        gallery_images=(result.gallery_images,),
-        flip=result.flip,
-        rerank=None,
-        draws=_PUBLISHED_DRAWS,
-        trained_on=TrainedOn(*result.trained_on, manifest_sha256=None) if result.trained_on is not None else None,
-    )
+    alike = replace(protocol, manifest_sha256=None, draws=DRAWS, trained_on=trained_on)
+    return [result for result in published_results() if (result.protocol, result.queries) == (alike, queries)]
 
 
 def _published_blocks() -> list[MatrixBlock]:
     groups: dict[Protocol, list[PublishedResult]] = {}
     for result in published_results():
-        groups.setdefault(_published_protocol(result), []).append(result)
+        groups.setdefault(result.protocol, []).append(result)
     return [
         MatrixBlock(protocol, 0, groups[protocol][0].queries, [], groups[protocol], [])
         for protocol in sorted(groups, key=_block_order)

@@ -14,65 +14,53 @@ from handclip.runs.explanations import explain_checkpoint
 
 
 def explain_to_files(checkpoint: Path, images: Sequence[Path], out: Path) -> list[Path]:
-    """Write where a trained model looks in images to a folder.
-
-    Args:
-        checkpoint: the trained model.
-        images: photographs; one that is named twice is explained once.
-        out: folder for the files, see `write_explanations_files`.
-
-    Raises:
-        HandCLIPError: the checkpoint or an image cannot be read, no method fits the model, or a file exists already.
-        InUseError: another process writes to `out`.
-    """
-    images = list(dict.fromkeys(images))
-    with holding(out):
-        _targets([str(image) for image in images], out)
-        return write_explanations_files(explain_checkpoint(checkpoint, images), out)
-
-
-def write_explanations_files(explanations: Sequence[Explanation], out: Path) -> list[Path]:
-    """Write three files for each photograph, and return their paths.
+    """Write where a trained model looks in images to a folder: three files for each, whose paths are returned.
 
     `<name>_explained.png` and `.svg` show the photograph and its maps. `<name>_explained.csv` holds the maps: a line
     for each method and cell, rows from the top and columns from the left, both from 0. `<name>` is that of the image
     without its ending; where several images have the same name, the second is `<name>_2`, and so on.
 
+    Args:
+        checkpoint: the trained model.
+        images: photographs; one that is named twice is explained once.
+        out: folder for the files.
+
     Raises:
-        HandCLIPError: a file exists already, or cannot be written.
+        HandCLIPError: the checkpoint or an image cannot be read, no method fits the model, or a file exists already or
+            cannot be written.
+        InUseError: another process writes to `out`.
     """
+    images = list(dict.fromkeys(images))
     written = []
-    targets = _targets([one.image for one in explanations], out)
-    for one, (png, svg, table) in zip(explanations, targets, strict=True):
-        maps = [Maps("", method, [values]) for method, values in one.maps.items()]
-        save_figure(attention_figure([(Path(one.image).name, one.photograph)], maps), out, png.stem)
-        write_text(table, _as_csv(one))
-        written += [png, svg, table]
+    with holding(out):
+        names = _free_names(images, out)
+        for name, one in zip(names, explain_checkpoint(checkpoint, images), strict=True):
+            maps = [Maps("", method, [values]) for method, values in one.maps.items()]
+            figure = save_figure(attention_figure([(Path(one.image).name, one.photograph)], maps), out, name)
+            table = out / f"{name}.csv"
+            write_text(table, _as_csv(one))
+            written += [figure.png, figure.svg, table]
     return written
 
 
-def _targets(images: Sequence[str], out: Path) -> list[tuple[Path, Path, Path]]:
-    """Return the files of each image: PNG, SVG and CSV.
+def _free_names(images: Sequence[Path], out: Path) -> list[str]:
+    """Return what the files of each image are called, without their endings.
 
     Raises:
         HandCLIPError: one of them exists, or the folder cannot be written to.
     """
     require_writable(out)
-    taken: set[str] = set()
-    targets = []
+    names: dict[str, str] = {}  # some file systems do not tell capitals apart
     for image in images:
-        stem = Path(image).stem
-        number, name = 1, stem
-        while name.casefold() in taken:  # some file systems do not tell capitals apart
+        number, name = 1, f"{image.stem}_explained"
+        while name.casefold() in names:
             number += 1
-            name = f"{stem}_{number}"
-        taken.add(name.casefold())
-        png, svg, table = (out / f"{name}_explained.{kind}" for kind in ("png", "svg", "csv"))
-        targets.append((png, svg, table))
-    for path in (path for paths in targets for path in paths):
+            name = f"{image.stem}_{number}_explained"
+        names[name.casefold()] = name
+    for path in (out / f"{name}.{kind}" for name in names.values() for kind in ("png", "svg", "csv")):
         if is_there(path):
             raise HandCLIPError(f"{path} exists already. Remove it, or choose another folder with --out")
-    return targets
+    return list(names.values())
 
 
 def _as_csv(explanation: Explanation) -> str:

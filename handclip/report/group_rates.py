@@ -44,20 +44,15 @@ class RankingOutcomes:
     @classmethod
     def of(cls, searches: Iterable[Search]) -> "RankingOutcomes":
         """Take every query of the searches."""
-        paths: list[str] = []
-        aspects: list[str] = []
-        people, columns, hits, mated = [], [], [], []
+        parts = []
         for column, search in enumerate(searches):
-            paths += [image.path for image in search.query]
-            aspects += [search.aspect] * len(search.query)
-            people.append(search.query_people)
-            columns.append(np.full(len(search.query), column))
             nearest_own, nearest_other = best_scores(search.scores, search.query_people, search.gallery_people)
+            paths = np.array([image.path for image in search.query], dtype=object)
+            aspects = np.full(len(paths), search.aspect, dtype=object)
             # A tie counts against the model, as it does in every other ranking.
-            hits.append(nearest_own > nearest_other + COSINE_TIE)
-            mated.append(np.isfinite(nearest_own))
-        names = (np.array(names, dtype=object) for names in (paths, aspects))
-        return cls(*names, *map(np.concatenate, (people, columns, hits, mated)))
+            hits, mated = nearest_own > nearest_other + COSINE_TIE, np.isfinite(nearest_own)
+            parts.append((paths, aspects, search.query_people, np.full(len(paths), column), hits, mated))
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
     def rank1(self, chosen: NDArray[np.bool_]) -> Rate:
         """Return Rank-1 over some queries with its interval over their people."""
@@ -100,29 +95,20 @@ class VerificationErrors:
         everybody = np.unique(
             np.concatenate([people for one in searches for people in (one.query_people, one.gallery_people)])
         )
-        queries, columns, genuine, rejected, galleries, accepted = [], [], [], [], [], []
+        parts, galleries, accepted = [], [], []
         before = 0
         for column, search in enumerate(searches):
             searched, found = (np.searchsorted(everybody, of) for of in (search.query_people, search.gallery_people))
             # In float32, in which verification keeps scores and fixes thresholds.
             own, passed = searched[:, None] == found, search.scores.astype(np.float32) >= np.float32(threshold)
-            queries.append(searched)
-            columns.append(np.full(len(searched), column))
-            genuine.append(own.sum(axis=1))
-            rejected.append((own & ~passed).sum(axis=1))
+            of_draw = np.full(len(searched), column)
+            parts.append((searched, of_draw, own.sum(axis=1), (own & ~passed).sum(axis=1)))
             galleries.append(np.bincount(found, minlength=len(everybody)))
             rows, places = np.nonzero(passed & ~own)
             accepted.append(np.stack([rows + before, found[places]], axis=1))
             before += len(searched)
-        return cls(
-            people=len(everybody),
-            queries=np.concatenate(queries),
-            columns=np.concatenate(columns),
-            genuine=np.concatenate(genuine),
-            rejected=np.concatenate(rejected),
-            galleries=np.stack(galleries),
-            accepted=np.concatenate(accepted),
-        )
+        queries, columns, genuine, rejected = map(np.concatenate, zip(*parts, strict=True))
+        return cls(len(everybody), queries, columns, genuine, rejected, np.stack(galleries), np.concatenate(accepted))
 
     def fnmr(self, chosen: NDArray[np.bool_]) -> Rate | None:
         """Return the FNMR of some queries; None where there are too few people to measure it."""

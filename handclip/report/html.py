@@ -3,17 +3,15 @@
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from handclip.errors import HandCLIPError
-from handclip.files import write_text
-from handclip.report.report_writer import Block, Picture, Section
+from handclip.report.report_writer import Picture, Section
 
 MOST_BYTES = 15_000_000
 """A larger page is too slow to open and too large to send."""
@@ -24,35 +22,30 @@ _WEBP_QUALITY = 80
 _CSS_PIXELS_PER_INCH = 96
 
 
-def write_page(
-    path: Path, title: str, lead: Sequence[str], sections: Sequence[Section], *, made: Mapping[str, str]
-) -> None:
-    """Write the page atomically; `figures/` and `tables/`, whose files it names, lie beside it.
+def render_page(title: str, lead: Sequence[str], sections: Sequence[Section], *, made: Mapping[str, str]) -> str:
+    """Return the page as HTML; `figures/` and `tables/`, whose files it names, lie beside it.
 
     Args:
-        path: the HTML file.
         title: headline of the page.
         lead: what was found, in a few paragraphs.
         sections: parts of the page, each listed in the contents; their anchors are unique.
         made: what the foot of the page says about how it was made: `{"Version": "HandCLIP 0.1.0"}`.
 
     Raises:
-        HandCLIPError: a picture cannot be read, the page is larger than `MOST_BYTES`, or it cannot be written.
+        HandCLIPError: a picture cannot be read, or the page is larger than `MOST_BYTES`.
     """
-    write_text(path, render_page(title, lead, sections, made=made))
-
-
-def render_page(title: str, lead: Sequence[str], sections: Sequence[Section], *, made: Mapping[str, str]) -> str:
-    """Return the page as HTML; arguments and errors are those of `write_page`."""
     pictures = [block for section in sections for block in section.blocks if isinstance(block, Picture)]
     embedded = _embed(pictures)
     environment = Environment(
-        loader=FunctionLoader(_page_file), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("handclip.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True, finalize=_keep_together,
     )  # fmt: skip
-    page = environment.get_template("report.html.j2").render(
-        title=title, lead=lead, sections=sections, made=made, embedded=embedded, kind=_kind, beside_page=_beside_page
-    )
+    environment.globals |= {
+        "embedded": embedded,
+        "kind": lambda block: type(block).__name__,
+        "beside_page": _beside_page,
+    }
+    page = environment.get_template("report.html.j2").render(title=title, lead=lead, sections=sections, made=made)
     size = len(page.encode())
     if size > MOST_BYTES:
         largest = sorted(embedded, key=lambda picture: -len(embedded[picture].uri))[:3]
@@ -121,14 +114,6 @@ def _keep_together(value: Any) -> Any:
     return value.replace(" %", "\N{NO-BREAK SPACE}%") if isinstance(value, str) else value
 
 
-def _kind(block: Block) -> str:
-    return type(block).__name__
-
-
 def _beside_page(path: Path) -> str:
     """Return `tables/eer.csv` for that file of a report, wherever the report lies."""
     return f"{path.parent.name}/{path.name}"
-
-
-def _page_file(name: str) -> str:
-    return files("handclip.report").joinpath("page", name).read_text(encoding="utf-8")

@@ -47,10 +47,8 @@ def differing_manifests(runs: Sequence[EvaluatedRun]) -> Iterator[DifferentManif
     """
     places: dict[tuple[str, str], dict[str, list[EvaluatedRun]]] = {}
     for run in runs:
-        of_aspect = {run.metrics.aspect: run.metrics.manifest_sha256}
-        of_aspect |= {aspect: part.manifest_sha256 for aspect, part in run.metrics.per_aspect.items()}
-        for aspect, sha256 in of_aspect.items():
-            places.setdefault((run.metrics.dataset, aspect), {}).setdefault(sha256, []).append(run)
+        for aspect, part in run.metrics.by_aspect.items():
+            places.setdefault((run.metrics.dataset, aspect), {}).setdefault(part.manifest_sha256, []).append(run)
     told = set()
     for (dataset, aspect), by_manifest in places.items():
         sides = frozenset(frozenset(map(id, of_one)) for of_one in by_manifest.values())

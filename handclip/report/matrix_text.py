@@ -1,6 +1,6 @@
 """A comparison in tables and in words: what every form of it shows, and its files in Markdown, LaTeX and CSV."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
@@ -13,12 +13,13 @@ from handclip.metrics.uncertainty import (
     permutations_for,
     smallest_corrected_p,
 )
-from handclip.plurals import counted
 from handclip.report.evaluation_log import METRIC_TITLES
-from handclip.report.matrix import METRICS, TESTED, Matrix, MatrixBlock, Protocol, RunRow, Score
+from handclip.report.matrix import METRICS, TESTED, Matrix, MatrixBlock, RunRow, Score
+from handclip.report.prose import Prose
+from handclip.report.protocol import Protocol
 from handclip.report.published import PublishedResult
 from handclip.report.row_names import distinguishing_columns
-from handclip.report.table import Cell, Column, Table, latex_table, markdown_code, markdown_table
+from handclip.report.table import Cell, Column, Table, latex_table, markdown_code, markdown_table, plain_columns
 
 CONVERTED = "†"
 """Marks a published value that was converted from the other convention of AP."""
@@ -110,41 +111,6 @@ def published_cells(result: PublishedResult) -> dict[str, Cell]:
     return cells
 
 
-def _texts(columns: Iterable[Column], record: Mapping[str, Any]) -> list[str]:
-    return [column.cell(record).text for column in columns]
-
-
-# The report's verdict builds its tables from these until it takes `Table`.
-COLUMN_TITLES = {name: column.title for name, column in NAME_COLUMNS.items()}
-COST_TITLES = tuple(column.title for column in COST_COLUMNS)
-
-
-def name_cells(row: RunRow, columns: Sequence[str]) -> list[str]:
-    """Return stage, model and losses, and of `seed`, `trained_on` and `differs_by` those asked for."""
-    named = [NAME_COLUMNS[name] for name in columns]
-    return [row.stage, row.model, row.losses_text, *_texts(named, run_record(row))]
-
-
-def cost_cells(row: RunRow) -> list[str]:
-    """Return what a run costs; `-` where no file says it."""
-    return _texts(COST_COLUMNS, cost_record(row))
-
-
-def spread_text(score: Score) -> str:
-    """Return mean and standard deviation in percent."""
-    return score_texts(score, "")[0]
-
-
-def interval_text(score: Score) -> str:
-    """Return the interval in percent."""
-    return score_texts(score, "")[1]
-
-
-def published_text(result: PublishedResult, metric: str) -> str:
-    """Return a published value in percent, marked where it was converted."""
-    return published_cells(result).get(metric, Cell("-")).text
-
-
 def method_text(result: PublishedResult, block: MatrixBlock) -> str:
     """Return a published method's name, with the number of its note in the legend."""
     return f"{result.method} [{_notes(block).index(result.note) + 1}]" if result.note else result.method
@@ -156,71 +122,27 @@ def _notes(block: MatrixBlock) -> list[str]:
 
 def legend(block: MatrixBlock) -> list[str]:
     """Return one sentence for each thing in the table that needs one."""
-    return [*_scores_legend(block), *_rows_legend(block.rows), *_published_legend(block)]
-
-
-def _scores_legend(block: MatrixBlock) -> Iterator[str]:
-    sentence = f"Percent of the {block.denominator}."
-    if block.rows:
-        draws = block.protocol.draws
-        spread = f"±: standard deviation over the {draws} draws." if draws > 1 else "One draw has no ±."
-        sentence += (
-            f" {spread} [..]: {1 - LEVEL:.0%} interval over people (BCa bootstrap, {REPLICATES:,} resamples of the "
-            f"{block.people} people with queries)."
-        )
-    yield sentence
-    if block.pairs:
-        yield from _tests_legend(block)
-        yield "Bold: the best mean of this block, which need not differ significantly from the next."
-
-
-def _tests_legend(block: MatrixBlock) -> Iterator[str]:
-    pairs = counted(block.pairs, "pair")
     lettered = [metric for metric in TESTED if any(metric in row.letters for row in block.rows)]
-    test = f" ({_permutations_text(block)} that swap whole people; Holm's correction over {pairs})"
-    if lettered:
-        yield f"Runs that share a letter do not differ significantly at {LEVEL:.0%}{test}."
-    if len(lettered) < len(TESTED):
-        titles = " and ".join(METRIC_TITLES[metric] for metric in TESTED if metric not in lettered)
-        yield f"{titles}: too many letters to be read; differences.csv tests every pair{'' if lettered else test}."
-    if smallest_corrected_p(block.people, block.pairs) >= LEVEL:
-        yield f"With {block.people} people and {pairs} no difference can be significant."
-
-
-def _permutations_text(block: MatrixBlock) -> str:
-    if block.people <= EXACT_UP_TO:
-        return f"all {2**block.people:,} permutations"
-    most = permutations_for(block.pairs)
-    more = f", up to {most:,} where those leave it open," if most > PERMUTATIONS else ""
-    return f"{PERMUTATIONS:,} permutations{more}"
-
-
-def _rows_legend(rows: Sequence[RunRow]) -> Iterator[str]:
-    if unfinished := [str(row.number) for row in rows if row.training_ended is False]:
-        yield (
-            f"Evaluated before training had ended, by the best model until then: row {', '.join(unfinished)}. Evaluate "
-            "again what has ended since."
-        )
-    if tied := [f"{row.tied_queries:,} of row {row.number}" for row in rows if row.tied_queries]:
-        yield (
-            "Ties count against a run. Queries of all draws in which a wrong image scores the same as the best right "
-            f"one: {', '.join(tied)}."
-        )
-    if copied := sorted({row.copied_queries for row in rows if row.copied_queries}):
-        yield (
-            "Queries of all draws of which the gallery holds the very same photograph, whose rank says nothing of a "
-            f"model: {' or '.join(f'{count:,}' for count in copied)}."
-        )
-    if len({row.seed for row in rows}) > 1:
-        yield "Each row is one trained model; what is tested is these models, not their recipes over seeds."
-
-
-def _published_legend(block: MatrixBlock) -> Iterator[str]:
-    if block.published:
-        yield "Published rows: other draws, neither ranked nor tested here."
-    if any(result.converted for result in block.published):
-        yield f"{CONVERTED}: converted by mAP trapezoid = (Rank-1 + mAP) / 2."
-    yield from (f"[{number}] {note}" for number, note in enumerate(_notes(block), start=1))
+    return Prose("comparison").paragraphs(
+        "legend",
+        block=block,
+        draws=block.protocol.draws,
+        interval=f"{1 - LEVEL:.0%}",
+        level=f"{LEVEL:.0%}",
+        replicates=REPLICATES,
+        permutations=PERMUTATIONS,
+        all_permutations=2**block.people if block.people <= EXACT_UP_TO else None,
+        most=permutations_for(block.pairs),
+        lettered=lettered,
+        not_lettered=[METRIC_TITLES[metric] for metric in TESTED if metric not in lettered],
+        can_differ=smallest_corrected_p(block.people, block.pairs) < LEVEL,
+        unfinished=[row for row in block.rows if row.training_ended is False],
+        tied=[row for row in block.rows if row.tied_queries],
+        copied=sorted({row.copied_queries for row in block.rows if row.copied_queries}),
+        several_seeds=len({row.seed for row in block.rows}) > 1,
+        mark=CONVERTED,
+        notes=_notes(block),
+    )
 
 
 def matrix_markdown(matrix: Matrix) -> str:
@@ -274,8 +196,8 @@ def _sources(matrix: Matrix) -> Table:
             rows.setdefault((markdown_code(row.run), files), []).append(f"{number}.{row.number}")
         for result in block.published:
             rows.setdefault((result.method, f"{result.source}. {result.note}".rstrip()), []).append(str(number))
-    records = [{"rows": ", ".join(numbers), "run": run, "files": files} for (run, files), numbers in rows.items()]
-    return Table([Column("rows", "Rows"), Column("run", "Run"), Column("files", "Files")], records)
+    records = [{"Rows": ", ".join(numbers), "Run": run, "Files": files} for (run, files), numbers in rows.items()]
+    return Table(plain_columns("Rows", "Run", "Files"), records)
 
 
 def matrix_csv(matrix: Matrix) -> str:
@@ -312,7 +234,7 @@ def _published_record(result: PublishedResult) -> dict[str, Any]:
     return {
         "source": result.source,
         "model": result.method,
-        "trained_on": " ".join(result.trained_on or ()),
+        "trained_on": result.protocol.trained_on,
         **{f"{metric}_mean": value for metric, value in result.scores.items()},
         "converted": result.converted,
         "note": result.note,

@@ -13,7 +13,6 @@ from handclip.errors import HandCLIPError
 from handclip.locks import holding
 from handclip.metrics.embedding_space import FEWEST_POINTS, measure_space, principal_plane, project_tsne
 from handclip.report.figures.embedding import MOST_NAMED, MOST_PANELS, Projections, projection_figure
-from handclip.report.figures.style import save_figure
 from handclip.report.report_data import ReportRun, why_not_searched
 from handclip.report.report_writer import ReportWriter
 from handclip.report.row_names import differing_options
@@ -125,12 +124,30 @@ def project_runs(paths: Sequence[Path], out: Path) -> list[Path]:
         InUseError: another process writes to `out`.
     """
     with holding(out):
-        return _draw(paths, out)
+        runs, unread = _read_runs(paths)
+        groups = _on_the_same_images(runs)
+        writer = ReportWriter(out)
+        points: list[dict[str, Any]] = []
+        measured: list[dict[str, Any]] = []
+        for name, ((dataset, aspect, sha256, _), spaces) in zip(_names(groups), groups.items(), strict=True):
+            data = {"dataset": dataset, "aspect": aspect, "manifest_sha256": sha256}
+            sample = Sample.of(spaces[0].people)
+            panels, rows = project(spaces, sample)
+            points += [{**data, **row} for row in rows]
+            measured += [{**data, "label": space.label, **numbers(space)} for space in spaces]
+            for part, start in enumerate(range(0, len(panels), MOST_PANELS), start=1):
+                figure = projection_figure(panels[start : start + MOST_PANELS], sample.named, spaces[0].names)
+                part_name = f"{name}_{part}" if len(panels) > MOST_PANELS else name
+                writer.picture(part_name, figure, alt="", caption="")
+        writer.csv("projections", points)
+        writer.csv("embedding_space", measured)
+        require_all_read(unread, out)
+        return writer.files
 
 
-def _draw(paths: Sequence[Path], out: Path) -> list[Path]:
+def _on_the_same_images(runs: Iterable[ReportRun]) -> dict[tuple[str, str, str, tuple[str, ...]], list[Space]]:
+    """Put runs together by data set, aspect, manifest and the hashes of the test images that were drawn of it."""
     groups: dict[tuple[str, str, str, tuple[str, ...]], list[Space]] = {}
-    runs, unread = _read_runs(paths)
     for run in runs:
         aspect = run.aspects[0]
         space = _space(run, aspect)
@@ -138,23 +155,7 @@ def _draw(paths: Sequence[Path], out: Path) -> list[Path]:
         images = tuple(image.sha256 for image in space.images)
         place = (run.evaluated.metrics.dataset, aspect, run.manifests[aspect].sha256, images)
         groups.setdefault(place, []).append(space)
-    files: list[Path] = []
-    points: list[dict[str, Any]] = []
-    measured: list[dict[str, Any]] = []
-    for name, ((dataset, aspect, sha256, _), spaces) in zip(_names(groups), groups.items(), strict=True):
-        data = {"dataset": dataset, "aspect": aspect, "manifest_sha256": sha256}
-        sample = Sample.of(spaces[0].people)
-        panels, rows = project(spaces, sample)
-        points += [{**data, **row} for row in rows]
-        measured += [{**data, "label": space.label, **numbers(space)} for space in spaces]
-        for part, start in enumerate(range(0, len(panels), MOST_PANELS), start=1):
-            figure = projection_figure(panels[start : start + MOST_PANELS], sample.named, spaces[0].names)
-            written = save_figure(figure, out / "figures", f"{name}_{part}" if len(panels) > MOST_PANELS else name)
-            files += [written.png, written.svg]
-    writer = ReportWriter(out)
-    files += [writer.csv("projections", points), writer.csv("embedding_space", measured)]
-    require_all_read(unread, out)
-    return files
+    return groups
 
 
 def _read_runs(paths: Sequence[Path]) -> tuple[list[ReportRun], list[str]]:

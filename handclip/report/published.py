@@ -7,6 +7,12 @@ from importlib.resources import files
 from typing import Any
 
 from handclip.config.yaml_text import load_yaml
+from handclip.report.protocol import Protocol
+from handclip.report.runs import TrainedOn
+from handclip.retrieval.summary import METRICS
+
+DRAWS = 10
+"""Over which every published number is a mean."""
 
 _DECIMALS = 6
 """Percent with two decimals, halved or doubled, is exact to this; what is beyond is rounding of binary fractions."""
@@ -18,42 +24,50 @@ class PublishedResult:
 
     Args:
         method: name, and which version of it.
-        dataset: data set of the test images.
-        aspect: aspect of the hand.
-        gallery_protocol: `gallery` or `gallery_all`.
-        gallery_images: size of the gallery.
+        protocol: how it was measured.
         queries: of each draw.
-        flip: `none` or `sum`.
-        ap_convention: `plain` or `trapezoid`, the one that `average_precision` was published in.
-        rank1: Rank-1.
-        rank5: Rank-5.
-        rank10: Rank-10.
-        average_precision: mAP in that convention.
-        trained_on: data set and aspect, where they are not those of the test images.
-        source: where it was published.
-        note: what to know before citing it.
+        ap_convention: `plain` or `trapezoid`, the one that average precision was published in.
         scores: all five metrics, `converted` among them.
         converted: the metric that was not published but follows from mAP trapezoid = (Rank-1 + mAP) / 2, which is
             exact where every query has one relevant gallery image, as in 11k Hands and HD.
+        source: where it was published.
+        note: what to know before citing it.
     """
 
     method: str
-    dataset: str
-    aspect: str
-    gallery_protocol: str
-    gallery_images: int
+    protocol: Protocol
     queries: int
-    flip: str
     ap_convention: str
-    rank1: float | None
-    rank5: float | None
-    rank10: float | None
-    average_precision: float | None
-    trained_on: tuple[str, str] | None
-    source: str
-    note: str
     scores: Mapping[str, float | None]
     converted: str | None
+    source: str
+    note: str
+
+    @property
+    def average_precision(self) -> float | None:
+        """The mAP in the convention that it was published in."""
+        return self.scores["map" if self.ap_convention == "plain" else "map_trapezoid"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        protocol, trained_on = self.protocol, self.protocol.trained_on
+        return {
+            "method": self.method,
+            "dataset": protocol.dataset,
+            "aspect": protocol.aspect,
+            "gallery_protocol": protocol.gallery_protocol,
+            "gallery_images": protocol.gallery_images[0],
+            "queries": self.queries,
+            "flip": protocol.flip,
+            "ap_convention": self.ap_convention,
+            **{name: self.scores[name] for name in ("rank1", "rank5", "rank10")},
+            "average_precision": self.average_precision,
+            "trained_on": (trained_on.dataset, trained_on.aspect) if trained_on is not None else None,
+            "source": self.source,
+            "note": self.note,
+            "scores": self.scores,
+            "converted": self.converted,
+        }
 
 
 @cache
@@ -76,24 +90,25 @@ def _result(
     percents = row["results"][data] or [None] * 4
     *ranks, average_precision = (None if value is None else round(value / 100, _DECIMALS) for value in percents)
     plain, trapezoid, converted = _conventions(group["ap_convention"], ranks[0], average_precision)
-    found: dict[str, float | None] = dict(zip(("rank1", "rank5", "rank10"), ranks, strict=True))
-    trained_on = group.get("trained_on")
     return PublishedResult(
         method=row["method"],
-        dataset=dataset,
-        aspect=aspect,
-        gallery_protocol=group["gallery_protocol"],
-        gallery_images=gallery_images,
+        protocol=Protocol(
+            dataset=dataset,
+            aspect=aspect,
+            manifest_sha256=None,
+            gallery_protocol=group["gallery_protocol"],
+            gallery_images=(gallery_images,),
+            flip=group["flip"],
+            rerank=None,
+            draws=DRAWS,
+            trained_on=TrainedOn(*group["trained_on"].split()) if "trained_on" in group else None,
+        ),
         queries=queries,
-        flip=group["flip"],
         ap_convention=group["ap_convention"],
-        **found,
-        average_precision=average_precision,
-        trained_on=tuple(trained_on.split()) if trained_on else None,
+        scores=dict(zip(METRICS, (*ranks, plain, trapezoid), strict=True)),
+        converted=converted,
         source=row.get("source", group["source"]),
         note=" ".join(note for note in (group.get("note"), row.get("note")) if note),
-        scores={**found, "map": plain, "map_trapezoid": trapezoid},
-        converted=converted,
     )
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from handclip import __version__
 from handclip.console import progress_over
 from handclip.errors import HandCLIPError
-from handclip.files import read_json, require_writable, write_json
+from handclip.files import read_json, require_writable, write_json, write_text
 from handclip.locks import holding
-from handclip.report.html import write_page
+from handclip.report.html import render_page
 from handclip.report.manifests import require_one_manifest
 from handclip.report.matrix import Matrix
 from handclip.report.prose import Prose
@@ -133,7 +133,8 @@ def _write(data: ReportData, runs: Sequence[EvaluatedRun], unread: Sequence[str]
     damaged = [*(one for run in runs for one in run.damaged), *(one for run in data.runs for one in run.damaged)]
     faults = list(dict.fromkeys([*unread, *damaged, *faults]))
     words = _words(data, _told(faults) if faults else "")
-    write_page(out / _PAGE, words.text("title"), words.paragraphs("lead"), sections, made=_made())
+    page = render_page(words.text("title"), words.paragraphs("lead"), sections, made=_made())
+    write_text(out / _PAGE, page)
     names = sorted({str(path.relative_to(out)) for path in writer.files})
     for stale in sorted(before - set(names)):
         try:

@@ -220,16 +220,12 @@ class ReportRun:
         return self.evaluated.metrics.results[0].num_splits
 
     def _read_manifests(self) -> dict[str, Manifest]:
-        paths = {aspect: manifest_file(self.folder, aspect) for aspect in self.evaluated.aspects()}
-        require_intact(self.folder, [path.name for path in paths.values()], advice=AGAIN)
-        for path in paths.values():
-            if not path.is_file():
-                raise HandCLIPError(f"{path}: no such file; an older version of HandCLIP kept none. {AGAIN}")
-        manifests = {aspect: Manifest.load(path) for aspect, path in paths.items()}
+        names = {aspect: manifest_file(self.folder, aspect).name for aspect in self.evaluated.aspects()}
+        manifests = {aspect: Manifest.load(_intact(self.folder, name)) for aspect, name in names.items()}
         if combined_sha256(manifests) != self.evaluated.metrics.manifest_sha256:
             raise DamagedFileError(
-                f"{', '.join(path.name for path in paths.values())} in {self.folder} are not what metrics.json beside "
-                f"them was measured with. {AGAIN}"
+                f"{', '.join(names.values())} in {self.folder} are not what metrics.json beside them was measured "
+                f"with. {AGAIN}"
             )
         return {aspect: manifests[aspect] for aspect in self.aspects}
 
@@ -289,8 +285,11 @@ def why_not_searched(run: ReportRun) -> str:
 
 
 def _intact(folder: Path, name: str) -> Path:
-    """Return the path of a file of an evaluation, or of training, which is as it was written."""
-    require_intact(folder, [name], advice=AGAIN if (folder / PER_QUERY).exists() else _TRAINING_AGAIN)
+    """Return the path of a file of an evaluation, or of training, which is there and as it was written."""
+    advice = AGAIN if (folder / PER_QUERY).exists() else _TRAINING_AGAIN
+    require_intact(folder, [name], advice=advice)
+    if not (folder / name).is_file():
+        raise HandCLIPError(f"{folder / name}: no such file. {advice}")
     return folder / name
 
 
@@ -300,7 +299,5 @@ def _read_history(path: Path) -> list[dict[str, float | None]]:
             header, *lines = csv_rows(file)
         values = [[float(cell) if cell else None for cell in line] for line in lines]
         return [dict(zip(header, line, strict=True)) for line in values]
-    except FileNotFoundError:
-        raise HandCLIPError(f"{path}: no such file") from None
     except (OSError, ValueError, csv.Error) as error:
         raise DamagedFileError(f"{path}: is damaged ({error}). {_TRAINING_AGAIN}") from error

@@ -11,6 +11,7 @@ from handclip.csv_files import csv_table
 from handclip.files import write_text
 from handclip.report.figures.style import FigureFiles, save_figure
 from handclip.report.prose import Prose
+from handclip.report.table import Column, Table
 
 
 @dataclass(frozen=True)
@@ -53,28 +54,6 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of a table: its key in the rows and in the CSV file, its title on the page, and how a value is shown."""
-
-    key: str
-    title: str
-    show: Callable[[Any], str] = str
-    numeric: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table on the page: `cells` are the texts of its rows, `strong` the (row, column) of those that stand out."""
-
-    titles: Sequence[str]
-    numeric: Sequence[bool]
-    cells: Sequence[Sequence[str]]
-    caption: str
-    csv: Path | None = None
-    strong: frozenset[tuple[int, int]] = frozenset()
-
-
-@dataclass(frozen=True)
 class Commands:
     """Lines to be typed at a terminal."""
 
@@ -113,13 +92,6 @@ class ReportWriter:
         files = save_figure(figure, self.folder / "figures", name)
         self.files.extend((files.png, files.svg))
         return Picture(files, alt, caption, photographic)
-
-    def table(self, name: str, columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], caption: str) -> Table:
-        """Save rows as CSV, with every key that any of them has, and return a table of the given columns.
-
-        A value of None is an empty cell of the file and `-` on the page.
-        """
-        return make_table(columns, rows, caption, self.csv(name, rows))
 
     def csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Save rows as `tables/<name>.csv`, with every key that any of them has."""
@@ -180,7 +152,7 @@ class SectionWriter:
         **values: Any,
     ) -> None:
         """Go on with a table, and name the file that holds its numbers; `<name>_table` tells how it is read."""
-        self.add(make_table(columns, rows, self.prose.text(f"{name}_table", **values), csv))
+        self.add(Table(columns, rows, self.prose.text(f"{name}_table", **values), csv))
 
     def finished(self) -> Section:
         """Return the section."""
@@ -200,15 +172,3 @@ def _as_block(paragraph: str) -> Block:
         if paragraph.startswith(mark):
             return make(paragraph.removeprefix(mark))
     return Text(paragraph)
-
-
-def make_table(
-    columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], caption: str, csv: Path | None = None
-) -> Table:
-    """Return a table of the given columns of rows, whose numbers are in the file named; None is shown as `-`."""
-    cells = [[_shown(column, row.get(column.key)) for column in columns] for row in rows]
-    return Table([column.title for column in columns], [column.numeric for column in columns], cells, caption, csv)
-
-
-def _shown(column: Column, value: Any) -> str:
-    return "-" if value is None else column.show(value)

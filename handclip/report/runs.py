@@ -41,7 +41,7 @@ class TrainedOn:
 
     dataset: str
     aspect: str
-    manifest_sha256: str | None
+    manifest_sha256: str | None = None
 
     def __str__(self) -> str:
         return f"{self.dataset} {self.aspect}"
@@ -80,14 +80,14 @@ class ResultEntry(BaseModel):
         return values
 
 
-class AspectEntry(BaseModel):
-    """One entry of `per_aspect`."""
+class Measured(BaseModel):
+    """What was measured on one manifest, or on those of several aspects."""
 
     manifest_sha256: str
     results: list[ResultEntry]
 
 
-class RunFacts(BaseModel, frozen=True):
+class RunFacts(BaseModel):
     """What `metrics.json` says of a run, as a row of a comparison has it.
 
     Args:
@@ -123,21 +123,20 @@ class RunFacts(BaseModel, frozen=True):
     training_ended: bool | None
 
 
-class MetricsFile(RunFacts, frozen=True):
+class MetricsFile(RunFacts, Measured):
     """What a comparison needs of `metrics.json`."""
 
     variant: str
     dataset: str
     aspect: str
-    manifest_sha256: str
     rerank: RerankEntry | None
     cross_domain: bool
-    results: list[ResultEntry]
-    per_aspect: dict[str, AspectEntry] = {}
+    per_aspect: dict[str, Measured] = {}
 
-    def facts(self) -> dict[str, Any]:
-        """Return what is of the run, and of no evaluation in particular."""
-        return {name: getattr(self, name) for name in RunFacts.model_fields}
+    @property
+    def by_aspect(self) -> dict[str, Measured]:
+        """What was measured on its aspect, or on `all`, and then on each of these alone."""
+        return {self.aspect: self, **self.per_aspect}
 
 
 class Machine(BaseModel, frozen=True):
@@ -236,14 +235,11 @@ class EvaluatedRun:
         Raises:
             HandCLIPError: `per_query.csv` lacks something.
         """
-        metrics = self.metrics
-        for entry in metrics.results:
-            outcomes = self.outcomes_of(self.aspects(), entry)
-            yield RunResult(self, metrics.aspect, metrics.manifest_sha256, entry, outcomes, part_of_average=False)
-        for aspect, part in metrics.per_aspect.items():
+        for aspect, part in self.metrics.by_aspect.items():
+            is_part = part is not self.metrics
             for entry in part.results:
-                outcomes = self.outcomes_of([aspect], entry)
-                yield RunResult(self, aspect, part.manifest_sha256, entry, outcomes, part_of_average=True)
+                outcomes = self.outcomes_of([aspect] if is_part else self.aspects(), entry)
+                yield RunResult(self, aspect, part.manifest_sha256, entry, outcomes, is_part)
 
 
 @dataclass(frozen=True, eq=False)

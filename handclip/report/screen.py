@@ -27,7 +27,7 @@ from handclip.report.matrix_text import (
     score_cells,
 )
 from handclip.report.row_names import differing_options, differs_by, distinguishing_columns
-from handclip.report.table import Cell, Column, Table, screen_table
+from handclip.report.table import Cell, Column, Table, plain_columns, screen_table
 
 if TYPE_CHECKING:  # which take torch along
     from handclip.audit import AuditResult
@@ -46,17 +46,8 @@ _SPLIT_COLUMNS = (
     Column("imbalance", "Imbalance", numeric=True),
     Column("distractor_identities", "Distractors", "{:,}".format, numeric=True),
 )
-_PLAN_COLUMNS = (
-    Column("number", "#"),
-    Column("stage", "Stage"),
-    Column("model", "Model"),
-    Column("losses", "Losses"),
-    Column("data", "Data"),
-    Column("seed", "Seed"),
-    Column("epochs", "Epochs"),
-    Column("start", "Goes on from"),
-    Column("also", "Also evaluated on"),
-    Column("state", "State"),
+_PLAN_COLUMNS = plain_columns(
+    *("#", "Stage", "Model", "Losses", "Data", "Seed", "Epochs", "Goes on from", "Also evaluated on", "State")
 )
 _RUN_COLUMN = Column("run", "Stage, model\nlosses")
 
@@ -90,25 +81,20 @@ def plan_table(plan: "Sequence[PlannedRun]") -> RenderableType:
         epochs += config.epochs if trains and run.state in ("to do", "begun") else 0
         records.append(
             {
-                "number": number,
-                "stage": run.stage,
-                "model": run.model,
-                "losses": run.losses,
-                "data": run.data,
-                "seed": config.seed,
-                "epochs": config.epochs if trains else None,
-                "state": run.state,
-                "start": start and numbers.get(start.stem, start),
-                "also": ", ".join(f"{other.dataset} {other.aspect}" for other in run.other_data) or None,
+                "#": number,
+                "Stage": run.stage,
+                "Model": run.model,
+                "Losses": run.losses,
+                "Data": run.data,
+                "Seed": config.seed,
+                "Epochs": config.epochs if trains else None,
+                "Goes on from": start and numbers.get(start.stem, start),
+                "Also evaluated on": ", ".join(f"{other.dataset} {other.aspect}" for other in run.other_data) or None,
+                "State": run.state,
             }
         )
-    look = {
-        **_TITLED,
-        "title": f"{len(plan)} runs",
-        "caption": f"{epochs:,} epochs to train",
-        "caption_justify": "left",
-    }
-    return screen_table(Table(_PLAN_COLUMNS, records), **look)
+    look = {**_TITLED, "title": f"{len(plan)} runs", "caption_justify": "left"}
+    return screen_table(Table(_PLAN_COLUMNS, records), **look, caption=f"{epochs:,} epochs to train")
 
 
 def matrix_tables(matrix: Matrix, *, every_block: bool = False, has_all: bool = False) -> Iterator[RenderableType]:
@@ -193,7 +179,7 @@ def _run_texts(rows: Sequence[RunRow], differing: Sequence[str]) -> list[str]:
     return [_run_text(run_record(row), extra) for row in named]
 
 
-_AUDIT_COLUMNS = (Column("what", "File or number"), Column("outcome", "Outcome"), Column("found", "What was found"))
+_AUDIT_COLUMNS = plain_columns("File or number", "Outcome", "What was found")
 _COLOURS = {"matches": "green", "ok": "green", "differs": "bold red", "gone": "bold red", "problem": "bold red"}
 
 
@@ -209,7 +195,11 @@ def audit_tables(audits: "Sequence[AuditResult]", *, every_finding: bool = False
         title = Text(f"{one.kind} {one.place}" + (f": {matching} match" if matching else ""), style="bold")
         shown = [finding for finding in one.findings if every_finding or finding.outcome.value != "matches"]
         records = [
-            {**vars(finding), "outcome": Cell(finding.outcome, style=_COLOURS.get(finding.outcome, ""))}
+            {
+                "File or number": finding.what,
+                "Outcome": Cell(finding.outcome, style=_COLOURS.get(finding.outcome, "")),
+                "What was found": finding.found,
+            }
             for finding in shown
         ]
         yield Group(title, screen_table(Table(_AUDIT_COLUMNS, records)), Text()) if shown else title
@@ -225,9 +215,7 @@ def audit_summary(audits: "Sequence[AuditResult]") -> Text:
         lines.append(Text(f"{len(audited)} checked: {result}", style="bold red" if failed else "bold"))
     if unchecked := [one for one in audits if not one.checked]:
         lines.append(Text(f"{len(unchecked)} not checked: {_places(unchecked)}", style="bold yellow"))
-    of: Counter[str] = Counter()
-    for one in audits:
-        of.update(one.counts)
+    of = sum((Counter(one.counts) for one in audits), Counter[str]())
     counts = f"{of['matches']} match, {of['differs']} differ, {of['gone']} gone, {of['not checked']} not checked"
     why: dict[str, list[str]] = {}
     for finding in (finding for one in audits for finding in one.findings):
@@ -248,11 +236,11 @@ def doctor_table(checks: "Sequence[Check]") -> RenderableType:
     """Return a line for each check of an installation: state, what was checked and found, and what to do."""
     records = [
         {
-            "state": Cell(check.state, style=_COLOURS.get(check.state, "yellow")),
-            "name": check.name,
-            "found": ". ".join(filter(None, [check.found, check.advice])),
+            "State": Cell(check.state, style=_COLOURS.get(check.state, "yellow")),
+            "What": check.name,
+            "Found": ". ".join(filter(None, [check.found, check.advice])),
         }
         for check in checks
     ]
-    table = Table([Column("state", "State"), Column("name", "What"), Column("found", "Found")], records)
+    table = Table(plain_columns("State", "What", "Found"), records)
     return screen_table(table, box=None, show_header=False, padding=(0, 2, 0, 0))

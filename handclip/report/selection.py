@@ -3,8 +3,6 @@
 import textwrap
 from collections.abc import Sequence
 
-from handclip.errors import HandCLIPError
-from handclip.file_names import METRICS_FILE
 from handclip.report.comparison import compare_evaluations
 from handclip.report.figures.style import MOST_SERIES
 from handclip.report.matrix import Matrix, MatrixBlock, RunRow, best_of_clip_and_cnn, merit
@@ -32,28 +30,26 @@ def gather(runs: Sequence[EvaluatedRun], matrix: Matrix | None = None, *, with_p
     Raises:
         HandCLIPError: the runs do not belong together.
     """
-    if not runs:
-        raise HandCLIPError("there is no evaluation to report")
     matrix = compare_evaluations(runs) if matrix is None else matrix
     block = max((block for block in matrix.blocks if block.rows), key=_preference)
-    by_folder = {str(run.folder / METRICS_FILE): run for run in runs}
     best = max(block.rows, key=merit)
     featured = _featured(block.rows, best)
     shown = _shown(block.rows, best, featured)
+    by_file = {run.files()["metrics"]: run for run in runs}
     places = {row.number: place for place, row in enumerate(shown)}
-    differing = differing_options(block.rows)
-    reported = {
-        row.number: ReportRun(
-            evaluated=by_folder[row.files["metrics"]],
+    reported = {}
+    for row, differing in zip(block.rows, differing_options(block.rows), strict=True):
+        run, aspect = by_file[row.files["metrics"]], block.protocol.aspect
+        reported[row.number] = ReportRun(
+            evaluated=run,
             row=row,
-            label=run_label(row, text),
-            aspects=_aspects(block, by_folder[row.files["metrics"]]),
+            label=run_label(row, differing),
+            # A run that was evaluated on several stands in the blocks of single ones too.
+            aspects=run.aspects() if aspect == run.metrics.aspect else (aspect,),
             flip=block.protocol.flip,
             style=places.get(row.number),
             with_photographs=with_photographs,
         )
-        for row, text in zip(block.rows, differing, strict=True)
-    }
     return ReportData(
         matrix=matrix,
         block=block,
@@ -74,11 +70,6 @@ def _preference(block: MatrixBlock) -> tuple[object, ...]:
         protocol.gallery_protocol == "gallery",
         protocol.flip == "sum",
     )
-
-
-def _aspects(block: MatrixBlock, run: EvaluatedRun) -> Sequence[str]:
-    """Return the aspects that a block is about; a run evaluated on several stands in the blocks of single ones too."""
-    return run.aspects() if block.protocol.aspect == run.metrics.aspect else (block.protocol.aspect,)
 
 
 def run_label(row: RunRow, differing: str) -> str:

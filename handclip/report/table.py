@@ -50,6 +50,11 @@ class Column:
         return value if isinstance(value, Cell) else Cell("-" if value is None else self.show(value))
 
 
+def plain_columns(*titles: str) -> list[Column]:
+    """Return columns of records that have the titles for keys."""
+    return [Column(title, title) for title in titles]
+
+
 @dataclass(frozen=True)
 class Table:
     """Records, and which columns of them are shown; `csv` is the file that holds all of them, where there is one."""

@@ -11,14 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from handclip.config.experiment import ExperimentConfig
 from handclip.datasets.manifest import Manifest
-from handclip.datasets.pixel_cache import PixelCache
-from handclip.models.embedding_model import EmbeddingModel
 from handclip.parallel.processes import on_first
-from handclip.retrieval.features import FeatureTable, embed_images, images_of_draws
+from handclip.retrieval.features import Embedder, FeatureTable, embed_images, images_of_draws
 from handclip.retrieval.ranking import Rankings, rank_draws
 from handclip.retrieval.summary import summarise
 
@@ -50,20 +46,16 @@ class Retrieval:
 def retrieve(
     config: ExperimentConfig,
     manifests: Mapping[str, Manifest],
-    model: EmbeddingModel,
-    device: torch.device,
-    cache: PixelCache | None,
-    report: Callable[[int, int], None],
+    embedder: Embedder,
+    progress: Callable[[int, int], None],
 ) -> Retrieval:
     """Embed the images of all draws, and rank each draw under every condition.
 
     Args:
         config: says how many draws, and which conditions.
         manifests: by aspect.
-        model: on `device`.
-        device: where the model is.
-        cache: where decoded images are kept.
-        report: called with (images embedded, images in all).
+        embedder: makes the features.
+        progress: called with (images embedded, images in all).
 
     Raises:
         DataError: an image cannot be read, or there is nothing to measure.
@@ -71,7 +63,7 @@ def retrieve(
     """
     start = time.perf_counter()
     images = {aspect: images_of_draws(config, manifest) for aspect, manifest in manifests.items()}
-    features = embed_images(config, manifests, images, model, device, cache, report)
+    features = embed_images(embedder, manifests, images, config.flip_settings, progress)
     seconds = time.perf_counter() - start
     rankings: dict[str, Rankings] = {}
 

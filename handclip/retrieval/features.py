@@ -1,6 +1,6 @@
-"""From images to features: the one way they are made, in validation as in evaluation, each image once."""
+"""From images to features, each image once: in evaluation as in the validation of training."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,10 +17,78 @@ from handclip.datasets.transforms import ImageTransform
 from handclip.datasets.workers import plain_worker_errors
 from handclip.errors import DataError, HandCLIPError
 from handclip.models.embedding_model import EmbeddingModel
-from handclip.parallel.hardware import choose_workers, full_float32
+from handclip.parallel.hardware import full_float32
 from handclip.parallel.processes import combine, current, own_share
 
 Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A model, and how it is given images: the one way features are made."""
+
+    model: EmbeddingModel
+    device: torch.device
+    """Where the model is."""
+    batch_size: int
+    num_workers: int
+    """Processes that read images."""
+    cache: PixelCache | None = None
+    """Where decoded images are kept."""
+
+    @torch.no_grad()
+    def embed(
+        self,
+        images: Sequence[LabelledImage],
+        flips: Collection[str] = ("none",),
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, Features]:
+        """Embed each image once, in float32 and in eval mode, without a look at its label.
+
+        Several processes embed whole batches in turn, and each gets the features of all. The model is left in the mode
+        it was in.
+
+        Args:
+            images: what to embed.
+            flips: flip settings; `sum` embeds each image once more, mirrored left to right, and adds the two.
+            progress: called with (images done, images in all).
+
+        Returns:
+            Features of shape (N, D) under `none` and those of `flips`. They are not normalised.
+
+        Raises:
+            DataError: an image cannot be read or is not the one in the manifest.
+            HandCLIPError: a feature is not finite.
+        """
+        transform = ImageTransform(self.model.encoder.preprocessing)
+        dataset = ImageDataset(images, transform, self.cache)
+        starts = range(0, len(images), self.batch_size)
+        own = own_share([list(range(start, min(start + self.batch_size, len(images)))) for start in starts])
+        # Starting a worker takes longer than reading a batch, so a few images are read right here.
+        workers = min(self.num_workers, sum(map(len, own)) // self.batch_size)
+        loader = ImageLoader(dataset, own, self.device, largest=self.batch_size, num_workers=workers)
+        plain = np.zeros((len(images), self.model.feature_dim), np.float32)
+        mirrored = np.zeros_like(plain) if "sum" in flips else None
+        done = 0
+        with torch.autocast(self.device.type, enabled=False), full_float32(), plain_worker_errors():
+            for rows, batch in zip(own, loader, strict=True):
+                prepared = to_images(batch, transform, self.device)
+                plain[rows] = self.model.embed(prepared).float().cpu().numpy()
+                if mirrored is not None:
+                    mirrored[rows] = self.model.embed(prepared.flip(-1)).float().cpu().numpy()
+                done += len(prepared)
+                if progress:
+                    progress(min(done * current().size, len(images)), len(images))
+        for features in (plain, mirrored):
+            if features is None:
+                continue
+            combine(features)
+            if not (finite := np.isfinite(features).all(axis=1)).all():
+                first = images[int(np.flatnonzero(~finite)[0])].path
+                raise HandCLIPError(
+                    f"{np.count_nonzero(~finite)} features are not finite (NaN or infinity), such as of {first}"
+                )
+        return {"none": plain} if mirrored is None else {"none": plain, "sum": plain + mirrored}
 
 
 @dataclass(frozen=True)
@@ -43,24 +111,20 @@ def listed_path(manifest: Manifest, index: int) -> Path:
 
 
 def embed_images(
-    config: ExperimentConfig,
+    embedder: Embedder,
     manifests: Mapping[str, Manifest],
     used: Mapping[str, Sequence[int]],
-    model: EmbeddingModel,
-    device: torch.device,
-    cache: PixelCache | None,
-    report: Callable[[int, int], None],
+    flips: Collection[str],
+    progress: Callable[[int, int], None],
 ) -> FeatureTable:
     """Embed images of manifests, each once.
 
     Args:
-        config: says how many images at a time, and which flip settings.
+        embedder: makes the features.
         manifests: by aspect.
         used: indices of the images of each aspect: `images_of_draws`, or `validation_images`.
-        model: the model.
-        device: where the model is.
-        cache: where decoded images are kept.
-        report: called with (images done, images in all).
+        flips: flip settings.
+        progress: called with (images done, images in all).
 
     Raises:
         DataError: an image cannot be read.
@@ -74,17 +138,7 @@ def embed_images(
     }
     listed = sorted(wanted, key=str)
     images = [wanted[path] for path in listed]
-    plain, mirrored = extract_features(
-        model,
-        images,
-        device=device,
-        batch_size=config.eval_batch_size,
-        num_workers=choose_workers(config.num_workers),
-        cache=cache,
-        flip="sum" in config.flip_settings,
-        progress=report,
-    )
-    by_flip = {"none": plain} if mirrored is None else {"none": plain, "sum": plain + mirrored}
+    by_flip = embedder.embed(images, flips, progress)
     return FeatureTable({path: row for row, path in enumerate(listed)}, [i.sha256 for i in images], by_flip)
 
 
@@ -122,67 +176,3 @@ def images_of_draws(config: ExperimentConfig, manifest: Manifest) -> list[int]:
         if "gallery_all" in config.gallery_protocols:
             used.update(draw.gallery_all)
     return sorted(used)
-
-
-@torch.no_grad()
-def extract_features(
-    model: EmbeddingModel,
-    images: Sequence[LabelledImage],
-    *,
-    device: torch.device,
-    batch_size: int,
-    num_workers: int,
-    cache: PixelCache | None = None,
-    flip: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[Features, Features | None]:
-    """Embed each image once, in float32 and in eval mode, without a look at its label.
-
-    Several processes embed whole batches in turn, and each gets the features of all.
-
-    Args:
-        model: the model; it is left in the mode it was in.
-        images: what to embed.
-        device: where the model is.
-        batch_size: images at a time.
-        num_workers: processes that read images.
-        cache: where decoded images are kept.
-        flip: also embed each image mirrored left to right.
-        progress: called with (images done, images in all).
-
-    Returns:
-        Features of shape (N, D), and those of the mirrored images or None. They are not normalised.
-
-    Raises:
-        DataError: an image cannot be read or is not the one in the manifest.
-        HandCLIPError: a feature is not finite.
-    """
-    transform = ImageTransform(model.encoder.preprocessing)
-    dataset = ImageDataset(images, transform, cache)
-    starts = range(0, len(images), batch_size)
-    own = own_share([list(range(start, min(start + batch_size, len(images)))) for start in starts])
-    # Starting a worker takes longer than reading a batch, so a few images are read right here.
-    workers = min(num_workers, sum(map(len, own)) // batch_size)
-    loader = ImageLoader(dataset, own, device, largest=batch_size, num_workers=workers)
-    plain = np.zeros((len(images), model.feature_dim), np.float32)
-    mirrored = np.zeros_like(plain) if flip else None
-    done = 0
-    with torch.autocast(device.type, enabled=False), full_float32(), plain_worker_errors():
-        for rows, batch in zip(own, loader, strict=True):
-            prepared = to_images(batch, transform, device)
-            plain[rows] = model.embed(prepared).float().cpu().numpy()
-            if mirrored is not None:
-                mirrored[rows] = model.embed(prepared.flip(-1)).float().cpu().numpy()
-            done += len(prepared)
-            if progress:
-                progress(min(done * current().size, len(images)), len(images))
-    for features in (plain, mirrored):
-        if features is None:
-            continue
-        combine(features)
-        if not (finite := np.isfinite(features).all(axis=1)).all():
-            first = images[int(np.flatnonzero(~finite)[0])].path
-            raise HandCLIPError(
-                f"{np.count_nonzero(~finite)} features are not finite (NaN or infinity), such as of {first}"
-            )
-    return plain, mirrored

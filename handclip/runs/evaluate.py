@@ -25,11 +25,11 @@ from handclip.files import (
     write_text,
 )
 from handclip.locks import holding, refuse_if_held
-from handclip.parallel.hardware import describe_environment, own_device
+from handclip.parallel.hardware import choose_workers, describe_environment, own_device
 from handclip.parallel.launching import launched, on_devices, starts_processes
 from handclip.parallel.processes import current, on_first
 from handclip.retrieval.evaluation import Retrieval, retrieve
-from handclip.retrieval.features import embed_images, validation_images
+from handclip.retrieval.features import Embedder, embed_images, validation_images
 from handclip.retrieval.summary import per_query_csv, per_split_csv
 from handclip.runs.artifacts import (
     AGAIN,
@@ -135,14 +135,15 @@ def _evaluate(config: ExperimentConfig, *, overwrite: bool, reuse: bool) -> Eval
 
         facts = spec.evaluated.facts()
         model, cache = spec.evaluated.model.to(device), open_pixel_cache(config.pixel_cache_gib)
+        embedder = Embedder(model, device, config.eval_batch_size, choose_workers(config.num_workers), cache)
         sharing = f" by {current().size} processes" if current().size > 1 else ""
         logger.info(f"Evaluating on {device} in float32{sharing}; pixel cache: {cache or 'none'}")
-        with progress_over(f"embedding images of {spec.run}") as report:
-            found = retrieve(config, spec.manifests, model, device, cache, report)
+        with progress_over(f"embedding images of {spec.run}") as progress:
+            found = retrieve(config, spec.manifests, embedder, progress)
         seconds = time.perf_counter() - start
         pairs = {aspect: validation_images(manifest) for aspect, manifest in spec.manifests.items()}
-        with progress_over("embedding validation images") as report:
-            validation = embed_images(config, spec.manifests, pairs, model, device, cache, report)
+        with progress_over("embedding validation images") as progress:
+            validation = embed_images(embedder, spec.manifests, pairs, config.flip_settings, progress)
 
         def write() -> Evaluation:
             metrics = _metrics(spec, facts, found, seconds)

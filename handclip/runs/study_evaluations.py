@@ -1,9 +1,8 @@
 """Which evaluations of a run are there: told by what they say they measured, as the names of several begin the same."""
 
 import glob
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import beginning_of_evaluations, run_name
@@ -30,13 +29,13 @@ def evaluations_there(config: ExperimentConfig, other_data: Sequence[ExperimentC
         other_data: the evaluations on data that the run is not trained on.
     """
     wanted = (config, *other_data)
-    places = [[evaluation_folder(config)], *(_folders_on(run_name(config), other) for other in other_data)]
+    likely = []
+    for number, one in enumerate(wanted):
+        folders = [evaluation_folder(config)] if number == 0 else _folders_on(run_name(config), one)
+        there = [folder for folder in folders if (folder / METRICS_FILE).is_file()]
+        manifest = _manifest_sha256(one) if there else None
+        likely += [(how, number, folder) for folder in there if (how := _match(one, manifest, folder)) is not None]
     found: dict[int, Path] = {}
-    likely = [
-        (how, number, folder)
-        for number, (one, folders) in enumerate(zip(wanted, places, strict=True))
-        for how, folder in _likely(one, folders)
-    ]
     for _, number, folder in sorted(likely):  # the surest first, so that nobody takes what is surely another's
         if number not in found and folder not in found.values():
             found[number] = folder
@@ -49,35 +48,30 @@ def _folders_on(run: str, other: ExperimentConfig) -> list[Path]:
     return [path.parent for path in other.eval_dir.glob(f"{glob.escape(beginning)}*/{METRICS_FILE}")]
 
 
-def _likely(config: ExperimentConfig, folders: Sequence[Path]) -> Iterator[tuple[int, Path]]:
-    """Yield the folders whose evaluation can be the one that a config asks for, and how surely it is."""
-    there = [folder for folder in folders if (folder / METRICS_FILE).is_file()]
-    manifest = _manifest_sha256(config) if there else None
-    for folder in there:
-        try:
-            metrics = read_json_object(folder / METRICS_FILE)
-        except HandCLIPError:
-            yield _DAMAGED, folder
-            continue
-        if _is_asked_for(config, metrics) and manifest in (None, metrics.get("manifest_sha256")):
-            yield _POSSIBLE if manifest is None else _SURE, folder
+def _match(config: ExperimentConfig, manifest: str | None, folder: Path) -> int | None:
+    """Return how surely an evaluation is the one that a config asks for, None where it is not.
 
-
-def _is_asked_for(config: ExperimentConfig, metrics: Mapping[str, Any]) -> bool:
-    """Whether metrics are of a config's model, data set, aspect and settings, its manifest aside."""
+    Args:
+        config: says model, data and settings.
+        manifest: the hash of the manifest that it names; None where any may be meant.
+        folder: of the evaluation.
+    """
+    try:
+        metrics = read_json_object(folder / METRICS_FILE)
+    except HandCLIPError:
+        return _DAMAGED
     asked, checkpoint = asked_for(config), metrics.get("checkpoint")
     if config.test_feature != "auto":
         asked["settings"]["test_feature"] = config.test_feature
-    return (
-        not differences(metrics, asked)
-        and (Path(checkpoint).stem if isinstance(checkpoint, str) else None) == _model(config)
-        and metrics.get("training_ended") is not False
-    )
-
-
-def _model(config: ExperimentConfig) -> str | None:
-    """Return the name of the trained model, which it keeps where a study moves."""
-    return None if evaluates_baseline(config) else checkpoint_path(config).stem
+    if differences(metrics, asked) or metrics.get("training_ended") is False:
+        return None
+    # A model keeps its name where a study moves.
+    model = None if evaluates_baseline(config) else checkpoint_path(config).stem
+    if (Path(checkpoint).stem if isinstance(checkpoint, str) else None) != model:
+        return None
+    if manifest is None:
+        return _POSSIBLE
+    return _SURE if metrics.get("manifest_sha256") == manifest else None
 
 
 def _manifest_sha256(config: ExperimentConfig) -> str | None:

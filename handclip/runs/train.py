@@ -27,6 +27,7 @@ from handclip.parallel.hardware import (
 from handclip.parallel.launching import is_first_launched, launched, on_devices
 from handclip.parallel.processes import current, is_first_process, on_first
 from handclip.plurals import counted
+from handclip.retrieval.features import Embedder
 from handclip.runs import hooks
 from handclip.runs.best_checkpoint import BestCheckpoint
 from handclip.runs.data import combined_sha256, find_manifests, warn_of_known_names
@@ -203,18 +204,9 @@ def _validate(
             lines(done, images)
 
     progress(0, 0)
-    data = training.data
-    return validate(
-        training.objective.model,
-        data.val_queries,
-        data.val_gallery,
-        data.val_aspects,
-        device=computation.device,
-        batch_size=training.config.eval_batch_size,
-        num_workers=computation.num_workers,
-        cache=cache,
-        progress=progress,
-    )
+    data, batch_size = training.data, training.config.eval_batch_size
+    embedder = Embedder(training.objective.model, computation.device, batch_size, computation.num_workers, cache)
+    return validate(embedder, data.val_queries, data.val_gallery, data.val_aspects, progress)
 
 
 def _write_environment(path: Path, now: Mapping[str, Any]) -> None:

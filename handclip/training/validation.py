@@ -3,28 +3,20 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from handclip.datasets.pixel_cache import PixelCache
 from handclip.datasets.torch_dataset import LabelledImage
 from handclip.errors import TrainingError
 from handclip.metrics import rank_gallery
-from handclip.models.embedding_model import EmbeddingModel
 from handclip.parallel.processes import on_first
-from handclip.retrieval.features import Features, extract_features
+from handclip.retrieval.features import Embedder, Features
 
 
 def validate(
-    model: EmbeddingModel,
+    embedder: Embedder,
     queries: list[LabelledImage],
     gallery: list[LabelledImage],
     aspects: Sequence[str],
-    *,
-    device: torch.device,
-    batch_size: int,
-    num_workers: int,
-    cache: PixelCache | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
     """Rank one training image of each identity for its validation image, each aspect by itself as in evaluation.
@@ -32,14 +24,10 @@ def validate(
     Pooled, a person's left and right hand would be each other's distractors, which no test asks for.
 
     Args:
-        model: the model.
+        embedder: makes the features.
         queries: the validation image of each identity.
         gallery: a training image of the same identity each.
         aspects: the aspect of each.
-        device: where the model is.
-        batch_size: images at a time.
-        num_workers: processes that read images.
-        cache: where decoded images are kept.
         progress: called with (images embedded, images in all) after each batch.
 
     Returns:
@@ -48,15 +36,7 @@ def validate(
     Raises:
         TrainingError: the features cannot be ranked.
     """
-    features, _ = extract_features(
-        model,
-        [*queries, *gallery],
-        device=device,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        cache=cache,
-        progress=progress,
-    )
+    features = embedder.embed([*queries, *gallery], progress=progress)["none"]
     of_queries, of_gallery = features[: len(queries)], features[len(queries) :]
     labels = np.array([image.label for image in queries])
     # One process decides, so that none can take another epoch for the best.

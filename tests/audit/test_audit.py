@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from audited_study import SMALL, Copy, audited, faults, found
+from audited_study import SMALL, Copy, audited, edit, faults, found, seal
 from tiny_study import baseline_config, load_manifest
 
-from handclip.audit import Finding, Outcome, audit
+from handclip.audit import AuditResult, Finding, Outcome, audit
 from handclip.checksums import read_checksums, sha256_of, write_checksums
 from handclip.csv_files import csv_rows, csv_text
 from handclip.errors import HandCLIPError, Interrupted
@@ -37,25 +37,10 @@ def test_untouched_runs_match_in_everything(original: Path) -> None:
     assert {"per_query.csv", "config.yml", "images of manifest_dorsal_r.json", "metrics.json: weights_sha256"} <= what
 
 
-def test_a_study_that_has_moved_is_verified_where_it_is(copy: Copy, original: Path) -> None:
-    copy.checkpoint.unlink()
-    copy.checkpoint.write_bytes(b"")
-    assert "model" in faults(audited(copy.evaluation))
-    assert audited(next((original / "eval_logs").iterdir())).holds
+FILES = ["metrics.json", "per_query.csv", "per_split.csv", "features.safetensors", "cost.json", "config.yml"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "metrics.json",
-        "per_query.csv",
-        "per_split.csv",
-        "features.safetensors",
-        "cost.json",
-        "config.yml",
-        "manifest_dorsal_r.json",
-    ],
-)
+@pytest.mark.parametrize("name", [*FILES, "manifest_dorsal_r.json"])
 @pytest.mark.parametrize("damage", ["flipped", "emptied", "gone"])
 def test_a_damaged_file_is_named(name: str, damage: str, copy: Copy) -> None:
     path = copy.evaluation / name
@@ -71,11 +56,8 @@ def test_a_damaged_file_is_named(name: str, damage: str, copy: Copy) -> None:
 
 
 def test_an_edited_number_is_named_behind_a_list_by_another_program(copy: Copy) -> None:
-    copy.change_json(
-        copy.evaluation / "metrics.json", lambda metrics: metrics["results"][1]["splits"][0].update(map=0.99)
-    )
     names = read_checksums(copy.evaluation) or {}
-    copy.seal(copy.evaluation)
+    edit(copy.evaluation / "metrics.json", "results.1.splits.0.map", 0.99)
     assert list(faults(audited(copy.evaluation))) == ["metrics.json: gallery_all, flip none"]
     listed = [f"{sha256_of(copy.evaluation / name)}  {name}\n" for name in names]
     (copy.evaluation / CHECKSUMS).write_text("".join(listed))
@@ -115,55 +97,37 @@ def test_numbers_that_cannot_be_recomputed_are_counted(copy: Copy) -> None:
     assert {f"{name}: numbers" for name in ("metrics.json", "per_split.csv", "per_query.csv")} <= unchecked
 
 
-def test_numbers_are_recomputed_from_features_that_are_not_those_of_the_list(copy: Copy) -> None:
-    kept = read_features(copy.evaluation)
-    others = {flip: rows[::-1].copy() for flip, rows in kept.by_flip.items()}
-    write_features(copy.evaluation, KeptFeatures(kept.sha256, others))
-    assert {"features.safetensors", "metrics.json: gallery, flip none"} <= faults(audited(copy.evaluation)).keys()
-
-
-def test_an_edited_query_is_found_though_all_checksums_were_made_anew(copy: Copy) -> None:
-    path = copy.evaluation / "per_query.csv"
-    header, first, *rest = path.read_bytes().decode().split("\r\n")
-    *query, rank, ap, trapezoid = first.split(",")
-    path.write_bytes("\r\n".join([header, ",".join([*query, str(int(rank) + 1), ap, trapezoid]), *rest]).encode())
-    copy.seal(copy.evaluation)
-    found = faults(audited(copy.evaluation))
-    assert list(found) == ["per_query.csv"]
-    assert found["per_query.csv"].found == f"line 2.rank: {int(rank) + 1} is recorded, recomputed {rank}"
-
-
-def test_an_edited_name_is_found(copy: Copy) -> None:
+@pytest.mark.parametrize(("column", "value"), [("rank", "9"), ("name", "somebody")])
+def test_an_edited_query_is_found_though_all_checksums_were_made_anew(column: str, value: str, copy: Copy) -> None:
     path = copy.evaluation / "per_query.csv"
     with path.open(newline="") as file:
-        header, *rows = csv_rows(file)
-    name = header.index("name")
-    path.write_text(csv_text([header, [*rows[0][:name], "somebody", *rows[0][name + 1 :]], *rows[1:]]), newline="")
-    copy.seal(copy.evaluation)
-    sentence = f"line 2.name: somebody is recorded, recomputed {rows[0][name]}"
-    assert faults(audited(copy.evaluation))["per_query.csv"].found == sentence
+        header, first, *rest = csv_rows(file)
+    edited = [value if name == column else cell for name, cell in zip(header, first, strict=True)]
+    path.write_text(csv_text([header, edited, *rest]), newline="")
+    seal(copy.evaluation)
+    said = f"line 2.{column}: {value} is recorded, recomputed {first[header.index(column)]}"
+    found = faults(audited(copy.evaluation))
+    assert (list(found), found["per_query.csv"].found) == (["per_query.csv"], said)
 
 
-def test_features_of_another_run_are_found_by_the_numbers(copy: Copy) -> None:
+def test_features_of_another_run_or_of_other_images_are_found(copy: Copy) -> None:
     kept = read_features(copy.evaluation)
     random = np.random.default_rng(0)
     others = {flip: random.normal(size=rows.shape).astype(np.float32) for flip, rows in kept.by_flip.items()}
     write_features(copy.evaluation, KeptFeatures(kept.sha256, others))
-    copy.seal(copy.evaluation)
-    assert {"metrics.json: gallery, flip none", "per_query.csv"} <= faults(audited(copy.evaluation)).keys()
-
-
-def test_features_of_other_images_are_named(copy: Copy) -> None:
-    kept = read_features(copy.evaluation)
+    numbers = {"metrics.json: gallery, flip none", "per_query.csv"}
+    assert {"features.safetensors", *numbers} <= faults(audited(copy.evaluation)).keys()
+    seal(copy.evaluation)
+    assert numbers <= faults(audited(copy.evaluation)).keys()
     write_features(copy.evaluation, KeptFeatures([*kept.sha256[1:], kept.sha256[0]], kept.by_flip))
-    copy.seal(copy.evaluation)
+    seal(copy.evaluation)
     assert "is not of the images" in faults(audited(copy.evaluation))["numbers"].found
 
 
 def test_another_manifest_in_its_place_is_found(copy: Copy) -> None:
     path = copy.evaluation / "manifest_dorsal_r.json"
     replace(load_manifest(copy.evaluation), seed=5).save(path)
-    copy.seal(copy.evaluation)
+    seal(copy.evaluation)
     assert faults(audited(copy.evaluation)).keys() == {
         "metrics.json: manifest_sha256",
         "metrics.json: identity",
@@ -171,16 +135,13 @@ def test_another_manifest_in_its_place_is_found(copy: Copy) -> None:
     }
 
 
-def test_an_edited_config_is_found_by_its_hash(copy: Copy) -> None:
+def test_an_edited_config_or_provenance_is_found_by_its_hash(copy: Copy) -> None:
     path = copy.evaluation / "config.yml"
     path.write_text(path.read_text().replace("eval_batch_size: 64", "eval_batch_size: 65"))
-    copy.seal(copy.evaluation)
+    edit(copy.training / "provenance.json", "seeds.run", 9)
+    seal(copy.evaluation)
     assert "config hash" in faults(audited(copy.evaluation))["config.yml"].found
-
-
-def test_edited_provenance_is_found_by_its_hash(copy: Copy) -> None:
-    copy.change_json(copy.evaluation / "provenance.json", lambda content: content["seeds"].update(run=9))
-    assert "does not have the hash that it records" in faults(audited(copy.evaluation))["provenance.json"].found
+    assert "does not have the hash that it records" in faults(audited(copy.training))["provenance.json"].found
 
 
 def test_another_checkpoint_in_its_place_is_found(copy: Copy) -> None:
@@ -213,8 +174,7 @@ def test_data_that_were_replaced_under_a_training_are_found(copy: Copy) -> None:
 
 @pytest.mark.parametrize("key", ["best_epoch", "epochs", "manifest_sha256"])
 def test_an_edited_result_of_training_is_found(key: str, copy: Copy) -> None:
-    copy.change_json(copy.training / "result.json", lambda content: content.update({key: 9}))
-    copy.seal(copy.training)
+    edit(copy.training / "result.json", key, 9)
     assert faults(audited(copy.training)) != {}
 
 
@@ -222,7 +182,7 @@ def test_an_edited_epoch_is_found(copy: Copy) -> None:
     path = copy.training / "metrics.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[:-1]) + "\n")
-    copy.seal(copy.training)
+    seal(copy.training)
     fault = faults(audited(copy.training))["metrics.csv"]
     assert fault.found.startswith("epochs: 2 is recorded, recomputed 1")
 
@@ -303,33 +263,29 @@ def test_it_is_not_enough_to_remove_what_vouches_for_the_files(kind: str, names:
         assert found[name].found.startswith("not there, although this version writes it: somebody removed it, or ")
 
 
-def test_an_interrupted_replacement_leaves_an_evaluation_that_holds(
+def test_an_interrupted_evaluation_has_written_nothing_to_differ_from(
     manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any) -> None:
         raise Interrupted(signal.SIGINT)
 
-    folder = evaluate(baseline_config(manifests, **SMALL)).folder
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(retrieval_module, "embed_images", interrupted)
+        evaluate(baseline_config(manifests, **SMALL))
+    [folder] = here.glob("eval_logs/*")
+    assert list(faults(audited(folder))) == ["metrics.json"]
+    assert found(audited(folder), "config.yml").outcome == Outcome.NOT_CHECKED
+    evaluate(baseline_config(manifests, **SMALL))
+    result = audited(folder)
+    assert result.holds
+    assert "the baseline, built anew" in found(result, "metrics.json: weights_sha256").found
+    # What was there stays until another takes its place.
     monkeypatch.setattr(retrieval_module, "embed_images", interrupted)
     with pytest.raises(Interrupted):
         evaluate(baseline_config(manifests, **SMALL, eval_batch_size=1), overwrite=True)
     result = audited(folder)
     assert result.holds, faults(result)
     assert "interrupted by SIGINT" in found(result, "last session").found
-
-
-def test_an_evaluation_that_was_cut_short_has_written_nothing_to_differ_from(
-    manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: Any) -> None:
-        raise Interrupted(signal.SIGINT)
-
-    monkeypatch.setattr(retrieval_module, "embed_images", interrupted)
-    with pytest.raises(Interrupted):
-        evaluate(baseline_config(manifests, **SMALL))
-    result = audited(next(here.glob("eval_logs/*")))
-    assert list(faults(result)) == ["metrics.json"]
-    assert found(result, "config.yml").outcome == Outcome.NOT_CHECKED
 
 
 def test_training_that_has_not_ended_says_what_it_goes_on_from(copy: Copy) -> None:
@@ -344,45 +300,41 @@ def test_training_that_has_not_ended_says_what_it_goes_on_from(copy: Copy) -> No
     assert "checkpoints" in faults(audited(copy.training))
 
 
-def test_a_baseline_is_built_anew(manifests: Path, here: Path) -> None:
-    folder = evaluate(baseline_config(manifests, **SMALL)).folder
-    result = audited(folder)
-    assert result.holds
-    assert "the baseline, built anew" in found(result, "metrics.json: weights_sha256").found
-
-
 @pytest.mark.parametrize("content", ["[]", "{}", '{"results": 3}', "null"])
 def test_metrics_of_another_form_are_a_finding(content: str, copy: Copy) -> None:
     (copy.evaluation / "metrics.json").write_text(content)
     assert not audited(copy.evaluation).holds
 
 
+def study_of(place: Path, *entries: dict[str, Any]) -> AuditResult:
+    run = {"run": "a", "state": "done", "checkpoint": None, "evaluations": []}
+    (place / "study.json").write_text(json.dumps([{**run, **entry} for entry in entries]))
+    return next(one for one in audit([place], images=False) if one.kind == "study")
+
+
 def test_a_study_names_runs_that_are_gone(copy: Copy) -> None:
-    entry = {"run": "a", "state": "done", "checkpoint": None, "evaluations": [f"old/eval_logs/{copy.evaluation.name}"]}
-    path = copy.study / "study.json"
-    path.write_text(json.dumps([entry]))
-    study = next(one for one in audit([copy.study], images=False) if one.kind == "study")
+    here = {"evaluations": [f"old/eval_logs/{copy.evaluation.name}"]}
+    study = study_of(copy.study, here)
     assert study.holds and study.checked
     assert [(one.outcome, one.found) for one in study.findings] == [
         (Outcome.MATCHES, "the checkpoints and evaluations of its done runs are there"),
         (Outcome.NOTE, "1 run: 1 done"),
     ]
-    path.write_text(json.dumps([entry, {**entry, "run": "b", "evaluations": ["eval_logs/lost"]}]))
-    study = next(one for one in audit([copy.study], images=False) if one.kind == "study")
+    study = study_of(copy.study, here, {"run": "b", "evaluations": ["eval_logs/lost"]})
     assert faults(study)["b"].found == "study.json says that it is done, but eval_logs/lost is not there"
     assert study.findings[-1] == Finding("study.json", Outcome.NOTE, "2 runs: 2 done")
     assert not study.counts[Outcome.MATCHES]
-
-
-def test_a_study_of_which_nothing_is_done_is_not_verified(tmp_path: Path) -> None:
-    entry = {"run": "a", "state": "failed", "checkpoint": None, "evaluations": []}
-    (tmp_path / "study.json").write_text(json.dumps([entry, {**entry, "run": "b", "state": "pending"}]))
-    study = audited(tmp_path)
+    # Without its models it is no fault of its own.
+    named = f"elsewhere/models/{copy.checkpoint.name}"
+    said = f"study.json says that it is done, but {named} is not"
+    study = study_of(copy.study, {**here, "checkpoint": named})
+    assert study.holds
+    assert study.findings[0] == Finding("a", Outcome.NOT_CHECKED, f"{said} here, nor is its folder")
+    (copy.study / "models").mkdir()
+    assert faults(study_of(copy.study, {**here, "checkpoint": named}))["a"].found == f"{said} there"
+    study = study_of(copy.study, {"state": "failed"}, {"state": "to do"})
     assert study.holds and not study.checked
-    assert [(one.outcome, one.found) for one in study.findings] == [
-        (Outcome.NOT_CHECKED, "no run of it is done"),
-        (Outcome.NOTE, "2 runs: 1 failed, 1 pending"),
-    ]
+    assert [one.found for one in study.findings] == ["no run of it is done", "2 runs: 1 failed, 1 to do"]
 
 
 def test_what_cannot_be_verified_is_refused(copy: Copy, tmp_path: Path) -> None:

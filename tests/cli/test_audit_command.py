@@ -97,25 +97,19 @@ def test_what_lies_on_another_machine_is_no_failure(handclip: Handclip, manifest
     )
 
 
-def test_audit_refuses_what_holds_no_run(handclip: Handclip, here: Path) -> None:
-    answer = handclip("audit", here)
-    assert answer.code == 1
-    assert "holds nothing to audit" in answer.err
-
-
-def test_audit_prints_names_as_they_are(handclip: Handclip, here: Path) -> None:
-    path = here / "[red]manifest.json"
-    path.write_text("{}")
-    answer = handclip("audit", path)
-    assert answer.code == 1
-    assert "[red]manifest.json" in answer.out
+def test_audit_refuses_what_holds_no_run_and_prints_names_as_they_are(handclip: Handclip, here: Path) -> None:
+    assert "holds nothing to audit" in handclip.refused("audit", here, code=1)
+    (here / "[red]manifest.json").write_text("{}")
+    answer = handclip("audit", "[red]manifest.json")
+    assert answer.code == 1 and "[red]manifest.json" in answer.out
 
 
 @pytest.mark.parametrize(("state", "code"), [("ok", 0), ("note", 0), ("problem", 1)])
 def test_doctor_fails_for_problems_only(
     state: Any, code: int, handclip: Handclip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checks = [Check("torch", "ok", "2.13"), Check("hub", state, "no answer [yet]", "name a file")]
+    hub = {"name": "hub", "state": state, "found": "no answer [yet]", "advice": "name a file"}
+    checks = [Check("torch", "ok", "2.13"), Check(**hub)]
     monkeypatch.setattr(doctor, "examine", lambda: checks)
     answer = handclip("doctor")
     assert answer.code == code
@@ -123,9 +117,4 @@ def test_doctor_fails_for_problems_only(
     assert lines == [["ok", "torch", "2.13"], [state, "hub", "no", "answer", "[yet].", "name", "a", "file"]]
     answer = handclip("doctor", "--json")
     assert answer.code == code
-    assert json.loads(answer.out)[1] == {
-        "name": "hub",
-        "state": state,
-        "found": "no answer [yet]",
-        "advice": "name a file",
-    }
+    assert json.loads(answer.out)[1] == hub

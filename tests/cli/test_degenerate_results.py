@@ -1,6 +1,5 @@
 """`evaluate`, `compare`, `report`, `project` and `audit` on results that are possible and of no use."""
 
-import csv
 import json
 import re
 from collections.abc import Callable
@@ -10,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from quick_figures import save_dots
-from tiny_study import HANDS, baseline_values, tiny_values, write_config
+from tiny_study import HANDS, baseline_values, read_table, tiny_values, write_config
 
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import prepare
-from handclip.retrieval import features as features_module
-from handclip.retrieval.features import extract_features
+from handclip.report import report_writer
+from handclip.report.figures.style import FigureFiles
+from handclip.retrieval.features import Embedder
 from handclip.synthetic import generate
 
 Handclip = Callable[..., Any]
@@ -31,51 +32,63 @@ def collapse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every model see the same in all images."""
 
     def all_alike(*arguments: Any, **options: Any) -> Any:
-        return tuple(np.broadcast_to(rows[:1], rows.shape) for rows in extract_features(*arguments, **options))
+        return {flip: np.broadcast_to(rows[:1], rows.shape) for flip, rows in embed(*arguments, **options).items()}
 
-    monkeypatch.setattr(features_module, "extract_features", all_alike)
+    embed = Embedder.embed
+    monkeypatch.setattr(Embedder, "embed", all_alike)
+
+
+def draw_dots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lay every figure out, in which numbers of no use could fail, and save a dot."""
+    save_dots(monkeypatch)
+    save_dot = report_writer.save_figure
+
+    def draw(figure: Figure, folder: Path, name: str) -> FigureFiles:
+        figure.draw_without_rendering()
+        return save_dot(figure, folder, name)
+
+    monkeypatch.setattr(report_writer, "save_figure", draw)
 
 
 def require_that_intervals_hold_their_values(folder: Path) -> int:
     """Check every interval in the tables and the comparison below a folder; return how many there are."""
-    rows: list[dict[str, Any]] = []
-    for path in sorted(folder.rglob("*.csv")):
-        with path.open(encoding="utf-8", newline="") as file:
-            rows += csv.DictReader(file)
+    rows: list[dict[str, Any]] = [row for path in folder.rglob("*.csv") for row in read_table(path)]
     for path in folder.rglob("comparison.json"):
         for block in json.loads(path.read_text())["blocks"]:
             rows += [score for row in block["rows"] for score in row["scores"].values()] + block["differences"]
     found = 0
     for row in rows:
-        for key in row:
-            prefix = key.removesuffix("low")
-            if prefix + "high" in row and row[key] not in ("", None):
+        for prefix in [key.removesuffix("low") for key in row if key.endswith("low")]:
+            if prefix + "high" in row and row[prefix + "low"] not in ("", None):
                 value = next(row[one] for one in (prefix[:-1], f"{prefix}mean", "difference") if one in row)
-                assert float(row[key]) <= float(value) <= float(row[prefix + "high"]), row
+                assert float(row[prefix + "low"]) <= float(value) <= float(row[prefix + "high"]), row
                 found += 1
     return found
+
+
+def make(handclip: Handclip, *calls: tuple[Any, ...]) -> None:
+    """Run commands that succeed: train and evaluate experiments, and make all of them that there is to make."""
+    every = [(command, "eval_logs", "--out", command) for command in ("compare", "report", "project")]
+    for call in (*calls, *every, ("audit", "eval_logs")):
+        answer = handclip(*call)
+        assert answer.code == 0, answer.err
 
 
 def test_a_collapsed_model_is_evaluated_compared_and_reported(
     manifests: Path, here: Path, handclip: Handclip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collapse(monkeypatch)
-    every = {"aspect": "all", "num_splits": 10}
+    draw_dots(monkeypatch)
+    every = {"aspect": "all", "num_splits": 3}
     trained = write_config(here / "trained.yml", tiny_values(manifests, model="resnet_small", epochs=1, **every))
     baseline = write_config(here / "baseline.yml", baseline_values(manifests, **every))
-    for command, config in (("train", trained), ("evaluate", trained), ("evaluate", baseline)):
-        answer = handclip(command, config)
-        assert answer.code == 0, answer.err
-    for command in ("compare", "report", "project"):
-        answer = handclip(command, "eval_logs", "--out", command)
-        assert answer.code == 0, answer.err
+    make(handclip, ("train", trained), ("evaluate", trained), ("evaluate", baseline))
     record = json.loads((here / "report" / "report.json").read_text())
     assert record["faults"] == []
     figures = {Path(name).stem for name in record["files"] if name.startswith("figures/")}
     assert figures == FIGURES
     assert not re.search(r"\de-\d", page_text(here / "report" / "report.html"))  # rounding is shown as 0
     assert require_that_intervals_hold_their_values(here) > 100
-    assert handclip("audit", "eval_logs").code == 0
 
 
 def page_text(page: Path) -> str:
@@ -98,18 +111,12 @@ def test_two_people_in_one_draw_after_one_epoch(
     manifests = of_few_people(here, 4)
     trained = write_config(here / "trained.yml", tiny_values(manifests, num_splits=1, epochs=1, batch_size=4))
     baseline = write_config(here / "baseline.yml", baseline_values(manifests, num_splits=1))
-    for command, config in (("train", trained), ("evaluate", trained), ("evaluate", baseline)):
-        assert handclip(command, config).code == 0
-    for command in ("compare", "report", "project"):
-        answer = handclip(command, "eval_logs", "--out", command)
-        assert answer.code == 0, answer.err
-    assert handclip("audit", ".").code == 0
+    make(handclip, ("train", trained), ("evaluate", trained), ("evaluate", baseline))
     comparison = (here / "compare" / "comparison.md").read_text()
     assert "· 1 draw ·" in comparison
     assert "Percent of the 4 queries of the draw. One draw has no ±. [..]" in comparison
     assert "± 0.0" not in comparison
-    with (here / "compare" / "comparison.csv").open() as file:
-        assert {row["rank1_std"] for row in csv.DictReader(file)} == {""}
+    assert {row["rank1_std"] for row in read_table(here / "compare" / "comparison.csv")} == {""}
     text = page_text(here / "report" / "report.html")
     assert "tested by 4 searches for 2 people in one draw of the gallery" in text
     assert "corrected for 1 pair of runs" in text
@@ -141,7 +148,7 @@ def test_an_aspect_in_which_nobody_can_be_found_is_refused_before_images_are_rea
                 manifest, draws=(first, replace(second, query=alone, gallery=second.gallery[1:]), *others)
             )
         manifest.save(here / "some" / path.name)
-    monkeypatch.setattr(features_module, "extract_features", lambda *_, **__: pytest.fail("images were read"))
+    monkeypatch.setattr(Embedder, "embed", lambda *_, **__: pytest.fail("images were read"))
     answer = handclip("evaluate", write_config(here / "some.yml", baseline_values(here / "some", aspect="all")))
     assert answer.code == 1
     assert "11k palmar_l cannot be evaluated: in draw 2, gallery has no image of anybody who is searched" in answer.err

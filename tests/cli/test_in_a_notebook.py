@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tiny_study import baseline_values, tiny_values, write_config
 
 _INLINE = "module://matplotlib_inline.backend_inline"
@@ -26,6 +27,7 @@ subprocess.run([sys.executable, "-c", "import matplotlib.pyplot"], check=True)
 """
 
 
+@pytest.mark.slow
 def test_a_notebook_s_backend_ends_no_command_and_none_of_its_processes(manifests: Path, here: Path) -> None:
     write_config(here / "train.yml", tiny_values(manifests, epochs=1))
     write_config(here / "evaluate.yml", baseline_values(manifests, explained_images=0))

@@ -30,8 +30,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifests = make_manifests(base)
     assert make_hands(base).is_dir()
     place = tmp_path_factory.mktemp("finished")
-    where = {key: str(place / name) for key, name in (("output_dir", "train_logs"), ("save_dir", "saved_models"))}
-    where["eval_dir"] = str(place / "eval_logs")
+    folders = {"output_dir": "train_logs", "save_dir": "saved_models", "eval_dir": "eval_logs"}
+    where = {key: str(place / name) for key, name in folders.items()}
     evaluate(baseline_config(manifests, experiment="stage0", **where))
     for model, losses in (("vit_small", ["cross_entropy"]), ("mbanet_small", ["cross_entropy", "triplet"])):
         config = tiny_config(
@@ -54,41 +54,62 @@ def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     save_dots(monkeypatch)
 
 
-def section(page: Path, name: str) -> str:
-    found = re.search(rf'<section[^>]*id="{name}".*?</section>', page.read_text(encoding="utf-8"), re.S)
-    assert found, f"no section {name}"
-    return found[0]
+class Page:
+    """A page that was written, section by section."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        found = re.finditer(r'<section id="(\w+)".*?</section>', path.read_text(encoding="utf-8"), re.S)
+        self.sections = {match[1]: match[0] for match in found}
+        assert list(self.sections) == SECTIONS
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        with (self.path.parent / "tables" / f"{name}.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def words(self, name: str) -> str:
+        text = re.sub(r"<[^>]+>", " ", re.sub(r'"data:[^"]*"', "", self.sections[name]))
+        return " ".join(html.unescape(text).split())
+
+    def shows_pictures(self, name: str) -> bool:
+        return "<img" in self.sections[name]
+
+    def is_whole(self) -> bool:
+        return not any("could not be made" in text for text in self.sections.values())
 
 
-def text_of(page: str) -> str:
-    return " ".join(re.sub(r"<[^>]+>", " ", re.sub(r'"data:[^"]*"', "", page)).split())
+@pytest.fixture
+def report_of(study: Path, handclip: Handclip, here: Path, quick_figures: None) -> Callable[..., Page]:
+    def write(*options: str, out: str = "report") -> Page:
+        answer = handclip("report", study, "--out", out, *options)
+        assert answer.code == 0, answer.err
+        return Page(here / out / "report.html")
+
+    return write
 
 
-def test_the_report_of_a_study(study: Path, handclip: Handclip, here: Path) -> None:
-    answer = handclip("report", study, "--out", "report")
-    assert answer.code == 0, answer.err
-    page = here / "report" / "report.html"
-    assert f"Report: {Path('report') / 'report.html'}" in answer.out
-    for name in SECTIONS:
-        assert "could not be made" not in section(page, name)
-        assert "<img" in section(page, name) or name in ("verdict", "provenance")
+def test_the_report_of_a_study_which_the_same_files_give_again(study: Path, handclip: Handclip, here: Path) -> None:
+    for out in ("report", "again"):
+        answer = handclip("report", study, "--out", out)
+        assert answer.code == 0, answer.err
+        assert f"Report: {Path(out) / 'report.html'}" in answer.out
+    page = Page(here / "report" / "report.html")
+    assert page.is_whole()
+    assert [name for name in SECTIONS if not page.shows_pictures(name)] == ["verdict", "provenance"]
     record = json.loads((here / "report" / "report.json").read_text())
-    written = {str(path.relative_to(here / "report")) for path in (here / "report").rglob("*") if path.is_file()}
-    assert written == {*record["files"], "report.html", "report.json"}
-    figures = [name for name in written if name.startswith("figures/")]
-    assert {Path(name).stem for name in figures if name.endswith(".png")} == {
-        Path(name).stem for name in figures if name.endswith(".svg")
-    }
-    assert len(figures) >= 20
-    with (here / "report" / "tables" / "evaluation.csv").open() as file:
-        assert {row["run"] for row in csv.DictReader(file)} == {path.name for path in (study / "eval_logs").iterdir()}
+    written = {path.relative_to(here / "report") for path in (here / "report").rglob("*") if path.is_file()}
+    assert {*map(str, written)} == {*record["files"], "report.html", "report.json"}
+    figures = {kind: {path.stem for path in written if path.suffix == kind} for kind in (".png", ".svg")}
+    assert len(figures[".png"]) >= 10 and figures[".png"] == figures[".svg"]
+    assert {row["run"] for row in page.table("evaluation")} == {path.name for path in (study / "eval_logs").iterdir()}
+    for path in written - {Path("report.html"), Path("report.json")}:
+        assert (here / "report" / path).read_bytes() == (here / "again" / path).read_bytes(), path
 
 
 def test_the_commands_on_the_page_make_the_runs_again(
-    study: Path, handclip: Handclip, here: Path, quick_figures: None, monkeypatch: pytest.MonkeyPatch
+    study: Path, handclip: Handclip, report_of: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert handclip("report", study, "--out", "report").code == 0
-    commands = re.search(r"<code>(handclip .*?)</code>", section(here / "report" / "report.html", "provenance"), re.S)
+    commands = re.search(r"<code>(handclip .*?)</code>", report_of().sections["provenance"], re.S)
     assert commands
     monkeypatch.chdir(study)
     for line in html.unescape(commands[1]).splitlines():
@@ -99,70 +120,45 @@ def test_the_commands_on_the_page_make_the_runs_again(
         assert metrics_without_time(after)["results"] == metrics_without_time(before)["results"]
 
 
-def test_the_same_files_give_the_same_report(study: Path, handclip: Handclip, here: Path) -> None:
-    for out in ("one", "two"):
-        assert handclip("report", study, "--out", out).code == 0
-    for path in sorted((here / "one").rglob("*.*")):
-        if path.parent.name in ("figures", "tables"):
-            assert path.read_bytes() == (here / "two" / path.relative_to(here / "one")).read_bytes(), path.name
-
-
-def test_a_second_report_leaves_nothing_of_the_first(
-    study: Path, handclip: Handclip, here: Path, quick_figures: None
-) -> None:
-    assert handclip("report", study, "--out", "report").code == 0
+def test_a_second_report_leaves_nothing_of_the_first(study: Path, here: Path, report_of: Callable[..., Page]) -> None:
+    report_of()
     stray, note = here / "report" / "figures" / "old.png", here / "report" / "notes.txt"
     stray.touch()
     note.touch()
     record = here / "report" / "report.json"
     content = json.loads(record.read_text())
     record.write_text(json.dumps({**content, "files": [*content["files"], "figures/old.png", "../study", "notes.txt"]}))
-    assert handclip("report", study, "--out", "report").code == 0
+    report_of()
     assert not stray.exists()
     assert note.exists() and study.exists()
 
 
 def test_without_photographs_all_but_the_pictures_stands(
-    study: Path, handclip: Handclip, here: Path, monkeypatch: pytest.MonkeyPatch, quick_figures: None
+    study: Path, here: Path, report_of: Callable[..., Page]
 ) -> None:
+    page = report_of("--no-photographs", out="left_out")
+    for name in ("retrieval", "attention"):
+        assert "left out, as was asked for" in page.words(name)
+    assert not page.shows_pictures("attention")
+
     for path in study.glob("eval_logs/*/manifest_*.json"):
-        value = path.read_text()
-        root = re.search(r'"root": "([^"]*)"', value)
-        assert root
-        path.write_text(value.replace(root[0], f'"root": "{here / "nowhere"}"'))
+        path.write_text(re.sub(r'"root": "[^"]*"', f'"root": "{here / "nowhere"}"', path.read_text()))
         seal(path.parent)
-    answer = handclip("report", study, "--out", "report")
-    assert answer.code == 0, answer.err
-    page = here / "report" / "report.html"
-    assert "not on this machine" in text_of(section(page, "retrieval"))
-    for name in SECTIONS:
-        assert "could not be made" not in section(page, name)
-    assert "<img" in section(page, "attention")
-
-
-def test_photographs_can_be_left_out(study: Path, handclip: Handclip, here: Path, quick_figures: None) -> None:
-    answer = handclip("report", study, "--out", "report", "--no-photographs")
-    assert answer.code == 0, answer.err
-    page = here / "report" / "report.html"
-    assert "left out, as was asked for" in text_of(section(page, "retrieval"))
-    assert "left out, as was asked for" in text_of(section(page, "attention"))
-    assert "<img" not in section(page, "attention")
+    page = report_of()
+    assert "not on this machine" in page.words("retrieval")
+    assert page.is_whole() and page.shows_pictures("attention")
 
 
 def test_a_run_on_all_aspects_beside_one_on_a_single_one(
-    study: Path, handclip: Handclip, here: Path, quick_figures: None, manifests: Path
+    study: Path, report_of: Callable[..., Page], manifests: Path
 ) -> None:
     """What is shown of both is the aspect that they share."""
     evaluate(baseline_config(manifests, experiment="everything", aspect="all", eval_dir=str(study / "eval_logs")))
-    answer = handclip("report", study, "--out", "report")
-    assert answer.code == 0, answer.err
-    page = here / "report" / "report.html"
-    for name in SECTIONS:
-        assert "could not be made" not in section(page, name)
-    with (here / "report" / "tables" / "groups.csv").open() as file:
-        searches: dict[str, int] = {}
-        for row in csv.DictReader(file):  # everybody comes first
-            searches.setdefault(row["run"], int(row["searches"]))
+    page = report_of()
+    assert page.is_whole()
+    searches: dict[str, int] = {}
+    for row in page.table("groups"):  # everybody comes first
+        searches.setdefault(row["run"], int(row["searches"]))
     assert len(searches) == 4
     assert len(set(searches.values())) == 1
 
@@ -182,31 +178,33 @@ def test_a_fault_in_one_section_leaves_the_others(
         "made: A fault of HandCLIP's own, which its developers would like to hear of: ZeroDivisionError: nothing to "
         "divide"
     )
-    page = here / "report" / "report.html"
-    assert "ZeroDivisionError" in text_of(section(page, "groups"))
-    assert "<img" in section(page, "biometric")
+    page = Page(here / "report" / "report.html")
+    assert "ZeroDivisionError" in page.words("groups")
+    assert page.shows_pictures("biometric")
 
 
-def test_an_evaluation_of_an_older_version_is_reported_as_far_as_it_goes(
-    study: Path, handclip: Handclip, here: Path, quick_figures: None
-) -> None:
-    kept = {"metrics.json", "per_query.csv", "per_split.csv", "cost.json", "eval.log"}
+def test_what_is_gone_costs_its_own_parts_only(study: Path, report_of: Callable[..., Page]) -> None:
+    shutil.rmtree(study / "train_logs")
+    for path in study.glob("eval_logs/*/cost.json"):
+        content = json.loads(path.read_text())
+        if content["training"] is not None:
+            content["training"]["file"] = "nowhere/train_logs/run/result.json"
+        path.write_text(json.dumps(content))
+        seal(path.parent)
+    assert "Missing" in report_of().words("training")
+    needed = {"metrics.json", "per_query.csv", "per_split.csv", "cost.json", "eval.log"}
     for path in study.glob("eval_logs/*/*"):
-        if path.name not in kept:
+        if path.name not in needed:
             path.unlink()
-    answer = handclip("report", study, "--out", "report")
-    assert answer.code == 0, answer.err
-    page = here / "report" / "report.html"
-    assert "Rank-1" in text_of(section(page, "verdict"))
-    assert "<img" in section(page, "training")
+    page = report_of()
+    assert "Rank-1" in page.words("verdict")
+    assert page.shows_pictures("training")
     for name in ("embedding", "attention", "biometric", "groups"):
-        assert "valuate" in text_of(section(page, name)), name
-        assert "<img" not in section(page, name), name
+        assert "valuate" in page.words(name), name
+        assert not page.shows_pictures(name), name
 
 
-@pytest.mark.parametrize(
-    "name", ["features.safetensors", "manifest_dorsal_r.json", "explanations.safetensors", "attributes.csv"]
-)
+@pytest.mark.parametrize("name", ["features.safetensors", "attributes.csv"])
 def test_one_damaged_file_costs_its_own_part_only(
     study: Path, handclip: Handclip, here: Path, name: str, quick_figures: None
 ) -> None:
@@ -220,30 +218,16 @@ def test_one_damaged_file_costs_its_own_part_only(
     assert last.endswith("handclip evaluate CONFIG --overwrite; and 2 more, which report.json lists")
     faults = json.loads((here / "report" / "report.json").read_text())["faults"]
     assert sorted(Path(fault.split(": ")[0]) for fault in faults) == sorted(study.glob(f"eval_logs/*/{name}"))
-    page = text_of((here / "report" / "report.html").read_text())
-    assert f"Not all of this report is sound: {html.escape(faults[0])}" in page
+    page = html.unescape((here / "report" / "report.html").read_text())
+    assert f"Not all of this report is sound: {faults[0]}" in page
 
 
-def test_training_records_that_are_gone(study: Path, handclip: Handclip, here: Path, quick_figures: None) -> None:
-    shutil.rmtree(study / "train_logs")
-    for path in study.glob("eval_logs/*/cost.json"):
-        content = json.loads(path.read_text())
-        if content["training"] is not None:
-            content["training"]["file"] = "nowhere/train_logs/run/result.json"
-        path.write_text(json.dumps(content))
-        seal(path.parent)
-    answer = handclip("report", study, "--out", "report")
-    assert answer.code == 0, answer.err
-    assert "Missing" in section(here / "report" / "report.html", "training")
-
-
-def test_names_are_not_markup(study: Path, handclip: Handclip, here: Path, quick_figures: None) -> None:
+def test_names_are_not_markup(study: Path, report_of: Callable[..., Page]) -> None:
     for path in study.glob("eval_logs/*/metrics.json"):
         content = json.loads(path.read_text())
         path.write_text(json.dumps({**content, "model": "<script>alert(1)</script>"}))
         seal(path.parent)
-    assert handclip("report", study, "--out", "report").code == 0
-    assert "<script>alert" not in (here / "report" / "report.html").read_text()
+    assert "<script>alert" not in report_of().path.read_text()
 
 
 def test_nothing_to_report(handclip: Handclip, here: Path) -> None:

@@ -39,6 +39,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     return run
 
 
+@pytest.mark.slow
 def test_the_unified_evaluator(run_here: RunHere, manifests: Path, tmp_path: Path) -> None:
     values = baseline_values(manifests, eval_dir=str(tmp_path / "eval_logs"))
     config = write_config(tmp_path / "baseline.yml", values)
@@ -66,6 +67,7 @@ def places(folder: Path) -> dict[str, str]:
     return {key: str(folder / key) for key in ("output_dir", "save_dir", "eval_dir")}
 
 
+@pytest.mark.slow
 def test_d18_the_loss_variants_are_trained_evaluated_and_compared(
     run_here: RunHere, manifests: Path, tmp_path: Path
 ) -> None:

@@ -44,6 +44,7 @@ def test_every_experiment_file_is_tried_here() -> None:
     assert tried == {path for path in CONFIGS.rglob("*.yml") if path.parent.name != "studies"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", SMALLER)
 def test_d19_every_config_runs_from_stage_0_to_stage_2(
     model: str, handclip: Handclip, manifests: Path, here: Path

@@ -42,6 +42,7 @@ def listed(out: str) -> list[tuple[str, str, str]]:
 PLAN = [*((stage, "vit_small") for stage in "0122"), *((stage, "resnet_small") for stage in "012")]
 
 
+@pytest.mark.slow
 def test_d56_a_study_runs_what_its_dry_run_listed(study_file: Path, handclip: Handclip, here: Path) -> None:
     dry = handclip.ok("study", study_file, "--dry-run")
     assert listed(dry.out) == [(*run, "to do") for run in PLAN]
@@ -70,6 +71,7 @@ def test_d56_a_study_runs_what_its_dry_run_listed(study_file: Path, handclip: Ha
     assert (out / "comparison.json").read_bytes() == comparison
 
 
+@pytest.mark.slow
 def test_a_study_ends_with_its_report(
     study_file: Path, handclip: Handclip, here: Path, with_report: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

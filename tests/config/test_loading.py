@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handclip.config.experiment import ExperimentConfig
-from handclip.config.loading import load_config, on_other_data, parse_config
+from handclip.config.loading import load_config, on_other_data, parse_config, read_yaml
 from handclip.config.naming import run_name
 from handclip.config.yaml_text import dump_yaml, load_yaml
 from handclip.errors import ConfigError
@@ -65,10 +65,14 @@ def test_the_first_description_loads_word_for_word(tmp_path: Path) -> None:
     assert config.output_dir == Path("train_logs") and config.uses_pk_sampling
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: str(path.stem))
-def test_every_shipped_config_loads(path: Path) -> None:
-    config = load_config(path)
-    assert path.stem.startswith(f"{'eval' if config.variant == 'baseline' else 'train'}_{config.model}_11k_dorsal_r")
+def test_every_shipped_config_loads_and_has_a_name_of_its_own() -> None:
+    names = set()
+    for path in EXPERIMENTS:
+        config = load_config(path)
+        kind = "eval" if config.variant == "baseline" else "train"
+        assert path.stem.startswith(f"{kind}_{config.model}_11k_dorsal_r")
+        names.add(run_name(config))
+    assert len(names) == len(EXPERIMENTS) >= 14
 
 
 @pytest.mark.parametrize("text", ["5e-5", "5.0e-5", "0.00005", "'5e-5'", "5E-5", "+5e-5"])
@@ -77,73 +81,19 @@ def test_d53_an_exponent_is_a_number(tmp_path: Path, text: str) -> None:
     assert load(tmp_path, MINIMUM, f"lr={text}").lr == 5e-5
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        # Unknown, misspelt, misplaced (D-55)
-        ("epchs: 3", "unknown key 'epchs'. Did you mean 'epochs'?"),
-        ("freeze_text_encoder: true", "unknown key 'freeze_text_encoder'."),
-        ("margin: 0.3", "unknown key 'margin': it is an option of a loss"),
-        ("label_smoothing: 0.1", "put it under `losses: - type: cross_entropy`"),
-        ("augmentation: {flp: 0.5}", "unknown key 'augmentation.flp'. Did you mean 'flip'?"),
-        ("rerank: {k3: 4}", "unknown key 'rerank.k3'. Known: k1, k2, lambda."),
-        ("rerank: {lambda_: 0.4}", "unknown key 'rerank.lambda_'. Did you mean 'lambda'?"),
-        ("lambda: 0.4", "unknown key 'lambda': it is an option of rerank; put it under `rerank:`"),
-        ("rerank: default", "rerank: input should be a valid mapping"),
-        ("rerank: {lambda: true}", "rerank: lambda: cannot be true"),
-        ("rerank: {lambda: 1.5}", "rerank.lambda: input should be less than or equal to 1"),
-        ("rerank: {k1: 0}", "rerank.k1: input should be greater than 0"),
-        ("augmentation: {seed: 1}", "'seed' belongs at the top level"),
-        ("losses: [{type: triplet, epochs: 3}]", "unknown key 'losses[0].epochs': 'epochs' belongs at the top level"),
-        (
-            "losses: [{type: cross_entropy}, {type: triplet, margn: 1}]",
-            "'losses[1].margn' of loss 'triplet'. Did you mean 'margin'?",
-        ),
-        ("losses: [{type: triplet, triplet: 1}]", "unknown key 'losses[0].triplet' of loss 'triplet'."),
-        # Losses
-        ("losses: [{type: tripplet}]", "losses[0].type: there is no loss 'tripplet'. Did you mean 'triplet'?"),
-        ("losses: [{type: softmax}]", "Did you mean 'cross_entropy'?"),
-        ("losses: [{margin: 0.3}]", "losses[0]: needs a type"),
-        ("losses: [triplet]", "losses[0]: needs a type, such as {type: triplet} (got 'triplet')"),
-        ("losses: []", "losses: the list is empty"),
-        ("losses:", "losses: should be a list, such as [{type: cross_entropy}, {type: triplet}] (got None)"),
-        ("losses: [{type: triplet, margin: wide}]", "losses[0].margin: input should be a valid number"),
-        ("losses: [{type: triplet, margin: true}]", "losses[0]: margin: cannot be true"),
-        ("losses: [{type: arcface, margin: 28.6}]", "losses[0].margin: the margin is in radians"),
-        # Types
-        ("epochs: 3.5", "epochs: input should be a valid integer"),
-        ("epochs: many", "epochs: input should be a valid integer"),
-        ("epochs: true", "epochs: cannot be true"),
-        ("lr: fast", "lr: input should be a valid number"),
-        ("lr:", "lr: input should be a valid number (got None)"),
-        ("augmentation: {rotation: true}", "augmentation: rotation: cannot be true"),
-        ("augmentation:", "augmentation: input should be a valid mapping"),
-        ("neck: 3", "neck: input should be 'none', 'bnneck' or 'hidden'"),
-        ("neck: bneck", "'bnneck' or 'hidden' (got 'bneck'). Did you mean 'bnneck'?"),
-        ("optimizer: AdamX", "(got 'AdamX'). Did you mean 'adam'?"),
-        ("flip_settings: [none, summ]", "flip_settings[1]: input should be 'none' or 'sum' (got 'summ'). Did you"),
-        ("aspect: dorsal_x", "(got 'dorsal_x'). Did you mean 'dorsal_r'?"),
-        ("quick_gelu: maybe", "quick_gelu: should be true, false or auto (got 'maybe')"),
-        ("input_size: [1, 2, 3]", "input_size: should be a number of pixels above 0, or [height, width]"),
-        ("num_workers: -1", "num_workers: should be auto, or a number from 0 up (got -1)"),
-        ("milestones: 20", "milestones: input should be a valid list"),
-        ("flip_settings: []", "flip_settings: the list is empty"),
-        ("gallery_protocols: [all]", "gallery_protocols[0]: input should be 'gallery' or 'gallery_all'"),
-        # Ranges
-        ("epochs: 0", "epochs: input should be greater than 0"),
-        ("augmentation: {flip: 1.5}", "augmentation.flip: input should be less than or equal to 1"),
-        ("freeze: all_but_last_0", "freeze: should be none, all, or all_but_last_2, say"),
-        ("device: gpu", "device: should be auto, cpu"),
-        ("variant: fine-tuned", "variant: input should be 'baseline' or 'finetuned'"),
-        ("resume_from: '{stage}.pth'", "a path may hold {model}, {dataset} and {aspect}, nothing else in braces"),
-        ("resume_from: '{model.__class__}.pth'", "nothing else in braces"),
-    ],
-)
+MISTAKES = read_yaml(Path(__file__).with_name("mistakes.yml"))["experiments"]
+
+
+@pytest.mark.parametrize(("line", "message"), MISTAKES.items(), ids=MISTAKES)
 def test_d55_a_wrong_line_is_explained(tmp_path: Path, line: str, message: str) -> None:
-    text = error_of(tmp_path, f"{MINIMUM}{line}\n")
-    assert message in text
-    (only,) = text.splitlines()
-    assert only.startswith(f"{tmp_path / 'file.yml'}: ")
+    needed = {"experiment": "a", "model": "vitb16", "dataset": "11k"}
+    keys = load_yaml(f"{{{line} }}").keys()
+    beside = ", ".join(f"{key}: {value}" for key, value in needed.items() if key not in keys)
+    said = error_of(tmp_path, f"{{{beside}, {line} }}")
+    assert message in said
+    assert said.splitlines() == [said] and said.startswith(f"{tmp_path / 'file.yml'}: ")
+    if len(keys) == 1 and ": " in line:
+        assert message in error_of(tmp_path, MINIMUM, line.replace(": ", "=", 1))
 
 
 @pytest.mark.parametrize(
@@ -211,11 +161,8 @@ IN_11K = {"dataset": "11k", "aspect": "palmar_l", "data_root": "hands", "manifes
 )
 def test_what_belongs_to_the_former_data_is_dropped(data: dict[str, Any], expected: dict[str, Any]) -> None:
     assert on_other_data(IN_11K, data) == expected
-
-
-def test_values_without_a_data_set_keep_what_they_say_of_it() -> None:
-    values = {"manifest": "m", "aspect": "dorsal"}
-    assert on_other_data(values, {"dataset": "hd"}) == {**values, "dataset": "hd"}
+    nowhere = {"manifest": "m", "aspect": "dorsal"}  # which says of no data set, and keeps it
+    assert on_other_data(nowhere, {"dataset": "hd"}) == {**nowhere, "dataset": "hd"}
 
 
 def test_an_override_of_the_data_set_leaves_the_file_s_data_behind(tmp_path: Path) -> None:
@@ -237,15 +184,11 @@ def test_an_override_of_the_data_set_leaves_the_file_s_data_behind(tmp_path: Pat
     [
         ("seed", "should be key=value"),
         ("=3", "should be key=value"),
-        ("sed=3", "unknown key 'sed'. Did you mean 'seed'?"),
-        ("augmentation.flp=0.5", "unknown key 'augmentation.flp'. Did you mean 'flip'?"),
         ("losses.0.margin=1", "'losses' is not a section"),
         ("lr=[", "is not YAML that can be read"),
-        ("lr=2020-13-45", "lr: input should be a valid number"),
         ("lr=", "lr: input should be a valid number"),
         ("lr.x=1", "'lr' is not a section"),
         (".=1", "unknown key ''"),
-        ("epochs=ten", "epochs: input should be a valid integer"),
     ],
 )
 def test_a_wrong_override_is_explained(override: str, message: str) -> None:

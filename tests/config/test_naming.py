@@ -28,20 +28,6 @@ def test_stage1_is_named_as_stage2_expects_it() -> None:
         assert load_config(path).resume_from == Path("saved_models") / f"{stage1}.pth"
 
 
-@pytest.mark.parametrize("model", ["vitb16", "rn50"])
-@pytest.mark.parametrize("override", ["aspect=palmar_l", "dataset=hd"])
-def test_an_override_leads_to_the_stage1_of_that_aspect(model: str, override: str) -> None:
-    stage1 = load_config(CONFIGS / "train_stage1_frozen_text" / f"train_{model}_11k_dorsal_r.yml", [override])
-    stage2 = load_config(CONFIGS / "train_stage2_loss_variants" / f"train_{model}_11k_dorsal_r_ce.yml", [override])
-    assert stage2.resume_from == Path("saved_models") / f"{run_name(stage1)}.pth"
-
-
-def test_shipped_configs_have_different_names() -> None:
-    names = [run_name(load_config(path)) for path in sorted(CONFIGS.rglob("*.yml")) if path.parent.name != "studies"]
-    assert len(names) >= 14
-    assert len(set(names)) == len(names)
-
-
 def test_other_differences_are_appended_readably() -> None:
     assert name(variant="baseline") == "a_vitb16_11k_dorsal_r"
     assert name(seed=3, freeze="all", neck="bnneck").endswith("_losscross_entropy_freeze-all_neck-bnneck_seed-3")

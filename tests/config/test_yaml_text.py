@@ -91,44 +91,11 @@ def test_the_published_results_are_read_with_the_others() -> None:
     assert files("handclip.report").joinpath("published.yml") in SHIPPED
 
 
-@pytest.mark.parametrize(
-    ("line", "meant"),
-    [
-        ("epochs: 010", "10 or 8 (got '010')"),
-        ('epochs: "010"', "10 or 8 (got '010')"),
-        ("seed: 0123", "123 or 83 (got '0123')"),
-        ("epochs: 1_000", "1000 (got '1_000')"),
-        ("epochs: 1:30", "90 (got '1:30')"),
-        ("epochs: 0b11", "3 (got '0b11')"),
-        ("lr: 0_1.5", "1.5 (got '0_1.5')"),
-        ("lr: 1:30.5", "90.5 (got '1:30.5')"),
-        ("milestones: [010, 20]", "10 or 8 (got '010')"),
-        ("input_size: 0224", "224 or 148 (got '0224')"),
-        ("num_workers: 02", "2 (got '02')"),
-        ("augmentation: {rotation: 015}", "15 or 13"),
-        ("losses: [{type: triplet, margin: 0_1}]", "1"),
-        ("losses: [{type: triplet, margin: 00.3}]", None),
-        ("epochs: '7'", None),
-        ("lr: '5e-5'", None),
-    ],
-)
-def test_a_number_that_could_be_two_is_refused_where_one_is_wanted(
-    tmp_path: Path, line: str, meant: str | None
-) -> None:
+@pytest.mark.parametrize("line", ["losses: [{type: triplet, margin: 00.3}]", "epochs: '7'", "lr: '5e-5'"])
+def test_a_number_in_plain_digits_may_be_a_text(tmp_path: Path, line: str) -> None:
     path = tmp_path / "file.yml"
     path.write_text(f"{MINIMUM}{line}\n")
-    if meant is None:
-        load_config(path)
-        return
-    message = f"should be a number in plain digits, such as {meant}"
-    with pytest.raises(ConfigError) as caught:
-        load_config(path)
-    key = line.partition(":")[0]
-    assert str(caught.value).startswith(f"{path}: {key}") and message in str(caught.value)
-    path.write_text(MINIMUM)
-    with pytest.raises(ConfigError) as caught:
-        load_config(path, [line.replace(": ", "=", 1)])
-    assert str(caught.value).startswith(f"--set {key}=") and message in str(caught.value)
+    load_config(path)
 
 
 @pytest.mark.parametrize(

@@ -46,14 +46,14 @@ def test_curves_go_from_accepting_everything_to_accepting_nothing():
     found = identify(searches, replicates=100)
     assert (found.mated, found.non_mated, found.people) == (50, 55, 55)
     wrong = np.mean(search.gallery_people[search.scores[:50].argmax(axis=1)] != search.query_people[:50])
-    assert (found.fpir[0], found.fnir[0]) == (1, pytest.approx(wrong))
-    assert (found.fpir[-1], found.fnir[-1]) == (0, 1)
-    np.testing.assert_allclose(found.fpir, searches.fpir(found.thresholds), atol=1e-9)
-    np.testing.assert_allclose(found.fnir, searches.fnir(found.thresholds), atol=1e-9)
-    assert (np.diff(found.fpir) <= 0).all()
-    assert (np.diff(found.fnir) >= 0).all()
-    assert (found.fnir_low <= found.fnir).all()
-    assert (found.fnir <= found.fnir_high).all()
+    assert (found.curve.false[0], found.curve.missed[0]) == (1, pytest.approx(wrong))
+    assert (found.curve.false[-1], found.curve.missed[-1]) == (0, 1)
+    np.testing.assert_allclose(found.curve.false, searches.fpir(found.curve.thresholds), atol=1e-9)
+    np.testing.assert_allclose(found.curve.missed, searches.fnir(found.curve.thresholds), atol=1e-9)
+    assert (np.diff(found.curve.false) <= 0).all()
+    assert (np.diff(found.curve.missed) >= 0).all()
+    assert (found.curve.low <= found.curve.missed).all()
+    assert (found.curve.missed <= found.curve.high).all()
     at = found.fnir_at_fpir[0.1]
     threshold = searches.threshold_at_fpir(0.1)
     assert searches.fpir(threshold) <= 0.1 < searches.fpir(np.nextafter(np.float32(threshold), np.float32(-9)))
@@ -62,8 +62,8 @@ def test_curves_go_from_accepting_everything_to_accepting_nothing():
     all_accepted = found.fnir_accepting_all
     assert all_accepted.value == pytest.approx(wrong)
     assert all_accepted.low < wrong < all_accepted.high
-    assert found.lowest_fpir == 30 / 55
-    assert found.measurable.tolist() == (found.fpir >= 30 / 55).tolist()
+    assert found.curve.lowest == 30 / 55
+    assert found.curve.measurable.tolist() == (found.curve.false >= 30 / 55).tolist()
 
 
 def test_intervals_hold_the_true_rate():
@@ -96,4 +96,4 @@ def test_of_few_people_no_error_in_recognizing_them_is_given():
     for rate in (found.fnir_accepting_all, found.fnir_at_fpir[0.1]):
         assert rate.value is None
         assert "need 10 people" in rate.reason
-    assert not found.measurable.any()
+    assert not found.curve.measurable.any()

@@ -89,14 +89,6 @@ def test_leaving_one_out_equals_a_plain_loop() -> None:
         assert table.leave_one_out[person] == pytest.approx(expected)
 
 
-def test_the_same_seed_gives_the_same_interval() -> None:
-    tables = [made_up(np.random.default_rng(0), 20)]
-    (first, _), (second, _) = compare_tables(tables), compare_tables(tables)
-    assert np.array_equal(first.low, second.low)
-    assert np.array_equal(first.high, second.high)
-    assert first.low < tables[0].means < first.high
-
-
 @pytest.mark.parametrize("people", [2, 59])
 def test_where_nobody_fails_the_interval_is_the_exact_bound_for_people(people: int) -> None:
     counts = np.full((people, 2), 3.0)
@@ -218,6 +210,8 @@ def test_a_planted_difference_is_found_and_measured() -> None:
     assert paired.adjusted.item() < 0.001
     assert paired.low.item() < paired.differences.item() < paired.high.item() < 0
     assert paired.differences.item() == pytest.approx(worse.means.item() - better.means.item())
+    (first, _), (again, _) = compare_tables([worse]), compare_tables([worse])
+    assert first.low == again.low < worse.means < first.high == again.high
 
 
 def test_few_people_are_permuted_exactly() -> None:
@@ -225,16 +219,9 @@ def test_few_people_are_permuted_exactly() -> None:
     assert p_values(differences).item() == 2 / 8
     drawn = p_values(differences, permutations=40_000, exact_up_to=2).item()
     assert drawn == pytest.approx(2 / 8, abs=0.01)
-
-
-def test_no_drawn_p_value_is_zero() -> None:
-    assert p_values(np.ones((60, 1))).item() == pytest.approx(1 / 20_001)
-
-
-def test_rounding_does_not_decide_about_equality() -> None:
+    assert p_values(np.ones((60, 1))).item() == pytest.approx(1 / 20_001), "no drawn one is zero"
     # 0.1 + 0.2 - 0.3 is not 0 in floating point; all signs that give |0.3 + 0.3| must count.
-    differences = np.array([[0.1], [0.2], [0.3]])
-    assert p_values(differences).item() == 2 / 8
+    assert p_values(np.array([[0.1], [0.2], [0.3]])).item() == 2 / 8
     assert p_values(np.array([[0.1], [0.2], [-0.3]])).item() == 1.0
 
 
@@ -316,11 +303,11 @@ def test_the_smallest_corrected_p_value_is_what_people_and_pairs_allow(
 ) -> None:
     assert smallest_corrected_p(people, pairs) == pytest.approx(smallest)
     assert smallest_corrected_p(2, 300) == 1
-
-
-def test_no_exact_p_value_is_smaller_than_the_smallest() -> None:
     found, corrected = corrected_p_values(np.array([[[1.0], [0.0]]] * 5), [(0, 1)])
     assert found.item() == corrected.item() == smallest_corrected_p(5, 1)
+    for many in (1, 20, 21, 300, 5000):  # enough permutations are drawn for something to be significant
+        assert permutations_for(many) >= PERMUTATIONS
+        assert smallest_corrected_p(100, many) <= 0.01
 
 
 def test_holm_by_hand() -> None:
@@ -361,28 +348,17 @@ def test_runs_share_a_letter_if_and_only_if_they_do_not_differ(graph: tuple[int,
         assert bool(set(letters[i]) & set(letters[j])) == (not significant[i, j])
 
 
-def test_many_runs_that_all_differ_get_marks_of_their_own() -> None:
+def test_many_runs_have_marks_of_their_own_where_they_can_be_read() -> None:
     letters = compact_letters(~np.eye(60, dtype=bool))
     assert letters is not None
-    assert letters[25:27] == ["z", "A"]
-    assert letters[52] == "(53)"
-    assert len(set(letters)) == 60
-
-
-def banded(runs: int, width: int) -> np.ndarray:
-    """Runs in a row that differ from all that are further away than `width`."""
-    return np.abs(np.subtract.outer(np.arange(runs), np.arange(runs))) > width
-
-
-def test_letters_that_nobody_could_read_are_not_given() -> None:
-    letters = compact_letters(banded(20, 7))
+    assert (letters[25:27], letters[52], len(set(letters))) == (["z", "A"], "(53)", 60)
+    # Runs in a row that differ from all that are further away than 7, or 8.
+    apart = np.abs(np.subtract.outer(np.arange(20), np.arange(20)))
+    letters = compact_letters(apart > 7)
     assert letters is not None
     assert max(map(len, letters)) == 8
-    assert compact_letters(banded(20, 8)) is None
-
-
-def test_hopeless_letters_are_given_up_early() -> None:
-    """Who differs from whom is a coin toss among 80 runs: millions of groups, which would take hours."""
+    assert compact_letters(apart > 8) is None
+    # Who differs from whom is a coin toss among 80 runs: millions of groups, which would take hours.
     upper = np.triu(np.random.default_rng(0).random((80, 80)) < 0.3, k=1)
     assert compact_letters(upper | upper.T) is None
 
@@ -397,9 +373,3 @@ def test_what_does_not_fit_is_refused() -> None:
         PersonSums(np.ones((3, 2, 1)), counts * [1, 0])
     with pytest.raises(ValueError, match="same queries"):
         compare_tables([PersonSums(np.ones((3, 2, 1)), counts), PersonSums(np.ones((3, 2, 1)), counts * 2)])
-
-
-@pytest.mark.parametrize("pairs", [1, 20, 21, 300, 5000])
-def test_enough_permutations_are_drawn_for_something_to_be_significant(pairs: int) -> None:
-    assert permutations_for(pairs) >= PERMUTATIONS
-    assert smallest_corrected_p(100, pairs) <= 0.01

@@ -58,8 +58,8 @@ def test_no_interval_leaves_out_its_rate(people: int, seed: int, distance: float
     assert all(
         map(contains, [found.eer, *found.fnmr_at_fmr.values(), *(rate for two in found.at_fixed for rate in two)])
     )
-    assert (found.fnmr_low <= found.fnmr).all()
-    assert (found.fnmr <= found.fnmr_high).all()
+    assert (found.curve.low <= found.curve.missed).all()
+    assert (found.curve.missed <= found.curve.high).all()
 
 
 @settings(derandomize=True, deadline=None)
@@ -186,11 +186,8 @@ def test_a_rate_without_exception_gets_the_exact_bound_for_people():
     rows = np.zeros(1 + 10 + 20)
     assert estimate_rate(0.0, rows, 10, 20) == RateEstimate(0.0, 0.0, pytest.approx(1 - 0.05 ** (1 / 20)))
     assert estimate_rate(1.0, rows + 1, 10, 20) == RateEstimate(1.0, pytest.approx(0.05 ** (1 / 20)), 1.0)
-
-
-def test_an_interval_that_no_resample_tells_is_left_out():
-    found = estimate_rate(0.2, np.full(1 + 10 + 2, np.nan), 10, 2)
-    assert found == RateEstimate(0.2, reason="no interval can be told from 2 people")
+    untold = estimate_rate(0.2, np.full(1 + 10 + 2, np.nan), 10, 2)
+    assert untold == RateEstimate(0.2, reason="no interval can be told from 2 people")
 
 
 @pytest.mark.parametrize(
@@ -216,21 +213,21 @@ def test_verification_holds_curves_rates_and_counts():
     pairs = ScoredPairs.of([made_search(60, seed, images=2) for seed in range(2)])
     found = verify(pairs, [1.0, 2.0], replicates=100)
     assert (found.genuine, found.impostor, found.people, found.pairs_of_people) == (240, 14_160, 60, 1_770)
-    assert found.mated_people == 60
-    assert (found.fmr[0], found.fnmr[0], found.fmr[-1], found.fnmr[-1]) == (1, 0, 0, 1)
-    np.testing.assert_allclose(found.fmr, pairs.fmr(found.thresholds))
-    np.testing.assert_allclose(found.fnmr, pairs.fnmr(found.thresholds))
+    assert pairs.mated_people == 60
+    assert (found.curve.false[0], found.curve.missed[0], found.curve.false[-1], found.curve.missed[-1]) == (1, 0, 0, 1)
+    np.testing.assert_allclose(found.curve.false, pairs.fmr(found.curve.thresholds))
+    np.testing.assert_allclose(found.curve.missed, pairs.fnmr(found.curve.thresholds))
     for threshold, (fmr, fnmr) in zip([1.0, 2.0], found.at_fixed, strict=True):
         assert (fmr.value, fnmr.value) == pytest.approx((float(pairs.fmr(threshold)), float(pairs.fnmr(threshold))))
         assert fmr.low < fmr.value < fmr.high
     assert found.fnmr_at_fmr[0.1].value == pairs.fnmr(pairs.threshold_at_fmr(0.1))
-    assert (found.fmr[0], found.fnmr_low[0], found.fnmr_high[0]) == (1, 0, 0)
-    for fmr, low, high in zip(found.fmr, found.fnmr_low, found.fnmr_high, strict=True):
+    assert (found.curve.false[0], found.curve.low[0], found.curve.high[0]) == (1, 0, 0)
+    for fmr, low, high in zip(found.curve.false, found.curve.low, found.curve.high, strict=True):
         assert contains(RateEstimate(float(pairs.fnmr(pairs.threshold_at_fmr(fmr))), low, high))
-    assert found.lowest_fmr == 30 / 1_770
-    assert found.measurable.tolist() == (found.fmr >= 30 / 1_770).tolist()
-    assert found.measurable.any()
-    assert not found.measurable.all()
+    assert found.curve.lowest == 30 / 1_770
+    assert found.curve.measurable.tolist() == (found.curve.false >= 30 / 1_770).tolist()
+    assert found.curve.measurable.any()
+    assert not found.curve.measurable.all()
 
 
 def test_rates_that_too_few_pairs_of_people_were_compared_for_are_not_given():
@@ -269,7 +266,7 @@ def test_of_few_people_no_error_in_recognizing_them_is_given(people: int):
     assert found.eer == RateEstimate(None, reason=reason)
     assert found.at_fixed[0][1] == RateEstimate(None, reason=reason)
     assert all(one.value is None for one in found.fnmr_at_fmr.values())
-    assert not found.measurable.any()
+    assert not found.curve.measurable.any()
     assert too_few_people(10) == ""
     assert verify(ScoredPairs.of([made_search(10, distance=-9.0, images=2)]), replicates=20).eer.value is not None
 

@@ -116,21 +116,14 @@ def test_d43_the_config_in_it_is_plain_data() -> None:
 @pytest.mark.parametrize(
     ("saved", "asked", "message"),
     [
-        ({}, {"model": "rn_small"}, "was trained with model: vit_small, but the config says model: rn_small"),
-        ({}, {"embedding": "both"}, "was trained with embedding: projected, but the config says embedding: both"),
-        ({}, {"input_size": 64}, "was trained with input_size: [32, 32], but the config says input_size: 64"),
         ({"input_size": (48, 32)}, {"input_size": (32, 48)}, "was trained with input_size: [48, 32]"),
-        ({}, {"quick_gelu": True}, "was trained with quick_gelu: false, but the config says quick_gelu: true"),
         ({"quick_gelu": True}, {"quick_gelu": False}, "was trained with quick_gelu: true"),
-        ({}, {"input_mean": [0.5, 0.5, 0.5]}, "was trained with input_mean: [0.48145466, 0.4578275, 0.40821073], but"),
         ({"input_std": [0.5, 0.5, 0.5]}, {"input_std": [1, 1, 1]}, "the config says input_std: [1.0, 1.0, 1.0]"),
-        ({}, {"interpolation": "bilinear"}, "was trained with interpolation: bicubic, but the config says"),
         (
             {"model": "mbanet_small", "relative_position": "intended"},
             {"relative_position": "published"},
             "was trained with relative_position: intended, but the config says relative_position: published",
         ),
-        ({}, {"resize_mode": "shortest"}, "was trained with resize_mode: squash, but the config says resize_mode: sho"),
     ],
 )
 def test_another_model_is_an_error(tmp_path: Path, saved: dict[str, Any], asked: dict[str, Any], message: str) -> None:

@@ -12,6 +12,7 @@ from handclip.models.clip_encoder import (
     clip_model_names,
     open_clip_name,
 )
+from handclip.models.encoder import RANDOM, EncoderWeights
 
 pytestmark = pytest.mark.usefixtures("tiny_models")
 
@@ -24,9 +25,9 @@ DIMS = {
 }
 
 
-def build(name: str, **options: object) -> CLIPImageEncoder:
+def build(name: str, weights: EncoderWeights = RANDOM, **options: object) -> CLIPImageEncoder:
     torch.manual_seed(0)
-    return CLIPImageEncoder(name, **options)  # type: ignore[arg-type]
+    return CLIPImageEncoder(name, weights, **options)  # type: ignore[arg-type]
 
 
 def images_for(encoder: CLIPImageEncoder, count: int = 2) -> torch.Tensor:
@@ -71,7 +72,7 @@ def test_the_embeddings_belong_together(name: str) -> None:
 @pytest.mark.parametrize("name", ["tiny-vit", "tiny-rn", "tiny-timm-vit", "tiny-timm-cnn"])
 def test_features_are_open_clips_own(name: str) -> None:
     model = open_clip.create_model(name).eval()
-    encoder = build(name, state_dict=model.visual.state_dict()).eval()
+    encoder = build(name, EncoderWeights(model.visual.state_dict())).eval()
     assert encoder.tower.state_dict().keys() == model.visual.state_dict().keys()  # and nothing of the text tower
     images = images_for(encoder, 3)
     with torch.no_grad():
@@ -82,7 +83,7 @@ def test_features_are_open_clips_own(name: str) -> None:
 @pytest.mark.parametrize("size", [(64, 32), (32, 96), (128, 128), (32, 32)])
 def test_d05_any_input_size(name: str, size: tuple[int, int]) -> None:
     state = open_clip.create_model(name).visual.state_dict()
-    encoder = build(name, state_dict=state, input_size=size).eval()
+    encoder = build(name, EncoderWeights(state), input_size=size).eval()
     assert (encoder.preprocessing.height, encoder.preprocessing.width) == size
     with torch.no_grad():
         assert torch.isfinite(encoder(torch.randn(2, 3, *size))["projected"]).all()
@@ -97,7 +98,7 @@ def test_d05_any_input_size(name: str, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize(("name", "owner"), [("tiny-vit", "tower"), ("tiny-rn", "tower.attnpool")])
 def test_d06_the_native_size_leaves_the_weights_alone(name: str, owner: str) -> None:
     state = open_clip.create_model(name).visual.state_dict()
-    encoder = build(name, state_dict=state, input_size=(64, 64))
+    encoder = build(name, EncoderWeights(state), input_size=(64, 64))
     key = f"{owner}.positional_embedding".removeprefix("tower.")
     assert torch.equal(encoder.tower.state_dict()[key], state[key])
 
@@ -109,7 +110,7 @@ def test_d06_position_embeddings_are_resized_in_two_dimensions(name: str, column
     key = next(key for key in state if key.endswith("positional_embedding"))
     ramp = torch.arange(columns, dtype=torch.float32).repeat(columns)
     state[key] = torch.cat([torch.zeros(1), ramp])[:, None].expand_as(state[key]).clone()
-    encoder = build(name, state_dict=state, input_size=(128, 64))
+    encoder = build(name, EncoderWeights(state), input_size=(128, 64))
     resized = encoder.tower.state_dict()[key][1:, 0].reshape(2 * columns, columns)
     torch.testing.assert_close(resized, torch.arange(columns, dtype=torch.float32).expand(2 * columns, columns))
 
@@ -151,13 +152,13 @@ def test_a_projection_inside_the_trunk_leaves_one_choice() -> None:
 
 def test_quick_gelu_is_in_every_block_or_in_none() -> None:
     for quick_gelu in (True, False):
-        encoder = build("vit_small", quick_gelu=quick_gelu)
+        encoder = build("vit_small", EncoderWeights(quick_gelu=quick_gelu))
         kinds = [type(module).__name__ for module in encoder.modules() if "GELU" in type(module).__name__]
         assert kinds == ["QuickGELU" if quick_gelu else "GELU"] * 6
         assert encoder.facts["quick_gelu"] is quick_gelu
-    assert build("rn_small", quick_gelu=True).facts["quick_gelu"] is None
+    assert build("rn_small", EncoderWeights(quick_gelu=True)).facts["quick_gelu"] is None
     with pytest.raises(ConfigError, match="quick_gelu: true: tiny-timm-vit"):
-        build("tiny-timm-vit", quick_gelu=True)
+        build("tiny-timm-vit", EncoderWeights(quick_gelu=True))
 
 
 def test_names() -> None:

@@ -139,7 +139,7 @@ QUADRILLION = b"(\x8a\x08" + (10**15).to_bytes(8, "little") + b"t"
         (b"c__torch__.a\nModule\n)R(dX\x0c\0\0\0__setstate__X\x01\0\0\0as.", "it holds no modules"),
         (tensor_of(QUADRILLION, b"(K\x01t"), "is damaged"),
         (tensor_of(QUADRILLION, b"(K\0t"), "a is no plain tensor of shape (1000000000000000,)"),
-        (tensor_of(b"(J\xff\xff\xff\xfft", b"(K\x01t"), "it describes a tensor that is none"),
+        (tensor_of(b"(J\xff\xff\xff\xfft", b"(K\x01t"), "is damaged"),
         (tensor_of(b"(K\x01t", b"(K\x01t", b"z"), "it lacks the numbers data/z"),
         (MODULE % b"h\0", "was not loaded"),
         (

@@ -36,7 +36,7 @@ def loaded(content: Any, path: Path, name: str = "tiny-vit") -> State:
     """Save content, read it as a user would, and return the encoder's weights."""
     torch.save(content, path)
     weights = load_clip_weights(name, str(path))
-    encoder = CLIPImageEncoder(name, state_dict=weights.state_dict, source=str(path))
+    encoder = CLIPImageEncoder(name, weights)
     return encoder.tower.state_dict()
 
 
@@ -211,7 +211,7 @@ def test_transformers_layout_gives_the_same_features(tmp_path: Path, prefix: str
     named = to_transformers(clip.state_dict())
     torch.save({f"{prefix}{key}": value for key, value in named.items()}, tmp_path / "pytorch_model.bin")
     weights = load_clip_weights("tiny-vit", str(tmp_path / "pytorch_model.bin"))
-    encoder = CLIPImageEncoder("tiny-vit", state_dict=weights.state_dict).eval()
+    encoder = CLIPImageEncoder("tiny-vit", weights).eval()
     images = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
         features = encoder(images)["projected"]

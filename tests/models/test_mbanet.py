@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from handclip.errors import ConfigError
 from handclip.models.embedding_model import EmbeddingModel
-from handclip.models.freezing import freeze_encoder
+from handclip.models.encoder import freeze_encoder
 from handclip.models.mbanet import MBANetEncoder
 
 MEMORY = Path(__file__).parents[2] / "benchmarks" / "mbanet_memory.py"

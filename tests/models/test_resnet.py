@@ -4,7 +4,7 @@ import torchvision
 from torch import nn
 
 from handclip.errors import ConfigError
-from handclip.models.freezing import freeze_encoder
+from handclip.models.encoder import EncoderWeights, freeze_encoder
 from handclip.models.resnet import ResNetEncoder
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -27,7 +27,7 @@ def torchvisions_resnet50(seed: int = 0) -> nn.Module:
 def test_it_computes_what_torchvisions_does_with_its_weights() -> None:
     theirs = torchvisions_resnet50()
     state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")}
-    ours = ResNetEncoder("resnet50", state_dict=state, source="file").eval()
+    ours = ResNetEncoder("resnet50", EncoderWeights(state, "file")).eval()
     theirs.fc = nn.Identity()
     with torch.no_grad():
         embeddings = ours(IMAGES)

@@ -1,6 +1,6 @@
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from handclip.errors import CheckpointError, ConfigError
 from handclip.models.clip_encoder import ALIASES, CLIPImageEncoder
 from handclip.models.clip_weights import load_clip_weights, visual_part
+from handclip.models.encoder import EncoderWeights
 from handclip.models.weights import read_state_dict
 
 pytestmark = [
@@ -34,9 +35,12 @@ def make_clip(name: str, seed: int = 0) -> nn.Module:
     return model.eval()  # type: ignore[no-any-return]
 
 
-def encode(model: nn.Module, images: Tensor) -> Tensor:
+def require_features_of(clip: nn.Module, encoder: CLIPImageEncoder) -> None:
+    """Check that an encoder computes what open_clip does with the same weights."""
+    images = torch.randn(2, 3, encoder.preprocessing.height, encoder.preprocessing.width)
     with torch.no_grad():
-        return model.encode_image(images)  # type: ignore[operator]
+        expected = clip.encode_image(images)  # type: ignore[operator]
+        torch.testing.assert_close(encoder.eval()(images)["projected"], expected, rtol=1e-5, atol=1e-5)
 
 
 def save_torch(state: Mapping[str, Tensor], path: Path) -> None:
@@ -91,45 +95,24 @@ def test_a_file_gives_open_clips_own_features(tmp_path: Path, name: str, layout:
     path = tmp_path / layout
     LAYOUTS[layout](clip.state_dict(), path)
     weights = load_clip_weights(name, str(path))
-    encoder = CLIPImageEncoder(name, state_dict=weights.state_dict, quick_gelu=weights.quick_gelu).eval()
-    images = torch.randn(2, 3, encoder.preprocessing.height, encoder.preprocessing.width)
-    with torch.no_grad():
-        features = encoder(images)["projected"]
-    torch.testing.assert_close(features, encode(clip, images), rtol=1e-5, atol=1e-5)
+    require_features_of(clip, CLIPImageEncoder(name, weights))
     assert weights.quick_gelu == name.endswith("-quickgelu")
     assert weights.source == str(path)
-
-
-@pytest.fixture
-def openai_file(tmp_path: Path) -> Iterator[Callable[[str, str], tuple[nn.Module, Path]]]:
-    """A function that makes a full-size CLIP and its file in OpenAI's layout; the file goes at the end."""
-    path = tmp_path / "clip.pt"
-
-    def make(name: str, layout: str) -> tuple[nn.Module, Path]:
-        clip = make_clip(name)
-        if LAYOUTS[layout] is save_torchscript:
-            clip = clip.half().float()
-        LAYOUTS[layout]({**clip.state_dict(), **MARKERS}, path)
-        return clip, path
-
-    yield make
-    path.unlink()
 
 
 @pytest.mark.parametrize(
     ("alias", "name", "layout"), [("vitb16", "ViT-B-16-quickgelu", "archive.pt"), ("rn50", "RN50", "plain.pt")]
 )
-def test_openais_models_at_full_size(
-    openai_file: Callable[[str, str], tuple[nn.Module, Path]], alias: str, name: str, layout: str
-) -> None:
-    clip, path = openai_file(name, layout)
+def test_openais_models_at_full_size(tmp_path: Path, alias: str, name: str, layout: str) -> None:
+    clip, path = make_clip(name), tmp_path / "clip.pt"
+    if LAYOUTS[layout] is save_torchscript:
+        clip = clip.half().float()
+    LAYOUTS[layout]({**clip.state_dict(), **MARKERS}, path)
     weights = load_clip_weights(alias, str(path))
+    path.unlink()  # hundreds of megabytes
     assert weights.quick_gelu is True
-    encoder = CLIPImageEncoder(alias, state_dict=weights.state_dict, quick_gelu=weights.quick_gelu).eval()
-    images = torch.randn(1, 3, 224, 224)
-    with torch.no_grad():
-        features = encoder(images)["projected"]
-    torch.testing.assert_close(features, encode(clip, images), rtol=1e-5, atol=1e-5)
+    encoder = CLIPImageEncoder(alias, weights)
+    require_features_of(clip, encoder)
     visual = sum(parameter.numel() for parameter in clip.visual.parameters())  # type: ignore[union-attr]
     assert sum(parameter.numel() for parameter in encoder.parameters()) == visual
     assert not any(part in key for key in encoder.state_dict() for part in ("token_embedding", "text", "ln_final"))
@@ -167,11 +150,9 @@ def test_quick_gelu_of_a_file(
         return
     weights = load_clip_weights(model, str(path), asked)
     assert weights.quick_gelu is expected
-    encoder = CLIPImageEncoder(model, state_dict=weights.state_dict, quick_gelu=weights.quick_gelu).eval()
+    encoder = CLIPImageEncoder(model, weights)
     assert encoder.facts["quick_gelu"] is expected
-    images = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(encoder(images)["projected"], encode(clip, images), rtol=1e-5, atol=1e-5)
+    require_features_of(clip, encoder)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +194,7 @@ def test_a_tag_brings_its_own_preprocessing(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, tag: entry if tag == "own" else {})
     monkeypatch.setattr(open_clip, "download_pretrained", lambda given: str(path) if given == entry else "")
     weights = load_clip_weights("tiny-vit", "own")
-    encoder = CLIPImageEncoder("tiny-vit", state_dict=weights.state_dict, preprocessing=weights.preprocessing)
+    encoder = CLIPImageEncoder("tiny-vit", weights)
     assert encoder.preprocessing.to_dict() == {
         "height": 64,
         "width": 64,
@@ -285,14 +266,14 @@ def test_weights_of_another_architecture(tmp_path: Path, given: str, wanted: str
     torch.save(make_clip(given).state_dict(), path)
     weights = load_clip_weights(wanted, str(path))
     with pytest.raises(CheckpointError, match=r"belong to another model: \d+ of \d+ entries match"):
-        CLIPImageEncoder(wanted, state_dict=weights.state_dict, source=str(path))
+        CLIPImageEncoder(wanted, weights)
 
 
 def test_d42_one_missing_entry_is_an_error() -> None:
     state = visual_part(make_clip("tiny-vit").state_dict(), "test")
     del state["ln_post.weight"]
     with pytest.raises(CheckpointError, match=r"test: .*1 missing \(such as ln_post\.weight\)"):
-        CLIPImageEncoder("tiny-vit", state_dict=state, source="test")
+        CLIPImageEncoder("tiny-vit", EncoderWeights(state, "test"))
 
 
 @pytest.mark.parametrize(

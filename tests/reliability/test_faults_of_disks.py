@@ -1,7 +1,9 @@
 """A disk that is full, read-only or gone: a clear error, nothing half-written, and afterwards it goes on exactly."""
 
+import inspect
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -29,6 +31,23 @@ def undisturbed(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         assert ended.code == 0, ended.printed
     now.rename(place / "undisturbed")
     return place / "undisturbed"
+
+
+def on_its_own_disk(test: Callable[..., None]) -> Callable[..., None]:
+    """Call a test in a process of its own with a disk of its own, on which the undisturbed work was done."""
+    names = [name for name in inspect.signature(test).parameters if name != "disk"]
+
+    def run(undisturbed: Path, manifests: Path, hands: Path) -> None:
+        given = {"undisturbed": undisturbed, "manifests": manifests, "hands": hands}
+        disk = undisturbed.with_name("disk")
+        on_a_small_disk(_inner, disk, test.__name__, *(given[name] for name in names))
+
+    run.inner = test  # type: ignore[attr-defined]
+    return run
+
+
+def _inner(disk: SmallDisk, name: str, *arguments: Path) -> None:
+    globals()[name].inner(disk, *arguments)  # a process is told a function by its name
 
 
 def begin(disk: SmallDisk, undisturbed: Path, *parts: str) -> Path:
@@ -66,11 +85,8 @@ def states(now: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in now.glob("train_logs/*/checkpoints/*.ckpt")}
 
 
-def test_a_disk_that_is_full_at_the_end_of_an_epoch(undisturbed: Path) -> None:
-    on_a_small_disk(_full_while_training, undisturbed.with_name("disk"), undisturbed)
-
-
-def _full_while_training(disk: SmallDisk, undisturbed: Path) -> None:
+@on_its_own_disk
+def test_a_disk_that_is_full_at_the_end_of_an_epoch(disk: SmallDisk, undisturbed: Path) -> None:
     now = begin(disk, undisturbed)
     assert disk.handclip(*TRAIN, "--stop-after", 1).code == 0
     good = states(now)
@@ -86,11 +102,8 @@ def _full_while_training(disk: SmallDisk, undisturbed: Path) -> None:
     require_same(undisturbed, now, "train_logs", "saved_models")
 
 
-def test_a_disk_that_has_become_read_only(undisturbed: Path) -> None:
-    on_a_small_disk(_read_only, undisturbed.with_name("disk"), undisturbed)
-
-
-def _read_only(disk: SmallDisk, undisturbed: Path) -> None:
+@on_its_own_disk
+def test_a_disk_that_has_become_read_only(disk: SmallDisk, undisturbed: Path) -> None:
     now = begin(disk, undisturbed)
     assert disk.handclip(*TRAIN, "--stop-after", 1).code == 0
     disk.make_read_only()
@@ -101,11 +114,8 @@ def _read_only(disk: SmallDisk, undisturbed: Path) -> None:
     require_same(undisturbed, now, "train_logs", "saved_models")
 
 
-def test_an_evaluation_on_a_read_only_disk_is_shown(undisturbed: Path) -> None:
-    on_a_small_disk(_shown_from_an_archive, undisturbed.with_name("disk"), undisturbed)
-
-
-def _shown_from_an_archive(disk: SmallDisk, undisturbed: Path) -> None:
+@on_its_own_disk
+def test_an_evaluation_on_a_read_only_disk_is_shown(disk: SmallDisk, undisturbed: Path) -> None:
     begin(disk, undisturbed, "train_logs", "saved_models", "eval_logs")
     disk.make_read_only()
     answer = disk.handclip(*EVALUATE)
@@ -122,11 +132,8 @@ def _shown_from_an_archive(disk: SmallDisk, undisturbed: Path) -> None:
     require_clear_error(disk.handclip(*EVALUATE, "--overwrite"), "cannot write eval_logs/", "read-only")
 
 
-def test_a_clock_that_is_set_back(undisturbed: Path) -> None:
-    on_a_small_disk(_clock_set_back, undisturbed.with_name("disk"), undisturbed)
-
-
-def _clock_set_back(disk: SmallDisk, undisturbed: Path) -> None:
+@on_its_own_disk
+def test_a_clock_that_is_set_back(disk: SmallDisk, undisturbed: Path) -> None:
     now = begin(disk, undisturbed)
     for epochs in (1, 2):
         assert disk.handclip(*TRAIN, "--resume", "--stop-after", epochs).code == 0
@@ -137,11 +144,8 @@ def _clock_set_back(disk: SmallDisk, undisturbed: Path) -> None:
     require_same(undisturbed, now, "train_logs", "saved_models")
 
 
-def test_a_disk_that_is_full_when_an_evaluation_is_written(undisturbed: Path) -> None:
-    on_a_small_disk(_full_while_evaluating, undisturbed.with_name("disk"), undisturbed)
-
-
-def _full_while_evaluating(disk: SmallDisk, undisturbed: Path) -> None:
+@on_its_own_disk
+def test_a_disk_that_is_full_when_an_evaluation_is_written(disk: SmallDisk, undisturbed: Path) -> None:
     now = begin(disk, undisturbed, "train_logs", "saved_models")
     for free in (0, 8 * 4096, 16 * 4096):
         disk.leave(free)
@@ -153,11 +157,8 @@ def _full_while_evaluating(disk: SmallDisk, undisturbed: Path) -> None:
     require_same(undisturbed, now)
 
 
-def test_a_disk_that_is_full_when_a_comparison_or_a_report_is_written(undisturbed: Path) -> None:
-    on_a_small_disk(_full_while_reporting, undisturbed.with_name("disk"), undisturbed)
-
-
-def _full_while_reporting(disk: SmallDisk, undisturbed: Path) -> None:
+@on_its_own_disk
+def test_a_disk_that_is_full_when_a_comparison_or_a_report_is_written(disk: SmallDisk, undisturbed: Path) -> None:
     from handclip.report import report
 
     report._SECTIONS = report._SECTIONS[:1]  # the others draw for seconds
@@ -173,11 +174,8 @@ def _full_while_reporting(disk: SmallDisk, undisturbed: Path) -> None:
     assert half_written(now) == []
 
 
-def test_a_disk_that_is_full_when_manifests_are_written(undisturbed: Path, hands: Path) -> None:
-    on_a_small_disk(_full_while_preparing, undisturbed.with_name("disk"), undisturbed, hands)
-
-
-def _full_while_preparing(disk: SmallDisk, undisturbed: Path, hands: Path) -> None:
+@on_its_own_disk
+def test_a_disk_that_is_full_when_manifests_are_written(disk: SmallDisk, undisturbed: Path, hands: Path) -> None:
     now = begin(disk, undisturbed)
     prepare = ("prepare", "11k", "--root", hands, "--out", "manifests")
     assert disk.handclip(*prepare).code == 0
@@ -192,11 +190,8 @@ def _full_while_preparing(disk: SmallDisk, undisturbed: Path, hands: Path) -> No
     assert {path.name: path.read_bytes() for path in (now / "manifests").iterdir()} == whole
 
 
-def test_a_full_disk_under_the_pixel_cache_costs_time_only(undisturbed: Path) -> None:
-    on_a_small_disk(_full_while_caching, undisturbed.with_name("disk"), undisturbed)
-
-
-def _full_while_caching(disk: SmallDisk, undisturbed: Path) -> None:
+@on_its_own_disk
+def test_a_full_disk_under_the_pixel_cache_costs_time_only(disk: SmallDisk, undisturbed: Path) -> None:
     now = begin(disk, undisturbed, "train_logs", "saved_models")
     os.environ["XDG_CACHE_HOME"] = str(disk.folder / "cache")
     os.chdir(disk.folder.parent)
@@ -229,11 +224,8 @@ def test_a_folder_that_is_removed_while_it_is_trained_in(undisturbed: Path, mani
     assert not list(tmp_path.glob("train_logs/*/result.json"))
 
 
-def test_no_space_for_the_lock_is_no_obstacle_and_a_read_only_folder_is_named(tmp_path: Path, manifests: Path) -> None:
-    on_a_small_disk(_read_only_from_the_start, tmp_path / "disk", manifests)
-
-
-def _read_only_from_the_start(disk: SmallDisk, manifests: Path) -> None:
+@on_its_own_disk
+def test_no_space_for_the_lock_is_no_obstacle_and_a_read_only_folder_is_named(disk: SmallDisk, manifests: Path) -> None:
     os.chdir(disk.folder)
     write_config(disk.folder / "config.yml", tiny_values(manifests))
     write_config(disk.folder / "baseline.yml", baseline_values(manifests))

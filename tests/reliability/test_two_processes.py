@@ -45,6 +45,7 @@ def stop_before_the_first_step() -> None:
     Step.__call__ = stop_and_step  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_two_trainings_of_one_run(manifests: Path, tmp_path: Path) -> None:
     values = tiny_values(manifests, model="resnet_small", losses=LOSSES["ce_center"], epochs=4, neck="bnneck")
     folders = [tmp_path / "alone" / "now", tmp_path / "disturbed" / "now"]
@@ -104,17 +105,19 @@ def test_work_whose_folder_another_process_writes_to_is_told_and_writes_nothing(
 
 
 def test_two_at_once_end_with_what_one_alone_writes(manifests: Path, hands: Path, tmp_path: Path) -> None:
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    alone.mkdir()
-    together.mkdir()
+    for name in ("alone", "together"):
+        (tmp_path / name / "now").mkdir(parents=True)
+    alone, now = tmp_path / "alone" / "now", tmp_path / "together" / "now"
     arguments, place = preparation(alone, manifests, hands)
     assert run(alone, *arguments).code == 0
-    both = [Command(arguments, together, environment(together / name)) for name in "ab"]
+    both = [Command(arguments, now, environment(now / name)) for name in "ab"]
     for ended in [command.wait() for command in both]:
-        assert not ended.code or (ended.code == 1 and f"{place} is being written by" in ended.printed)
+        if ended.code:
+            assert ended.code == 1
+            assert f"{place} is being written by" in ended.printed
     assert (alone / place).exists()
-    assert differences(alone / place, together / place) == []
-    assert half_written(together) == []
+    assert differences(alone / place, now / place) == []
+    assert half_written(now) == []
 
 
 def test_two_evaluations_fill_one_pixel_cache(manifests: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from handclip.report.report_data import ReportData
 from handclip.report.report_writer import Note, Picture, Section, Text
 from handclip.report.runs import find_evaluations, read_run
 from handclip.report.selection import gather
+from handclip.report.table import Table
 from handclip.runs.artifacts import KeptFeatures, manifest_file, write_attributes, write_features
 from handclip.runs.data import combined_sha256
 
@@ -44,6 +45,10 @@ def notes(section: Section, kind: str = "") -> list[str]:
 
 def words(section: Section) -> str:
     return " ".join(block.text for block in of_kind(section, Text))
+
+
+def cells_of(table: Table) -> list[list[str]]:
+    return [[cell.text for cell in row] for row in table.cells]
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

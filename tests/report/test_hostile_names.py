@@ -22,7 +22,8 @@ from handclip.report.figures.attention import Maps, attention_figure
 from handclip.report.figures.style import new_figure, save_figure, styled
 from handclip.report.html import render_page
 from handclip.report.report import write_report
-from handclip.report.report_writer import Note, Section, Table, Text
+from handclip.report.report_writer import Commands, Heading, Note, Section, Text
+from handclip.report.table import Table, plain_columns
 from handclip.runs.artifacts import read_explanations
 from handclip.runs.evaluate import evaluate
 
@@ -98,8 +99,10 @@ SCRIPT = "<script>alert(1)</script>"
 
 def test_a_page_shows_names_and_runs_none_of_them() -> None:
     names = [SCRIPT, '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "'\"&"]
-    table = Table(names, [False] * len(names), [names], names[1], Path("tables") / f"{SCRIPT}.csv")
-    blocks = [*map(Text, names), *map(Note, names), table]
+    table = Table(
+        plain_columns(*names), [dict(zip(names, names, strict=True))], names[1], Path("tables") / f"{SCRIPT}.csv"
+    )
+    blocks = [*map(Text, names), *map(Note, names), *map(Heading, names), Commands(names), table]
     sections = [Section("a", name, name, blocks) for name in names]
     page = render_page(SCRIPT, names, sections, made={SCRIPT: names[1]})
     assert "<script" not in page and "<img" not in page
@@ -110,22 +113,30 @@ def test_a_page_shows_names_and_runs_none_of_them() -> None:
 
 def test_labels_of_runs_stay_text_in_every_table(tmp_path: Path) -> None:
     write_run(tmp_path / "eval" / "a`b|c", model=SCRIPT)
-    write_run(tmp_path / "eval" / "=1+1", model="=1+1\\input{x}|$y$", family="clip")
+    write_run(tmp_path / "eval" / "=1+1", model="=1+1\\input{x}|$y$")
     files = {path.name: path for path in write_matrix(compare_runs([tmp_path / "eval"]), tmp_path / "out")}
     for name in ("comparison.csv", "differences.csv"):
         assert formulas_in(files[name]) == []
         assert "=1+1" in {plain(cell) for row in csv.reader(io.StringIO(files[name].read_text())) for cell in row}
-    markdown = files["comparison.md"].read_text()
+    markdown, latex = files["comparison.md"].read_text(), files["comparison.tex"].read_text()
     assert "<script" not in re.sub(r"`[^`]*`", "", markdown) and "&lt;script>alert(1)" in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
     widths = {len(re.split(r"(?<!\\)\|", row)) for row in rows if "Files" not in row and "comparison" not in row}
     assert len(widths) <= 2, widths  # of the scores, and of the sources
-    latex = files["comparison.tex"].read_text()
-    assert r"\input" not in latex
-    assert r"=1+1\textbackslash{}input\{x\}|\$y\$" in latex
+    assert r"\input" not in latex and r"=1+1\textbackslash{}input\{x\}|\$y\$" in latex
 
 
-@styled
+@pytest.mark.parametrize("name", [r"$\frac{$", "$x^2$ and $", "<script>alert(1)</script>", "a & b -- <!-- c -->"])
+def test_a_figure_draws_any_name_as_it_is(tmp_path: Path, name: str) -> None:
+    with warnings.catch_warnings(action="error"):
+        files = save_figure(styled(figure_of)(name), tmp_path, "any")
+    svg = files.svg.read_text()
+    assert "<script" not in svg
+    assert files.png.stat().st_size > 1000
+    maps = [Maps("", "Grad-CAM", [np.ones((2, 2), np.float32)])]
+    save_figure(attention_figure([(name, np.zeros((8, 8, 3), np.uint8))], maps), tmp_path, "maps")
+
+
 def figure_of(name: str) -> Figure:
     figure = new_figure()
     axes = figure.subplots()
@@ -133,14 +144,3 @@ def figure_of(name: str) -> Figure:
     axes.set_title(name)
     figure.legend()
     return figure
-
-
-@pytest.mark.parametrize("name", [r"$\frac{$", "$x^2$ and $", "<script>alert(1)</script>", "a & b -- <!-- c -->"])
-def test_a_figure_draws_any_name_as_it_is(tmp_path: Path, name: str) -> None:
-    with warnings.catch_warnings(action="error"):
-        files = save_figure(figure_of(name), tmp_path, "any")
-    svg = files.svg.read_text()
-    assert "<script" not in svg
-    assert files.png.stat().st_size > 1000
-    maps = [Maps("", "Grad-CAM", [np.ones((2, 2), np.float32)])]
-    save_figure(attention_figure([(name, np.zeros((8, 8, 3), np.uint8))], maps), tmp_path, "maps")

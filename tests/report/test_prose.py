@@ -46,7 +46,8 @@ def test_texts_have_paragraphs_conditions_and_values_that_keep_their_own_spaces(
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name.split(".")[0])
 def test_every_text_is_used(path: Path) -> None:
     name = path.name.split(".")[0]
-    code = (REPORT / ("report.py" if name == "page" else f"sections/{name}.py")).read_text() + path.read_text()
+    files = {"page": "report.py", "comparison": "matrix_text.py"}
+    code = (REPORT / files.get(name, f"sections/{name}.py")).read_text() + path.read_text()
     for text in prose._template(name).blocks:
         base = text.removesuffix("_alt").removesuffix("_caption").removesuffix("_table")
         assert text in ("title", "question") or f'"{base}"' in code, f"{path.name}: nothing shows {text}"

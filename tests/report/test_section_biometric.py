@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from section_parts import notes, of_kind, pictures, rows_of, the, words
+from section_parts import cells_of, notes, of_kind, pictures, rows_of, the, words
 
 from handclip.metrics.verification import RateEstimate
 from handclip.report.figures.style import FigureFiles
 from handclip.report.report_data import Search
-from handclip.report.report_writer import Heading, Note, Picture, ReportWriter, Section, Table
+from handclip.report.report_writer import Heading, Note, Picture, ReportWriter, Section
 from handclip.report.sections.biometric import _shown, biometric_section
+from handclip.report.table import Table
 
 
 @dataclass
@@ -104,7 +105,7 @@ def test_the_section_holds_every_part(tmp_path: Path):
 
 def test_tables_show_percent_with_intervals_and_files_hold_fractions(tmp_path: Path):
     section = section_of(tmp_path, made_run(1))
-    cells = of_kind(section, Table)[0].cells[0]
+    cells = cells_of(of_kind(section, Table)[0])[0]
     [row] = table(tmp_path, "verification")
     eer, low, high = (float(row[key]) for key in ("eer", "eer_low", "eer_high"))
     assert 0 < low < eer < high < 0.2
@@ -115,7 +116,7 @@ def test_tables_show_percent_with_intervals_and_files_hold_fractions(tmp_path: P
     assert cells[3:] == ["not measurable", "not measurable", "not measurable"]
     assert any("an FMR of 0.1 % needs 30,000 pairs of people, there are 1,770" in note for note in notes(section))
     # An FNIR that rests on few people is shown, with a warning.
-    cells = of_kind(section, Table)[2].cells[0]
+    cells = cells_of(of_kind(section, Table)[2])[0]
     assert " to " in cells[1]
     assert " to " in cells[2]
     assert cells[3] == "not measurable"
@@ -192,7 +193,7 @@ def test_few_people_are_no_exception_and_get_no_rates(tmp_path: Path, people: in
         assert "at least one" in the(section, Note).text
         return
     assert len(pictures(section)) == 4
-    rates, thresholds, open_set, _ = (table.cells[0] for table in of_kind(section, Table))
+    rates, thresholds, open_set, _ = (cells_of(table)[0] for table in of_kind(section, Table))
     assert {*rates[1:], *thresholds[3:], *open_set[1:]} == {"not measurable"}
     assert all("so far" not in picture.alt for picture in pictures(section).values())
     needed = f"need 10 people with a photograph to compare, there are {people}"
@@ -205,7 +206,7 @@ def test_rates_below_what_can_be_measured_are_bounded_with_the_reason(tmp_path: 
     for search in easy:
         search.scores[mated] += 1
     section = section_of(tmp_path, made_run(1, test=easy, validation=easy))
-    rates, thresholds, *_ = (table.cells[0] for table in of_kind(section, Table))
+    rates, thresholds, *_ = (cells_of(table)[0] for table in of_kind(section, Table))
     assert rates[1] == thresholds[3] == "below 1.7"
     for rate in ("EER", "FMR"):
         assert any(f"1,770 pairs of people measure no {rate} below 1.7 %" in note for note in notes(section))

@@ -4,12 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_runs import ALL_ASPECTS, write_run
-from section_parts import IMAGES, data_of, image, notes, rows_of, the, write_records
+from section_parts import IMAGES, cells_of, data_of, image, notes, rows_of, the, write_records
 
 from handclip.datasets.manifest import Draw
 from handclip.metrics.embedding_space import measure_space
-from handclip.report.report_writer import Note, Picture, ReportWriter, Table
+from handclip.report.report_writer import Note, Picture, ReportWriter
 from handclip.report.sections.embedding import embedding_section
+from handclip.report.table import Table
 
 
 def test_runs_stand_side_by_side_with_numbers_and_points(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_an_old_evaluation_is_named_and_the_others_are_shown(tmp_path: Path) -> 
     assert note.kind == "missing"
     assert old in note.text
     assert "--overwrite" in note.text
-    assert len(the(section, Table).cells) == 1
+    assert len(cells_of(the(section, Table))) == 1
 
 
 def test_nothing_but_a_note_where_no_run_kept_its_features(tmp_path: Path) -> None:
@@ -80,4 +81,4 @@ def test_too_few_images_give_numbers_but_no_picture(tmp_path: Path) -> None:
     manifests["dorsal_r"] = replace(manifest, draws=(draw, draw, draw))
     section = embedding_section(data, ReportWriter(tmp_path / "out"))
     assert "too few" in the(section, Note).text
-    assert the(section, Table).cells[0][1:3] == ["-", "-"]
+    assert cells_of(the(section, Table))[0][1:3] == ["-", "-"]

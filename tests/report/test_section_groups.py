@@ -4,12 +4,13 @@ from typing import Any
 import numpy as np
 import pytest
 from made_runs import ALL_ASPECTS, write_run
-from section_parts import IMAGES, data_of, image, rows_of, the, words, write_records
+from section_parts import IMAGES, cells_of, data_of, image, notes, pictures, rows_of, the, words, write_records
 
 from handclip.metrics.verification import ScoredPairs, verify
 from handclip.report.report_data import ReportRun
-from handclip.report.report_writer import Note, Picture, ReportWriter, Section, Table, Text
+from handclip.report.report_writer import Picture, ReportWriter, Section
 from handclip.report.sections.groups import FEWEST_PEOPLE, groups_section
+from handclip.report.table import Table
 
 PEOPLE = 26
 ENOUGH, FEW = range(1000, 1090), range(1000, 1010)
@@ -43,11 +44,20 @@ def write_described(run: Path, **changes: Any) -> Path:
     return run
 
 
-def made(study: Path) -> tuple[Section, dict[tuple[str, str, str], dict[str, str]]]:
+Made = tuple[Section, dict[tuple[str, str, str], dict[str, str]]]
+"""A section, and the rows of its table by run, attribute and group."""
+
+
+def made(study: Path) -> Made:
     section = groups_section(data_of(study), ReportWriter(study / "out"))
     table = study / "out" / "tables" / "groups.csv"
     rows = rows_of(table) if table.exists() else []
     return section, {(row["run"], row["attribute"], row["group"]): row for row in rows}
+
+
+def made_of(folder: Path, **changes: Any) -> Made:
+    write_described(write_run(folder / "run"), **changes)
+    return made(folder)
 
 
 def brute_force(run: ReportRun, chosen: set[int], threshold: float) -> tuple[float, float, float]:
@@ -68,9 +78,8 @@ def brute_force(run: ReportRun, chosen: set[int], threshold: float) -> tuple[flo
     return float(rank1), float(fnmr), float(fmr)
 
 
-def test_rates_of_groups_are_those_of_their_queries(tmp_path: Path) -> None:
-    write_described(write_run(tmp_path / "run"), **ERRING)
-    section, rows = made(tmp_path)
+def test_rates_of_groups_are_those_of_their_queries_with_intervals_over_people(tmp_path: Path) -> None:
+    section, rows = made_of(tmp_path, **ERRING)
     run = data_of(tmp_path).best
     threshold = float(rows["run", "", "everybody"]["threshold"])
     groups = {
@@ -95,19 +104,66 @@ def test_rates_of_groups_are_those_of_their_queries(tmp_path: Path) -> None:
     assert float(rows["run", "gender", "male"]["rank1_high"]) < float(rows["run", "gender", "female"]["rank1"])
     assert the(section, Picture).files.png.is_file()
 
+    # Both people of an impostor comparison are resampled.
+    row = rows["run", "gender", "female"]
+    accepted, compared = np.zeros((PEOPLE, PEOPLE)), np.zeros((PEOPLE, PEOPLE))
+    for search in run.searches():
+        impostors = search.query_people[:, None] != search.gallery_people
+        for query, place in np.argwhere(impostors & (search.query_people % 2 == 0)[:, None]):
+            pair = search.query_people[query], search.gallery_people[place]
+            accepted[pair] += search.scores[query, place] >= threshold
+            compared[pair] += 1
+    rng = np.random.default_rng(1)
+    drawn = [np.bincount(rng.integers(0, PEOPLE, PEOPLE), minlength=PEOPLE) for _ in range(4000)]
+    drawn_rates = np.array([weights @ accepted @ weights / (weights @ compared @ weights) for weights in drawn])
+    width = float(row["fmr_high"]) - float(row["fmr_low"])
+    assert width == pytest.approx(np.ptp(np.quantile(drawn_rates, [0.025, 0.975])), rel=0.15)
+    # Resampling the people of the queries alone gives much less.
+    alone = np.array([(weights @ accepted).sum() / (weights @ compared).sum() for weights in drawn])
+    assert width > 1.3 * np.ptp(np.quantile(alone, [0.025, 0.975]))
 
-def test_an_attribute_of_images_divides_the_images_of_a_person(tmp_path: Path) -> None:
-    write_described(write_run(tmp_path / "run"))
-    _, rows = made(tmp_path)
+
+def test_attributes_divide_people_and_images_and_small_groups_are_marked(tmp_path: Path) -> None:
+    section, rows = made_of(tmp_path)
     assert [rows["run", "nail_polish", value]["images"] for value in ("no", "yes")] == [str(2 * PEOPLE), str(PEOPLE)]
     assert [rows["run", "nail_polish", value]["people"] for value in ("no", "yes")] == [str(PEOPLE)] * 2
     # All hands are alike in this.
     assert not [key for key in rows if key[1] == "irregularities"]
 
+    dark = rows["run", "skin_colour", "dark"]
+    assert int(dark["people"]) < FEWEST_PEOPLE
+    assert dark["rank1"] == dark["fnmr_low"] == ""
+    [note] = notes(section, "warning")
+    assert "without a rate: skin colour dark (3)" in note
+    assert "gender male (13)" in note
+    assert "skin colour fair" not in note  # 23 people
+    [cells] = [cells for cells in cells_of(the(section, Table)) if cells[1] == "dark"]
+    assert cells[-3:] == ["too few people"] * 3
+
+    for text in (f"{len(rows) - 1} groups are compared", "no proof of bias", "at most 1 % of impostors"):
+        assert text in words(section)
+    rank1 = float(rows["run", "gender", "male"]["rank1"])
+    assert f"from {100 * rank1:.1f} % (gender male) to" in the(section, Picture).alt
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"rerank": {"k1": 20, "k2": 6, "lambda": 0.3}}, "without re-ranking"),
+        ({"options": {"train_split": "train_all"}}, "trained on the validation images"),
+    ],
+)
+def test_what_another_evaluation_means_is_told(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    write_described(write_run(tmp_path / "run", **changes))
+    section, rows = made(tmp_path)
+    assert told in " ".join([words(section), *notes(section)])
+    if "rerank" in changes:
+        score = data_of(tmp_path).best.row.scores["rank1"].mean
+        assert float(rows["run", "", "everybody"]["rank1"]) != pytest.approx(score)
+
 
 def test_a_tie_counts_against_the_model(tmp_path: Path) -> None:
-    write_described(write_run(tmp_path / "run"), spread=0.0, noise=0.0, noise_of={})
-    _, rows = made(tmp_path)
+    _, rows = made_of(tmp_path, spread=0.0, noise=0.0, noise_of={})
     assert float(rows["run", "gender", "male"]["rank1"]) == 0
 
 
@@ -122,27 +178,6 @@ def test_everybody_is_as_the_verdict_and_the_biometric_section_say(tmp_path: Pat
     for name, rate in (("fmr", fmr), ("fnmr", fnmr)):
         found = [float(everybody[key]) for key in (name, f"{name}_low", f"{name}_high")]
         assert found == pytest.approx([rate.value, rate.low, rate.high])
-
-
-def test_both_people_of_an_impostor_comparison_are_resampled(tmp_path: Path) -> None:
-    write_described(write_run(tmp_path / "run"), **ERRING)
-    _, rows = made(tmp_path)
-    run, row = data_of(tmp_path).best, rows["run", "gender", "female"]
-    accepted, compared = np.zeros((PEOPLE, PEOPLE)), np.zeros((PEOPLE, PEOPLE))
-    for search in run.searches():
-        for scores, person in zip(search.scores, search.query_people, strict=True):
-            for score, other in zip(scores, search.gallery_people, strict=True):
-                if person != other and person % 2 == 0:
-                    accepted[person, other] += score >= float(row["threshold"])
-                    compared[person, other] += 1
-    rng = np.random.default_rng(1)
-    drawn = [np.bincount(rng.integers(0, PEOPLE, PEOPLE), minlength=PEOPLE) for _ in range(4000)]
-    rates = np.array([weights @ accepted @ weights / (weights @ compared @ weights) for weights in drawn])
-    width = float(row["fmr_high"]) - float(row["fmr_low"])
-    assert width == pytest.approx(np.ptp(np.quantile(rates, [0.025, 0.975])), rel=0.15)
-    # Resampling the people of the queries alone gives much less.
-    alone = np.array([(weights @ accepted).sum() / (weights @ compared).sum() for weights in drawn])
-    assert width > 1.3 * np.ptp(np.quantile(alone, [0.025, 0.975]))
 
 
 def test_groups_are_compared_on_the_aspects_that_all_of_them_are_on(tmp_path: Path) -> None:
@@ -165,9 +200,8 @@ def test_groups_are_compared_on_the_aspects_that_all_of_them_are_on(tmp_path: Pa
         parts.append((hits[search.query_people >= 12].mean(), hits.mean()))
     for value, rate in zip(("no", "everybody"), np.mean(parts, axis=0), strict=True):
         assert float(rows["run", "nail_polish", value]["rank1"]) == pytest.approx(rate)
-    texts = words(section)
-    assert "Nail polish on dorsal_r, dorsal_l." in texts
-    assert ["Nail polish", "everybody", "dorsal_r, dorsal_l"] in [line[:3] for line in the(section, Table).cells]
+    assert "Nail polish on dorsal_r, dorsal_l." in words(section)
+    assert ["Nail polish", "everybody", "dorsal_r, dorsal_l"] in [line[:3] for line in cells_of(the(section, Table))]
 
 
 def test_a_stray_label_on_another_aspect_does_not_decide(tmp_path: Path) -> None:
@@ -178,15 +212,6 @@ def test_a_stray_label_on_another_aspect_does_not_decide(tmp_path: Path) -> None
     write_described(write_run(tmp_path / "run", aspects=ALL_ASPECTS), aspects=ALL_ASPECTS, attributes=attributes)
     _, rows = made(tmp_path)
     assert rows["run", "nail_polish", "yes"]["aspects"] == "dorsal_r"
-
-
-def test_another_protocol_than_the_plain_gallery_is_told(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", rerank={"k1": 20, "k2": 6, "lambda": 0.3})
-    write_described(run)
-    section, rows = made(tmp_path)
-    assert any("without re-ranking" in block.text for block in section.blocks if isinstance(block, Text))
-    score = data_of(tmp_path).best.row.scores["rank1"].mean
-    assert float(rows["run", "", "everybody"]["rank1"]) != pytest.approx(score)
 
 
 def test_thresholds_never_depend_on_test_images(tmp_path: Path) -> None:
@@ -205,34 +230,6 @@ def test_thresholds_never_depend_on_test_images(tmp_path: Path) -> None:
     assert np.mean(impostors >= threshold) <= 0.01 < np.mean(impostors >= threshold - 0.01)
 
 
-def test_small_groups_are_marked_and_smaller_ones_have_no_rate(tmp_path: Path) -> None:
-    write_described(write_run(tmp_path / "run"))
-    section, rows = made(tmp_path)
-    dark = rows["run", "skin_colour", "dark"]
-    assert int(dark["people"]) < FEWEST_PEOPLE
-    assert dark["rank1"] == dark["fnmr_low"] == ""
-    note = the(section, Note)
-    assert note.kind == "warning"
-    assert "without a rate: skin colour dark (3)" in note.text
-    assert "gender male (13)" in note.text
-    assert "skin colour fair" not in note.text  # 23 people
-    [cells] = [cells for cells in the(section, Table).cells if cells[1] == "dark"]
-    assert cells[-3:] == ["too few people"] * 3
-
-
-def test_the_reader_is_told_what_many_groups_mean(tmp_path: Path) -> None:
-    write_described(write_run(tmp_path / "run"))
-    section, rows = made(tmp_path)
-    texts = words(section)
-    assert f"{len(rows) - 1} groups are compared" in texts
-    assert "averaged over the queries of each draw and aspect" in texts
-    assert "at least one interval in twenty" in texts
-    assert "no proof of bias" in texts
-    assert "at most 1 % of impostors" in texts
-    alt = the(section, Picture).alt
-    assert f"from {100 * float(rows['run', 'gender', 'male']['rank1']):.1f} % (gender male) to" in alt
-
-
 def test_several_runs_and_aspects_share_a_figure(tmp_path: Path) -> None:
     for name, stage in (("raw", "0"), ("trained", "1")):
         run = write_run(tmp_path / name, aspects=ALL_ASPECTS, stage=stage)
@@ -241,19 +238,12 @@ def test_several_runs_and_aspects_share_a_figure(tmp_path: Path) -> None:
     assert {run for run, _, _ in rows} == {"raw", "trained"}
     assert int(rows["raw", "gender", "male"]["images"]) == 4 * IMAGES * PEOPLE // 2
     assert int(rows["raw", "gender", "male"]["people"]) == PEOPLE // 2
-    assert [block.files.png.name for block in section.blocks if isinstance(block, Picture)] == [
-        "groups.png",
-        "groups_of_runs.png",
-    ]
+    assert list(pictures(section)) == ["groups", "groups_of_runs"]
 
 
 def test_few_validation_people_leave_the_threshold_of_the_equal_error_rate(tmp_path: Path) -> None:
-    write_described(write_run(tmp_path / "run"), trained=FEW)
-    section, rows = made(tmp_path)
-    text = next(
-        block.text for block in section.blocks if isinstance(block, Text) and "threshold of each run" in block.text
-    )
-    assert "needs 3,000 pairs of people, there are 45" in text
+    section, rows = made_of(tmp_path, trained=FEW)
+    assert "needs 3,000 pairs of people, there are 45" in words(section)
     run = data_of(tmp_path).best
     [search] = run.validation_searches()
     own = search.query_people[:, None] == search.gallery_people
@@ -262,18 +252,11 @@ def test_few_validation_people_leave_the_threshold_of_the_equal_error_rate(tmp_p
 
 
 def test_without_validation_images_rank_1_alone_is_shown(tmp_path: Path) -> None:
-    write_described(write_run(tmp_path / "run"), trained=range(0))
-    section, rows = made(tmp_path)
+    section, rows = made_of(tmp_path, trained=range(0))
     assert "fnmr" not in rows["run", "", "everybody"]
-    assert any(block.kind == "missing" for block in section.blocks if isinstance(block, Note))
+    assert notes(section, "missing")
     assert "Rank-1" in the(section, Picture).alt
     assert "FNMR" not in the(section, Picture).alt
-
-
-def test_training_on_validation_images_is_warned_of(tmp_path: Path) -> None:
-    write_described(write_run(tmp_path / "run", options={"train_split": "train_all"}))
-    section, _ = made(tmp_path)
-    assert any("trained on the validation images" in block.text for block in section.blocks if isinstance(block, Note))
 
 
 @pytest.mark.parametrize(
@@ -297,7 +280,6 @@ def test_what_cannot_be_shown_is_said_why(tmp_path: Path, change: str, reason: s
     else:
         (run / ("features.safetensors" if change == "no features" else "attributes.csv")).unlink()
     section, _ = made(tmp_path)
-    note = the(section, Note)
     assert len(section.blocks) == 1
-    assert note.kind == "missing"
-    assert reason in note.text
+    [note] = notes(section, "missing")
+    assert reason in note

@@ -14,7 +14,6 @@ from section_parts import data_of, notes, pictures, rows_of, the, words
 
 from handclip.csv_files import plain
 from handclip.datasets.manifest import Draw, Manifest, ManifestImage
-from handclip.report.figures.style import save_figure
 from handclip.report.report_writer import Note, ReportWriter, Section
 from handclip.report.sections.retrieval import retrieval_section
 from handclip.runs.artifacts import KeptFeatures, manifest_file, write_features
@@ -94,17 +93,13 @@ def test_cmc_agrees_with_the_evaluation_without_features(tmp_path: Path, aspects
     assert len(curve) == 2 * 20
 
 
-def test_cmc_ends_where_the_smallest_gallery_does(tmp_path: Path):
+def test_without_features_there_is_the_cmc_to_the_end_of_the_smallest_gallery(tmp_path: Path):
     write_run(tmp_path / "eval" / "a", people=16, protocols=["gallery"])
     section = section_of(tmp_path)
     assert [int(row["rank"]) for row in table(tmp_path, "cmc")] == list(range(1, 17))
     assert float(table(tmp_path, "cmc")[-1]["mean"]) == 1
     assert "In gallery (16 images)" in pictures(section)["cmc"].alt
-
-
-def test_what_is_missing_is_said_with_the_way_to_get_it(tmp_path: Path):
-    write_run(tmp_path / "eval" / "a")
-    [note] = notes(section_of(tmp_path), "missing")
+    [note] = notes(section, "missing")
     for part in ("no rank lists and no confused pairs", "no such file", "valuate the run again"):
         assert part in note
 
@@ -116,7 +111,7 @@ def test_features_that_do_not_belong_to_the_manifest_are_refused_in_words(study:
     assert "cmc" in pictures(section)
 
 
-def test_rank_lists_show_the_best_the_median_and_the_worst_query(study: Path):
+def test_rank_lists_and_confusions_of_the_best_the_median_and_the_worst_query(study: Path, figures: dict[str, Figure]):
     section = section_of(study)
     rows = table(study, "rank_lists")
     lists = dict.fromkeys((row["kind"], row["query_person"], row["rank_of_right"]) for row in rows)
@@ -130,19 +125,7 @@ def test_rank_lists_show_the_best_the_median_and_the_worst_query(study: Path):
     assert "not a probability" in words(section)
     assert not notes(section)
 
-
-def test_median_query_is_in_the_middle(tmp_path: Path):
-    gallery = {person: 30 * person for person in range(1, 8)}
-    # The higher the number the narrower the margin, but for person 7, who has nobody beyond and is the best.
-    queries = {person: 30 * person + 2 * person for person in range(1, 8)}
-    write_records(write_run(tmp_path / "eval" / "a"), tmp_path / "hands", gallery, queries)
-    section_of(tmp_path)
-    kinds = dict.fromkeys((row["kind"], row["query_person"]) for row in table(tmp_path, "rank_lists"))
-    assert next(person for kind, person in kinds if kind == "median") == "3"
-
-
-def test_confusions_are_counted_over_all_draws_as_share_of_a_persons_searches(study: Path):
-    section = section_of(study)
+    # Confusions are counted over all draws, as a share of one person's searches.
     rows = table(study, "confusions")
     found = {
         (row["query_person"], row["chosen_person"]): (row["wrong_searches"], row["searches"], row["share"])
@@ -152,6 +135,24 @@ def test_confusions_are_counted_over_all_draws_as_share_of_a_persons_searches(st
     assert float(rows[0]["highest_score"]) == pytest.approx(np.cos(np.radians(10)), abs=1e-6)
     assert "In 6 of 12 searches of all draws (50.0 %) somebody else came first" in words(section)
     assert "person 2 is taken for person 1 in 3 of 3 searches" in pictures(section)["confused_pairs"].alt
+
+    # Photographs are small copies of those that were ranked.
+    shown = [image.get_array() for image in figures["rank_lists"].axes[0].images]
+    assert len(shown) == 4 * (1 + 4)
+    assert {image.shape for image in shown} == {(120, 160, 3)}
+    assert shown[0][0, 0].tolist() == [3, 61, 99], "the best query is person 3's"
+    pair = [image.get_array()[0, 0].tolist() for image in figures["confused_pairs"].axes[0].images[:2]]
+    assert pair == [[2, 10, 99], [1, 0, 0]]
+
+
+def test_median_query_is_in_the_middle(tmp_path: Path):
+    gallery = {person: 30 * person for person in range(1, 8)}
+    # The higher the number the narrower the margin, but for person 7, who has nobody beyond and is the best.
+    queries = {person: 30 * person + 2 * person for person in range(1, 8)}
+    write_records(write_run(tmp_path / "eval" / "a"), tmp_path / "hands", gallery, queries)
+    section_of(tmp_path)
+    kinds = dict.fromkeys((row["kind"], row["query_person"]) for row in table(tmp_path, "rank_lists"))
+    assert next(person for kind, person in kinds if kind == "median") == "3"
 
 
 def test_people_have_the_names_of_the_data_set(tmp_path: Path, figures: dict[str, Figure]) -> None:
@@ -234,22 +235,3 @@ def test_lists_before_re_ranking_say_so(study: Path):
     section = section_of(study)
     assert "The order is the one before re-ranking" in words(section)
     assert "after re-ranking" in pictures(section)["cmc"].caption
-
-
-def test_photographs_are_small_copies_of_those_that_were_ranked(study: Path, figures: dict[str, Figure]):
-    section_of(study)
-    shown = [image.get_array() for image in figures["rank_lists"].axes[0].images]
-    assert len(shown) == 4 * (1 + 4)
-    assert {image.shape for image in shown} == {(120, 160, 3)}
-    assert shown[0][0, 0].tolist() == [3, 61, 99], "the best query is person 3's"
-    pair = [image.get_array()[0, 0].tolist() for image in figures["confused_pairs"].axes[0].images[:2]]
-    assert pair == [[2, 10, 99], [1, 0, 0]]
-
-
-def test_figures_of_the_same_files_are_the_same_to_the_byte(study: Path, figures: dict[str, Figure]):
-    contents = []
-    for _ in range(2):
-        section_of(study)
-        files = save_figure(figures["rank_lists"], study, "rank_lists")
-        contents.append((files.png.read_bytes(), files.svg.read_bytes()))
-    assert contents[0] == contents[1]

@@ -8,10 +8,11 @@ import pytest
 from made_runs import ALL_ASPECTS, write_run
 from matplotlib.figure import Figure
 from quick_figures import keep_figures
-from section_parts import data_of, notes, pictures, rows_of, the, words
+from section_parts import cells_of, data_of, notes, pictures, rows_of, the, words
 
-from handclip.report.report_writer import ReportWriter, Section, Table
+from handclip.report.report_writer import ReportWriter, Section
 from handclip.report.sections.training import training_section
+from handclip.report.table import Table
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +66,7 @@ def test_every_epoch_is_in_the_table_and_each_part_has_its_figure(tmp_path: Path
     assert shown.titles == [
         "Run", "Epochs", "Best epoch", "Rank-1 there (%)", "mAP there (%)", "Seconds", "Images/s", "Peak memory (MiB)",
     ]  # fmt: skip
-    assert shown.cells[0][1:] == ["3", "2", "40.0", "50.0", "6", "48", "700"]
+    assert cells_of(shown)[0][1:] == ["3", "2", "40.0", "50.0", "6", "48", "700"]
     captions = [shown.caption, pictures(section)["validation"].caption]
     assert all(caption.endswith(" Validation is of 1,200 images.") for caption in captions)
     assert not notes(section)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 from made_runs import write_run
-from section_parts import data_of, notes, of_kind
+from section_parts import cells_of, data_of, notes, of_kind
 
 from handclip.report.matrix import Difference
 from handclip.report.report_data import ReportData
-from handclip.report.report_writer import Heading, ReportWriter, Section, Table, Text
+from handclip.report.report_writer import Heading, ReportWriter, Section, Text
 from handclip.report.sections.verdict import verdict_section
+from handclip.report.table import Table
 
 CE = ["cross_entropy"]
 
@@ -62,7 +63,7 @@ def test_the_sign_is_that_of_the_best_minus_the_other(tmp_path: Path, best: int)
     means = [row.scores["rank1"].mean for row in data.block.rows]
     found = next(one for one in data.block.differences if one.metric == "rank1")
     ends = sorted(abs(100 * end) for end in (found.low, found.high))
-    assert table.cells[0][2] == f"{100 * abs(means[0] - means[1]):+.1f} [{ends[0]:.1f}, {ends[1]:.1f}]"
+    assert cells_of(table)[0][2] == f"{100 * abs(means[0] - means[1]):+.1f} [{ends[0]:.1f}, {ends[1]:.1f}]"
 
 
 def test_the_peer_and_the_other_stages_are_named(tmp_path: Path) -> None:
@@ -71,10 +72,10 @@ def test_the_peer_and_the_other_stages_are_named(tmp_path: Path) -> None:
     write_run(tmp_path / "2", skill=0.9, stage="2", people=10)
     write_run(tmp_path / "peer", skill=0.4, stage="2", people=10, model="mbanet_small", family="mbanet")
     table = of_kind(section_of(data_of(tmp_path), tmp_path), Table)[0]
-    against = [cells[0].split(":")[0] for cells in table.cells]
+    against = [cells[0].split(":")[0] for cells in cells_of(table)]
     assert against[0] == "the next"
     assert set(against[1:]) <= {"the best of another model", "its own stage 1", "its own model untrained"}
-    assert "mbanet_small" in " ".join(cells[0] for cells in table.cells)
+    assert "mbanet_small" in " ".join(cells[0] for cells in cells_of(table))
 
 
 def test_one_run_alone(tmp_path: Path) -> None:
@@ -92,7 +93,8 @@ def test_the_section_shows_the_matrix_and_its_files(tmp_path: Path) -> None:
     assert len(matrices) == 2  # gallery and gallery_all
     assert tables[-1].titles[-1] == "Hardware"
     for table in matrices:
-        marked = {table.titles[column] for _, column in table.strong}
+        rows = table.cells
+        marked = {title for row in rows for title, cell in zip(table.titles, row, strict=True) if cell.strong}
         assert marked == {"Rank-1", "Rank-5", "Rank-10", "mAP", "mAP trapezoid"}
     assert any("gallery_all" in heading.text for heading in of_kind(section, Heading))
     assert (tmp_path / "out" / "tables" / "comparison.csv").is_file()

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from made_runs import ALL_ASPECTS, write_run
 
-from handclip.errors import HandCLIPError
 from handclip.report.figures.style import MOST_SERIES
 from handclip.report.report_data import ReportData
 from handclip.report.runs import find_evaluations, read_run
@@ -79,8 +78,3 @@ def test_runs_that_read_the_same_are_told_apart_where_figures_have_room(options:
     labels = [run.label for run in gathered(tmp_path).runs]
     names = [f"{rate}. stage 1 vit_small ce + triplet, option0 0.{rate}" for rate in (1, 2)]
     assert labels == (names if options == 1 else [f"{name}, option1 0.{n}, ..." for n, name in enumerate(names, 1)])
-
-
-def test_nothing_to_report() -> None:
-    with pytest.raises(HandCLIPError, match="no evaluation"):
-        gather([])

@@ -17,7 +17,7 @@ from handclip.config.loading import load_trained_config
 from handclip.config.naming import run_name
 from handclip.datasets.hd import prepare_hd
 from handclip.datasets.preparation import Preparation
-from handclip.errors import ConfigError, DataError
+from handclip.errors import ConfigError
 from handclip.models.checkpoint import Checkpoint
 from handclip.report.evaluation_log import evaluation_text
 from handclip.report.report import write_report
@@ -133,15 +133,6 @@ def test_people_are_known_within_a_data_set_only(manifests: Path, hd: Path, here
     assert evaluate(tiny_config(here, dataset="hd", manifest=None, **changes)).metrics[
         "test_people_known_from_other_aspects"
     ] == 0  # fmt: skip
-
-
-def test_images_that_it_was_trained_on_are_refused(manifests: Path, here: Path, stage1: TrainingResult) -> None:
-    checkpoint = Checkpoint.load(stage1.checkpoint)
-    palmar = load_manifest(manifests, "palmar_l")
-    seen = [*checkpoint.training_images, palmar.images[palmar.test[0]].sha256]
-    replace(checkpoint, training_images=seen).save(here / "seen.pth")
-    with pytest.raises(DataError, match="was trained on 1 images that this manifest tests on"):
-        evaluate(tiny_config(manifests, aspect="palmar_l", checkpoint="seen.pth"))
 
 
 def test_what_an_earlier_stage_was_trained_on_counts_too(manifests: Path, here: Path, stage1: TrainingResult) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from handclip.file_names import CONFIG, EXPLANATIONS
 from handclip.models.attention_maps import GRAD_CAM, ROLLOUT, SPATIAL_ATTENTION
 from handclip.report.figures.attention import HALF, Maps, attention_figure
 from handclip.report.matrix import merit
@@ -17,7 +18,7 @@ _METHODS = (ROLLOUT, GRAD_CAM, SPATIAL_ATTENTION)
 
 def attention_section(data: ReportData, writer: ReportWriter) -> Section:
     """Lay the maps of the featured runs, and of one for each method they lack, over the same photographs."""
-    page = writer.section("attention")
+    page = writer.section("attention", explanations=EXPLANATIONS, config=CONFIG)
     runs = _runs(data)
     explained = [run for run in runs if run.explanations]
     shown = _same_hands(explained)

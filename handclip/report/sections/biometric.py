@@ -39,7 +39,8 @@ from handclip.report.figures.verification import (
     score_densities_figure,
 )
 from handclip.report.report_data import ReportData, ReportRun, why_not_searched
-from handclip.report.report_writer import Column, ReportWriter, Section, SectionWriter
+from handclip.report.report_writer import ReportWriter, Section, SectionWriter
+from handclip.report.table import Column
 
 Floats = NDArray[np.float64]
 
@@ -50,15 +51,10 @@ _LEFT_OUT = 0.02
 
 @dataclass(frozen=True, eq=False)
 class _Calibrated:
-    """Cost of the ratios of the test scores, and how often predictions come true."""
+    """What the ratios of the test scores cost, and how often predictions come true, before and after calibration."""
 
-    slope: float
-    offset: float
-    cllr_before: float
-    cllr_after: float
-    cllr_minimum: float
-    before: Reliability
-    after: Reliability
+    costs: Mapping[str, float]
+    diagrams: Mapping[str, Reliability]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +63,7 @@ class _Judged:
 
     run: ReportRun
     verification: Verification
-    densities: tuple[Floats, Floats, Floats]
+    densities: ScoreDensities
     open_set: OpenSet
     fixed: FixedThresholds | None
     calibrated: _Calibrated | None
@@ -140,7 +136,7 @@ def _judge(run: ReportRun) -> _Judged | str:
     return _Judged(
         run=run,
         verification=verify(pairs, list(_criteria(fixed).values())),
-        densities=_densities(pairs),
+        densities=_densities(run, pairs, fixed),
         open_set=open_set,
         fixed=fixed,
         calibrated=None if validation is None else _calibrate(validation, pairs),
@@ -167,15 +163,15 @@ def _criteria(fixed: FixedThresholds | None) -> dict[str, float]:
     return {"EER": fixed.eer, **by_fmr}
 
 
-def _densities(pairs: ScoredPairs) -> tuple[Floats, Floats, Floats]:
-    """Edges of bins, and the densities of genuine and impostor scores in them; the lowest few are left out."""
+def _densities(run: ReportRun, pairs: ScoredPairs, fixed: FixedThresholds | None) -> ScoreDensities:
+    """Return the densities of scores in bins; the lowest few are left out."""
     low = float(min(np.quantile(scores, _LEFT_OUT) for scores in pairs.rising))
     high = float(pairs.scores[-1])
     edges = np.linspace(low, high if high > low else low + 1e-3, _BINS + 1)
     impostor, genuine = (
         np.histogram(scores, edges)[0] / (len(scores) * (edges[1] - edges[0])) for scores in pairs.rising
     )
-    return edges, genuine, impostor
+    return ScoreDensities(run.label, edges, genuine, impostor, None if fixed is None else fixed.eer)
 
 
 def _calibrate(validation: ScoredPairs, test: ScoredPairs) -> _Calibrated:
@@ -184,41 +180,39 @@ def _calibrate(validation: ScoredPairs, test: ScoredPairs) -> _Calibrated:
     impostor = thinned(test.impostor)
     before = cosine_as_probability(test.genuine), cosine_as_probability(impostor)
     after = calibration.llr(test.genuine), calibration.llr(impostor)
-    return _Calibrated(
-        slope=calibration.slope,
-        offset=calibration.offset,
-        cllr_before=cllr(*before),
-        cllr_after=cllr(*after),
-        cllr_minimum=minimum_cllr(test.genuine, impostor),
-        before=reliability(*before),
-        after=reliability(*after),
-    )
+    costs = {
+        "cllr_before": cllr(*before),
+        "cllr": cllr(*after),
+        "cllr_min": minimum_cllr(test.genuine, impostor),
+        "slope": calibration.slope,
+        "offset": calibration.offset,
+    }
+    diagrams = {"calibrated": reliability(*after), "cosine read as a probability": reliability(*before)}
+    return _Calibrated(costs, diagrams)
 
 
 def _scores(panels: Sequence[_Judged], page: SectionWriter) -> None:
-    figure = score_densities_figure(
-        [ScoreDensities(one.run.label, *one.densities, None if one.fixed is None else one.fixed.eer) for one in panels]
-    )
     page.words("scores")
+    figure = score_densities_figure([one.densities for one in panels])
     page.picture("score_densities", figure, panels=len(panels), left_out=_LEFT_OUT)
 
 
 def _rates(judged: Sequence[_Judged], best: _Judged, page: SectionWriter) -> None:
     curves, points, rows = [], [], []
     for one in judged:
-        found = one.verification
+        found, curve = one.verification, one.verification.curve
         if one.run.style is not None:
-            band = (found.fnmr_low, found.fnmr_high) if one is best else None
-            curves.append(ErrorCurve(one.run.label, one.run.style, found.fmr, found.fnmr, band))
-        curve = {"threshold": found.thresholds, "fmr": found.fmr, "fnmr": found.fnmr}
-        points += _curve_rows(one, curve, found.measurable, one.compared)
+            band = (curve.low, curve.high) if one is best else None
+            curves.append(ErrorCurve(one.run.label, one.run.style, curve.false, curve.missed, band))
+        rates = {"threshold": curve.thresholds, "fmr": curve.false, "fnmr": curve.missed}
+        points += _curve_rows(one, rates, curve.measurable, one.compared)
         at_fmr = {_key("fnmr_at_fmr", fmr): found.fnmr_at_fmr[fmr] for fmr in FMRS}
         rows.append({**one.named, "eer": found.eer, **at_fmr, **one.compared})
     columns = [_rate_column("eer", "EER")]
     columns += [_rate_column(_key("fnmr_at_fmr", fmr), f"FNMR at FMR {100 * fmr:g} %") for fmr in FMRS]
     page.words("rates")
     page.csv("det_curves", points)
-    page.picture("det_roc", error_tradeoff_figure(curves, best.verification.lowest_fmr), curves=len(curves))
+    page.picture("det_roc", error_tradeoff_figure(curves, best.verification.curve.lowest), curves=len(curves))
     _rates_table("verification", columns, rows, page)
 
 
@@ -251,37 +245,26 @@ def _thresholds(judged: Sequence[_Judged], page: SectionWriter) -> None:
 def _open_sets(judged: Sequence[_Judged], best: _Judged, page: SectionWriter) -> None:
     curves, points, rows = [], [], []
     for one in judged:
-        found = one.open_set
+        found, curve = one.open_set, one.open_set.curve
         if one.run.style is not None:
-            band = (found.fnir_low, found.fnir_high) if one is best else None
-            curves.append(ErrorCurve(one.run.label, one.run.style, found.fpir, found.fnir, band))
-        curve = {"threshold": found.thresholds, "fpir": found.fpir, "fnir": found.fnir}
-        points += _curve_rows(one, curve, found.measurable, one.searched)
+            band = (curve.low, curve.high) if one is best else None
+            curves.append(ErrorCurve(one.run.label, one.run.style, curve.false, curve.missed, band))
+        rates = {"threshold": curve.thresholds, "fpir": curve.false, "fnir": curve.missed}
+        points += _curve_rows(one, rates, curve.measurable, one.searched)
         at_fpir = {_key("fnir_at_fpir", fpir): found.fnir_at_fpir[fpir] for fpir in FPIRS}
         rows.append({**one.named, "fnir_accepting_all": found.fnir_accepting_all, **at_fpir, **one.searched})
     columns = [_rate_column("fnir_accepting_all", "FNIR, every answer accepted")]
     columns += [_rate_column(_key("fnir_at_fpir", fpir), f"FNIR at FPIR {100 * fpir:g} %") for fpir in FPIRS]
     page.words("open_set")
     page.csv("open_set_curves", points)
-    figure = open_set_figure(curves, best.open_set.lowest_fpir)
+    figure = open_set_figure(curves, best.open_set.curve.lowest)
     page.picture("open_set", figure, curves=len(curves), fpir=FPIRS[0])
     _rates_table("open_set", columns, rows, page)
 
 
 def _calibrations(judged: Sequence[_Judged], panels: Sequence[_Judged], page: SectionWriter) -> None:
     page.words("calibration")
-    rows = [
-        {
-            **one.named,
-            "cllr_before": found.cllr_before,
-            "cllr": found.cllr_after,
-            "cllr_min": found.cllr_minimum,
-            "slope": found.slope,
-            "offset": found.offset,
-        }
-        for one in judged
-        if (found := one.calibrated) is not None
-    ]
+    rows = [{**one.named, **one.calibrated.costs} for one in judged if one.calibrated is not None]
     columns = [
         Column("label", "Run"),
         Column("cllr_before", "Cllr, cosine read as a probability", "{:.3f}".format, numeric=True),
@@ -296,17 +279,18 @@ def _calibrations(judged: Sequence[_Judged], panels: Sequence[_Judged], page: Se
 
 
 def _reliability(panels: Sequence[_Judged], page: SectionWriter) -> None:
-    calibrated = [(one, one.calibrated) for one in panels if one.calibrated is not None]
-    curves: dict[str, dict[str, Reliability]] = {}
-    rows = []
-    for one, found in calibrated:
-        diagrams = {"calibrated": found.after, "cosine read as a probability": found.before}
-        curves[one.run.label] = diagrams
-        for name, diagram in diagrams.items():
-            rows += [{**one.named, "prediction": name, **values} for values in _by_row(vars(diagram))]
+    calibrated = {one.run.label: one.calibrated for one in panels if one.calibrated is not None}
+    rows = [
+        {**one.named, "prediction": name, **values}
+        for one in panels
+        if one.calibrated is not None
+        for name, diagram in one.calibrated.diagrams.items()
+        for values in _by_row(vars(diagram))
+    ]
     if calibrated:
         page.csv("reliability", rows)
-        page.picture("reliability", reliability_figure(curves), panels=calibrated)
+        figure = reliability_figure({label: found.diagrams for label, found in calibrated.items()})
+        page.picture("reliability", figure, panels=calibrated)
 
 
 def _by_row(columns: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:

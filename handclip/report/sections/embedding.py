@@ -7,7 +7,8 @@ from handclip.metrics.ranking import COSINE_TIE
 from handclip.report.figures.embedding import projection_figure
 from handclip.report.project import Sample, Space, enough_to_project, numbers, project
 from handclip.report.report_data import ReportData, ReportRun, why_not_searched
-from handclip.report.report_writer import Column, ReportWriter, Section, SectionWriter
+from handclip.report.report_writer import ReportWriter, Section, SectionWriter
+from handclip.report.table import Column
 
 
 def embedding_section(data: ReportData, writer: ReportWriter) -> Section:

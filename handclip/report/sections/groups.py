@@ -14,7 +14,8 @@ from handclip.report.figures.groups import Group, GroupRates, groups_figure
 from handclip.report.group_rates import RankingOutcomes, Rate, VerificationErrors
 from handclip.report.prose import percent
 from handclip.report.report_data import ReportData, ReportRun, why_not_searched
-from handclip.report.report_writer import Column, ReportWriter, Section, SectionWriter
+from handclip.report.report_writer import ReportWriter, Section, SectionWriter
+from handclip.report.table import Column
 
 FEWEST_PEOPLE = 5
 """Of fewer people nothing is shown: a rate would be about them, and not about a group."""
@@ -31,14 +32,6 @@ _TITLES = {
 _RATES = {"rank1": "Rank-1", "fnmr": "FNMR", "fmr": "FMR"}
 _ORDER = ("very fair", "fair", "medium", "dark", *(name for _, name in _AGES), _OLDEST, "no", "yes")
 _EVERYBODY = "everybody"
-
-
-@dataclass(frozen=True)
-class _Threshold:
-    """A threshold that was fixed on validation images, and what it is to do there."""
-
-    value: float
-    aim: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +59,20 @@ class _Group:
 class _RunOutcomes:
     """How each query of a run fared, and its errors at a threshold; None where there is none.
 
-    `rank1` is that over everybody, and None where the report is about another Rank-1, such as after re-ranking.
+    Args:
+        run: the run.
+        ranking: of all queries.
+        rank1: that over everybody; None where the report is about another Rank-1, such as after re-ranking.
+        threshold: fixed on validation images.
+        aim: what it is to do there.
+        errors: of verification.
     """
 
     run: ReportRun
     ranking: RankingOutcomes
     rank1: Rate | None
-    threshold: _Threshold | None
+    threshold: float | None
+    aim: str
     errors: VerificationErrors | None
 
     def rates(self, group: _Group) -> dict[str, Rate | None]:
@@ -99,14 +99,6 @@ class _Row:
     images: int
     counts: Mapping[str, int]
     rates: Mapping[str, Rate | None]
-
-    @property
-    def aspects(self) -> Sequence[str]:
-        return self.group.aspects
-
-    @property
-    def is_limited(self) -> bool:
-        return self.group.is_limited
 
     @property
     def name(self) -> str:
@@ -163,25 +155,27 @@ def _is_lacking(run: ReportRun) -> bool:
 
 
 def _outcomes(run: ReportRun, is_plain: bool, page: SectionWriter) -> _RunOutcomes:
-    searches, threshold, score = list(run.searches()), _threshold(run, page), run.row.scores["rank1"]
+    searches, score = list(run.searches()), run.row.scores["rank1"]
+    threshold, aim = _threshold(run, page)
     return _RunOutcomes(
         run,
         RankingOutcomes.of(searches),
         (score.mean, score.low, score.high) if is_plain else None,
         threshold,
-        VerificationErrors.of(searches, threshold.value) if threshold is not None else None,
+        aim,
+        VerificationErrors.of(searches, threshold) if threshold is not None else None,
     )
 
 
-def _threshold(run: ReportRun, page: SectionWriter) -> _Threshold | None:
+def _threshold(run: ReportRun, page: SectionWriter) -> tuple[float | None, str]:
     """Fix the threshold on validation images alone; where they are too few for the FMR, that of the EER."""
     try:
         fixed = fix_thresholds(ScoredPairs.of(run.validation_searches()))
     except ValueError:  # no comparisons
-        return None
+        return None, ""
     value = fixed.fmr[OPERATING_FMR]
     aim = page.prose.text("aim", fmr=OPERATING_FMR, reason=fixed.reasons[OPERATING_FMR] if value is None else "")
-    return _Threshold(fixed.eer if value is None else value, aim)
+    return fixed.eer if value is None else value, aim
 
 
 def _divide(attributes: Mapping[str, Mapping[str, str]], outcomes: RankingOutcomes) -> list[_Group]:
@@ -280,14 +274,14 @@ def _plain(one: _RunOutcomes, row: _Row) -> dict[str, Any]:
         "run": one.run.row.run,
         "attribute": row.group.attribute,
         "group": row.group.value,
-        "aspects": " ".join(row.aspects),
+        "aspects": " ".join(row.group.aspects),
         "people": row.people,
         "images": row.images,
         **row.counts,
     }
     for name, rate in row.rates.items():
         plain |= dict(zip((name, f"{name}_low", f"{name}_high"), rate or (None, None, None), strict=True))
-    return {**plain, "threshold": one.threshold.value if one.threshold else None}
+    return {**plain, "threshold": one.threshold}
 
 
 def _detail(run: ReportRun, rows: Sequence[_Row], page: SectionWriter) -> None:
@@ -311,7 +305,8 @@ def _measurable(rows: Sequence[_Row]) -> list[str]:
 
 def _figure(rows: Sequence[_Row], panels: Mapping[str, Sequence[GroupRates]]) -> Figure:
     titles = {
-        row.group.attribute: _TITLES[row.group.attribute] + (f" ({', '.join(row.aspects)})" if row.is_limited else "")
+        row.group.attribute: _TITLES[row.group.attribute]
+        + (f" ({', '.join(row.group.aspects)})" if row.group.is_limited else "")
         for row in rows
     }
     groups = [Group(titles[row.group.attribute], row.group.value, row.people, row.images) for row in rows]
@@ -339,7 +334,7 @@ def _table(rows: Sequence[_Row], page: SectionWriter) -> None:
         {
             "attribute": _TITLES.get(row.group.attribute, "All"),
             "group": row.group.value,
-            "aspects": ", ".join(row.aspects) if row.is_limited else "all",
+            "aspects": ", ".join(row.group.aspects) if row.group.is_limited else "all",
             "people": row.people,
             "images": row.images,
             **row.counts,
@@ -351,7 +346,7 @@ def _table(rows: Sequence[_Row], page: SectionWriter) -> None:
     columns = [
         Column("attribute", "Attribute"),
         Column("group", "Group"),
-        *([Column("aspects", "Aspects")] if any(row.is_limited for row in rows) else []),
+        *([Column("aspects", "Aspects")] if any(row.group.is_limited for row in rows) else []),
         *(Column(key, key.capitalize(), "{:,}".format, numeric=True) for key in counts),
         *(Column(name, f"{_RATES[name]} (%)", numeric=True) for name in rows[0].rates),
     ]

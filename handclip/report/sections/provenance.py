@@ -12,7 +12,8 @@ from handclip.errors import DamagedFileError
 from handclip.file_names import CONFIG, PROVENANCE
 from handclip.locks import is_held
 from handclip.report.report_data import ReportData, ReportRun
-from handclip.report.report_writer import Column, Commands, ReportWriter, Section, SectionWriter
+from handclip.report.report_writer import Commands, ReportWriter, Section, SectionWriter
+from handclip.report.table import Column
 from handclip.runs.provenance import read_provenance, sessions_of
 
 _COLUMNS = (
@@ -41,13 +42,9 @@ def provenance_section(data: ReportData, writer: ReportWriter) -> Section:
     rows = [_row(run) for run in data.runs]
     page.table("provenance", _COLUMNS, rows, page.csv("provenance", rows))
     unknown = [run for run in data.runs if run.config is None or run.environment is None]
-    damaged = {run: reason for run in unknown if (reason := run.damage_of("config", "environment"))}
-    page.words(
-        "missing",
-        damaged=damaged,
-        old=[run for run in unknown if run not in damaged],
-        gone=[run for run in data.runs if run.row.losses and run.training_folder is None],
-    )
+    reasons = [run.missing.get("config") or run.missing.get("environment") for run in unknown]
+    gone = [run for run in data.runs if run.row.losses and run.training_folder is None]
+    page.words("missing", unknown=unknown, reason=next(iter(reasons), None), gone=gone)
     _options_table(data.runs, page)
     _again(data.runs, page)
     for run in data.featured:

@@ -13,7 +13,8 @@ from handclip.report.figures.training import EpochCurve, EpochPanel, ScoreBar, e
 from handclip.report.matrix import METRICS, TESTED
 from handclip.report.prose import percent
 from handclip.report.report_data import ReportData, ReportRun
-from handclip.report.report_writer import Column, ReportWriter, Section, SectionWriter
+from handclip.report.report_writer import ReportWriter, Section, SectionWriter
+from handclip.report.table import Column
 
 _RATE_TITLES = {"encoder": "encoder", "new": "new layers"}
 _LOGARITHMIC_FROM = 10

@@ -1,28 +1,28 @@
 """The first section: which run is best, by how much, and whether the difference is real."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from handclip.metrics.uncertainty import FEW_PEOPLE, LEVEL
 from handclip.report.comparison import write_matrix
 from handclip.report.evaluation_log import METRIC_TITLES
-from handclip.report.matrix import METRICS, Difference, RunRow, best_of_clip_and_cnn, merit
-from handclip.report.matrix import MatrixBlock as Block
+from handclip.report.matrix import Difference, MatrixBlock, RunRow, best_of_clip_and_cnn, merit
 from handclip.report.matrix_text import (
-    COLUMN_TITLES,
+    COST_COLUMNS,
     COST_LEGEND,
-    COST_TITLES,
-    cost_cells,
-    interval_text,
+    NAME_COLUMNS,
+    cost_record,
     legend,
     method_text,
-    name_cells,
-    published_text,
-    spread_text,
+    published_cells,
+    run_record,
+    score_cells,
 )
 from handclip.report.report_data import ReportData, ReportRun
-from handclip.report.report_writer import Column, ReportWriter, Section, SectionWriter, Table, Text
+from handclip.report.report_writer import ReportWriter, Section, SectionWriter, Text
 from handclip.report.row_names import distinguishing_columns
+from handclip.report.table import Cell, Column, Table
 
 
 def verdict_section(data: ReportData, writer: ReportWriter) -> Section:
@@ -45,11 +45,11 @@ def verdict_section(data: ReportData, writer: ReportWriter) -> Section:
         page.add(Text(" ".join(legend(block))))
     page.words("costs")
     rows = {row.run: row for _, block in ordered for row in block.rows}
-    page.add(_cost_table(list(rows.values()), data.runs))
+    page.add(_cost_table(rows.values(), data.runs))
     return page.finished()
 
 
-def _verdict(block: Block) -> dict[str, Any]:
+def _verdict(block: MatrixBlock) -> dict[str, Any]:
     """Return what the words on one block speak of: its best run, how others differ, and CLIP against the CNN."""
     best, *others = _by_merit(block)
     unsure = [row for row in others if not _is_significant(_difference(block, best, row))]
@@ -69,7 +69,7 @@ def _verdict(block: Block) -> dict[str, Any]:
     }
 
 
-def _cautions(blocks: Sequence[Block]) -> dict[str, Any]:
+def _cautions(blocks: Sequence[MatrixBlock]) -> dict[str, Any]:
     people = min((block.people for block in blocks), default=FEW_PEOPLE)
     same = []
     for block in blocks:
@@ -85,11 +85,11 @@ def _cautions(blocks: Sequence[Block]) -> dict[str, Any]:
     }
 
 
-def _by_merit(block: Block) -> list[RunRow]:
+def _by_merit(block: MatrixBlock) -> list[RunRow]:
     return sorted(block.rows, key=merit, reverse=True)
 
 
-def _differences_table(block: Block, page: SectionWriter) -> None:
+def _differences_table(block: MatrixBlock, page: SectionWriter) -> None:
     """Show the comparisons that people ask about first."""
     best, *others = _by_merit(block)
     compared: dict[int, tuple[str, RunRow]] = {}
@@ -141,7 +141,7 @@ def _is_significant(found: Difference) -> bool:
     return found.p_holm < LEVEL
 
 
-def _difference(block: Block, best: RunRow, other: RunRow) -> Difference:
+def _difference(block: MatrixBlock, best: RunRow, other: RunRow) -> Difference:
     for one in block.differences:
         if one.metric == "rank1" and {one.first, one.second} == {best.number, other.number}:
             if one.first == best.number:
@@ -152,27 +152,25 @@ def _difference(block: Block, best: RunRow, other: RunRow) -> Difference:
     raise AssertionError(f"rows {best.number} and {other.number} were not compared")
 
 
-def _matrix_table(block: Block, caption: str) -> Table:
+def _matrix_table(block: MatrixBlock, caption: str) -> Table:
     extra = distinguishing_columns(block.rows)
-    titles = ["Run", *(COLUMN_TITLES[column] for column in extra), *METRIC_TITLES.values()]
-    cells, strong = [], set()
-    for line, row in enumerate(block.rows):
-        stage, model, losses, *others = name_cells(row, extra)
-        names = [f"{row.number}. stage {stage} {model}\n{losses}", *others]
-        scores = [row.scores[metric] for metric in METRICS]
-        letters = [row.letters.get(metric, "") for metric in METRICS]
-        spreads = [f"{spread_text(score)} {text}".rstrip() for score, text in zip(scores, letters, strict=True)]
-        cells.append(names + [f"{a}\n{interval_text(b)}" for a, b in zip(spreads, scores, strict=True)])
-        strong |= {(line, len(names) + place) for place, metric in enumerate(METRICS) if metric in row.best}
+    columns = [
+        Column("name", "Run"),
+        *(NAME_COLUMNS[name] for name in extra),
+        *(Column(metric, title, numeric=True) for metric, title in METRIC_TITLES.items()),
+    ]
+    records: list[dict[str, Any]] = []
+    for row in block.rows:
+        name = f"{row.number}. stage {row.stage} {row.model}\n{row.losses_text}"
+        records.append({**run_record(row), "name": name, **score_cells(row)})
     for result in block.published:
-        names = [f"{method_text(result, block)}\npublished, other draws", *[""] * len(extra)]
-        cells.append(names + [published_text(result, metric) for metric in METRICS])
-    numeric = [False] * (1 + len(extra)) + [True] * len(METRICS)
-    return Table(titles, numeric, cells, caption, strong=frozenset(strong))
+        name = f"{method_text(result, block)}\npublished, other draws"
+        records.append({**dict.fromkeys(extra, Cell("")), "name": name, **published_cells(result)})
+    return Table(columns, records, caption)
 
 
-def _cost_table(rows: Sequence[RunRow], runs: Sequence[ReportRun]) -> Table:
+def _cost_table(rows: Iterable[RunRow], runs: Sequence[ReportRun]) -> Table:
     labels = {run.row.run: run.label for run in runs}
-    cells = [[labels.get(row.run) or _recipe(row), *cost_cells(row)] for row in rows]
-    numeric = [False, *[True] * (len(COST_TITLES) - 1), False]
-    return Table(["Run", *COST_TITLES], numeric, cells, COST_LEGEND)
+    records = [{**cost_record(row), "label": labels.get(row.run) or _recipe(row)} for row in rows]
+    *numbers, hardware = COST_COLUMNS
+    return Table([Column("label", "Run"), *numbers, replace(hardware, numeric=False)], records, COST_LEGEND)

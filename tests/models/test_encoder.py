@@ -7,7 +7,7 @@ from handclip.errors import ConfigError
 from handclip.models.builder import build_model
 from handclip.models.clip_encoder import CLIPImageEncoder
 from handclip.models.embedding_model import EmbeddingModel
-from handclip.models.freezing import freeze_encoder
+from handclip.models.encoder import freeze_encoder
 from handclip.models.registry import build_encoder
 
 pytestmark = pytest.mark.usefixtures("tiny_models")
