@@ -60,7 +60,11 @@ def no_space(*what: Any) -> None:
 
 
 def test_a_full_disk_ends_training_with_the_last_state_intact(
-    manifests: Path, tmp_path: Path, after_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    manifests: Path,
+    tmp_path: Path,
+    after_step: Callable[..., None],
+    scores: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The second epoch's table, its state and best model, and the last model: one after the other does not fit."""
     config = config_in(manifests, tmp_path)
@@ -77,10 +81,11 @@ def test_a_full_disk_ends_training_with_the_last_state_intact(
     def fill(step: Step) -> None:
         left[0] = files_that_fit
 
+    scores(0.5, 0.9, 0.9, 0.9, 0.5, 0.9)  # the second epoch, which is trained three times, is the best
     after_step(2 * STEPS, fill)
     monkeypatch.setattr("handclip.files.os.fsync", fsync)
     for files_that_fit, saved in ((0, 1), (1, 1), (2, 2), (3, 2)):
-        # In the end the second epoch is saved: what it writes when it goes on is config, environment, best and table.
+        # In the end the second epoch is saved, and environment, best model and table are written when it goes on.
         left[0] = 3 if files_that_fit == 3 else 10**9
         with pytest.raises(TrainingError) as caught:
             train(config, resume=bool(before))
