@@ -86,6 +86,7 @@ def test_a_list_is_written_last_and_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.promise("pipe-for-file")
 @pytest.mark.parametrize("name", ["metrics.json", CHECKSUMS])
 def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(name: str, tmp_path: Path) -> None:
     folder = make(tmp_path)
@@ -96,6 +97,7 @@ def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(name: str, tmp_pa
         require_intact(folder, CONTENT, advice="Copy it once more")
 
 
+@pytest.mark.promise("pipe-for-file")
 def test_a_device_in_place_of_a_file_is_not_read_without_end(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").symlink_to("/dev/zero")
     with pytest.raises(DamagedFileError, match="it is no file but a pipe, a socket or a device"):

@@ -127,6 +127,7 @@ def full_device() -> int:
     return os.open("/dev/full", os.O_WRONLY)
 
 
+@pytest.mark.promise("screen-gone")
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 @pytest.mark.parametrize("begin", [dead_pipe, full_device])
 def test_what_a_screen_does_not_take_is_dropped(begin: Callable[[], int], name: str, monkeypatch: pytest.MonkeyPatch):
@@ -185,6 +186,7 @@ with open(sys.argv[1], "w") as file:
 """
 
 
+@pytest.mark.promise("screen-gone")
 def test_what_goes_to_streams_that_are_closed_goes_into_no_file(tmp_path: Path):
     command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", _CLOSED, str(tmp_path / "file")]
     assert subprocess.run(command, check=False).returncode == 0

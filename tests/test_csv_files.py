@@ -18,12 +18,14 @@ TEXTS = st.one_of(
 )
 
 
+@pytest.mark.promise("formulas")
 @settings(derandomize=True, deadline=None, max_examples=150)
 @given(st.lists(st.lists(TEXTS, min_size=2, max_size=4), max_size=4))
 def test_any_text_is_read_back_exactly(rows: list[list[str]]) -> None:
     assert list(csv_rows(io.StringIO(csv_text(rows), newline=""))) == rows
 
 
+@pytest.mark.promise("formulas")
 @settings(derandomize=True, deadline=None, max_examples=500)
 @given(TEXTS)
 def test_no_cell_begins_a_formula_unless_it_is_a_number(text: str) -> None:

@@ -213,6 +213,7 @@ def test_a_hub_that_is_out_of_reach_says_how_to_do_without(monkeypatch: pytest.M
     assert "name a weights file under `pretrained:`" in check.advice
 
 
+@pytest.mark.promise("doctor")
 def test_a_check_that_hangs_or_breaks_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     hanging, released = threading.Event(), threading.Event()
 
@@ -272,6 +273,7 @@ def test_the_memory_of_a_container_is_what_it_is_allowed(
         assert check.found.endswith(" GiB, little for training")
 
 
+@pytest.mark.promise("little-shared-memory")
 @pytest.mark.parametrize(
     ("free_mib", "state", "found"),
     [

@@ -89,14 +89,3 @@ def test_every_promise_is_kept_by_the_tests_that_its_row_lists():
     kept = keepers(ROOT / "tests")
     assert sorted(promises(text)) == sorted(kept), "a promise without a test, a test without a promise, or one twice"
     assert listed(text, kept) == text, "run: python tests/promises.py --write"
-
-
-def test_every_promise_is_kept_by_a_test_that_exists():
-    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
-    rows = [row.split(" | ") for row in text.partition("## What it withstands")[2].splitlines() if row.startswith("| ")]
-    for promise, tests, _ in rows[2:]:
-        named = re.findall(r"`(\w+|[\w/]+\.py)`", tests)
-        assert named, f"nothing keeps the promise {promise}"
-        for name in named:
-            assert (ROOT / name).is_file() if "/" in name else f"def {name}(" in source, f"there is no {name}"

@@ -268,6 +268,7 @@ def test_what_vouches_for_files_never_stands_beside_others(
     assert texts(tmp_path).keys() == {"a", "b"}
 
 
+@pytest.mark.promise("folder-for-file")
 def test_a_folder_in_place_of_one_of_several_files_is_named_and_the_others_stay(tmp_path: Path) -> None:
     for name in ("a.csv", "metrics.json"):
         (tmp_path / name).write_text("old")

@@ -80,6 +80,7 @@ def test_a_program_that_only_imports_ends_at_once(
     assert capfd.readouterr().err == "Interrupted. To go on, give the same command again.\n"
 
 
+@pytest.mark.promise("signal-while-importing")
 def test_an_import_in_the_midst_of_work_lets_all_tidy_up(module_that_sends_one: None) -> None:
     with pytest.raises(Interrupted), interruptible():
         exec(IMPORTING, {"__name__": "handclip.runs.evaluate"})
@@ -135,6 +136,7 @@ def test_a_request_waits_for_a_good_moment(signum: int, came: list[int]) -> None
     assert came == [signum]
 
 
+@pytest.mark.promise("hang-up")
 @pytest.mark.parametrize("before", [[signal.SIGTERM], [signal.SIGHUP, signal.SIGTERM]])
 def test_a_second_signal_stops_at_once(before: list[int]) -> None:
     """A terminal that is gone is no first warning."""
@@ -231,6 +233,7 @@ def test_what_is_ignored_stays_ignored_and_what_would_end_the_process_is_handled
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.promise("hang-up")
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP])
 def test_a_terminal_that_is_gone_hurries_nobody(first: int) -> None:
     """The shell and the system both send it, and a session's manager after SIGTERM."""

@@ -96,6 +96,7 @@ def dangers(source: str) -> list[tuple[str, int]]:
     return found
 
 
+@pytest.mark.promise("no-code")
 def test_nothing_runs_what_it_reads() -> None:
     found = {
         (path.relative_to(ROOT).as_posix(), call)

@@ -55,6 +55,7 @@ def test_a_damaged_file_is_named(name: str, damage: str, copy: Copy) -> None:
     assert faults(result)[name].outcome == (Outcome.GONE if damage == "gone" else Outcome.DIFFERS)
 
 
+@pytest.mark.promise("tampering-new-list")
 def test_an_edited_number_is_named_behind_a_list_by_another_program(copy: Copy) -> None:
     names = read_checksums(copy.evaluation) or {}
     edit(copy.evaluation / "metrics.json", "results.1.splits.0.map", 0.99)
@@ -74,6 +75,7 @@ def test_an_edited_number_is_named_behind_a_list_by_another_program(copy: Copy) 
 LISTED = {"evaluation": ("cost.json", "attributes.csv"), "training": ("environment.json", "result.json")}
 
 
+@pytest.mark.promise("tampering-list")
 @pytest.mark.parametrize("kind", ["evaluation", "training"])
 def test_a_file_that_is_taken_off_the_list_is_named(kind: str, copy: Copy) -> None:
     folder, names = getattr(copy, kind), LISTED[kind]
@@ -162,6 +164,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(copy: Copy) -> None:
     assert "checkpoint" in faults(audited(copy.training))
 
 
+@pytest.mark.promise("tampering-data")
 def test_data_that_were_replaced_under_a_training_are_found(copy: Copy) -> None:
     began = {"dorsal_r": "0123456789ab" + 52 * "0"}
     copy.seal_provenance(copy.training, manifest_sha256=began)
@@ -250,6 +253,7 @@ def test_other_code_is_a_note(copy: Copy) -> None:
     assert sentence.startswith("It was made by HandCLIP 0.0.1, commit cba987654321 and HandCLIP 0.0.1, commit 1234567")
 
 
+@pytest.mark.promise("tampering-removed")
 @pytest.mark.parametrize("names", [(CHECKSUMS,), ("provenance.json",), (CHECKSUMS, "provenance.json")])
 @pytest.mark.parametrize("kind", ["evaluation", "training"])
 def test_it_is_not_enough_to_remove_what_vouches_for_the_files(kind: str, names: tuple[str, ...], copy: Copy) -> None:

@@ -18,6 +18,7 @@ from handclip.runs.evaluate import evaluate
 from handclip.runs.train import train
 
 
+@pytest.mark.promise("model-elsewhere")
 def test_a_model_that_is_elsewhere_with_its_folder_is_no_fault(copy: Copy, original: Path) -> None:
     copy.forget_where_it_was(original)
     assert audited(copy.evaluation).holds and audited(copy.training).holds
@@ -42,6 +43,7 @@ def test_a_model_that_is_elsewhere_with_its_folder_is_no_fault(copy: Copy, origi
         assert list(faults(audited(copy.evaluation))) == [what]
 
 
+@pytest.mark.promise("model-elsewhere")
 def test_a_model_that_is_gone_from_its_folder_is_named(copy: Copy, original: Path) -> None:
     copy.forget_where_it_was(original)
     copy.checkpoint.unlink()
@@ -52,6 +54,7 @@ def test_a_model_that_is_gone_from_its_folder_is_named(copy: Copy, original: Pat
         assert fault["checkpoint"] == Finding("checkpoint", Outcome.GONE, f"{there} is not there")
 
 
+@pytest.mark.promise("model-elsewhere")
 @pytest.mark.parametrize("place", ["weights/own.pt", "own.pt"])
 def test_own_weights_of_a_baseline_that_are_not_there_are_named(place: str, manifests: Path, here: Path) -> None:
     own = Path(place)
@@ -85,6 +88,7 @@ def got(manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("got")
 
 
+@pytest.mark.promise("files-of-ones-own")
 def test_files_of_the_same_name_in_ones_own_working_directory_are_not_taken_for_a_colleagues(got: Path) -> None:
     (evaluation,) = (got / "eval_logs").iterdir()
     (training,) = (path for path in (got / "train_logs").iterdir() if path.is_dir())
@@ -105,6 +109,7 @@ def test_files_of_the_same_name_in_ones_own_working_directory_are_not_taken_for_
         assert found(result, "checkpoint").outcome is Outcome.NOT_CHECKED
 
 
+@pytest.mark.promise("files-of-ones-own")
 def test_a_manifest_of_ones_own_is_not_taken_for_a_colleagues(
     hands: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +147,7 @@ def test_manifests_of_first_use_are_found_in_the_cache(hands: Path, here: Path) 
     assert found(result, "manifests") == Finding("manifests", Outcome.NOT_CHECKED, sentence)
 
 
+@pytest.mark.promise("files-of-ones-own")
 def test_whether_a_colleagues_training_had_ended_is_told_by_its_own_records(got: Path) -> None:
     (evaluation,) = (got / "eval_logs").iterdir()
     (result,) = (got / "train_logs").glob("*/result.json")

@@ -18,6 +18,7 @@ KNOWN = "test_people_known_from_other_aspects"
 PART = {"palmar_l": {"manifest_sha256": "0", "results": []}}
 
 
+@pytest.mark.promise("tampering")
 @pytest.mark.parametrize(
     ("key", "value", "what", "sentence"),
     [
@@ -61,6 +62,7 @@ def test_an_edited_number_is_found_though_all_checksums_were_made_anew(
 ALL = ["dorsal_l", "dorsal_r", "palmar_l", "palmar_r"]
 
 
+@pytest.mark.promise("tampering")
 def test_the_parts_of_all_aspects_are_recomputed(manifests: Path, here: Path) -> None:
     folder = evaluate(baseline_config(manifests, aspect="all", **{**SMALL, "num_splits": 1})).folder
     assert audited(folder).holds
@@ -78,6 +80,7 @@ def test_the_parts_of_all_aspects_are_recomputed(manifests: Path, here: Path) ->
         assert sentence in fault[what].found
 
 
+@pytest.mark.promise("tampering")
 def test_an_evaluation_on_other_data_holds_wherever_it_is_moved_to(copy: Copy, manifests: Path, tmp_path: Path) -> None:
     """By a checkpoint that is named, on an aspect that it was not trained on, and re-ranked."""
     places = {key: str(copy.study / name) for key, name in RUNTIME.items()}
@@ -104,6 +107,7 @@ def test_an_evaluation_on_other_data_holds_wherever_it_is_moved_to(copy: Copy, m
         (folder / METRICS).write_text(written)
 
 
+@pytest.mark.promise("evaluation-before-the-end")
 @pytest.mark.parametrize(
     ("recorded", "ended", "outcome", "said"),
     [

@@ -50,6 +50,7 @@ def test_audit_prints_a_table_and_fails_where_something_differs(
     assert found["counts"]["differs"] == 2 and found["counts"]["matches"] > 10
 
 
+@pytest.mark.promise("run-under-way")
 def test_a_run_under_way_is_not_taken_for_audited(handclip: Handclip, manifests: Path, here: Path) -> None:
     for seed in (0, 1):
         manifest = replace(load_manifest(manifests), seed=seed)
@@ -77,6 +78,7 @@ def test_a_run_under_way_is_not_taken_for_audited(handclip: Handclip, manifests:
     assert [(one["holds"], one["counts"]["not checked"]) for one in listed] == [(True, 1), (None, 1)]
 
 
+@pytest.mark.promise("model-elsewhere")
 def test_what_lies_on_another_machine_is_no_failure(handclip: Handclip, manifests: Path, here: Path) -> None:
     weights = here / "weights" / "own.pt"
     weights.parent.mkdir()

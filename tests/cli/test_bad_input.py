@@ -214,6 +214,7 @@ def test_an_output_folder_that_cannot_be_written(
     assert (here / "file").read_text() == "in the way"
 
 
+@pytest.mark.promise("not-finite-training")
 def test_a_loss_that_is_not_finite(
     handclip: Handclip, config: Callable[..., Path], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

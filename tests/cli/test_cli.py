@@ -118,6 +118,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.promise("evaluation-kept")
 def test_an_evaluation_that_is_there_is_shown_and_not_done_again(
     handclip: Handclip, baseline: Path, here: Path
 ) -> None:
@@ -155,6 +156,7 @@ def test_an_evaluation_that_is_there_is_shown_and_not_done_again(
     handclip.ok(*other, "--overwrite")
 
 
+@pytest.mark.promise("evaluation-kept")
 def test_an_evaluation_that_other_code_has_made_says_so(
     handclip: Handclip, baseline: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

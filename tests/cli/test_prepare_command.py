@@ -59,6 +59,7 @@ def test_a_pattern_says_whose_photographs_are(handclip: Handclip, people: Path, 
     assert bad.err.startswith("Error: pattern: '{person}/*' does not say where the identity stands")
 
 
+@pytest.mark.promise("copies-in-training")
 def test_check_says_what_copies_do_to_the_numbers(handclip: Callable[..., Any], manifests: Path, here: Path) -> None:
     manifest = load_manifest(manifests)
     first, of = manifest.draws[0].query[0], manifest.draws[0].gallery[0]

@@ -204,6 +204,7 @@ def test_what_is_gone_costs_its_own_parts_only(study: Path, report_of: Callable[
         assert not page.shows_pictures(name), name
 
 
+@pytest.mark.promise("damaged-report")
 @pytest.mark.parametrize("name", ["features.safetensors", "attributes.csv"])
 def test_one_damaged_file_costs_its_own_part_only(
     study: Path, handclip: Handclip, here: Path, name: str, quick_figures: None

@@ -51,6 +51,7 @@ def unread() -> int:
     return writer
 
 
+@pytest.mark.promise("screen-gone")
 @pytest.mark.parametrize("screen", [full, unread])
 def test_a_training_whose_screen_is_gone_goes_on_to_its_end(
     screen: Callable[[], int], handclip: Callable[..., Answer], manifests: Path, monkeypatch: pytest.MonkeyPatch
@@ -71,6 +72,7 @@ def prepared(handclip: Callable[..., Answer], hands: Path) -> Iterator[Callable[
     assert Path("manifests/summary.json").is_file()
 
 
+@pytest.mark.promise("results-unshown")
 def test_results_for_a_full_screen_are_told_of_in_one_sentence(
     prepared: Callable[[], Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +81,7 @@ def test_results_for_a_full_screen_are_told_of_in_one_sentence(
     assert (answer.code, answer.err) == (1, NO_SPACE)
 
 
+@pytest.mark.promise("results-unshown")
 def test_a_pipe_that_is_closed_ends_a_command_without_a_word_after_its_files_are_written(
     prepared: Callable[[], Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +99,7 @@ def test_nothing_is_said_where_nothing_can_be(handclip: Callable[..., Answer], m
     assert (answer.code, answer.err) == (1, NO_SPACE)
 
 
+@pytest.mark.promise("results-unshown")
 @pytest.mark.parametrize(
     ("screen", "error", "code", "said"),
     [
@@ -135,6 +139,7 @@ def run_failing(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     cli.run(app)
 
 
+@pytest.mark.promise("screen-gone")
 @pytest.mark.parametrize(
     ("redirections", "out"), [(">&-", ""), ("2>&-", "handclip "), ("<&- >&- 2>&-", ""), (">/dev/full 2>&-", "")]
 )

@@ -70,6 +70,7 @@ main()
 """
 
 
+@pytest.mark.promise("signal-while-importing")
 @pytest.mark.parametrize(
     ("module", "more", "signum"),
     [
@@ -102,6 +103,7 @@ def test_a_program_that_imports_the_command_line_answers_signals_itself() -> Non
     assert ended.stdout == "the host answers\nand goes on\n"
 
 
+@pytest.mark.promise("signal-while-importing")
 def test_what_the_command_line_imports_it_imports_before_the_work(hands: Path, here: Path) -> None:
     """A signal during its own imports ends it at once, as if nothing had been begun."""
     command = [sys.executable, "-c", _LATE, "prepare", "11k", "--root", str(hands), "--out", "manifests"]

@@ -71,6 +71,7 @@ def test_d56_a_study_runs_what_its_dry_run_listed(study_file: Path, handclip: Ha
     assert (out / "comparison.json").read_bytes() == comparison
 
 
+@pytest.mark.promise("damaged-report")
 @pytest.mark.slow
 def test_a_study_ends_with_its_report(
     study_file: Path, handclip: Handclip, here: Path, with_report: None, monkeypatch: pytest.MonkeyPatch

@@ -49,6 +49,7 @@ def closed(folder: Path) -> Iterator[None]:
         folder.chmod(mode)
 
 
+@pytest.mark.promise("impossible-names")
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -86,6 +87,7 @@ def test_a_name_that_no_file_can_have_is_one_sentence(
     assert not list(here.glob("out/*"))
 
 
+@pytest.mark.promise("impossible-names")
 @pytest.mark.parametrize("key", ["manifest", "data_root", "checkpoint", "resume_from", "pretrained", "output_dir"])
 def test_a_name_of_a_config_that_no_file_can_have_is_one_sentence(key: str, handclip: Handclip, here: Path) -> None:
     values = tiny_values(here, manifest=None, data_root="nowhere")
@@ -96,6 +98,7 @@ def test_a_name_of_a_config_that_no_file_can_have_is_one_sentence(key: str, hand
     assert LONG in answer.err.splitlines()[-1]
 
 
+@pytest.mark.promise("unreadable-named")
 def test_what_lies_below_a_folder_that_may_not_be_entered_is_not_taken_for_absent(here: Path) -> None:
     write_run(Path("closed/run"))
     with closed(Path("closed")):
@@ -112,6 +115,7 @@ def test_what_lies_below_a_folder_that_may_not_be_entered_is_not_taken_for_absen
             require_writable(Path("closed/out"))
 
 
+@pytest.mark.promise("unreadable-below")
 def test_a_run_that_may_not_be_read_is_left_out_by_name(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     one, two = write_run(Path("studies/first/eval_logs/one")), write_run(Path("studies/second/eval_logs/two"))
     Path("studies/linked").symlink_to(two.absolute())
@@ -132,6 +136,7 @@ def test_a_run_that_may_not_be_read_is_left_out_by_name(here: Path, caplog: pyte
     assert find_evaluations([Path("studies")]) == ([one, two], [])
 
 
+@pytest.mark.promise("unread-photographs")
 def test_folders_of_a_data_set_that_may_not_be_read(here: Path) -> None:
     people = write_people(Path("people"))
     Path("people/lost+found").mkdir()
@@ -173,6 +178,7 @@ def test_of_a_data_set_whose_root_may_not_be_read_the_root_is_named(dataset: str
             find_or_prepare(Preparation(dataset, root), Path("out"))
 
 
+@pytest.mark.promise("unreadable-named")
 def test_a_named_folder_that_may_not_be_read_is_an_error(here: Path) -> None:
     two = write_run(Path("runs/two"))
     with closed(two):
@@ -188,6 +194,7 @@ def two_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     close_to_all(Path("runs/two"), monkeypatch)
 
 
+@pytest.mark.promise("unreadable-below")
 @pytest.mark.usefixtures("two_refused")
 def test_what_may_not_be_read_is_said_and_the_rest_goes_on(
     handclip: Handclip, here: Path, monkeypatch: pytest.MonkeyPatch
@@ -209,6 +216,7 @@ def test_what_may_not_be_read_is_said_and_the_rest_goes_on(
     assert left_out in Path("report/report.html").read_text()
 
 
+@pytest.mark.promise("unreadable-below")
 @pytest.mark.usefixtures("two_refused")
 def test_audit_says_which_folder_it_could_not_read(handclip: Handclip, manifests: Path, here: Path) -> None:
     load_manifest(manifests).save(here / "runs" / "one" / "manifest_dorsal_r.json")
@@ -221,6 +229,7 @@ def test_audit_says_which_folder_it_could_not_read(handclip: Handclip, manifests
     assert [(one["kind"], one["holds"]) for one in found] == [("manifest", True), ("folder", None)]
 
 
+@pytest.mark.promise("hidden-folders")
 def test_hidden_folders_and_links_to_nowhere_are_passed_over(
     handclip: Handclip, manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +262,7 @@ def test_the_nearest_that_is_there_is_found_above_what_is_not(here: Path) -> Non
     assert nearest_there(Path("loop/not/yet")) == here
 
 
+@pytest.mark.promise("check-folder")
 def test_a_check_of_a_folder_without_manifests_fails(handclip: Handclip, here: Path) -> None:
     (here / "empty").mkdir()
     answer = handclip("prepare", "--check", "empty")
@@ -260,6 +270,7 @@ def test_a_check_of_a_folder_without_manifests_fails(handclip: Handclip, here: P
     assert answer.err == "Error: empty: holds no manifest (manifest_*.json); `handclip prepare` makes them\n"
 
 
+@pytest.mark.promise("check-folder")
 def test_a_check_tells_of_all_manifests(handclip: Handclip, manifests: Path, here: Path) -> None:
     sound = load_manifest(manifests)
     sound.save(here / "some" / "manifest_dorsal_r.json")
@@ -273,6 +284,7 @@ def test_a_check_tells_of_all_manifests(handclip: Handclip, manifests: Path, her
     assert broken.startswith("some/manifest_broken.json is not a HandCLIP manifest: it is not JSON")
 
 
+@pytest.mark.promise("names-not-utf8")
 def test_a_config_whose_name_is_not_utf_8(handclip: Handclip, manifests: Path, here: Path) -> None:
     config = Path(os.fsdecode(b"caf\xe9.yml"))
     small = {"num_splits": 1, "flip_settings": ["none"], "explained_images": 0}
@@ -293,6 +305,7 @@ def test_a_config_whose_name_is_not_utf_8(handclip: Handclip, manifests: Path, h
         assert (read_provenance(folder) or {})["sessions"][0]["command"] == words
 
 
+@pytest.mark.promise("evaluation-without-log")
 def test_an_evaluation_is_shown_though_its_log_cannot_be_made_anew(
     handclip: Handclip, manifests: Path, here: Path
 ) -> None:
@@ -320,6 +333,7 @@ def raising(error: BaseException) -> typer.Typer:
     return command
 
 
+@pytest.mark.promise("impossible-names")
 def test_what_the_system_says_of_a_file_is_the_last_resort(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -330,6 +344,7 @@ def test_what_the_system_says_of_a_file_is_the_last_resort(
     assert capsys.readouterr().err == "Error: eval_logs/a.json: Input/output error\n"
 
 
+@pytest.mark.promise("impossible-names")
 @pytest.mark.parametrize("error", [OSError("a bug"), OSError(errno.EBADF, "Bad file descriptor"), KeyError("a bug")])
 def test_a_fault_of_the_programs_own_is_not_hidden(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["handclip"])

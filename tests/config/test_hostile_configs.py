@@ -44,6 +44,7 @@ def merges(levels: int) -> str:
     return MINIMUM + "\n".join(lines) + "\n"
 
 
+@pytest.mark.promise("yaml-bomb")
 @pytest.mark.parametrize("bomb", [laughs(10), laughs(400, width=2), merges(10), f"{MINIMUM}x: [{'0,' * 30_000}]"])
 def test_a_yaml_bomb_is_refused_in_little_memory(tmp_path: Path, bomb: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -65,6 +66,7 @@ def test_a_few_aliases_and_a_byte_order_mark_are_welcome(tmp_path: Path) -> None
     assert [loss.model_dump()["margin"] for loss in load_config(tmp_path / "a.yml").losses] == [0.3, 0.5]
 
 
+@pytest.mark.promise("yaml-bomb")
 def test_a_file_of_ten_megabytes_is_refused_before_it_is_parsed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +86,7 @@ def test_a_path_that_can_be_none_or_a_pipe_is_explained_and_not_waited_for(tmp_p
         assert f"cannot be read{': ' if said else ''}{said}" in error_of(tmp_path / name)
 
 
+@pytest.mark.promise("yaml-bomb")
 @pytest.mark.parametrize(
     ("text", "message"),
     [

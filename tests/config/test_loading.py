@@ -84,6 +84,7 @@ def test_d53_an_exponent_is_a_number(tmp_path: Path, text: str) -> None:
 MISTAKES = read_yaml(Path(__file__).with_name("mistakes.yml"))["experiments"]
 
 
+@pytest.mark.promise("yaml-numbers")
 @pytest.mark.parametrize(("line", "message"), MISTAKES.items(), ids=MISTAKES)
 def test_d55_a_wrong_line_is_explained(tmp_path: Path, line: str, message: str) -> None:
     needed = {"experiment": "a", "model": "vitb16", "dataset": "11k"}

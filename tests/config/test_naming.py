@@ -97,6 +97,7 @@ def test_evaluations_of_a_run_keep_apart() -> None:
     assert len(long) == 2 and max(map(len, long)) <= 240
 
 
+@pytest.mark.promise("long-run-names")
 @pytest.mark.parametrize("length", [149, 150, 151, 160, 175, 300, 5000])
 def test_every_file_of_a_run_with_a_long_name_can_be_written(length: int, tmp_path: Path) -> None:
     places = {key: str(tmp_path / key) for key in ("output_dir", "save_dir", "eval_dir")}
@@ -111,6 +112,7 @@ def test_every_file_of_a_run_with_a_long_name_can_be_written(length: int, tmp_pa
             pass
 
 
+@pytest.mark.promise("long-run-names")
 def test_names_that_leave_room_for_their_files_do_not_change() -> None:
     rest = name()[1:]
     longest = 231 - len(rest)

@@ -30,6 +30,7 @@ NOTHING = [("~", None), ("null", None), ("", None)]
 INFINITE = [(".inf", float("inf")), ("-.inf", -float("inf"))]
 
 
+@pytest.mark.promise("yaml-numbers")
 @pytest.mark.parametrize(
     ("text", "value"),
     [*zip(TEXTS, TEXTS, strict=True), *zip(FLOATS, map(float, FLOATS), strict=True), *OTHERS, *NOTHING, *INFINITE],

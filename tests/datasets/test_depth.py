@@ -101,6 +101,7 @@ def test_white_of_a_pgm_is_what_it_says(white: int, plain: bool) -> None:
     assert np.abs(found - scaled(values, white).astype(int)).max() <= (0 if white < 255 else 1)
 
 
+@pytest.mark.promise("unknown-white")
 @pytest.mark.parametrize("highest", [1, 255, 256, 65535, 70_000, 2**31 - 1])
 @pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}])
 def test_32_bit_integers_have_no_white_whatever_they_are(highest: int, options: dict[str, str]) -> None:
@@ -109,6 +110,7 @@ def test_32_bit_integers_have_no_white_whatever_they_are(highest: int, options: 
         decode_image(encoded(values, "TIFF", **options), "a")
 
 
+@pytest.mark.promise("unknown-white")
 @pytest.mark.parametrize("highest", [100, 255, 256, 32767])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_numbers_with_a_sign_have_no_white(highest: int, order: str) -> None:
@@ -127,6 +129,7 @@ COLOURS = np.stack([EIGHT, EIGHT[::-1], 255 - EIGHT], -1)
 ALPHA = np.dstack([COLOURS, np.full_like(EIGHT, 255)])
 
 
+@pytest.mark.promise("unknown-white")
 @pytest.mark.parametrize(
     "data",
     [

@@ -36,6 +36,7 @@ def add_copies(people: Path) -> None:
     shutil.copy(people / "p0" / "IMG 0.png", people / "p0" / "later.png")
 
 
+@pytest.mark.promise("copies-in-folders")
 def test_of_copies_within_an_identity_one_is_kept_and_the_others_are_counted(
     people: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -59,6 +60,7 @@ def test_of_copies_within_an_identity_one_is_kept_and_the_others_are_counted(
     assert prepare("folder", people, tmp_path / "out").unchanged
 
 
+@pytest.mark.promise("copies-in-folders")
 def test_an_identity_left_with_too_few_is_treated_as_any_such(people: Path) -> None:
     for person in (0, 1, 2):
         for number in (1, 2):
@@ -67,6 +69,7 @@ def test_an_identity_left_with_too_few_is_treated_as_any_such(people: Path) -> N
         hand(people)
 
 
+@pytest.mark.promise("copies-in-folders")
 def test_one_photograph_under_two_identities_is_refused_and_both_files_are_named(people: Path, tmp_path: Path) -> None:
     shutil.copy(people / "p1" / "IMG 2.png", people / "p4" / "IMG 7.png")
     shutil.copy(people / "p1" / "IMG 2.png", people / "p5" / "IMG 8.png")
@@ -88,6 +91,7 @@ def test_one_photograph_under_two_identities_is_refused_and_both_files_are_named
         hand(people)
 
 
+@pytest.mark.promise("copies-in-folders")
 def test_of_many_photographs_under_two_identities_ten_are_named(people: Path) -> None:
     for number in range(12):
         shutil.copy(people / "p1" / "IMG 2.png", people / "p4" / f"copy {number:02}.png")
@@ -114,6 +118,7 @@ SOUND = Manifest(
 )
 
 
+@pytest.mark.promise("copies-in-training")
 @pytest.mark.parametrize("trained", [1, 4])
 def test_a_photograph_that_is_trained_and_tested_on_is_found(trained: int) -> None:
     assert check_protocol(SOUND) == describe_copies(SOUND) == check_copies([SOUND]) == []
@@ -128,6 +133,7 @@ def test_a_photograph_that_is_trained_and_tested_on_is_found(trained: int) -> No
     assert check_protocol(copied) == []
 
 
+@pytest.mark.promise("copies-in-training")
 @pytest.mark.parametrize(
     ("dataset", "seed", "advice"),
     [
@@ -146,6 +152,7 @@ def test_what_to_do_about_a_photograph_that_is_learned_by_heart_fits_the_data_se
     assert ("--allow-missing" in sentence) == ((dataset, seed) == ("11k", 0))  # where images are listed in a table
 
 
+@pytest.mark.promise("copies-in-training")
 def test_folders_of_the_original_script_with_such_a_photograph_can_be_read_and_mended(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -164,6 +171,7 @@ def test_folders_of_the_original_script_with_such_a_photograph_can_be_read_and_m
     assert check_manifest(prepare("11k", root, tmp_path / "anew").manifests["dorsal_r"]) == []
 
 
+@pytest.mark.promise("copies-in-validation")
 def test_a_validation_image_with_a_copy_in_training_is_counted_and_no_breach() -> None:
     manifest = with_copy(with_copy(SOUND, 4, of=5), 8, of=1)
     assert check_protocol(manifest) == []
@@ -218,6 +226,7 @@ def write_original(root: Path) -> Path:
     return root
 
 
+@pytest.mark.promise("copies-in-draws")
 @pytest.mark.parametrize(
     ("dataset", "write", "sentences"),
     [

@@ -29,6 +29,7 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     return lambda folder: close_to_all(folder, monkeypatch)
 
 
+@pytest.mark.promise("unread-photographs")
 def test_what_is_not_read_is_said_by_kind(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(
         root, "p0/IMG_1.CR2", "p0/IMG_2.nef", "p1/x.jxl", "p1/a.pdf", "p2/a.MOV", "p2/b.zip", "p3/a.psd", content=b"x"
@@ -118,6 +119,7 @@ def test_a_link_is_not_opened_to_see_what_it_is(root: Path, tmp_path: Path) -> N
     assert (hand(root).unread_files, hand(root).ignored_files) == ({}, 2)
 
 
+@pytest.mark.promise("unread-photographs")
 def test_people_of_whom_nothing_is_read_are_not_lost_without_a_word(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -150,6 +152,7 @@ def test_people_of_whom_nothing_is_read_are_not_lost_without_a_word(
     assert sorted(manifest.identity_names.values()) == [f"p{person}" for person in range(5)]
 
 
+@pytest.mark.promise("unread-photographs")
 def test_photographs_one_level_deeper_are_found_and_a_pattern_is_offered(tmp_path: Path) -> None:
     root = tmp_path / "people"
     write(root, *(f"p{person}/day {day}/{n}.png" for person in range(5) for day in range(2) for n in range(2)))
@@ -258,6 +261,7 @@ def test_a_folder_of_the_systems_is_left_out_by_name(
     assert by_the_superuser.empty_identities == 0
 
 
+@pytest.mark.promise("unread-photographs")
 def test_an_identity_whose_folder_may_not_be_read_is_lost(
     root: Path, closed: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -127,6 +127,7 @@ def test_deterministic_gallery_is_the_first_image(tmp_path):
     assert len(random_galleries) > 1
 
 
+@pytest.mark.promise("unread-photographs")
 def test_photographs_of_other_formats_are_named(tmp_path, caplog):
     root = small(tmp_path)
     folder = root / "Original Images" / "1-501"

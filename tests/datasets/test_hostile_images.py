@@ -98,6 +98,7 @@ def test_all_formats_that_are_read_are_named() -> None:
     assert tuple(named) == FORMATS and named[:2] == ["JPEG", "PNG"]
 
 
+@pytest.mark.promise("hostile-images")
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -134,6 +135,7 @@ def test_what_is_no_photograph_is_named(tmp_path: Path, content: bytes, message:
         assert message in str(caught.value)
 
 
+@pytest.mark.promise("hostile-images")
 def test_a_drawing_under_a_photographs_name_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[object] = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: started.append(1))
@@ -180,6 +182,7 @@ TOO_LARGE = {
 }
 
 
+@pytest.mark.promise("hostile-images")
 @pytest.mark.parametrize("name", TOO_LARGE)
 def test_what_is_too_large_is_refused_before_any_pixel_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -222,6 +225,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.promise("hostile-images")
 def test_bombs_do_not_fill_the_memory(tmp_path: Path) -> None:
     """Each is read in a process that may take 400 MB more than it has."""
     for number, (name, make) in enumerate(BOMBS.items()):
@@ -264,6 +268,7 @@ def test_memory_that_runs_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         decode_image(encoded(noise(), "PNG"), "a.png")
 
 
+@pytest.mark.promise("hostile-images")
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "hand.jpg")
     with pytest.raises(DataError, match=r"hand\.jpg cannot be read: it is no file but a pipe, a socket or a device"):

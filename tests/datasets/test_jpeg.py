@@ -51,6 +51,7 @@ def outcome(data: bytes, enough: tuple[int, int], *, alone: bool) -> str | bytes
     return bytes(repr(pixels.shape), "ascii") + pixels.tobytes()
 
 
+@pytest.mark.promise("simplejpeg")
 @settings(derandomize=True, deadline=None, max_examples=250)
 @given(
     size=st.tuples(st.integers(1, 150), st.integers(1, 150)),
@@ -121,6 +122,7 @@ def test_what_is_odd_comes_out_as_from_pillow(name: str, enough: tuple[int, int]
     assert outcome(ODD[name], enough, alone=False) == outcome(ODD[name], enough, alone=True)
 
 
+@pytest.mark.promise("simplejpeg")
 def test_damage_comes_out_as_from_pillow() -> None:
     choose = random.Random(0)
     for _ in range(1500):
@@ -134,6 +136,7 @@ def test_damage_comes_out_as_from_pillow() -> None:
 PROGRESSIVE, GREY = encoded(noise(120, 90), progressive=True), encoded(noise(120, 90, "L"))
 
 
+@pytest.mark.promise("simplejpeg")
 def test_without_simplejpeg_pillow_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "simplejpeg", None)
     with Image.open(io.BytesIO(WHOLE)) as opened:

@@ -230,6 +230,7 @@ def test_cannot_write(tmp_path):
         make_manifest(tmp_path).save(tmp_path / "manifest.json")
 
 
+@pytest.mark.promise("damaged-manifest")
 def test_one_flipped_byte_is_noticed(tmp_path):
     path = tmp_path / "manifest.json"
     manifest = make_manifest(tmp_path / "data")
@@ -269,6 +270,7 @@ def test_monstrous_json_is_no_manifest(tmp_path: Path, text: str) -> None:
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.promise("damaged-manifest")
 def test_a_manifest_that_is_cut_off_anywhere_is_found(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     make_manifest(tmp_path).save(path)

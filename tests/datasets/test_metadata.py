@@ -99,6 +99,7 @@ def odd_entries() -> Iterator[Entry]:
                     yield tag, kind, count, (value * 2)[: max(4, min(16, count * SIZES.get(kind, 1)))]
 
 
+@pytest.mark.promise("odd-metadata")
 @pytest.mark.parametrize("tag", TAGS)
 def test_no_tag_beside_the_orientation_matters(tag: int) -> None:
     for entry in odd_entries():
@@ -135,6 +136,7 @@ MEGABYTES = bytes(3 * 2**20)
 RICH = b"Some description. " * 100_000
 
 
+@pytest.mark.promise("odd-metadata")
 @pytest.mark.parametrize(
     "data",
     [
@@ -160,6 +162,7 @@ def test_no_chunk_of_a_png_makes_it_unreadable(data: bytes) -> None:
     require_upright(turned)
 
 
+@pytest.mark.promise("odd-metadata")
 @pytest.mark.parametrize(
     ("marker", "content"),
     [

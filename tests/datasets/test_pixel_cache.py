@@ -206,6 +206,7 @@ def test_changed_bytes_never_give_wrong_pixels(tmp_path: Path, position: int, ch
     assert got is None or torch.equal(got, pixels(1))
 
 
+@pytest.mark.promise("damaged-pixels")
 def test_damage_after_the_first_look_is_found_too(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache = PixelCache(folder, 10**6)
     store(cache, 1)
@@ -272,6 +273,7 @@ def fill_until_killed(folder: Path, seed: int) -> None:
             store(cache, number)
 
 
+@pytest.mark.promise("killed")
 def test_processes_killed_at_any_moment_leave_only_whole_files(folder: Path) -> None:
     moments = torch.rand(8, generator=torch.Generator().manual_seed(0)).tolist()
     for number, moment in enumerate(moments):

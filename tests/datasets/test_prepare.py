@@ -178,6 +178,7 @@ def test_prepare_reads_original_splits_where_the_images_are_not(tmp_path):
     assert prepare("11k", tmp_path / "11k", tmp_path / "out").unchanged
 
 
+@pytest.mark.promise("first-use")
 def test_first_use_prepares_and_keeps(hands, tmp_path):
     before = contents_of(hands)
     first = first_use("11k", hands, aspects=["palmar_l"])
@@ -218,6 +219,7 @@ def test_the_plain_pattern_by_name_shares_the_manifests_of_none(tmp_path):
     assert places_of_manifests("folder", tmp_path, tmp_path, "{identity}_*") != unnamed
 
 
+@pytest.mark.promise("first-use")
 def test_of_two_at_once_one_waits_for_the_other(hands, tmp_path, caplog):
     caplog.set_level("INFO", "handclip")
     _, kept = places_of_manifests("11k", hands, tmp_path / "cache")
@@ -269,6 +271,7 @@ def test_overlapping_original_splits_are_refused(tmp_path):
         first_use("11k", tmp_path / "11k", aspects=["dorsal_r"])
 
 
+@pytest.mark.promise("images-gone-since")
 def test_manifest_whose_images_have_gone(hands, tmp_path):
     made = first_use("11k", hands)
     (hands / "Hands" / "palmar left 12 0.png").unlink()

@@ -57,6 +57,7 @@ def link_through_a_link(root: Path, elsewhere: Path) -> Path:
 LINKS: list[Callable[[Path, Path], Path]] = [link_image, link_image_relatively, link_folder, link_through_a_link]
 
 
+@pytest.mark.promise("hostile-paths")
 @pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("allow_missing", [False, True])
 def test_prepare_refuses_a_link_out_of_the_root_before_it_reads_an_image(
@@ -72,6 +73,7 @@ def test_prepare_refuses_a_link_out_of_the_root_before_it_reads_an_image(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.promise("hostile-paths")
 @pytest.mark.parametrize("link", LINKS)
 def test_a_manifest_whose_images_became_links_is_refused(
     tmp_path: Path, people: Path, elsewhere: Path, link: Callable
@@ -121,6 +123,7 @@ def test_each_folder_is_resolved_once(monkeypatch: pytest.MonkeyPatch, people: P
     assert len(resolved) == 6
 
 
+@pytest.mark.promise("hostile-paths")
 @pytest.mark.parametrize(
     "path",
     [
@@ -165,6 +168,7 @@ def hands_and_a_row(root: Path, **cells: str) -> Path:
     return root
 
 
+@pytest.mark.promise("hostile-paths")
 @pytest.mark.parametrize(
     ("cells", "message"),
     [

@@ -59,6 +59,7 @@ def listed(manifest: Manifest) -> set[str]:
     return {image.path for image in manifest.images}
 
 
+@pytest.mark.promise("unicode-names")
 @tells_forms_apart
 @pytest.mark.parametrize(("written", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "mixed"), ("NFD", "mixed")])
 def test_a_manifest_made_elsewhere_finds_its_photographs(here: Path, written: str, on_disk: str) -> None:
@@ -95,6 +96,7 @@ def test_the_root_too_may_have_another_form_than_its_manifest_says(tmp_path: Pat
     Manifest.load(tmp_path / "manifests" / "manifest_hand.json", root=tmp_path / "Hände").verify_files()
 
 
+@pytest.mark.promise("unicode-names")
 @tells_forms_apart
 def test_of_two_files_whose_names_differ_in_form_alone_each_is_found_by_its_own(tmp_path: Path) -> None:
     for name in ("é.png", decomposed("é.png")):
@@ -125,6 +127,7 @@ def test_a_folder_is_listed_once_and_only_where_a_name_is_missing(
     assert seen == [tmp_path / "NFD" / "ü"] * (sys.platform != "darwin")
 
 
+@pytest.mark.promise("unicode-names-safe")
 @tells_forms_apart
 @pytest.mark.parametrize("what", ["image", "folder"])
 def test_a_link_out_of_the_root_is_refused_in_any_form(tmp_path: Path, what: str) -> None:
@@ -148,6 +151,7 @@ def test_a_path_of_any_length_ends_at_what_is_not_there(tmp_path: Path) -> None:
         assert NamesOnDisk().find(tmp_path / path) == tmp_path / path
 
 
+@pytest.mark.promise("unicode-names")
 @tells_forms_apart
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_a_table_of_11k_hands_names_files_in_any_form(hands: Path, tmp_path: Path, form: str) -> None:
@@ -181,6 +185,7 @@ def test_a_table_of_11k_hands_names_files_in_any_form(hands: Path, tmp_path: Pat
     assert attributes_of({"dorsal_r": own}) == attributes
 
 
+@pytest.mark.promise("unicode-names-safe")
 @tells_forms_apart
 def test_one_person_in_two_folders_of_one_name_is_refused(tmp_path: Path) -> None:
     root = hands_of(tmp_path / "hands", (*PEOPLE, decomposed("Zoë")))
@@ -218,6 +223,7 @@ def test_copies_of_the_original_scripts_are_one_image_in_any_form(tmp_path: Path
     }
 
 
+@pytest.mark.promise("unicode-names")
 @tells_forms_apart
 def test_everything_that_opens_photographs_finds_them(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A data set that is copied to another system between its preparation and its use, and back before it is looked at.

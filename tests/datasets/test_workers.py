@@ -57,6 +57,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 # Room
 
 
+@pytest.mark.promise("little-shared-memory")
 @pytest.mark.parametrize(
     ("free_mib", "wanted", "batch_mib", "expected"),
     [
@@ -152,6 +153,7 @@ class Collator(BatchCollator):
         return (lambda: 0) if 4 in batch.labels else batch
 
 
+@pytest.mark.promise("batch-not-handed-over")
 def test_a_batch_that_cannot_be_handed_over_is_an_error_and_not_waited_for(
     dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +179,7 @@ class Hanging(BatchCollator):
         return batch
 
 
+@pytest.mark.promise("signal-while-reading")
 def test_a_first_signal_does_not_wait_for_a_batch_that_does_not_come(
     dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ ENTRIES: dict[str, tuple[Callable[[Values], Any], tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.promise("not-finite-results")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_a_number_that_is_not_finite_is_refused(entry: str, bad: float) -> None:
@@ -99,6 +100,7 @@ def test_the_error_names_the_numbers_and_counts_the_bad_ones() -> None:
         require_finite(genuine=np.ones(3), impostor=np.r_[np.ones(998), np.nan, np.inf])
 
 
+@pytest.mark.promise("exact-similarities")
 def test_products_of_half_precision_are_made_in_float32() -> None:
     """In float16 a sum of 2,048 equal products would stop growing."""
     features = np.full((4, 4096), 1 / 64, dtype=np.float16)

@@ -226,6 +226,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+@pytest.mark.promise("damaged-checkpoint")
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_checkpoint_of_which_anything_has_changed_is_found(tmp_path: Path, what: str) -> None:
     path = tmp_path / "run.pth"
@@ -239,6 +240,7 @@ def test_a_checkpoint_of_which_anything_has_changed_is_found(tmp_path: Path, wha
         Checkpoint.load(path)
 
 
+@pytest.mark.promise("damaged-checkpoint")
 @pytest.mark.parametrize(("damaged", "other", "epoch"), [("run", "run_last", "last"), ("run_last", "run", "best")])
 def test_a_damaged_checkpoint_names_the_other_of_its_run(tmp_path: Path, damaged: str, other: str, epoch: str) -> None:
     make()[1].save(tmp_path / f"{damaged}.pth")
@@ -278,6 +280,7 @@ def test_a_handclip_checkpoint_is_no_pretrained_file(tmp_path: Path) -> None:
         build_model(parse_config({**BASE, "pretrained": str(tmp_path / "run.pth")}, "test"))
 
 
+@pytest.mark.promise("pipe-for-file")
 def test_a_pipe_in_place_of_a_checkpoint_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "run.pth")
     message = r"run\.pth: cannot be read: it is no file but a pipe, a socket or a device"

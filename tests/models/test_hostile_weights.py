@@ -58,6 +58,7 @@ def save_pickle(content: object, path: Path) -> None:
     path.write_bytes(pickle.dumps(content))
 
 
+@pytest.mark.promise("no-code")
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ".safetensors"])
 @pytest.mark.parametrize("save", [save_zip, save_legacy, save_pickle])
 @pytest.mark.parametrize("loader", LOADERS)
@@ -109,6 +110,7 @@ def test_an_archive_gives_what_torch_reads_from_it(tmp_path: Path) -> None:
         assert torch.equal(got[name], value), name
 
 
+@pytest.mark.promise("no-code")
 def test_no_program_of_an_archive_is_compiled_or_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("torch was asked to load the program")
@@ -173,6 +175,7 @@ def test_a_flipped_bit_in_an_archive_is_found(tmp_path: Path) -> None:
         read_state_dict(path)
 
 
+@pytest.mark.promise("hostile-weights")
 @pytest.mark.parametrize("archive", [True, False])
 def test_a_zip_that_unpacks_to_far_more_is_refused(tmp_path: Path, archive: bool) -> None:
     path = tmp_path / "clip.pt"
@@ -210,6 +213,7 @@ def safetensors(header: object, data: bytes = b"", length: int | None = None) ->
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 
+@pytest.mark.promise("hostile-weights")
 @pytest.mark.parametrize(
     "content",
     [
@@ -233,6 +237,7 @@ def test_a_safetensors_file_that_lies_about_itself_is_refused(tmp_path: Path, co
         read_state_dict(path)
 
 
+@pytest.mark.promise("hostile-weights")
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("kind", ["weight", "running_mean"])
 def test_weights_that_are_no_numbers_are_refused_and_named(wrong: float, kind: str) -> None:

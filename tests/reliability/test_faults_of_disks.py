@@ -85,6 +85,7 @@ def states(now: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in now.glob("train_logs/*/checkpoints/*.ckpt")}
 
 
+@pytest.mark.promise("disk-full")
 @on_its_own_disk
 def test_a_disk_that_is_full_at_the_end_of_an_epoch(disk: SmallDisk, undisturbed: Path) -> None:
     now = begin(disk, undisturbed)
@@ -102,6 +103,7 @@ def test_a_disk_that_is_full_at_the_end_of_an_epoch(disk: SmallDisk, undisturbed
     require_same(undisturbed, now, "train_logs", "saved_models")
 
 
+@pytest.mark.promise("read-only")
 @on_its_own_disk
 def test_a_disk_that_has_become_read_only(disk: SmallDisk, undisturbed: Path) -> None:
     now = begin(disk, undisturbed)
@@ -114,6 +116,7 @@ def test_a_disk_that_has_become_read_only(disk: SmallDisk, undisturbed: Path) ->
     require_same(undisturbed, now, "train_logs", "saved_models")
 
 
+@pytest.mark.promise("evaluation-on-read-only-disk", "evaluation-without-log")
 @on_its_own_disk
 def test_an_evaluation_on_a_read_only_disk_is_shown(disk: SmallDisk, undisturbed: Path) -> None:
     begin(disk, undisturbed, "train_logs", "saved_models", "eval_logs")
@@ -132,6 +135,7 @@ def test_an_evaluation_on_a_read_only_disk_is_shown(disk: SmallDisk, undisturbed
     require_clear_error(disk.handclip(*EVALUATE, "--overwrite"), "cannot write eval_logs/", "read-only")
 
 
+@pytest.mark.promise("clock-set-back")
 @on_its_own_disk
 def test_a_clock_that_is_set_back(disk: SmallDisk, undisturbed: Path) -> None:
     now = begin(disk, undisturbed)
@@ -144,6 +148,7 @@ def test_a_clock_that_is_set_back(disk: SmallDisk, undisturbed: Path) -> None:
     require_same(undisturbed, now, "train_logs", "saved_models")
 
 
+@pytest.mark.promise("disk-full-writing")
 @on_its_own_disk
 def test_a_disk_that_is_full_when_an_evaluation_is_written(disk: SmallDisk, undisturbed: Path) -> None:
     now = begin(disk, undisturbed, "train_logs", "saved_models")
@@ -157,6 +162,7 @@ def test_a_disk_that_is_full_when_an_evaluation_is_written(disk: SmallDisk, undi
     require_same(undisturbed, now)
 
 
+@pytest.mark.promise("disk-full-writing")
 @on_its_own_disk
 def test_a_disk_that_is_full_when_a_comparison_or_a_report_is_written(disk: SmallDisk, undisturbed: Path) -> None:
     from handclip.report import report
@@ -174,6 +180,7 @@ def test_a_disk_that_is_full_when_a_comparison_or_a_report_is_written(disk: Smal
     assert half_written(now) == []
 
 
+@pytest.mark.promise("disk-full-writing")
 @on_its_own_disk
 def test_a_disk_that_is_full_when_manifests_are_written(disk: SmallDisk, undisturbed: Path, hands: Path) -> None:
     now = begin(disk, undisturbed)
@@ -190,6 +197,7 @@ def test_a_disk_that_is_full_when_manifests_are_written(disk: SmallDisk, undistu
     assert {path.name: path.read_bytes() for path in (now / "manifests").iterdir()} == whole
 
 
+@pytest.mark.promise("disk-full-cache")
 @on_its_own_disk
 def test_a_full_disk_under_the_pixel_cache_costs_time_only(disk: SmallDisk, undisturbed: Path) -> None:
     now = begin(disk, undisturbed, "train_logs", "saved_models")
@@ -207,6 +215,7 @@ def test_a_full_disk_under_the_pixel_cache_costs_time_only(disk: SmallDisk, undi
     shutil.rmtree(work)
 
 
+@pytest.mark.promise("vanished-folder")
 def test_a_folder_that_is_removed_while_it_is_trained_in(undisturbed: Path, manifests: Path, tmp_path: Path) -> None:
     values = yaml.safe_load((undisturbed / "config.yml").read_text())
     write_config(tmp_path / "config.yml", {**values, "epochs": 200})
@@ -224,6 +233,7 @@ def test_a_folder_that_is_removed_while_it_is_trained_in(undisturbed: Path, mani
     assert not list(tmp_path.glob("train_logs/*/result.json"))
 
 
+@pytest.mark.promise("read-only")
 @on_its_own_disk
 def test_no_space_for_the_lock_is_no_obstacle_and_a_read_only_folder_is_named(disk: SmallDisk, manifests: Path) -> None:
     os.chdir(disk.folder)

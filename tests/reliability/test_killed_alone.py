@@ -20,6 +20,7 @@ generate(Path(sys.argv[1]), SyntheticHands(identities=100, images_per_aspect=8, 
 """
 
 
+@pytest.mark.promise("leftovers")
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="this system does not list the children of a process")
 def test_drawing_hands_that_is_killed_leaves_no_process_and_nothing_half_made(tmp_path: Path) -> None:
     root = tmp_path / "hands"

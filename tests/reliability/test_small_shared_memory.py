@@ -51,6 +51,7 @@ def a_lost_batch_is_an_error(disk: SmallDisk, place: Path) -> None:
         assert not list(SHARED_MEMORY.glob("torch_*"))
 
 
+@pytest.mark.promise("little-shared-memory", "batch-not-handed-over")
 @pytest.mark.parametrize("test", [fewer_processes_read, a_lost_batch_is_an_error])
 def test_in_little_shared_memory(test: Any, manifests: Path, tmp_path: Path) -> None:
     write_config(tmp_path / "train.yml", tiny_values(manifests, **SIZES, augmentation={"flip": 0.5}, epochs=1))

@@ -32,6 +32,7 @@ def works(place: Path) -> dict[str, Work]:
     return works
 
 
+@pytest.mark.promise("killed")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", EVERY)
 def test_work_that_is_killed_ends_as_if_nothing_had_happened(kind: str, works: dict[str, Work], place: Path) -> None:

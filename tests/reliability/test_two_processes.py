@@ -45,6 +45,7 @@ def stop_before_the_first_step() -> None:
     Step.__call__ = stop_and_step  # type: ignore[method-assign]
 
 
+@pytest.mark.promise("two-processes")
 @pytest.mark.slow
 def test_two_trainings_of_one_run(manifests: Path, tmp_path: Path) -> None:
     values = tiny_values(manifests, model="resnet_small", losses=LOSSES["ce_center"], epochs=4, neck="bnneck")
@@ -94,6 +95,7 @@ def preparation(folder: Path, manifests: Path, hands: Path) -> tuple[list[str], 
     return ["prepare", "11k", "--root", str(hands), "--out", "out"], "out"
 
 
+@pytest.mark.promise("two-processes")
 @pytest.mark.parametrize("work", [evaluation, study, preparation])
 def test_work_whose_folder_another_process_writes_to_is_told_and_writes_nothing(
     work: Callable[[Path, Path, Path], tuple[list[str], str]], manifests: Path, hands: Path, tmp_path: Path
@@ -104,6 +106,7 @@ def test_work_whose_folder_another_process_writes_to_is_told_and_writes_nothing(
         assert not (tmp_path / place).exists()
 
 
+@pytest.mark.promise("two-processes-sharing")
 def test_two_at_once_end_with_what_one_alone_writes(manifests: Path, hands: Path, tmp_path: Path) -> None:
     for name in ("alone", "together"):
         (tmp_path / name / "now").mkdir(parents=True)
@@ -120,6 +123,7 @@ def test_two_at_once_end_with_what_one_alone_writes(manifests: Path, hands: Path
     assert half_written(now) == []
 
 
+@pytest.mark.promise("two-processes-sharing")
 def test_two_evaluations_fill_one_pixel_cache(manifests: Path, tmp_path: Path) -> None:
     for name in ("a", "b", "alone"):
         (tmp_path / name).mkdir()

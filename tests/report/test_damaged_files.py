@@ -56,6 +56,7 @@ def test_all_files_of_an_evaluation_are_tried_here(evaluated: Path) -> None:
     assert sorted((*(read_checksums(evaluated) or {}), CHECKSUMS)) == FILES
 
 
+@pytest.mark.promise("damaged-evaluation")
 @pytest.mark.parametrize("how", ["truncated", "empty", "bit-flipped"])
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_named_by_who_reads_it(
@@ -103,6 +104,7 @@ def test_a_part_that_cannot_be_shown_says_the_true_reason_and_once_what_to_do(
         assert "not kept" not in told and ".." not in told
 
 
+@pytest.mark.promise("damaged-report")
 @pytest.mark.parametrize("name", ["per_split.csv", "provenance.json", "config.yml", "photograph"])
 def test_a_report_says_what_is_damaged_though_the_page_is_written(
     evaluated: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -155,6 +157,7 @@ def test_another_manifest_in_the_place_of_an_evaluations_own_is_damage(evaluated
     assert "are not what metrics.json beside them was measured with" in run.damaged[0]
 
 
+@pytest.mark.promise("damaged-training")
 @pytest.mark.parametrize("name", ["metrics.csv", "result.json", "environment.json"])
 def test_damaged_records_of_training_are_named(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     training = tmp_path / "train_logs" / "a"
@@ -191,6 +194,7 @@ def test_a_list_that_leaves_out_what_is_read_is_refused(tmp_path: Path) -> None:
         compare_runs([tmp_path])
 
 
+@pytest.mark.promise("not-finite-results")
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "null"])
 @pytest.mark.parametrize("place", ["mean", "std"])
 def test_a_score_that_is_no_number_is_refused(tmp_path: Path, place: str, number: str) -> None:

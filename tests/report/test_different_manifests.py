@@ -41,6 +41,7 @@ def refused(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., str
     return set_side_by_side
 
 
+@pytest.mark.promise("different-manifests")
 def test_runs_on_manifests_of_different_seeds_are_refused_and_it_is_said_which(
     manifests: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
@@ -100,6 +101,7 @@ def test_runs_on_all_aspects_are_told_once_with_their_seed(
     assert len(lines) == 5
 
 
+@pytest.mark.promise("different-manifests")
 def test_a_single_aspect_beside_runs_on_all_of_them_counts(tmp_path: Path, refused: Callable[..., str]) -> None:
     everything = write_run(tmp_path / "everything", aspects=ALL_ASPECTS)
     single = write_run(tmp_path / "single", manifest_sha256=OTHER, luck=1)
@@ -128,6 +130,7 @@ def test_other_data_beside_each_other_and_a_manifest_at_another_place_are_no_err
     }
 
 
+@pytest.mark.promise("different-manifests")
 @pytest.mark.parametrize("damage", ["gone", "damaged", "another"])
 def test_any_run_that_has_kept_the_photographs_says_whether_they_are_shared(
     damage: str, manifests: Path, tmp_path: Path, refused: Callable[..., str]
@@ -149,6 +152,7 @@ def test_any_run_that_has_kept_the_photographs_says_whether_they_are_shared(
     compare_runs([mine, *others], different_manifests=True)
 
 
+@pytest.mark.promise("different-manifests-apart")
 def test_different_manifests_can_be_asked_for_and_stand_apart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,10 @@
 from typing import Any
 
+import pytest
+
 from handclip.report.evaluation_log import evaluation_text
+
+pytestmark = pytest.mark.promise("rates-say-of-what")
 
 MEANS = {"rank1": 0.5, "rank5": 0.75, "rank10": 1.0, "map": 0.61234, "map_trapezoid": 0.55617}
 STDS = {"rank1": 0.0125, "rank5": 0.02, "rank10": 0.0, "map": 0.03141, "map_trapezoid": 0.0271}

@@ -32,6 +32,7 @@ def labels_of(names: dict[int, str]) -> dict[int, str]:
     return person_labels(names, TILE_NAME_INCHES, TILE_NAME_SIZE)
 
 
+@pytest.mark.promise("hostile-people")
 def test_names_are_shown_or_cut_in_the_middle_or_stand_in_the_table() -> None:
     assert labels_of(NAMES) == {
         1: "0000012",
@@ -50,6 +51,7 @@ def test_names_are_shown_or_cut_in_the_middle_or_stand_in_the_table() -> None:
     }
 
 
+@pytest.mark.promise("hostile-people")
 @pytest.mark.parametrize(
     ("name", "shown"),
     [

@@ -27,6 +27,8 @@ from handclip.report.table import Table, plain_columns
 from handclip.runs.artifacts import read_explanations
 from handclip.runs.evaluate import evaluate
 
+pytestmark = pytest.mark.promise("markup")
+
 PEOPLE = (
     "=cmd|' C calc'!A0",
     "@x",
@@ -58,6 +60,7 @@ def formulas_in(table: Path) -> list[str]:
     return [cell for cell in cells if not re.fullmatch(r"[+-][\d.]+(e[+-]?\d+)?", cell)]
 
 
+@pytest.mark.promise("hostile-people", "formulas")
 def test_names_of_a_data_set_stay_text_from_the_folder_to_the_page(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = hostile_hands(here / "hands")
     prepare("folder", root, here / "manifests")

@@ -291,6 +291,7 @@ def test_csv_of_published_rows_has_as_many_columns(tmp_path: Path) -> None:
     assert all(line["note"] for line in lines if "stage 2" in line["model"])
 
 
+@pytest.mark.promise("exact-similarities")
 def test_ties_are_beside_the_rates(tmp_path: Path) -> None:
     for number, (name, tied) in enumerate({"tied": 1234, "untied": 0}.items()):
         path = write_run(tmp_path / name, luck=number, **ONE_SETTING) / "metrics.json"
@@ -305,6 +306,7 @@ def test_ties_are_beside_the_rates(tmp_path: Path) -> None:
     assert not said(replace(block, rows=block.rows[1:]), "Ties")
 
 
+@pytest.mark.promise("evaluation-before-the-end")
 def test_an_evaluation_before_training_had_ended_is_told_from_the_others(tmp_path: Path) -> None:
     for number, ended in enumerate((True, False, None)):
         write_run(tmp_path / str(number), luck=number, training_ended=ended, **ONE_SETTING)

@@ -100,6 +100,7 @@ def lying_file(shape: str, dtype: str = "F32") -> bytes:
     return len(header).to_bytes(8, "little") + header + b"\0" * 4
 
 
+@pytest.mark.promise("arrays-that-claim-more-than")
 @pytest.mark.parametrize(
     "content",
     [

@@ -63,6 +63,7 @@ def test_a_state_that_holds_the_best_model_puts_it_back(tmp_path: Path) -> None:
     assert Checkpoint.load(run.files.best).sha256() == first
 
 
+@pytest.mark.promise("killed-before-best")
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"damaged")])
 def test_killed_after_the_last_state_and_before_its_model_was_written_as_the_best(
     damage: Callable[[Path], Any], tmp_path: Path
@@ -88,6 +89,7 @@ def test_a_lost_best_model_of_an_earlier_epoch_is_named(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.promise("tampering-removed")
 def test_a_damaged_newest_state_is_found_by_the_audit(manifests: Path, here: Path, scores: Any) -> None:
     """... which holds again once its epoch was trained again, though it is worse then."""
     config = tiny_config(manifests, epochs=3)

@@ -49,6 +49,7 @@ def of(manifest: Manifest, index: int) -> str:
     return manifest.images[index].path
 
 
+@pytest.mark.promise("copies-in-training")
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_training_on_a_photograph_that_is_tested_on_is_refused_at_its_start(
     split: str, manifests: Path, copying: Callable[..., Path], here: Path
@@ -73,6 +74,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
 
 
+@pytest.mark.promise("copies-evaluated")
 def test_who_has_not_learned_a_photograph_is_tested_on_it_with_a_warning(
     manifests: Path, copying: Callable[..., Path], here: Path, stage1: TrainingResult, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -95,6 +97,7 @@ def test_who_has_not_learned_a_photograph_is_tested_on_it_with_a_warning(
         assert audit([result.folder])[0].holds
 
 
+@pytest.mark.promise("copies-evaluated")
 def test_a_model_that_has_learned_a_photograph_is_not_tested_on_a_copy(
     manifests: Path, copying: Callable[..., Path], stage1: TrainingResult
 ) -> None:
@@ -104,6 +107,7 @@ def test_a_model_that_has_learned_a_photograph_is_not_tested_on_a_copy(
         evaluate(tiny_config(folder, checkpoint=str(stage1.checkpoint)))
 
 
+@pytest.mark.promise("copies-in-training")
 def test_what_is_prepared_on_first_use_tells_of_copies_once(
     manifests: Path, copying: Callable[..., Path], here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -119,6 +123,7 @@ def test_what_is_prepared_on_first_use_tells_of_copies_once(
     assert caplog.text.count("test has 1 image of which") == 1
 
 
+@pytest.mark.promise("copies-in-training")
 def test_training_on_one_aspect_what_another_is_tested_on_is_refused_too(
     manifests: Path, copying: Callable[..., Path]
 ) -> None:
@@ -129,6 +134,7 @@ def test_training_on_one_aspect_what_another_is_tested_on_is_refused_too(
         train(tiny_config(folder, aspect="all"))
 
 
+@pytest.mark.promise("copies-in-validation")
 def test_a_best_epoch_that_is_chosen_on_copies_of_training_images_is_said(
     manifests: Path, copying: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -147,6 +153,7 @@ def test_a_best_epoch_that_is_chosen_on_copies_of_training_images_is_said(
     assert "very same photograph" not in caplog.text
 
 
+@pytest.mark.promise("copies-in-draws")
 def test_queries_whose_gallery_holds_the_very_same_photograph_are_counted_and_said(
     manifests: Path, copying: Callable[..., Path]
 ) -> None:
@@ -198,6 +205,7 @@ def other_seed(hands: Path, tmp_path: Path) -> Path:
     return prepare("11k", hands, tmp_path / "other_seed", seed=1).folder
 
 
+@pytest.mark.promise("validation-seen-before")
 def test_a_stage_is_not_validated_on_what_an_earlier_one_was_trained_on(
     manifests: Path, other_seed: Path, here: Path, stage1: TrainingResult
 ) -> None:
@@ -217,6 +225,7 @@ def test_a_stage_is_not_validated_on_what_an_earlier_one_was_trained_on(
     assert train(stage2.model_copy(update={"train_split": "train_all"})).finished
 
 
+@pytest.mark.promise("validation-seen-before")
 def test_what_the_first_stage_was_trained_on_is_known_two_stages_later(
     manifests: Path, other_seed: Path, here: Path, stage1: TrainingResult
 ) -> None:
@@ -249,6 +258,7 @@ def names(manifest: Manifest, indices: tuple[int, ...]) -> set[str]:
     return {manifest.identity_names[identity] for identity in manifest.identities(indices)}
 
 
+@pytest.mark.promise("same-names")
 def test_test_identities_with_names_that_were_trained_on_are_counted(
     manifests: Path, here: Path, stage1: TrainingResult, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -88,6 +88,7 @@ def test_the_manifest_of_another_aspect_or_data_set_is_refused(manifests: Path) 
         find_manifests(tiny_config(manifests, manifest=path, dataset="hd"))
 
 
+@pytest.mark.promise("first-use")
 def test_a_data_set_is_prepared_on_first_use(
     hands: Path, here: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +192,7 @@ def of_folder(people: Path, **changes: Any) -> ExperimentConfig:
     return tiny_config(people, **values | changes)
 
 
+@pytest.mark.promise("unread-photographs")
 def test_what_is_not_read_is_said_on_first_use_and_after(people: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "handclip")
     with pytest.raises(DataError, match="2 photographs in folders inside an identity's"):

@@ -44,6 +44,7 @@ def train_and_measure(run: TinyRun, until: int | None, monkeypatch: pytest.Monke
     return most[0]
 
 
+@pytest.mark.promise("room-foreseen")
 @pytest.mark.parametrize("until", [1, 2, None])
 def test_what_a_run_will_take_is_known_before_it_begins(
     until: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -57,6 +58,7 @@ def test_what_a_run_will_take_is_known_before_it_begins(
     check(run, most, until, monkeypatch)
 
 
+@pytest.mark.promise("room-foreseen")
 def test_a_run_that_goes_on_needs_room_for_what_is_to_come_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -349,6 +349,7 @@ def test_d34_features_do_not_depend_on_labels(manifests: Path, here: Path, monke
     assert unmatched == sum(entry["unmatched_queries"] for entry in permuted.metrics["results"]) > 0
 
 
+@pytest.mark.promise("exact-similarities", "rates-say-of-what")
 def test_queries_and_ties_are_counted_beside_every_rate(
     manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

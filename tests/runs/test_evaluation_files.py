@@ -119,6 +119,7 @@ def test_an_evaluation_that_was_done_is_reused_when_asked(
     assert not list(first.folder.glob("*.part"))
 
 
+@pytest.mark.promise("evaluation-other-photographs")
 @pytest.mark.parametrize(("before", "now"), [(1, 0), (0, 1)])
 def test_photographs_that_are_kept_are_as_many_as_asked_for(
     before: int, now: int, manifests: Path, here: Path, caplog: pytest.LogCaptureFixture
@@ -136,6 +137,7 @@ def test_photographs_that_are_kept_are_as_many_as_asked_for(
     assert evaluate(harmless, reuse=True).was_there
 
 
+@pytest.mark.promise("evaluation-on-read-only-disk")
 def test_an_evaluation_that_is_there_is_shown_from_where_nothing_can_be_written(
     manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +153,7 @@ def test_an_evaluation_that_is_there_is_shown_from_where_nothing_can_be_written(
         evaluate(config, reuse=True)
 
 
+@pytest.mark.promise("disk-full-writing")
 @pytest.mark.parametrize("fits", [0, 5, 11])
 def test_an_evaluation_that_is_to_be_replaced_stays_until_the_new_one_is_whole(
     fits: int, manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
@@ -239,6 +242,7 @@ def damage(path: Path, how: str) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.promise("damaged-evaluation")
 def test_a_damaged_evaluation_is_named_and_not_used_again(
     manifests: Path, here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -285,6 +289,7 @@ def test_damaged_metrics_do_not_keep_a_run_from_being_evaluated(
         evaluate(config.model_copy(update={"num_splits": 2}))
 
 
+@pytest.mark.promise("killed")
 def test_an_evaluation_that_was_killed_is_made_again_with_the_same_bytes(
     manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,6 +353,7 @@ def test_a_second_process_is_told_that_the_evaluation_is_under_way(
     assert len(told) == 1
 
 
+@pytest.mark.promise("evaluation-before-the-end")
 def test_evaluating_a_run_that_has_not_ended_is_said(
     manifests: Path, here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -373,6 +379,7 @@ def test_evaluating_a_run_that_has_not_ended_is_said(
     assert "Training of this run has not ended" not in caplog.text
 
 
+@pytest.mark.promise("evaluation-before-the-end")
 def test_an_evaluation_before_training_had_ended_is_not_used_again(
     manifests: Path, here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -392,6 +399,7 @@ def test_an_evaluation_before_training_had_ended_is_not_used_again(
     assert evaluate(config, reuse=True).was_there
 
 
+@pytest.mark.promise("two-processes-other-checkpoint")
 def test_another_runs_checkpoint_can_be_evaluated_while_the_configs_own_evaluation_is_written(
     manifests: Path, here: Path, stage1: TrainingResult
 ) -> None:
@@ -403,6 +411,7 @@ def test_another_runs_checkpoint_can_be_evaluated_while_the_configs_own_evaluati
         evaluate(config, overwrite=True)
 
 
+@pytest.mark.promise("folder-for-file")
 @pytest.mark.parametrize("name", ["per_query.csv", "SHA256SUMS"])
 def test_a_folder_in_place_of_a_file_is_named_before_anything_is_computed(
     name: str, manifests: Path, here: Path, monkeypatch: pytest.MonkeyPatch

@@ -59,6 +59,7 @@ def no_space(*what: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.promise("disk-full")
 def test_a_full_disk_ends_training_with_the_last_state_intact(
     manifests: Path,
     tmp_path: Path,
@@ -142,6 +143,7 @@ def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
     assert [event.value for event in read.Scalars("val_map")] == [0.25, 0.25]
 
 
+@pytest.mark.promise("two-processes-same-checkpoints")
 def test_two_runs_that_write_the_same_checkpoints_are_not_trained_at_once(
     manifests: Path, tmp_path: Path, after_step: Callable[..., None]
 ) -> None:
@@ -164,6 +166,7 @@ def test_two_runs_that_write_the_same_checkpoints_are_not_trained_at_once(
     assert not is_held(files.folder) and not is_held(files.best)
 
 
+@pytest.mark.promise("states-moved-away")
 @pytest.mark.parametrize("lost", ["states", "best", "last", "none"])
 def test_a_run_that_has_lost_its_config_does_not_go_on(lost: str, tmp_path: Path) -> None:
     """What has begun is known by its states and checkpoints, or by the checksum of the config alone."""
@@ -188,6 +191,7 @@ def test_a_run_that_has_lost_its_config_does_not_go_on(lost: str, tmp_path: Path
     assert files.config.is_file()
 
 
+@pytest.mark.promise("not-finite-training")
 def test_weights_that_are_not_finite_are_not_saved(
     manifests: Path, tmp_path: Path, after_step: Callable[..., None]
 ) -> None:

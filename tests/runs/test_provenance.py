@@ -84,6 +84,7 @@ def test_training_and_evaluation_record_where_they_come_from(
     assert last(result.folder)["exit"] == "finished"
 
 
+@pytest.mark.promise("begun-anew")
 def test_what_begins_anew_records_the_data_that_it_learns_from(
     manifests: Path, hands: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +148,7 @@ def test_what_goes_on_keeps_what_it_began_with(tmp_path: Path) -> None:
     assert len(read(tmp_path)["sessions"]) == 3
 
 
+@pytest.mark.promise("clock-set-back")
 def test_a_clock_that_is_set_back_gives_no_negative_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with working_on(tmp_path):
 
@@ -160,6 +162,7 @@ def test_a_clock_that_is_set_back_gives_no_negative_time(tmp_path: Path, monkeyp
     assert last(tmp_path)["seconds"] >= 0
 
 
+@pytest.mark.promise("damaged-training")
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"sessions": [], "sha256": "0"}', '{"run": NaN}', "\xff"])
 def test_a_damaged_record_is_named_and_kept(content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "provenance.json"

@@ -19,6 +19,7 @@ from handclip.runs.snapshots import Snapshots
 from handclip.runs.train import train
 
 
+@pytest.mark.promise("exact-resume")
 def test_d21_two_runs_with_resume_equal_one(manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped between two validations, though both halves are called with places that are relative."""
     config = tiny_config(
@@ -105,6 +106,7 @@ def test_resuming_a_finished_run_reports_it_and_to_begin_it_again_is_refused(
         train(ended, resume=True)
 
 
+@pytest.mark.promise("damaged-state")
 @pytest.mark.parametrize("damaged", [False, True], ids=["killed before its result", "and its newest state damaged"])
 def test_a_run_whose_newest_state_is_damaged_ends_the_same(
     damaged: bool, ended: ExperimentConfig, stage1: TrainingResult
@@ -117,6 +119,7 @@ def test_a_run_whose_newest_state_is_damaged_ends_the_same(
     assert_same_run(train(ended, resume=True), stage1)
 
 
+@pytest.mark.promise("damaged-training")
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_damaged_record_of_a_run_that_has_ended_is_named(name: str, ended: ExperimentConfig) -> None:
     flip(RunFolder.of(ended).folder / name)

@@ -23,6 +23,7 @@ class OnLine(logging.Handler):
         self.emit = lambda record: call(record.getMessage())  # type: ignore[method-assign]
 
 
+@pytest.mark.promise("screen-gone")
 def test_an_epoch_is_saved_before_its_line_is_shown(manifests: Path, here: Path) -> None:
     """... and a line that a process came not to write is written when training goes on."""
     config = tiny_config(manifests, epochs=3)
@@ -50,6 +51,7 @@ def test_an_epoch_is_saved_before_its_line_is_shown(manifests: Path, here: Path)
     assert lines() == [1, 1, 1]
 
 
+@pytest.mark.promise("pipe-for-file", "folder-for-file")
 @pytest.mark.parametrize(
     ("make", "message"),
     [

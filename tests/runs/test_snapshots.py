@@ -32,6 +32,7 @@ def save(states: Snapshots, epochs: int, steps: int = 0) -> Path:
     return states.current
 
 
+@pytest.mark.promise("clock-set-back")
 def test_the_newest_two_are_kept_by_name_whatever_the_clock_says(states: Snapshots) -> None:
     assert (states.newest(), states.paths()) == (None, [])
     saved = [save(states, *position) for position in ((9, 0), (9, 2), (9, 11), (10, 0), (10, 1))]
@@ -50,6 +51,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.promise("damaged-state")
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_state_is_named_and_the_one_before_it_is_used(
     damage: str, states: Snapshots, caplog: pytest.LogCaptureFixture
@@ -77,6 +79,7 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_used(
     )
 
 
+@pytest.mark.promise("leftovers")
 def test_what_a_killed_process_has_left_is_removed(states: Snapshots) -> None:
     save(states, 1)
     left = states.folder / ".epoch_0002-0123456789abcdef.ckpt.01234567.part"
@@ -110,6 +113,7 @@ class _Payload:
         return os.system, (shlex.join(["touch", str(self.trace)]),)
 
 
+@pytest.mark.promise("no-code")
 def test_a_state_that_would_run_code_is_refused(states: Snapshots, tmp_path: Path) -> None:
     states.folder.mkdir(parents=True)
     for save_to in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))):
@@ -127,6 +131,7 @@ def test_a_state_that_would_run_code_is_refused(states: Snapshots, tmp_path: Pat
 # From here on with runs of one layer, whose files are those of every run.
 
 
+@pytest.mark.promise("states-moved-away")
 def test_a_run_whose_states_were_moved_away_does_not_begin_again(tmp_path: Path) -> None:
     run = TinyRun(tmp_path)
     run.train(0.5, until=1)
@@ -164,6 +169,7 @@ def test_a_stop_saves_steps_once_and_no_weights_that_are_not_finite(tmp_path: Pa
     assert run.saved.stop_here(run.state).startswith("All steps of epoch 2 are saved. Its validation is done when")
 
 
+@pytest.mark.promise("vanished-folder")
 @pytest.mark.parametrize("what", ["folder", "states", "models"])
 def test_what_was_removed_meanwhile_is_not_made_anew(what: str, tmp_path: Path) -> None:
     run = TinyRun(tmp_path)

@@ -109,6 +109,7 @@ def train_with_stops(config: ExperimentConfig, watch: Watch, stops: Sequence[int
         watch.then = lambda number: None
 
 
+@pytest.mark.promise("exact-resume")
 @pytest.mark.parametrize(
     ("variant", "workers", "stops"),
     [("arcface", 0, [0, 4, 8]), ("centres", 1, [3, 4, 7])],
@@ -135,6 +136,7 @@ def test_stopping_in_mid_epoch_loses_no_step_and_repeats_none(
     ]
 
 
+@pytest.mark.promise("signal-in-validation", "signal-while-reading")
 def test_a_signal_while_images_are_read_or_a_model_is_validated_loses_no_step(
     manifests: Path,
     tmp_path: Path,
@@ -212,6 +214,7 @@ def test_a_disk_that_is_full_after_a_signal_is_not_kept_quiet(
         train(config_of(manifests, tmp_path, "plain"))
 
 
+@pytest.mark.promise("second-signal")
 def test_a_second_signal_stops_at_once_and_the_last_state_is_gone_on_from(
     manifests: Path, tmp_path: Path, watch: Watch, undisturbed: Callable[[str], tuple[TrainingResult, list[float]]]
 ) -> None:
@@ -267,6 +270,7 @@ main()
 """The command line, which does not end the second epoch before the signal is sent, however slowly that is done."""
 
 
+@pytest.mark.promise("signal")
 @pytest.mark.parametrize(("signum", "code", "workers"), [(signal.SIGINT, 130, 0), (signal.SIGHUP, 129, 1)])
 def test_a_signal_to_the_command_and_all_its_processes(
     signum: signal.Signals,

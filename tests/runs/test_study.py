@@ -188,6 +188,7 @@ def test_the_time_to_go_counts_what_is_left(manifests: Path, here: Path, caplog:
     assert headers[1].endswith("about 0:00:00 of training to go)")
 
 
+@pytest.mark.promise("two-processes")
 def test_a_run_that_another_process_works_on_is_reported_and_the_rest_go_on(manifests: Path, here: Path) -> None:
     trained, evaluated = (
         tiny_config(manifests, experiment="one", epochs=1),

@@ -58,6 +58,7 @@ def found(run: ExperimentConfig, *others: ExperimentConfig) -> list[Path | None]
     return PlannedRun(run, others).evaluations()
 
 
+@pytest.mark.promise("study-done")
 def test_one_evaluation_is_not_taken_for_that_on_another_manifest_too(run: ExperimentConfig) -> None:
     first, second = other(run, "first"), other(run, "second")
     own, one = evaluated(run, run), evaluated(second, run, SECOND)
@@ -66,6 +67,7 @@ def test_one_evaluation_is_not_taken_for_that_on_another_manifest_too(run: Exper
     assert found(run, first, second) == [own, another, one]
 
 
+@pytest.mark.promise("study-done")
 def test_where_a_manifest_is_gone_still_no_evaluation_is_taken_for_two(run: ExperimentConfig) -> None:
     first, second = other(run, "first"), other(run, "second")
     one = evaluated(first, run, FIRST)
@@ -87,6 +89,7 @@ def test_a_re_ranked_evaluation_is_not_taken_for_one_that_is_not(run: Experiment
     assert found(run, reranked) == [None, folder]
 
 
+@pytest.mark.promise("study-done")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -126,6 +129,7 @@ def test_names_that_were_cut_are_found(here: Path, run: ExperimentConfig) -> Non
     assert found(long, first) == [None, folder]
 
 
+@pytest.mark.promise("study-done")
 def test_an_evaluation_that_was_never_made_is_missed_though_the_model_is_gone(manifests: Path, here: Path) -> None:
     small = {"epochs": 1, "num_splits": 1, "flip_settings": ["none"], "explained_images": 0}
     run = tiny_config(manifests, **small)

@@ -26,6 +26,7 @@ def of_stage1(manifests: Path, checkpoint: Path, **changes: Any) -> ExperimentCo
     )
 
 
+@pytest.mark.promise("wrong-use")
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -52,6 +53,7 @@ def test_another_model_size_or_preprocessing_than_trained_is_refused(
             train(tiny_config(manifests, resume_from=str(stage1.checkpoint), **changes))
 
 
+@pytest.mark.promise("wrong-use")
 @pytest.mark.parametrize("name", ["vit_small", "resnet_small"])
 def test_the_preprocessing_is_that_of_the_checkpoint(
     name: str, manifests: Path, here: Path, stage1: TrainingResult
@@ -100,6 +102,7 @@ def _search_among_training_images(manifest: Manifest) -> Manifest:
     return replace(manifest, draws=(replace(first, gallery_all=(*first.gallery_all, manifest.train[0])),))
 
 
+@pytest.mark.promise("leaks")
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
@@ -130,6 +133,7 @@ def other_seed(hands: Path, tmp_path: Path) -> Path:
     return tmp_path / "other_seed"
 
 
+@pytest.mark.promise("other-seed")
 def test_a_run_does_not_go_on_with_a_manifest_of_another_seed(manifests: Path, other_seed: Path, here: Path) -> None:
     load_manifest(manifests).save(here / "manifest.json")
     config = tiny_config(here / "manifest.json")
@@ -140,6 +144,7 @@ def test_a_run_does_not_go_on_with_a_manifest_of_another_seed(manifests: Path, o
         train(config, resume=True)
 
 
+@pytest.mark.promise("other-seed")
 def test_an_evaluation_is_not_replaced_by_one_on_a_manifest_of_another_seed(
     manifests: Path, other_seed: Path, here: Path
 ) -> None:

@@ -100,6 +100,7 @@ def test_each_batch_is_a_step_and_each_epoch_is_judged_validated_and_closed() ->
     )
 
 
+@pytest.mark.promise("exact-resume")
 @given(
     stops=st.lists(
         st.sampled_from([f"{what} {n}" for what in ("step", "after step") for n in range(9)] + ["finish"])
@@ -138,6 +139,7 @@ def test_the_monitored_metric_selects() -> None:
     assert trained(0.9, 0.8, monitor="val_rank1").best_epoch == 2
 
 
+@pytest.mark.promise("exact-resume")
 def test_d64_early_stopping_waits_for_its_patience_and_survives_an_interruption() -> None:
     values = (0.5, 0.4, 0.6, 0.6, 0.5, 0.9, 0.9)
     state = trained(*values, patience=2)
