@@ -13,7 +13,7 @@ CHECKSUMS = "SHA256SUMS"
 """The checksums of the others, in the format of `sha256sum`."""
 
 # Of a training.
-STATES = "checkpoints"
+SNAPSHOTS = "checkpoints"
 """The folder of what an interrupted run goes on from."""
 LOG = "train.log"
 HISTORY = "metrics.csv"

@@ -69,10 +69,10 @@ class TinyRun:
         self.config = parse_config(values, "test")
         self.files = RunFolder.of(self.config)
         self.plan = Plan(epochs, STEPS, validation_images=6)
-        self.snapshots = Snapshots(self.files.states)
+        self.snapshots = Snapshots(self.files.snapshots)
         self.step: Any = TinyStep(size)
         self.storage = Storage(self.files)
-        self.best = BestCheckpoint(self.storage, self.checkpoint)
+        self.best = BestCheckpoint(self.storage, manifest_sha256, self.checkpoint)
         self.made_with = {"manifest_sha256": manifest_sha256, "precision": "float32"}
         self.state = TrainState(self.plan)
 
@@ -95,7 +95,7 @@ class TinyRun:
 
     def contents(self) -> dict[str, bytes]:
         """The snapshots and checkpoints as they are."""
-        folders = (self.files.states, self.files.best.parent)
+        folders = (self.files.snapshots, self.files.best.parent)
         return {path.name: path.read_bytes() for folder in folders for path in folder.glob("[!.]*")}
 
 

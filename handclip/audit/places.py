@@ -6,7 +6,7 @@ from pathlib import Path
 
 from handclip.audit.findings import Kind
 from handclip.errors import HandCLIPError
-from handclip.file_names import FEATURES, LOG, METRICS_FILE, PER_QUERY, PROVENANCE, RESULT, STATES, STUDY
+from handclip.file_names import FEATURES, LOG, METRICS_FILE, PER_QUERY, PROVENANCE, RESULT, SNAPSHOTS, STUDY
 from handclip.files import folders_in, found_in, is_file, is_folder, is_there
 
 _DEPTH = 3
@@ -64,7 +64,7 @@ def _below(folder: Path, depth: int) -> Iterator[Place]:
 
 
 def _kind_of_run(folder: Path) -> Kind | None:
-    if any(is_there(folder / name) for name in (RESULT, STATES, LOG)):
+    if any(is_there(folder / name) for name in (RESULT, SNAPSHOTS, LOG)):
         return "training"
     if any(is_there(folder / name) for name in (METRICS_FILE, PER_QUERY, FEATURES, PROVENANCE)):
         return "evaluation"

@@ -13,7 +13,7 @@ from handclip.csv_files import csv_rows
 from handclip.datasets.manifest import Manifest
 from handclip.datasets.prepare import manifests_cache, named_manifest, places_of_manifests
 from handclip.errors import HandCLIPError
-from handclip.file_names import HISTORY, PROVENANCE, RESULT, STATES
+from handclip.file_names import HISTORY, PROVENANCE, RESULT, SNAPSHOTS
 from handclip.files import opened_text, read_json_object
 from handclip.models.checkpoint import Checkpoint
 from handclip.runs.data import combined_hash, combined_sha256, default_root, layout_of
@@ -30,7 +30,7 @@ def audit_training(folder: Path, images: ImageChecker) -> Iterator[Finding]:
         yield from guarded(RESULT, _check_result, folder, images)
         return
     yield Finding(RESULT, Outcome.NOT_CHECKED, "not there: training has not ended; `handclip train --resume` goes on")
-    yield from guarded(STATES, _check_states, folder)
+    yield from guarded(SNAPSHOTS, _check_states, folder)
 
 
 def _check_result(folder: Path, images: ImageChecker) -> Iterator[Finding]:
@@ -52,11 +52,11 @@ def audit_checkpoint(path: Path) -> Iterator[Finding]:
 
 
 def _check_states(folder: Path) -> Iterator[Finding]:
-    newest, damaged = Snapshots(folder / STATES).find()
+    newest, damaged = Snapshots(folder / SNAPSHOTS).find()
     for path in damaged:
         yield Finding(f"checkpoints/{path.name}", Outcome.DIFFERS, f"{path}: is damaged; the one before it is whole")
     if newest is None:
-        yield Finding(STATES, Outcome.NOT_CHECKED, "no state was saved yet")
+        yield Finding(SNAPSHOTS, Outcome.NOT_CHECKED, "no state was saved yet")
     else:
         found = "the newest whole state, which training goes on from"
         yield Finding(f"checkpoints/{newest.name}", Outcome.MATCHES, found)

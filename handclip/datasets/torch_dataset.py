@@ -138,6 +138,12 @@ class ImageLoader(DataLoader[Any]):
         """Start the processes, or have them go on with the next epoch."""
         return _Batches(super().__iter__())
 
+    def close(self) -> None:
+        """End the processes that are kept for further epochs."""
+        kept, self._iterator = self._iterator, None
+        if isinstance(kept, Workers):
+            kept._shutdown_workers()
+
     def _get_iterator(self) -> Any:
         return Workers(self) if self.num_workers else super()._get_iterator()
 

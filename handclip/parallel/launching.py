@@ -237,7 +237,7 @@ def _what_failed(failure: ProcessException, outlook: _Outlook) -> Exception:
     if not isinstance(failure, ProcessExitedException):
         return RuntimeError(f"{name} failed:\n{raised_there}")
     code = failure.exit_code
-    if code < 0:
+    if code < 0 or code > 128:  # the latter where it has answered the signal itself
         return HandCLIPError(f"{name} was ended from outside (exit code {code}), for want of memory, perhaps")
     return HandCLIPError(
         f"{name} ended (exit code {code}) before it could say why; what it printed stands above. A script that asks "

@@ -1,4 +1,4 @@
-"""The best checkpoint of a run: chosen with each epoch, and found or mended where an interrupted run goes on."""
+"""The best checkpoint of a run: taken after each epoch that is the best so far, and found where a run goes on."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -28,7 +28,8 @@ class BestCheckpoint:
     """Keeps the model of the best epoch in `saved_models/<run>.pth`."""
 
     storage: Storage
-    describe: Callable[[int, dict[str, float]], Checkpoint]
+    manifest_sha256: str
+    checkpoint_of: Callable[[int, dict[str, float]], Checkpoint]
     """Returns the checkpoint of the model as it is: of which epoch, and with which metrics."""
     sha256: str = ""
     """Of its content."""
@@ -66,7 +67,7 @@ class BestCheckpoint:
         self._to_write = None
 
     def _take(self, state: TrainState) -> None:
-        self._to_write = self.describe(state.epochs, validation_of(state.history[-1]))
+        self._to_write = self.checkpoint_of(state.epochs, validation_of(state.history[-1]))
         self.sha256 = self._to_write.sha256()
 
     def load(self, state: TrainState) -> Checkpoint:
@@ -116,7 +117,7 @@ class BestCheckpoint:
             self._take(state)
             self.write(state)
             return None
-        of_this_run = (self.files.run, self.describe(0, {}).manifest_sha256)
+        of_this_run = (self.files.run, self.manifest_sha256)
         monitor = state.plan.monitor
         if (
             found is None

@@ -34,17 +34,17 @@ def check_disk_space(files: RunFolder, objective: Objective, plan: Plan) -> None
     trained = [p for p in objective.parameters() if p.requires_grad]
     state = checkpoint + _MOMENTS * _bytes(trained)
 
-    states = Snapshots(files.states)
-    there, to_come = len(states.paths()), max(plan.fewest_epochs - states.epochs(), 0)
+    snapshots = Snapshots(files.snapshots)
+    there, to_come = len(snapshots.paths()), max(plan.fewest_epochs - snapshots.epochs(), 0)
     new_best = 0 if files.best.exists() else 1
-    # Two states are kept while a third is written.
+    # Two snapshots are kept while a third is written.
     saving, ending = max(min(there + to_come, 3) - there, 0), max(min(there + to_come, 2) - there, 0)
     checkpoints = new_best + 1 if plan.ends else new_best
-    if _disk(files.states) == _disk(files.best):
+    if _disk(files.snapshots) == _disk(files.best):
         of_both = max(saving * state + new_best * checkpoint, ending * state + checkpoints * checkpoint)
-        _require(files.states, of_both)
+        _require(files.snapshots, of_both)
     else:
-        _require(files.states, saving * state)
+        _require(files.snapshots, saving * state)
         _require(files.best.parent, checkpoints * checkpoint)
 
 

@@ -31,13 +31,13 @@ _SECONDS_BETWEEN_NOTES = 0.25
 
 
 def stop_within_an_epoch(request: StopRequest) -> Callable[[TrainState, LossOutput], None]:
-    """Return a hook that ends training after a step where a signal has asked for it; the last is kept with its epoch.
+    """Return a hook that ends training after a step where a signal has asked for it.
 
     The hook raises AskedToStop.
     """
 
     def stop(state: TrainState, output: LossOutput) -> None:
-        if request.signum is not None and state.steps < state.plan.steps_per_epoch:
+        if request.signum is not None:
             raise AskedToStop(request.signum)
 
     return stop
@@ -80,7 +80,7 @@ def log_epoch(state: TrainState) -> None:
 
 
 def complete_log(state: TrainState, log: Path) -> None:
-    """Log the line of the last epoch if a process that was killed has saved its state and not come to say so."""
+    """Log the line of the last epoch if a process that was killed has saved its state and did not come to say so."""
     if not state.history or state.steps:
         return
     line = _line(state)

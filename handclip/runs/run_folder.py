@@ -13,7 +13,7 @@ from handclip.config.loading import read_yaml
 from handclip.config.naming import last_name, run_name
 from handclip.config.yaml_text import dump_yaml
 from handclip.errors import ConfigError, DamagedFileError, HandCLIPError, TrainingError
-from handclip.file_names import CHECKSUMS, CONFIG, RESULT, STATES
+from handclip.file_names import CHECKSUMS, CONFIG, RESULT, SNAPSHOTS
 from handclip.files import require_regular, write_text
 
 
@@ -40,9 +40,9 @@ class RunFolder:
         return self.folder / CONFIG
 
     @property
-    def states(self) -> Path:
-        """The folder of the states that training goes on from after an interruption."""
-        return self.folder / STATES
+    def snapshots(self) -> Path:
+        """The folder of the snapshots that training goes on from after an interruption."""
+        return self.folder / SNAPSHOTS
 
     @property
     def result(self) -> Path:
@@ -86,7 +86,7 @@ class RunFolder:
 
     def _require_not_begun(self) -> None:
         """Check that the config is not there yet, and was not lost: the run may have had other settings."""
-        left = [path for path in (self.states, self.best, self.last) if path.exists()]
+        left = [path for path in (self.snapshots, self.best, self.last) if path.exists()]
         if self.config.name in (read_checksums(self.folder) or {}):
             left.append(self.folder / CHECKSUMS)
         if left:

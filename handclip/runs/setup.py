@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Training:
-    """What a run trains, on what, and how; nothing is written yet."""
+    """What a run trains, on what, and how: all that is needed before its folder is opened."""
 
     config: ExperimentConfig
     files: RunFolder
@@ -171,6 +171,10 @@ class EpochBatches:
         self.loader = loader
         self.images_in: Callable[[int], int] = sampler.batch_length
         self._sampler = sampler
+
+    def close(self) -> None:
+        """End the processes that read."""
+        self.loader.close()
 
     def of_epoch(self, epoch: int, first: int) -> Iterator[Batch]:
         """Yield the batches of an epoch, counted from 0, but the first ones, which are done."""

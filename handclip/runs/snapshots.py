@@ -161,7 +161,7 @@ class Resumable:
         if newest is None:
             if files.best.exists():
                 raise DamagedFileError(
-                    f"{files.states}: holds no state to go on from, although epochs were trained. Put them back, or "
+                    f"{files.snapshots}: holds no state to go on from, although epochs were trained. Put them back, or "
                     f"move {files.folder} and {files.best} away to start anew"
                 )
             return
@@ -208,7 +208,8 @@ class Resumable:
             self.step.finish()
             self.save(state)
         if state.steps == state.plan.steps_per_epoch:
-            return f"All steps of epoch {state.epochs + 1} are saved. Its validation is done when training goes on."
+            later = " Its validation is done when training goes on." if state.validation_is_due else ""
+            return f"All steps of epoch {state.epochs + 1} are saved.{later}"
         return self.snapshots.describe()
 
     def _require_made_alike(self, kept: dict[str, Any]) -> None:

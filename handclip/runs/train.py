@@ -85,7 +85,7 @@ def train(config: ExperimentConfig, *, resume: bool = False, stop_after: int | N
     try:
         return on_devices(_train, config, resume=resume, stop_after=stop_after)
     except Interrupted as stop:
-        raise Interrupted(stop.signum, stop.advice or Snapshots(files.states).describe()) from None
+        raise Interrupted(stop.signum, stop.advice or Snapshots(files.snapshots).describe()) from None
 
 
 def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) -> TrainingResult:
@@ -103,14 +103,15 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
             _write_environment(training.files.folder / ENVIRONMENT, {**asdict(computation), **environment})
 
         storage = Storage(training.files)
-        best = BestCheckpoint(storage, training.checkpoint)
-        saved = Resumable(storage, Snapshots(training.files.states), step, best, own, training.made_with)
+        best = BestCheckpoint(storage, training.manifest_sha256, training.checkpoint)
+        saved = Resumable(storage, Snapshots(training.files.snapshots), step, best, own, training.made_with)
         try:
             saved.go_on(state)
             hooks.complete_log(state, training.files.folder / LOG)
             own.starts_at(epochs=state.epochs, steps=state.steps_taken)
             with (
                 hooks.showing_progress(training.files.run, state) as progress,
+                closing(batches),
                 closing(hooks.TensorBoardFile(training.files.folder / "tensorboard")) as board,
                 plain_worker_errors(),
                 computing_in(computation.precision),
@@ -142,7 +143,7 @@ def _train(config: ExperimentConfig, *, resume: bool, stop_after: int | None) ->
             result = TrainingResult.of(training.files, state, environment, training.manifest_sha256, best.was_repeated)
             return _finish(result, training, state, best, storage, own)
         except TrainingError as error:
-            raise TrainingError(f"{error} {saved.snapshots.describe()}") from error
+            raise TrainingError(f"{str(error).removesuffix('.')}. {saved.snapshots.describe()}") from error
 
 
 @contextmanager
@@ -151,7 +152,7 @@ def _opened(training: Training, plan: Plan, environment: Mapping[str, Any], resu
     files = training.files
     on_first(lambda: check_disk_space(files, training.objective, plan))
     facts, existed = training.facts(), files.folder.exists()
-    goes_on = resume and bool(Snapshots(files.states).paths())
+    goes_on = resume and bool(Snapshots(files.snapshots).paths())
     with ExitStack() as opened:
         on_first(lambda: opened.enter_context(holding(files.folder)))
         # A run with another output_dir may write the same checkpoints.
@@ -170,7 +171,9 @@ def _opened(training: Training, plan: Plan, environment: Mapping[str, Any], resu
 
 @contextmanager
 def _stopping(saved: Resumable, state: TrainState) -> Iterator[StopRequest]:
-    """Let a signal wait for the end of the step, and save that; where processes share it, each would find another end.
+    """Let a signal wait for the end of the step, and save that.
+
+    Where several processes share the run, a signal ends them at once: each would end after another step.
 
     Raises:
         Interrupted: says what is saved.

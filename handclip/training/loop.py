@@ -52,7 +52,7 @@ def fit(
     validate: Callable[[], Mapping[str, float]],
     hooks: Hooks = Hooks(),
 ) -> None:
-    """Train until the state says that it is enough; one that goes on, goes on with the very next step.
+    """Train until the state says that it is enough; an interrupted run goes on with the very next step.
 
     Args:
         state: how far training has come; it is changed in place.

@@ -136,7 +136,7 @@ class TrainState:
     def close_epoch(
         self, validation: Mapping[str, float], learning_rates: Mapping[str, float], validation_seconds: float
     ) -> None:
-        """Write the epoch's row, and judge whether it is the best: of equals the later one, which has learned longer.
+        """Add the epoch's row, and judge whether it is the best; of equal ones the later is: it has learned longer.
 
         Args:
             validation: `val_...` metrics; nothing where it was not validated.

@@ -133,7 +133,7 @@ class Step:
         require_finite(self.objective.state_dict(), self._taken)
 
     def learning_rates(self) -> Mapping[str, float]:
-        """Return the learning rate of each group of the optimizer; those that do not decay have it of the others."""
+        """Return the learning rate of each group of the optimizer; those that do not decay learn at the same."""
         groups = self.optimizer.param_groups
         return {group["name"]: group["lr"] for group in groups if "(" not in group["name"]}
 

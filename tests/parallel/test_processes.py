@@ -195,8 +195,8 @@ def test_what_the_first_process_finds_all_are_told(found: list[dict[str, Any]]) 
 def fail(config: ExperimentConfig, how: str) -> None:
     """Fail in the second process while the first waits for it."""
     if current().rank == 1:
-        if how == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if how in ("killed", "told to end"):
+            os.kill(os.getpid(), signal.SIGKILL if how == "killed" else signal.SIGTERM)
         raise DataError("hand.jpg: is not a hand") if how == "of the user's" else ValueError("a mistake")
     dist.barrier()
 
@@ -229,6 +229,7 @@ def test_a_process_that_does_not_start_is_not_said_to_want_memory(
         ("of the user's", DataError, "^hand.jpg: is not a hand$"),
         ("of the program's", RuntimeError, "(?s)^process 2 of 2 failed:\nTraceback.*ValueError: a mistake"),
         ("killed", Exception, r"^process 2 of 2 was ended from outside \(exit code -9\)"),
+        ("told to end", Exception, r"^process 2 of 2 was ended from outside \(exit code 143\)"),
     ],
 )
 def test_a_process_that_fails_ends_all(how: str, kind: type[Exception], message: str, manifests: Path) -> None:

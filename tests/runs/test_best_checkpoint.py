@@ -96,7 +96,7 @@ def test_a_damaged_newest_state_is_found_by_the_audit(manifests: Path, here: Pat
     files = RunFolder.of(config)
     scores(0.5, 0.9, 0.4, 0.3)
     train(config, stop_after=2)
-    newest = damage_newest(Snapshots(files.states))
+    newest = damage_newest(Snapshots(files.snapshots))
     (found,) = audit([files.folder])
     (fault,) = [one for one in found.findings if one.what == f"checkpoints/{newest.name}"]
     assert fault.found == f"{newest}: is damaged; the one before it is whole"

@@ -31,7 +31,7 @@ def train_and_measure(run: TinyRun, until: int | None, monkeypatch: pytest.Monke
 
     def watch(source: Path, *arguments: Any, replace: Any = Path.replace) -> Any:
         used = sum(
-            path.stat().st_size for place in (run.files.states, run.files.best.parent) for path in place.glob("*")
+            path.stat().st_size for place in (run.files.snapshots, run.files.best.parent) for path in place.glob("*")
         )
         most[0] = max(most[0], used)
         return replace(source, *arguments)

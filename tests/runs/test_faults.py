@@ -52,7 +52,7 @@ def after_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[Step
 def contents(config: ExperimentConfig) -> dict[str, bytes]:
     """The states and checkpoints of a run."""
     files = RunFolder.of(config)
-    return {path.name: path.read_bytes() for at in (files.states, files.best.parent) for path in at.glob("[!.]*")}
+    return {path.name: path.read_bytes() for at in (files.snapshots, files.best.parent) for path in at.glob("[!.]*")}
 
 
 def no_space(*what: Any) -> None:
@@ -167,7 +167,7 @@ def test_two_runs_that_write_the_same_checkpoints_are_not_trained_at_once(
 
 
 @pytest.mark.promise("states-moved-away")
-@pytest.mark.parametrize("lost", ["states", "best", "last", "none"])
+@pytest.mark.parametrize("lost", ["snapshots", "best", "last", "none"])
 def test_a_run_that_has_lost_its_config_does_not_go_on(lost: str, tmp_path: Path) -> None:
     """What has begun is known by its states and checkpoints, or by the checksum of the config alone."""
     run = TinyRun(tmp_path)

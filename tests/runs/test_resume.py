@@ -115,7 +115,7 @@ def test_a_run_whose_newest_state_is_damaged_ends_the_same(
     files.result.unlink()
     files.last.unlink()
     if damaged:
-        flip(Snapshots(files.states).paths()[0])
+        flip(Snapshots(files.snapshots).paths()[0])
     assert_same_run(train(ended, resume=True), stage1)
 
 

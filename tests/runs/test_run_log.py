@@ -31,7 +31,7 @@ def test_an_epoch_is_saved_before_its_line_is_shown(manifests: Path, here: Path)
 
     def look(line: str) -> None:
         if match := re.match(r"Epoch (\d+)/3: ", line):
-            saved.append(any(files.states.glob(f"epoch_{int(match[1]):04}-*.ckpt")))
+            saved.append(any(files.snapshots.glob(f"epoch_{int(match[1]):04}-*.ckpt")))
             if match[1] == "2":
                 raise Interrupted(signal.SIGTERM)
 

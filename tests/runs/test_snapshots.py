@@ -136,7 +136,7 @@ def test_a_run_whose_states_were_moved_away_does_not_begin_again(tmp_path: Path)
     run = TinyRun(tmp_path)
     run.train(0.5, until=1)
     best = run.files.best.read_bytes()
-    run.files.states.rename(tmp_path / "moved")
+    run.files.snapshots.rename(tmp_path / "moved")
     with pytest.raises(DamagedFileError, match=r"holds no state to go on from, although epochs were trained\. Put"):
         TinyRun(tmp_path).train()
     assert run.files.best.read_bytes() == best
@@ -173,7 +173,7 @@ def test_a_stop_saves_steps_once_and_no_weights_that_are_not_finite(tmp_path: Pa
 @pytest.mark.parametrize("what", ["folder", "states", "models"])
 def test_what_was_removed_meanwhile_is_not_made_anew(what: str, tmp_path: Path) -> None:
     run = TinyRun(tmp_path)
-    place = {"folder": run.files.folder, "states": run.files.states, "models": run.files.best.parent}[what]
+    place = {"folder": run.files.folder, "states": run.files.snapshots, "models": run.files.best.parent}[what]
     run.step.after = lambda number: shutil.rmtree(place) if number == 2 else None
     with pytest.raises(TrainingError, match=r" is gone: somebody has removed it while the run was training\.$"):
         run.train(0.5, 0.9)

@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM during training: the step under way is finished and saved, and none is lost or repeated."""
 
 import errno
+import multiprocessing
 import os
 import re
 import signal
@@ -90,7 +91,7 @@ def undisturbed(
 
 def train_with_stops(config: ExperimentConfig, watch: Watch, stops: Sequence[int]) -> tuple[TrainingResult, list[str]]:
     """Train, and send SIGTERM to this process within each of these steps; return what each stop says."""
-    said, left = [], sorted(stops)
+    said, left, others = [], sorted(stops), set(multiprocessing.active_children())
 
     def stop(number: int) -> None:
         if left and number == left[0]:
@@ -105,6 +106,7 @@ def train_with_stops(config: ExperimentConfig, watch: Watch, stops: Sequence[int
             except Interrupted as stopped:
                 assert stopped.exit_code == 143
                 said.append(stopped.advice)
+                assert not set(multiprocessing.active_children()) - others, "processes that read images are left"
     finally:
         watch.then = lambda number: None
 
@@ -176,7 +178,7 @@ def test_a_signal_while_images_are_read_or_a_model_is_validated_loses_no_step(
             train(config, resume=True)
         said.append(stopped.value.advice)
         # However often it was stopped, the same steps are saved once.
-        assert len(list(RunFolder.of(config).states.glob("*.ckpt"))) == min(len(set(said)) - 1, 2)
+        assert len(list(RunFolder.of(config).snapshots.glob("*.ckpt"))) == min(len(set(said)) - 1, 2)
     result = train(config, resume=True)
     validating = "All steps of epoch 1 are saved. Its validation is done when training goes on."
     assert said == [
