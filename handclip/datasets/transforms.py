@@ -47,7 +47,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
-        """Undo `to_dict`; values of older versions lack `resize_mode`, and were squashed."""
+        """Undo `to_dict`."""
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
