@@ -10,8 +10,8 @@ from handclip.audit.images import ImageChecker, audit_manifest
 from handclip.checksums import sha256_of
 from handclip.config.experiment import ExperimentConfig, TrainingConfig
 from handclip.csv_files import csv_rows
-from handclip.datasets.manifest import Manifest
-from handclip.datasets.prepare import manifests_cache, named_manifest, places_of_manifests
+from handclip.datasets.manifest import Manifest, named_manifest
+from handclip.datasets.prepare import manifests_cache, places_of_manifests
 from handclip.errors import HandCLIPError
 from handclip.file_names import HISTORY, PROVENANCE, RESULT, SNAPSHOTS
 from handclip.files import opened_text, read_json_object

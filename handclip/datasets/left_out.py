@@ -36,7 +36,8 @@ def describe_left_out(manifests: Collection[Manifest], what: Sequence[str] = ("u
     said = []
     for name in what:
         if name == "unread_files":
-            said += describe_counts(sum((Counter(manifest.unread_files) for manifest in manifests), Counter()))
+            if unread := sum((Counter(manifest.unread_files) for manifest in manifests), Counter()):
+                said += describe_counts(unread)
         elif number := sum(getattr(manifest, name) for manifest in manifests):
             said.append(counted(number, *_COUNTED[name]))
     return said

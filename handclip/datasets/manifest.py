@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from handclip.config.mistakes import cut
+from handclip.config.path_pattern import PLAIN
 from handclip.datasets.safe_paths import DatasetFiles, NamesOnDisk, is_plain_relative
 from handclip.errors import DataError
-from handclip.files import read_limited, write_text
+from handclip.files import is_folder, read_limited, write_text
 from handclip.plurals import first_names
 
 FORMAT_VERSION = 1
@@ -349,3 +350,45 @@ def _resolved(root: Path, path: Path) -> Path:
         return NamesOnDisk().find(root).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a circle of links, for example
         raise DataError(f"{path} names a root that cannot be followed, {root}: {error}") from error
+
+
+def manifest_path(out: Path, aspect: str) -> Path:
+    """The manifest file of an aspect in a folder of manifests."""
+    return out / f"manifest_{aspect}.json"
+
+
+def named_manifest(place: Path, aspect: str) -> Path:
+    """The manifest file of an aspect where a file, or a folder of manifests, is named.
+
+    Raises:
+        HandCLIPError: nobody can tell which it is.
+    """
+    return manifest_path(place, aspect) if is_folder(place) else place
+
+
+def load_manifest(
+    path: Path, dataset: str, aspect: str, *, pattern: str | None = None, root: Path | None = None
+) -> Manifest:
+    """Read a manifest that is to be of a data set, and check that its images are there.
+
+    Args:
+        path: the file.
+        dataset: `11k`, `hd` or `folder`.
+        aspect: of the data set.
+        pattern: by which it must have been made, if that matters.
+        root: where the data set lies now, if it was moved.
+
+    Raises:
+        DataError: as for `Manifest.load` and `Manifest.verify_files`; or it is of other data, or another pattern.
+    """
+    manifest = Manifest.load(path, root)
+    if (manifest.dataset, manifest.aspect) != (dataset, aspect):
+        raise DataError(f"{path} is the manifest of {manifest.dataset} {manifest.aspect}, not of {dataset} {aspect}")
+    made = manifest.pattern or PLAIN
+    if pattern not in (None, made):
+        raise DataError(
+            f"{path} was made by the pattern {made}, and the pattern {pattern} is asked for (key pattern); ask for "
+            "the former, or remove the manifest"
+        )
+    manifest.verify_files()
+    return manifest

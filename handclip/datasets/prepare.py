@@ -16,7 +16,7 @@ from handclip.datasets.duplicates import describe_copies
 from handclip.datasets.folder import prepare_folder
 from handclip.datasets.hands11k import has_11k_layout, prepare_11k
 from handclip.datasets.hd import find_hd_folder, prepare_hd
-from handclip.datasets.manifest import Manifest
+from handclip.datasets.manifest import Manifest, load_manifest, manifest_path
 from handclip.datasets.original_folders import find_original_splits, read_original_splits
 from handclip.datasets.preparation import ASPECTS, Preparation, Progress
 from handclip.datasets.summary import split_table_csv, summarise
@@ -38,20 +38,6 @@ class PreparedDataset:
     folder: Path
     origin: Origin
     unchanged: bool
-
-
-def manifest_path(out: Path, aspect: str) -> Path:
-    """The manifest file of an aspect in a folder of manifests."""
-    return out / f"manifest_{aspect}.json"
-
-
-def named_manifest(place: Path, aspect: str) -> Path:
-    """The manifest file of an aspect where a file, or a folder of manifests, is named.
-
-    Raises:
-        HandCLIPError: nobody can tell which it is.
-    """
-    return manifest_path(place, aspect) if is_folder(place) else place
 
 
 def prepare(
@@ -190,34 +176,6 @@ def _find_made(preparation: Preparation, needed: Sequence[str], places: tuple[Pa
                 ) from error
             return PreparedDataset(manifests, out, "manifests", unchanged=True)
     return None
-
-
-def load_manifest(
-    path: Path, dataset: str, aspect: str, *, pattern: str | None = None, root: Path | None = None
-) -> Manifest:
-    """Read a manifest that is to be of a data set, and check that its images are there.
-
-    Args:
-        path: the file.
-        dataset: `11k`, `hd` or `folder`.
-        aspect: of the data set.
-        pattern: by which it must have been made, if that matters.
-        root: where the data set lies now, if it was moved.
-
-    Raises:
-        DataError: as for `Manifest.load` and `Manifest.verify_files`; or it is of other data, or another pattern.
-    """
-    manifest = Manifest.load(path, root)
-    if (manifest.dataset, manifest.aspect) != (dataset, aspect):
-        raise DataError(f"{path} is the manifest of {manifest.dataset} {manifest.aspect}, not of {dataset} {aspect}")
-    made = manifest.pattern or PLAIN
-    if pattern not in (None, made):
-        raise DataError(
-            f"{path} was made by the pattern {made}, and the pattern {pattern} is asked for (key pattern); ask for "
-            "the former, or remove the manifest"
-        )
-    manifest.verify_files()
-    return manifest
 
 
 def _has_images(dataset: str, root: Path) -> bool:

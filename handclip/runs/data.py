@@ -14,15 +14,9 @@ from handclip.datasets import folder
 from handclip.datasets.check import check_copies, check_separation
 from handclip.datasets.duplicates import Pair, describe_learned
 from handclip.datasets.left_out import describe_left_out
-from handclip.datasets.manifest import Manifest
+from handclip.datasets.manifest import Manifest, load_manifest, named_manifest
 from handclip.datasets.preparation import Preparation
-from handclip.datasets.prepare import (
-    PreparedDataset,
-    find_or_prepare,
-    load_manifest,
-    manifests_cache,
-    named_manifest,
-)
+from handclip.datasets.prepare import PreparedDataset, find_or_prepare, manifests_cache
 from handclip.datasets.safe_paths import unicode_form
 from handclip.datasets.torch_dataset import LabelledImage
 from handclip.errors import ConfigError, DataError, HandCLIPError, missing_file

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from handclip.config.experiment import ExperimentConfig
 from handclip.config.naming import beginning_of_evaluations, run_name
-from handclip.datasets.prepare import named_manifest
+from handclip.datasets.manifest import named_manifest
 from handclip.errors import HandCLIPError
 from handclip.file_names import METRICS_FILE
 from handclip.files import read_json_object

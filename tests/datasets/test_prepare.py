@@ -11,16 +11,9 @@ from typing import Any
 import pytest
 from made_images import write_11k, write_images, write_splits
 
-from handclip.datasets.manifest import Manifest
+from handclip.datasets.manifest import Manifest, manifest_path
 from handclip.datasets.preparation import Preparation
-from handclip.datasets.prepare import (
-    ASPECTS,
-    PreparedDataset,
-    find_or_prepare,
-    manifest_path,
-    places_of_manifests,
-    prepare,
-)
+from handclip.datasets.prepare import ASPECTS, PreparedDataset, find_or_prepare, places_of_manifests, prepare
 from handclip.datasets.summary import split_table, summarise
 from handclip.errors import ConfigError, DataError, HandCLIPError
 from handclip.locks import holding
