@@ -238,6 +238,7 @@ def _finish(
         return result
     files = training.files
     if is_first_process():
+        # Where nothing was left to train, it may have been lost or changed since its epoch.
         hooks.write_history(storage)(state)
         last = training.checkpoint(state.epochs, validation_of(state.history[-1]))
         with storage.writing():

@@ -22,6 +22,7 @@ from handclip.metrics.verification import (
     FEWEST_PEOPLE,
     FMRS,
     RULE_OF_30,
+    ErrorTradeoff,
     FixedThresholds,
     RateEstimate,
     ScoredPairs,
@@ -200,12 +201,9 @@ def _scores(panels: Sequence[_Judged], page: SectionWriter) -> None:
 def _rates(judged: Sequence[_Judged], best: _Judged, page: SectionWriter) -> None:
     curves, points, rows = [], [], []
     for one in judged:
-        found, curve = one.verification, one.verification.curve
-        if one.run.style is not None:
-            band = (curve.low, curve.high) if one is best else None
-            curves.append(ErrorCurve(one.run.label, one.run.style, curve.false, curve.missed, band))
-        rates = {"threshold": curve.thresholds, "fmr": curve.false, "fnmr": curve.missed}
-        points += _curve_rows(one, rates, curve.measurable, one.compared)
+        found = one.verification
+        curves += _curve_of(one, found.curve, best)
+        points += _curve_rows(one, found.curve, ("fmr", "fnmr"), one.compared)
         at_fmr = {_key("fnmr_at_fmr", fmr): found.fnmr_at_fmr[fmr] for fmr in FMRS}
         rows.append({**one.named, "eer": found.eer, **at_fmr, **one.compared})
     columns = [_rate_column("eer", "EER")]
@@ -245,12 +243,9 @@ def _thresholds(judged: Sequence[_Judged], page: SectionWriter) -> None:
 def _open_sets(judged: Sequence[_Judged], best: _Judged, page: SectionWriter) -> None:
     curves, points, rows = [], [], []
     for one in judged:
-        found, curve = one.open_set, one.open_set.curve
-        if one.run.style is not None:
-            band = (curve.low, curve.high) if one is best else None
-            curves.append(ErrorCurve(one.run.label, one.run.style, curve.false, curve.missed, band))
-        rates = {"threshold": curve.thresholds, "fpir": curve.false, "fnir": curve.missed}
-        points += _curve_rows(one, rates, curve.measurable, one.searched)
+        found = one.open_set
+        curves += _curve_of(one, found.curve, best)
+        points += _curve_rows(one, found.curve, ("fpir", "fnir"), one.searched)
         at_fpir = {_key("fnir_at_fpir", fpir): found.fnir_at_fpir[fpir] for fpir in FPIRS}
         rows.append({**one.named, "fnir_accepting_all": found.fnir_accepting_all, **at_fpir, **one.searched})
     columns = [_rate_column("fnir_accepting_all", "FNIR, every answer accepted")]
@@ -298,11 +293,24 @@ def _by_row(columns: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
 
 
+def _curve_of(one: _Judged, curve: ErrorTradeoff, best: _Judged) -> list[ErrorCurve]:
+    """The curve of a run that has a colour, and none of one that has not; the best one's comes with its band."""
+    if one.run.style is None:
+        return []
+    band = (curve.low, curve.high) if one is best else None
+    return [ErrorCurve(one.run.label, one.run.style, curve.false, curve.missed, band)]
+
+
 def _curve_rows(
-    one: _Judged, curve: Mapping[str, Floats], measurable: NDArray[np.bool_], counts: Mapping[str, int]
+    one: _Judged, curve: ErrorTradeoff, titles: tuple[str, str], counts: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    """Rows of a curve's file, which says of each point whether there are enough people to measure it."""
-    told = {**curve, "measurable": np.where(measurable, "true", "false")}
+    """Rows of a curve's file, which says of each point whether there are enough people to measure it.
+
+    `titles` are those of the two error rates, the false one first.
+    """
+    false, missed = titles
+    measurable = np.where(curve.measurable, "true", "false")
+    told = {"threshold": curve.thresholds, false: curve.false, missed: curve.missed, "measurable": measurable}
     return [{**one.named, **values, **counts} for values in _by_row(told)]
 
 
